@@ -1,0 +1,70 @@
+# run_ops_split: a PGXS Makefile, and the commands that bring their own servers.
+#
+#   make, make install, make installcheck    as every PostgreSQL extension has them
+#   make demo [KEEP=1]                       the main job on two temporary servers
+#   make test [REGRESS=...] [ISOLATION=...] [PROVE_TESTS=...]
+#   make bench                               the ratio table of docs/benchmarks
+#
+# The second group installs what is missing and must work where no pg_config
+# is yet, so nothing of PGXS is read for it.
+
+SERVER_GOALS = demo test bench
+
+ifneq ($(filter $(SERVER_GOALS),$(MAKECMDGOALS)),)
+
+.PHONY: $(SERVER_GOALS)
+$(SERVER_GOALS):
+	@scripts/$@
+
+export KEEP
+ifdef REGRESS
+export REGRESS
+endif
+ifdef ISOLATION
+export ISOLATION
+endif
+ifdef PROVE_TESTS
+export PROVE_TESTS
+endif
+
+else
+
+EXTENSION = run_ops_split
+# the one place of the version is the control file
+EXTVERSION = $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" $(EXTENSION).control)
+
+MODULE_big = $(EXTENSION)
+MODULES_C = run_ops_split id_shape
+OBJS = $(MODULES_C:%=src/%.o)
+
+# Parts of the install script, in the order of their dependencies.
+SQL_PARTS = id_shape
+
+DATA = $(EXTENSION)--$(EXTVERSION).sql
+EXTRA_CLEAN = $(EXTENSION)--*.sql
+
+REGRESS ?= id_shape
+ISOLATION ?=
+ISOLATION_OPTS = --inputdir=test/isolation
+TAP_TESTS = 1
+PROVE_TESTS ?= $(wildcard test/t/*.pl)
+# TAP modules of this project
+PROVE_FLAGS += -I test/t
+
+PG_CFLAGS = -Wall -Wextra -Werror -Wno-unused-parameter -Wno-sign-compare \
+	-Wno-missing-field-initializers -Wno-cast-function-type
+PG_CPPFLAGS = -I$(shell $(PG_CONFIG) --includedir)
+
+PG_CONFIG ?= pg_config
+PGXS := $(shell $(PG_CONFIG) --pgxs)
+include $(PGXS)
+
+$(OBJS): $(wildcard src/*.h)
+
+$(EXTENSION)--$(EXTVERSION).sql: $(SQL_PARTS:%=src/%.sql) $(EXTENSION).control
+	{ printf '%s\n' '\echo Use "CREATE EXTENSION $(EXTENSION) CASCADE" to load this file. \quit'; \
+	  cat $(SQL_PARTS:%=src/%.sql); } > $@
+
+all: $(DATA)
+
+endif

@@ -1,0 +1,168 @@
+# Sourced by the scripts of this folder: what is installed when missing, a
+# private copy of PostgreSQL, and temporary servers that always go away.
+#
+# Nothing of the system's PostgreSQL is changed: its tree is copied into the
+# temporary folder (PostgreSQL finds its files relative to its binaries), and
+# the extension is built and installed there.
+
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+CHECKOUT=$PWD
+export LC_ALL=C.UTF-8
+
+die() { printf '%s\n' "$*" >&2; exit 1; }
+
+# --- packages ---------------------------------------------------------------
+
+find_pg_config() {
+  local found=${PG_CONFIG:-}
+  if [ -z "$found" ]; then
+    # the newest that can build extensions; a bare libpq-dev brings none
+    for found in $(ls -d /usr/lib/postgresql/*/bin/pg_config 2>/dev/null | sort -rV) \
+                 "$(command -v pg_config || true)"; do
+      [ -n "$found" ] && [ -e "$("$found" --pgxs)" ] &&
+        [ -x "$("$found" --bindir)/initdb" ] && break
+      found=
+    done
+  fi
+  PG_CONFIG=$found
+  [ -n "$found" ]
+}
+
+ensure_packages() {
+  local want=()
+  for tool in gcc make perl; do
+    command -v "$tool" >/dev/null || want+=("$tool")
+  done
+  find_pg_config || want+=(postgresql postgresql-server-dev-all)
+  perl -MIPC::Run -e1 2>/dev/null || want+=(libipc-run-perl)
+  command -v pgbouncer >/dev/null || [ -x /usr/sbin/pgbouncer ] || want+=(pgbouncer)
+  [ ${#want[@]} = 0 ] && return
+  local install="apt-get install -y --no-install-recommends ${want[*]}"
+  local sudo=
+  [ "$(id -u)" = 0 ] || sudo=sudo
+  if ! command -v apt-get >/dev/null || { [ -n "$sudo" ] && ! sudo -n true 2>/dev/null; }; then
+    die "missing: ${want[*]}
+install them with:  sudo $install"
+  fi
+  echo "installing: ${want[*]}"
+  # the package would otherwise create and start a cluster of its own
+  if [ ! -e /etc/postgresql-common/createcluster.conf ]; then
+    $sudo mkdir -p /etc/postgresql-common
+    echo 'create_main_cluster = false' |
+      $sudo tee /etc/postgresql-common/createcluster.conf >/dev/null
+  fi
+  { $sudo apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive $sudo $install; } >/tmp/run_ops_split_apt.$$ 2>&1 ||
+    { cat /tmp/run_ops_split_apt.$$; die "could not install: ${want[*]}"; }
+  rm -f /tmp/run_ops_split_apt.$$
+  find_pg_config || die "no PostgreSQL with server headers found; set PG_CONFIG"
+}
+
+# --- the temporary folder and the user that owns the servers ------------------
+
+# PostgreSQL refuses to run as root; then everything runs as a system user.
+as_user() {
+  if [ "$(id -u)" = 0 ]; then
+    setpriv --reuid="$RUN_USER" --regid="$(id -g "$RUN_USER")" --clear-groups \
+      env HOME="$WORK" USER="$RUN_USER" LOGNAME="$RUN_USER" "$@"
+  else
+    "$@"
+  fi
+}
+
+cleanup() {
+  local status=$?
+  trap - EXIT INT TERM HUP
+  for data in "$WORK"/*/postmaster.pid; do
+    [ -e "$data" ] || continue
+    as_user "$PG/bin/pg_ctl" -D "$(dirname "$data")" -m immediate -s stop || true
+  done
+  rm -rf "$WORK"
+  exit "$status"
+}
+
+make_workdir() {
+  if [ "$(id -u)" = 0 ]; then
+    RUN_USER=$(id -un postgres 2>/dev/null || id -un nobody)
+  else
+    RUN_USER=$(id -un)
+  fi
+  WORK=$(mktemp -d "${TMPDIR:-/tmp}/run_ops.XXXXXX")
+  [ "$(id -u)" != 0 ] || chown "$RUN_USER" "$WORK"
+  trap cleanup EXIT
+  trap 'exit 130' INT
+  trap 'exit 143' TERM HUP
+}
+
+# --- a private PostgreSQL with the extension in it ------------------------------
+
+private_postgres() {
+  local bin lib share include prefix dir
+  bin=$("$PG_CONFIG" --bindir) lib=$("$PG_CONFIG" --pkglibdir)
+  share=$("$PG_CONFIG" --sharedir) include=$("$PG_CONFIG" --includedir-server)
+  prefix=$bin
+  while [ "${share#"$prefix"/}" = "$share" ]; do prefix=${prefix%/*}; done
+  for dir in "$bin" "$lib" "$share"; do
+    mkdir -p "$WORK/pg${dir#"$prefix"}"
+    cp -a "$dir/." "$WORK/pg${dir#"$prefix"}/"
+  done
+  mkdir -p "$(dirname "$WORK/pg${include#"$prefix"}")"
+  ln -s "$include" "$WORK/pg${include#"$prefix"}"
+  ln -sfn "$WORK/pg${bin#"$prefix"}" "$WORK/bin"
+  chown -R "$RUN_USER" "$WORK/pg" 2>/dev/null || true
+  PG=$(dirname "$(readlink "$WORK/bin")")
+  MAKE_PG=(PG_CONFIG="$PG/bin/pg_config")
+  [ -x "$(sed -n 's/^CLANG *= *//p' "$PG/lib/pgxs/src/Makefile.global" 2>/dev/null)" ] ||
+    MAKE_PG+=(with_llvm=no)
+}
+
+# Build a copy of the checkout, so that the checkout stays as it is.
+build_extension() {
+  mkdir "$WORK/src"
+  if git rev-parse --is-inside-work-tree >/dev/null 2>&1; then
+    git ls-files -coz --exclude-standard | tar --null -T - --ignore-failed-read -cf - 2>/dev/null
+  else
+    tar -cf - .
+  fi | tar -xf - -C "$WORK/src"
+  [ "$(id -u)" != 0 ] || chown -R "$RUN_USER" "$WORK/src"
+  (cd "$WORK/src" &&
+    as_user make -s -j"$(nproc)" "${MAKE_PG[@]}" ${COPT:+COPT="$COPT"} all &&
+    as_user make -s "${MAKE_PG[@]}" install) >"$WORK/build.log" 2>&1 ||
+    { cat "$WORK/build.log"; die "the build failed"; }
+}
+
+# start_server NAME PORT: data in $WORK/NAME, its socket in $WORK.
+start_server() {
+  as_user "$PG/bin/initdb" -D "$WORK/$1" -A trust -N -U postgres \
+    --encoding=UTF8 --locale=C.UTF-8 >"$WORK/$1.initdb" 2>&1 ||
+    { cat "$WORK/$1.initdb"; die "initdb failed"; }
+  as_user tee -a "$WORK/$1/postgresql.conf" >/dev/null <<EOF
+listen_addresses = ''
+unix_socket_directories = '$WORK'
+port = $2
+fsync = off
+max_prepared_transactions = 20
+logging_collector = off
+EOF
+  as_user "$PG/bin/pg_ctl" -D "$WORK/$1" -l "$WORK/$1.log" -w -s start ||
+    { cat "$WORK/$1.log"; die "server $1 did not start"; }
+}
+
+# The port only names the socket's file: nothing listens on the network, so
+# any number does.
+CONTROL_PLANE_PORT=5432
+STORE_PORT=5433
+
+start_both_servers() {
+  ensure_packages
+  make_workdir
+  private_postgres
+  build_extension
+  start_server control_plane $CONTROL_PLANE_PORT
+  start_server store $STORE_PORT
+  export PATH="$PG/bin:$PATH" PGHOST="$WORK" PGUSER=postgres PGDATABASE=postgres
+  export PGPORT=$CONTROL_PLANE_PORT
+  # where the tests find the second server
+  export RUN_OPS_STORE_HOST=$WORK RUN_OPS_STORE_PORT=$STORE_PORT
+}

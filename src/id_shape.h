@@ -1,0 +1,39 @@
+/*
+ * id_shape.h
+ *		Where the row of an id lives, told from the shape of the id alone.
+ */
+#ifndef RUN_OPS_ID_SHAPE_H
+#define RUN_OPS_ID_SHAPE_H
+
+/* The formats an id body can have; see id_shape.c for the rule. */
+typedef enum IdKind
+{
+	ID_KIND_NONE,				/* unclassifiable */
+	ID_KIND_CUID,				/* 25 characters, LEGACY */
+	ID_KIND_KSUID,				/* 27 characters, NEW */
+	ID_KIND_RUN_OPS				/* 26 characters, versioned, NEW */
+} IdKind;
+
+/*
+ * Names of stores as text: the two reserved ones are longer than one
+ * character, so a shard character never collides with them.
+ */
+#define STORE_LEGACY "legacy"
+#define STORE_NEW "new"
+
+typedef struct IdShape
+{
+	IdKind		kind;
+	char		shard;			/* of a version-2 runOpsId, else '\0' */
+} IdShape;
+
+/* Offset of the body: after the first '_', or 0 when there is none. */
+extern int	id_body_offset(const char *id, int len);
+
+/* Total over any bytes valid in the server encoding; never allocates. */
+extern IdShape id_shape(const char *id, int len);
+
+/* Does this store's name say it can hold the id?  Total. */
+extern bool id_resides(IdShape shape, const char *store, int store_len);
+
+#endif							/* RUN_OPS_ID_SHAPE_H */

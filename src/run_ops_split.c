@@ -1,0 +1,25 @@
+/*
+ * run_ops_split.c
+ *		Module wiring: the list of what is initialised, and nothing else.
+ *
+ * Each module owns its settings, caches and callbacks; this file only calls
+ * their init functions and closes the name prefix of the settings afterwards,
+ * so that a misspelt one is reported instead of ignored.
+ */
+#include "postgres.h"
+
+#include "fmgr.h"
+#include "utils/guc.h"
+
+#include "compat.h"
+#include "run_ops_split.h"
+
+PG_MODULE_MAGIC;
+
+extern PGDLLEXPORT void _PG_init(void);
+
+void
+_PG_init(void)
+{
+	MarkGUCPrefixReserved("run_ops_split");
+}

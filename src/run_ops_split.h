@@ -1,0 +1,15 @@
+/*
+ * run_ops_split.h
+ *		What every part of the extension may know: its own SQLSTATEs, the name
+ *		prefix of its settings, and the init function of each module.
+ */
+#ifndef RUN_OPS_SPLIT_H
+#define RUN_OPS_SPLIT_H
+
+/*
+ * Own SQLSTATEs, class RO.  One per situation that a caller may want to tell
+ * from others; what PostgreSQL has a code for uses PostgreSQL's.
+ */
+#define ERRCODE_RUN_OPS_UNCLASSIFIABLE_ID MAKE_SQLSTATE('R', 'O', '0', '0', '1')
+
+#endif							/* RUN_OPS_SPLIT_H */
