@@ -37,13 +37,15 @@ MODULE_big = $(EXTENSION)
 MODULES_C = \
 	run_ops_split \
 	id_shape \
-	id_mint
+	id_mint \
+	lazy_fdw
 OBJS = $(MODULES_C:%=src/%.o)
 
 # Parts of the install script, in the order of their dependencies.
 SQL_PARTS = \
 	id_shape \
 	id_mint \
+	lazy_fdw \
 	split_mode \
 	stores \
 	read_through
@@ -56,7 +58,8 @@ REGRESS ?= \
 	id_mint \
 	stores \
 	attach_differences \
-	read_through
+	read_through \
+	lazy_fdw
 ISOLATION ?=
 ISOLATION_OPTS = --inputdir=test/isolation
 TAP_TESTS = 1
