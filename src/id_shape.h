@@ -5,6 +5,8 @@
 #ifndef RUN_OPS_ID_SHAPE_H
 #define RUN_OPS_ID_SHAPE_H
 
+#include "fmgr.h"
+
 /* The formats an id body can have; see id_shape.c for the rule. */
 typedef enum IdKind
 {
@@ -35,5 +37,8 @@ extern IdShape id_shape(const char *id, int len);
 
 /* Does this store's name say it can hold the id?  Total. */
 extern bool id_resides(IdShape shape, const char *store, int store_len);
+
+/* resides(id text, store text), to recognise a call of it in a plan */
+extern PGDLLEXPORT Datum run_ops_resides(PG_FUNCTION_ARGS);
 
 #endif							/* RUN_OPS_ID_SHAPE_H */
