@@ -109,13 +109,9 @@ array_residency(ArrayType *ids, const char *store, int store_len,
 	*all = true;
 	while (array_iterate(iterator, &id, &isnull))
 	{
-		text	   *value;
-
 		if (isnull)
 			continue;
-		value = DatumGetTextPP(id);
-		if (id_resides(id_shape(VARDATA_ANY(value), VARSIZE_ANY_EXHDR(value)),
-					   store, store_len))
+		if (id_resides(id_shape_datum(id), store, store_len))
 			*any = true;
 		else
 			*all = false;
@@ -225,13 +221,8 @@ bound_of_equality(LeafFilter *filter, Node *ids, bool is_array)
 			array_residency(DatumGetArrayTypeP(value->constvalue),
 							store_name, store_len, &any, &all);
 		else
-		{
-			text	   *id = DatumGetTextPP(value->constvalue);
-
-			any = all = id_resides(id_shape(VARDATA_ANY(id),
-											VARSIZE_ANY_EXHDR(id)),
+			any = all = id_resides(id_shape_datum(value->constvalue),
 								   store_name, store_len);
-		}
 		bound.gate = (Expr *) makeBoolConst(any, false);
 		bound.exact = all;
 	}

@@ -24,7 +24,7 @@ COMMENT ON FUNCTION run_ops.refuse_locks_support(internal) IS
 -- again, so they may stand in a plan.
 
 CREATE FUNCTION run_ops.id_resides(id text, store text) RETURNS boolean
-  LANGUAGE c IMMUTABLE PARALLEL SAFE SUPPORT run_ops.resides_selectivity
+  LANGUAGE c IMMUTABLE PARALLEL SAFE LEAKPROOF SUPPORT run_ops.resides_selectivity
   AS 'MODULE_PATHNAME', 'run_ops_resides';
 COMMENT ON FUNCTION run_ops.id_resides(text, text) IS
   'run_ops.resides() as it stands in a plan, after pruning';
