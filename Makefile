@@ -64,6 +64,7 @@ REGRESS ?= \
 	read_through \
 	seam_pruning \
 	read_locks \
+	read_fuzz \
 	lazy_fdw
 ISOLATION ?=
 ISOLATION_OPTS = --inputdir=test/isolation
