@@ -38,17 +38,20 @@ MODULES_C = \
 	run_ops_split \
 	id_shape \
 	id_mint \
+	seam_pruning \
 	lazy_fdw
 OBJS = $(MODULES_C:%=src/%.o)
 
 # Parts of the install script, in the order of their dependencies.
 SQL_PARTS = \
+	seam_pruning \
 	id_shape \
 	id_mint \
 	lazy_fdw \
 	split_mode \
 	stores \
-	read_through
+	read_through \
+	read_locks
 
 DATA = $(EXTENSION)--$(EXTVERSION).sql
 EXTRA_CLEAN = $(EXTENSION)--*.sql
@@ -59,6 +62,9 @@ REGRESS ?= \
 	stores \
 	attach_differences \
 	read_through \
+	seam_pruning \
+	read_locks \
+	read_fuzz \
 	lazy_fdw
 ISOLATION ?=
 ISOLATION_OPTS = --inputdir=test/isolation
