@@ -38,7 +38,7 @@ MODULES_C = run_ops_split id_shape
 OBJS = $(MODULES_C:%=src/%.o)
 
 # Parts of the install script, in the order of their dependencies.
-SQL_PARTS = id_shape
+SQL_PARTS = id_shape split_mode stores read_through
 
 DATA = $(EXTENSION)--$(EXTVERSION).sql
 EXTRA_CLEAN = $(EXTENSION)--*.sql
