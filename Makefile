@@ -34,16 +34,32 @@ EXTENSION = run_ops_split
 EXTVERSION = $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" $(EXTENSION).control)
 
 MODULE_big = $(EXTENSION)
-MODULES_C = run_ops_split id_shape
+MODULES_C = \
+	run_ops_split \
+	id_shape \
+	id_mint \
+	lazy_fdw
 OBJS = $(MODULES_C:%=src/%.o)
 
 # Parts of the install script, in the order of their dependencies.
-SQL_PARTS = id_shape split_mode stores read_through
+SQL_PARTS = \
+	id_shape \
+	id_mint \
+	lazy_fdw \
+	split_mode \
+	stores \
+	read_through
 
 DATA = $(EXTENSION)--$(EXTVERSION).sql
 EXTRA_CLEAN = $(EXTENSION)--*.sql
 
-REGRESS ?= id_shape
+REGRESS ?= \
+	id_shape \
+	id_mint \
+	stores \
+	attach_differences \
+	read_through \
+	lazy_fdw
 ISOLATION ?=
 ISOLATION_OPTS = --inputdir=test/isolation
 TAP_TESTS = 1

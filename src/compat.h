@@ -10,4 +10,26 @@
 #define MarkGUCPrefixReserved(prefix) EmitWarningsOnPlaceholders(prefix)
 #endif
 
+/* postgres_fdw's DEFAULT_FDW_TUPLE_COST */
+#if PG_VERSION_NUM < 170000
+#define COMPAT_DEFAULT_FDW_TUPLE_COST 0.01
+#else
+#define COMPAT_DEFAULT_FDW_TUPLE_COST 0.2
+#endif
+
+/* create_foreignscan_path() with nothing but rows, costs and outer relations */
+#if PG_VERSION_NUM < 170000
+#define compat_create_foreignscan_path(root, rel, rows, startup, total, outer) \
+	create_foreignscan_path(root, rel, NULL, rows, startup, total, \
+							NIL, outer, NULL, NIL)
+#elif PG_VERSION_NUM < 180000
+#define compat_create_foreignscan_path(root, rel, rows, startup, total, outer) \
+	create_foreignscan_path(root, rel, NULL, rows, startup, total, \
+							NIL, outer, NULL, NIL, NIL)
+#else
+#define compat_create_foreignscan_path(root, rel, rows, startup, total, outer) \
+	create_foreignscan_path(root, rel, NULL, rows, 0, startup, total, \
+							NIL, outer, NULL, NIL, NIL)
+#endif
+
 #endif							/* RUN_OPS_COMPAT_H */
