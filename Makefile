@@ -38,7 +38,8 @@ MODULES_C = \
 	run_ops_split \
 	id_shape \
 	id_mint \
-	lazy_fdw
+	lazy_fdw \
+	mint_kind
 OBJS = $(MODULES_C:%=src/%.o)
 
 # Parts of the install script, in the order of their dependencies.
@@ -48,7 +49,8 @@ SQL_PARTS = \
 	lazy_fdw \
 	split_mode \
 	stores \
-	read_through
+	read_through \
+	mint_kind
 
 DATA = $(EXTENSION)--$(EXTVERSION).sql
 EXTRA_CLEAN = $(EXTENSION)--*.sql
@@ -59,8 +61,11 @@ REGRESS ?= \
 	stores \
 	attach_differences \
 	read_through \
-	lazy_fdw
-ISOLATION ?=
+	lazy_fdw \
+	mint_kind \
+	mint_kind_vectors
+ISOLATION ?= \
+	mint_kind_flip
 ISOLATION_OPTS = --inputdir=test/isolation
 TAP_TESTS = 1
 PROVE_TESTS ?= $(wildcard test/t/*.pl)

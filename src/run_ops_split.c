@@ -21,5 +21,6 @@ extern PGDLLEXPORT void _PG_init(void);
 void
 _PG_init(void)
 {
+	mint_kind_init();
 	MarkGUCPrefixReserved("run_ops_split");
 }
