@@ -38,18 +38,21 @@ MODULES_C = \
 	run_ops_split \
 	id_shape \
 	id_mint \
+	seam_pruning \
 	lazy_fdw \
 	mint_kind
 OBJS = $(MODULES_C:%=src/%.o)
 
 # Parts of the install script, in the order of their dependencies.
 SQL_PARTS = \
+	seam_pruning \
 	id_shape \
 	id_mint \
 	lazy_fdw \
 	split_mode \
 	stores \
 	read_through \
+	read_locks \
 	mint_kind
 
 DATA = $(EXTENSION)--$(EXTVERSION).sql
@@ -61,6 +64,9 @@ REGRESS ?= \
 	stores \
 	attach_differences \
 	read_through \
+	seam_pruning \
+	read_locks \
+	read_fuzz \
 	lazy_fdw \
 	mint_kind \
 	mint_kind_vectors
