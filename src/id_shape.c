@@ -47,6 +47,8 @@ PG_FUNCTION_INFO_V1(run_ops_classify_kind);
 PG_FUNCTION_INFO_V1(run_ops_resolve_shard);
 PG_FUNCTION_INFO_V1(run_ops_resides);
 
+const char *const id_kind_names[] = {NULL, "cuid", "ksuid", "runOpsId"};
+
 int
 id_body_offset(const char *id, int len)
 {
@@ -233,8 +235,16 @@ residency(FunctionCallInfo fcinfo, IdKind kind)
 					  lengthof(labels));
 }
 
-static pg_noinline void
-report_unclassifiable(text *id)
+Datum
+id_kind_datum(FunctionCallInfo fcinfo, IdKind kind)
+{
+	return enum_label(fcinfo, kind - ID_KIND_CUID,
+					  &id_kind_names[ID_KIND_CUID],
+					  ID_KIND_RUN_OPS - ID_KIND_CUID + 1);
+}
+
+pg_noinline void
+id_report_unclassifiable(text *id)
 {
 	const char *value = VARDATA_ANY(id);
 	int			len = VARSIZE_ANY_EXHDR(id);
@@ -267,7 +277,7 @@ run_ops_owner_engine(PG_FUNCTION_ARGS)
 	IdShape		shape = id_shape_datum(PG_GETARG_DATUM(0));
 
 	if (shape.kind == ID_KIND_NONE)
-		report_unclassifiable(PG_GETARG_TEXT_PP(0));
+		id_report_unclassifiable(PG_GETARG_TEXT_PP(0));
 	return residency(fcinfo, shape.kind);
 }
 
@@ -301,13 +311,11 @@ run_ops_is_classifiable(PG_FUNCTION_ARGS)
 Datum
 run_ops_classify_kind(PG_FUNCTION_ARGS)
 {
-	static const char *const labels[] = {"cuid", "ksuid", "runOpsId"};
 	IdShape		shape = id_shape_datum(PG_GETARG_DATUM(0));
 
 	if (shape.kind == ID_KIND_NONE)
 		PG_RETURN_NULL();
-	return enum_label(fcinfo, shape.kind - ID_KIND_CUID, labels,
-					  lengthof(labels));
+	return id_kind_datum(fcinfo, shape.kind);
 }
 
 /*
