@@ -80,6 +80,11 @@ PROVE_FLAGS += -I test/t
 
 PG_CFLAGS = -Wall -Wextra -Werror -Wno-unused-parameter -Wno-sign-compare \
 	-Wno-missing-field-initializers -Wno-cast-function-type
+# Debian's PostgreSQL was built by gcc, and its flags and headers show it
+ifneq ($(findstring clang,$(shell $(CC) --version 2>/dev/null)),)
+PG_CFLAGS += -Wno-unknown-warning-option -Wno-ignored-optimization-argument \
+	-Wno-ignored-attributes
+endif
 PG_CPPFLAGS = -I$(shell $(PG_CONFIG) --includedir)
 
 PG_CONFIG ?= pg_config
