@@ -25,6 +25,7 @@ _PG_init(void)
 {
 	seam_pruning_init();
 	split_mode_init();
+	mint_kind_init();
 
 	MarkGUCPrefixReserved("run_ops_split");
 }
