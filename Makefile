@@ -40,6 +40,7 @@ MODULES_C = \
 	id_mint \
 	seam_pruning \
 	lazy_fdw \
+	split_mode \
 	mint_kind
 OBJS = $(MODULES_C:%=src/%.o)
 
@@ -49,10 +50,13 @@ SQL_PARTS = \
 	id_shape \
 	id_mint \
 	lazy_fdw \
-	split_mode \
 	stores \
 	read_through \
 	read_locks \
+	split_mode \
+	distinct_database \
+	split_gates \
+	repatriate \
 	mint_kind
 
 DATA = $(EXTENSION)--$(EXTVERSION).sql

@@ -79,7 +79,7 @@ GRANT SELECT ON run_ops.acknowledgement TO PUBLIC;
 CREATE FUNCTION run_ops.bind_server() RETURNS void
   LANGUAGE sql SET search_path = pg_catalog, pg_temp
 AS $$
-  UPDATE run_ops.split_state SET identities = ARRAY[run_ops.server_identity()]
+  UPDATE run_ops.split_state SET identities = ARRAY[run_ops.server_identity()], enabled = false
    WHERE run_ops.server_identity() <> ALL (identities)
 $$;
 COMMENT ON FUNCTION run_ops.bind_server() IS
@@ -161,7 +161,8 @@ AS $$
 DECLARE
   blind run_ops.gate;
 BEGIN
-  SELECT g.* INTO blind FROM run_ops.realtime_gates() AS g WHERE g.ok IS NOT TRUE LIMIT 1;
+  SELECT a.* INTO blind FROM run_ops.realtime_gates() AS g, run_ops.acknowledged(g) AS a
+   WHERE a.ok IS NOT TRUE LIMIT 1;
   IF FOUND AND run_ops.split_enabled() THEN
     RAISE EXCEPTION '% would not see the rows of the stores while split is on', blind.object
       USING ERRCODE = 'object_in_use', DETAIL = blind.detail, HINT = blind.hint;
@@ -213,7 +214,7 @@ BEGIN
     PERFORM run_ops.finish_repatriation();
   END IF;
   UPDATE run_ops.split_state
-     SET superseded = repatriated AND NOT split, changed_at = clock_timestamp();
+     SET enabled = split, superseded = NOT split AND (repatriated OR superseded), changed_at = clock_timestamp();
   PERFORM run_ops.swap_views(split);
 END $$;
 COMMENT ON FUNCTION run_ops.attempt_switch(boolean, boolean) IS
@@ -319,11 +320,10 @@ BEGIN
             DETAIL = 'Either rows of the stores are left out, or they are all here.';
   END IF;
   PERFORM run_ops.lock_registry();
-  IF NOT force AND NOT repatriated THEN
-    IF NOT (SELECT s.enabled FROM run_ops.split_state AS s) THEN
-      RAISE NOTICE 'split is off already';
-      RETURN;
-    END IF;
+  IF (SELECT s.superseded OR NOT (s.enabled OR force OR repatriated) FROM run_ops.split_state AS s) THEN
+    RAISE NOTICE 'split is off already';
+    RETURN;
+  ELSIF NOT force AND NOT repatriated THEN
     PERFORM run_ops.refuse_hidden_rows();
   END IF;
   PERFORM run_ops.switch_split(false, repatriated);
