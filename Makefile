@@ -72,6 +72,7 @@ REGRESS ?= \
 	read_locks \
 	read_fuzz \
 	lazy_fdw \
+	split_mode \
 	mint_kind \
 	mint_kind_vectors
 ISOLATION ?= \

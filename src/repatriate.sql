@@ -56,8 +56,8 @@ CREATE FUNCTION run_ops.mirror_of(t run_ops.routed_table, store text, forward bo
 AS $$
 DECLARE
   m run_ops.mirror;
-  row_columns text;
 BEGIN
+  PERFORM run_ops.refuse_in_copy();
   m.store := store;
   m.routing := t.routing;
   m.here := CASE WHEN t.routing = 'store' AND NOT forward THEN run_ops.waiting_table(t, store) ELSE t.legacy END;
@@ -308,6 +308,7 @@ CREATE FUNCTION run_ops.move_strays(batch_size int DEFAULT 1000)
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+  PERFORM run_ops.refuse_in_copy();
   PERFORM run_ops.refuse_while_split('move strays');
   IF (SELECT s.superseded FROM run_ops.split_state AS s) THEN
     RETURN QUERY SELECT * FROM run_ops.copy_batch(batch_size, true);

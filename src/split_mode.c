@@ -44,6 +44,7 @@
 
 PG_FUNCTION_INFO_V1(run_ops_split_enabled);
 PG_FUNCTION_INFO_V1(run_ops_server_identity);
+PG_FUNCTION_INFO_V1(run_ops_refuse_in_copy);
 
 /* columns of run_ops.split_state and run_ops.store that are read here */
 #define Anum_split_state_enabled 2
@@ -242,17 +243,22 @@ is_store(Oid serverid)
 	return found;
 }
 
-void
-split_require_active(Oid serverid)
+static void
+refuse_in_copy(void)
 {
-	if (current_state().bound || !is_store(serverid))
-		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_RUN_OPS_SUSPENDED),
 			 errmsg("split mode is suspended in this copy of the database"),
 			 errdetail("Its stores were attached in another server or database; nothing is read from or written to them from here. This is %s.",
 					   server_identity()),
 			 errhint("run_ops.enable_split() binds the stores to this database, run_ops.disable_split(force => true) leaves them out.")));
+}
+
+void
+split_require_active(Oid serverid)
+{
+	if (!current_state().bound && is_store(serverid))
+		refuse_in_copy();
 }
 
 /*
@@ -271,6 +277,17 @@ Datum
 run_ops_server_identity(PG_FUNCTION_ARGS)
 {
 	PG_RETURN_TEXT_P(cstring_to_text(server_identity()));
+}
+
+/*
+ * SQL: an error in a copy of the database that the stores were attached in.
+ */
+Datum
+run_ops_refuse_in_copy(PG_FUNCTION_ARGS)
+{
+	if (!current_state().bound)
+		refuse_in_copy();
+	PG_RETURN_VOID();
 }
 
 /*

@@ -37,6 +37,12 @@ CREATE FUNCTION run_ops.split_enabled() RETURNS boolean
 COMMENT ON FUNCTION run_ops.split_enabled() IS
   'the read gate: whether split mode is on in this database; false in a copy of it';
 
+CREATE FUNCTION run_ops.refuse_in_copy() RETURNS void
+  LANGUAGE c STABLE
+  AS 'MODULE_PATHNAME', 'run_ops_refuse_in_copy';
+COMMENT ON FUNCTION run_ops.refuse_in_copy() IS
+  'raises an error in a copy of the database that the stores were attached in';
+
 CREATE TABLE run_ops.audit_log (
   id     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   at     timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
@@ -320,11 +326,18 @@ BEGIN
             DETAIL = 'Either rows of the stores are left out, or they are all here.';
   END IF;
   PERFORM run_ops.lock_registry();
+  IF NOT force THEN
+    PERFORM run_ops.refuse_in_copy();
+  END IF;
   IF (SELECT s.superseded OR NOT (s.enabled OR force OR repatriated) FROM run_ops.split_state AS s) THEN
     RAISE NOTICE 'split is off already';
     RETURN;
   ELSIF NOT force AND NOT repatriated THEN
     PERFORM run_ops.refuse_hidden_rows();
+  END IF;
+  IF force AND EXISTS (SELECT FROM run_ops.copy_progress AS c WHERE c.copied > 0 AND NOT c.forward) THEN
+    RAISE WARNING 'rows that run_ops.repatriate() copied are shown as they were then'
+      USING DETAIL = 'What was changed in the stores since is left out.';
   END IF;
   PERFORM run_ops.switch_split(false, repatriated);
   IF NOT force AND NOT repatriated THEN
