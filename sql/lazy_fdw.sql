@@ -231,7 +231,7 @@ INSERT INTO wanted SELECT 100 + g, 'run_' || lpad((g * 3)::text, 27, '0') FROM g
 INSERT INTO wanted VALUES (99, NULL), (98, 'run_unclassifiable'), (105, 'run_' || lpad('5', 25, '0'));
 ANALYZE wanted;
 SELECT w.nr, r.n FROM (SELECT * FROM wanted WHERE nr > 97 ORDER BY right(id, 1), nr) w LEFT JOIN runs r ON r.id = w.id ORDER BY nr;
-SELECT w.nr, (SELECT n FROM runs r WHERE r.id = w.id) FROM wanted w WHERE nr > 97 ORDER BY right(id, 1), nr;
+SELECT w.nr, (SELECT n FROM runs r WHERE r.id = w.id) FROM wanted w WHERE nr > 97 ORDER BY nr DESC;
 SELECT contacted();
 -- on the foreign table itself
 SELECT n FROM lazy.run WHERE id = 'run_' || lpad('5', 25, '0') AND run_ops.resides(id, 'new');
