@@ -13,6 +13,7 @@
 
 #include "compat.h"
 #include "run_ops_split.h"
+#include "seam_pruning.h"
 
 PG_MODULE_MAGIC;
 
@@ -21,5 +22,8 @@ extern PGDLLEXPORT void _PG_init(void);
 void
 _PG_init(void)
 {
+	seam_pruning_init();
+	mint_kind_init();
+
 	MarkGUCPrefixReserved("run_ops_split");
 }

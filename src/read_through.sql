@@ -1,0 +1,186 @@
+
+-- read_through: one view over the copies of a table in every store.
+--
+-- Split off, the view is the local table and nothing more.  Split on, it is a
+-- union whose leaves carry plain columns and no WHERE, so that PostgreSQL
+-- flattens them into one Append, and one filter above that keeps each row to
+-- the store where its id belongs.
+
+CREATE FUNCTION run_ops.column_list(relation regclass, prefix text) RETURNS text
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT string_agg(prefix || quote_ident(a.attname), ', ' ORDER BY a.attnum)
+    FROM pg_attribute AS a
+   WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped
+$$;
+COMMENT ON FUNCTION run_ops.column_list(regclass, text) IS
+  'the columns of a relation in its own order, quoted, each behind the prefix';
+
+CREATE FUNCTION run_ops.copies(t run_ops.routed_table)
+  RETURNS TABLE (store text, relation regclass, precedence int)
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT 'legacy', t.legacy, 2
+  UNION ALL
+  SELECT r.store, r.foreign_table, CASE r.store WHEN 'new' THEN 0 ELSE 1 END
+    FROM run_ops.routed_store AS r WHERE r.view = t.view
+$$;
+COMMENT ON FUNCTION run_ops.copies(run_ops.routed_table) IS
+  'the local table and the foreign tables of a routed table, by store; the lowest precedence is asked first and wins a duplicate';
+
+CREATE FUNCTION run_ops.view_query(t run_ops.routed_table, split boolean) RETURNS text
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  columns text := run_ops.column_list(t.legacy, '');
+  keys    text;
+  seen    text[] := '{}';  -- conditions against what the leaves so far show
+  leaves  text[] := '{}';
+  leaf    record;
+BEGIN
+  IF NOT split THEN
+    RETURN format('SELECT %s FROM %s', columns, t.legacy);
+  ELSIF t.routing <> 'store' THEN
+    RETURN format('SELECT %s FROM (SELECT %s, ''legacy''::text AS run_ops_store FROM %s%s) AS u '
+                  'WHERE run_ops.resides(u.%I, u.run_ops_store)',
+      run_ops.column_list(t.legacy, 'u.'), columns, t.legacy,
+      (SELECT string_agg(format(' UNION ALL SELECT %s, %L::text FROM %s', columns, c.store, c.relation),
+                         '' ORDER BY c.precedence, c.store)
+         FROM run_ops.copies(t) AS c WHERE c.store <> 'legacy'),
+      t.route_column);
+  END IF;
+  keys := (SELECT string_agg(format('y.%1$I = x.%1$I', k), ' AND ') FROM unnest(t.key_columns) AS k);
+  -- a leaf leaves out the keys of those before it
+  FOR leaf IN
+    SELECT c.relation FROM run_ops.copies(t) AS c ORDER BY c.precedence, c.store
+  LOOP
+    leaves := leaves || concat_ws(' WHERE ',
+      format('SELECT %s FROM %s AS x', run_ops.column_list(t.legacy, 'x.'), leaf.relation),
+      nullif(array_to_string(seen, ' AND '), ''));
+    seen := seen || format('NOT EXISTS (SELECT FROM %s AS y WHERE %s)', leaf.relation, keys);
+  END LOOP;
+  RETURN format('SELECT %s FROM (%s) AS u WHERE run_ops.refuse_locks(u.%I)',
+    run_ops.column_list(t.legacy, 'u.'), array_to_string(leaves, ' UNION ALL '), t.key_columns[1]);
+END $$;
+COMMENT ON FUNCTION run_ops.view_query(run_ops.routed_table, boolean) IS
+  'the query of a routed table''s view with split off or on';
+
+CREATE FUNCTION run_ops.build_view(t run_ops.routed_table, split boolean) RETURNS void
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+  EXECUTE format('CREATE OR REPLACE VIEW %s AS %s', t.view, run_ops.view_query(t, split));
+  EXECUTE format('COMMENT ON VIEW %s IS %L', t.view, CASE
+    WHEN NOT split THEN format('%s; split is off', t.legacy)
+    WHEN t.routing = 'store' THEN format(
+      '%s in every store; nothing in a row tells its store, so each read asks all of them, and a key in two stores '
+      'shows the row of "new": a lookup by key costs one more remote lookup, any other read one for each local row',
+      t.legacy)
+    ELSE format('%s in every store; the shape of "%s" tells the store of a row', t.legacy, t.route_column) END);
+  -- A rule that adds nothing makes PostgreSQL refuse INSERT ... ON CONFLICT,
+  -- which triggers on a view would silently not honour.
+  IF split THEN
+    EXECUTE format('CREATE OR REPLACE RULE refuse_on_conflict AS ON UPDATE TO %s DO ALSO NOTHING', t.view);
+  ELSIF EXISTS (SELECT FROM pg_rewrite WHERE ev_class = t.view AND rulename = 'refuse_on_conflict') THEN
+    EXECUTE format('DROP RULE refuse_on_conflict ON %s', t.view);
+  END IF;
+END $$;
+COMMENT ON FUNCTION run_ops.build_view(run_ops.routed_table, boolean) IS
+  'gives a routed table''s view its definition for split off or on';
+REVOKE EXECUTE ON FUNCTION run_ops.build_view(run_ops.routed_table, boolean) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.swap_views(split boolean) RETURNS void
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  t run_ops.routed_table;
+BEGIN
+  PERFORM run_ops.lock_registry();
+  UPDATE run_ops.split_state SET enabled = split;
+  FOR t IN SELECT * FROM run_ops.routed_table AS r ORDER BY r.view LOOP
+    PERFORM run_ops.build_view(t, split);
+  END LOOP;
+END $$;
+COMMENT ON FUNCTION run_ops.swap_views(boolean) IS
+  'switches the views of all routed tables, and the read gate with them, in the caller''s transaction; checks no gate';
+REVOKE EXECUTE ON FUNCTION run_ops.swap_views(boolean) FROM PUBLIC;
+
+-- For support staff and for tests ---------------------------------------------
+
+CREATE FUNCTION run_ops.locate(view regclass, id text, retention interval DEFAULT NULL) RETURNS text
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_variable
+DECLARE
+  t         run_ops.routed_table := run_ops.routed(view);
+  residency run_ops.residency := run_ops.try_owner_engine(id);
+  copy      record;
+  hit       boolean;
+BEGIN
+  IF id IS NULL THEN
+    RETURN NULL;
+  ELSIF cardinality(t.key_columns) > 1 THEN
+    RAISE EXCEPTION 'rows of % are not identified by one id', t.view
+      USING ERRCODE = 'wrong_object_type',
+            DETAIL = format('Its key is (%s).', array_to_string(t.key_columns, ', '));
+  END IF;
+  IF residency IS NULL THEN
+    RAISE WARNING 'id "%" is unclassifiable', left(id, 64)
+      USING DETAIL = format('It has %s characters; it is looked for like a LEGACY id.', length(id));
+  END IF;
+  -- "new" is asked first, also for a LEGACY id: a copy there is the newer one
+  FOR copy IN
+    SELECT c.store, c.relation FROM run_ops.copies(t) AS c
+     WHERE CASE WHEN NOT run_ops.split_enabled() THEN c.store = 'legacy'
+                WHEN residency = 'NEW' THEN c.store = run_ops.resolve_shard(id)
+                ELSE true END
+     ORDER BY c.precedence, c.store
+  LOOP
+    EXECUTE format('SELECT EXISTS (SELECT FROM %s WHERE %I = $1)', copy.relation, t.key_columns[1])
+       INTO hit USING id;
+    IF hit THEN
+      RETURN copy.store;
+    END IF;
+  END LOOP;
+  IF run_ops.split_enabled() AND residency IS DISTINCT FROM 'NEW'
+     AND run_ops.id_timestamp(id) < now() - retention THEN
+    RETURN 'past-retention';
+  END IF;
+  RETURN 'not-found';
+END $$;
+COMMENT ON FUNCTION run_ops.locate(regclass, text, interval) IS
+  'the store that holds the row of an id, or not-found, or past-retention for a missing LEGACY id older than the retention; a NEW id is looked for in its store only, any other in every store, legacy last';
+
+CREATE FUNCTION run_ops.find_strays(view regclass)
+  RETURNS TABLE (store text, key jsonb, belongs_to text)
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_variable
+DECLARE
+  t    run_ops.routed_table := run_ops.routed(view);
+  keys text := (SELECT string_agg(format('%1$L, x.%1$I', k), ', ') FROM unnest(t.key_columns) AS k);
+  copy record;
+BEGIN
+  FOR copy IN SELECT * FROM run_ops.copies(t) AS c ORDER BY c.store LOOP
+    IF t.routing <> 'store' THEN
+      -- A body of 27 characters is at home in "new"; said so that the store
+      -- itself can leave those rows out.
+      RETURN QUERY EXECUTE format(
+        'SELECT %1$L::text, jsonb_build_object(%2$s), coalesce(run_ops.resolve_shard(x.%3$I), ''legacy'') FROM %4$s AS x '
+        'WHERE NOT run_ops.resides(x.%3$I, %1$L)%5$s',
+        copy.store, keys, t.route_column, copy.relation, CASE WHEN copy.store = 'new' THEN format(
+          ' AND (char_length(substr(x.%1$I, strpos(x.%1$I, ''_'') + 1)) <> 27 OR x.%1$I IS NULL)',
+          t.route_column) END);
+    ELSIF copy.store = 'legacy' THEN
+      RETURN QUERY EXECUTE (
+        SELECT string_agg(format(
+          'SELECT ''legacy''::text, jsonb_build_object(%s), %L::text FROM %s AS x JOIN %s AS y USING (%s)',
+          keys, c.store, copy.relation, c.relation,
+          (SELECT string_agg(quote_ident(k), ', ') FROM unnest(t.key_columns) AS k)), ' UNION ALL ')
+          FROM run_ops.copies(t) AS c WHERE c.store <> 'legacy');
+    END IF;
+  END LOOP;
+END $$;
+COMMENT ON FUNCTION run_ops.find_strays(regclass) IS
+  'rows that the view with split on does not show: stored where the shape of their id says they do not belong, or, with routing "store", hidden behind a row of another store with the same key; reads the whole table in every store';
+REVOKE EXECUTE ON FUNCTION run_ops.find_strays(regclass) FROM PUBLIC;
