@@ -136,9 +136,19 @@ ALTER SERVER lazy OPTIONS (DROP batch_size);
 --
 SELECT contacted() IS NOT NULL;
 EXPLAIN (VERBOSE, COSTS OFF) SELECT * FROM lazy.run r JOIN lazy.attempt a ON a.run_id = r.id;
-EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) SELECT * FROM lazy.run LIMIT 0;
-EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF)
-  SELECT * FROM (SELECT FROM local WHERE n < 0) l LEFT JOIN LATERAL (SELECT n FROM lazy.run LIMIT 1) r ON true;
+-- (EXPLAIN ANALYZE without the numbers, which each version writes differently)
+CREATE FUNCTION executed(query text) RETURNS SETOF text
+LANGUAGE plpgsql AS $$
+DECLARE
+  line text;
+BEGIN
+  FOR line IN EXECUTE 'EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF, BUFFERS OFF) ' || query LOOP
+    RETURN NEXT regexp_replace(line, ' \(actual .*', '');
+  END LOOP;
+END $$;
+SELECT executed('SELECT * FROM (SELECT FROM local WHERE n < 0) l LEFT JOIN LATERAL (SELECT n FROM lazy.run LIMIT 1) r ON true');
+SELECT contacted();
+SELECT executed('SELECT * FROM lazy.run LIMIT 0');
 SELECT contacted();
 SELECT count(*) FROM stock.run LIMIT 0;
 SELECT contacted();
@@ -155,7 +165,7 @@ SELECT contacted();
 EXECUTE gated ('new', 7);
 SELECT contacted();
 -- never executed, and shown so
-EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) EXECUTE gated ('legacy', 7);
+SELECT executed($$EXECUTE gated ('legacy', 7)$$);
 SELECT contacted();
 -- a gated scan is no async scan, so it is lazy too
 ALTER SERVER lazy OPTIONS (ADD async_capable 'true');
@@ -231,7 +241,7 @@ INSERT INTO wanted SELECT 100 + g, 'run_' || lpad((g * 3)::text, 27, '0') FROM g
 INSERT INTO wanted VALUES (99, NULL), (98, 'run_unclassifiable'), (105, 'run_' || lpad('5', 25, '0'));
 ANALYZE wanted;
 SELECT w.nr, r.n FROM (SELECT * FROM wanted WHERE nr > 97 ORDER BY right(id, 1), nr) w LEFT JOIN runs r ON r.id = w.id ORDER BY nr;
-SELECT w.nr, (SELECT n FROM runs r WHERE r.id = w.id) FROM wanted w WHERE nr > 97 ORDER BY right(id, 1), nr;
+SELECT w.nr, (SELECT n FROM runs r WHERE r.id = w.id) FROM wanted w WHERE nr > 97 ORDER BY nr DESC;
 SELECT contacted();
 -- on the foreign table itself
 SELECT n FROM lazy.run WHERE id = 'run_' || lpad('5', 25, '0') AND run_ops.resides(id, 'new');

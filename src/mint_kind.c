@@ -37,6 +37,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "compat.h"
 #include "id_mint.h"
 #include "id_shape.h"
 #include "run_ops_split.h"
