@@ -71,6 +71,7 @@ REGRESS ?= \
 	mint_kind \
 	mint_kind_vectors
 ISOLATION ?= \
+	lazy_fdw_recheck \
 	mint_kind_flip
 ISOLATION_OPTS = --inputdir=test/isolation
 TAP_TESTS = 1
