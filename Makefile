@@ -39,7 +39,8 @@ MODULES_C = \
 	id_shape \
 	id_mint \
 	seam_pruning \
-	lazy_fdw
+	lazy_fdw \
+	mint_kind
 OBJS = $(MODULES_C:%=src/%.o)
 
 # Parts of the install script, in the order of their dependencies.
@@ -51,7 +52,8 @@ SQL_PARTS = \
 	split_mode \
 	stores \
 	read_through \
-	read_locks
+	read_locks \
+	mint_kind
 
 DATA = $(EXTENSION)--$(EXTVERSION).sql
 EXTRA_CLEAN = $(EXTENSION)--*.sql
@@ -65,8 +67,11 @@ REGRESS ?= \
 	seam_pruning \
 	read_locks \
 	read_fuzz \
-	lazy_fdw
-ISOLATION ?=
+	lazy_fdw \
+	mint_kind \
+	mint_kind_vectors
+ISOLATION ?= \
+	mint_kind_flip
 ISOLATION_OPTS = --inputdir=test/isolation
 TAP_TESTS = 1
 PROVE_TESTS ?= $(wildcard test/t/*.pl)
@@ -75,6 +80,11 @@ PROVE_FLAGS += -I test/t
 
 PG_CFLAGS = -Wall -Wextra -Werror -Wno-unused-parameter -Wno-sign-compare \
 	-Wno-missing-field-initializers -Wno-cast-function-type
+# Debian's PostgreSQL was built by gcc, and its flags and headers show it
+ifneq ($(findstring clang,$(shell $(CC) --version 2>/dev/null)),)
+PG_CFLAGS += -Wno-unknown-warning-option -Wno-ignored-optimization-argument \
+	-Wno-ignored-attributes
+endif
 PG_CPPFLAGS = -I$(shell $(PG_CONFIG) --includedir)
 
 PG_CONFIG ?= pg_config

@@ -62,6 +62,9 @@ install them with:  sudo $install"
 # --- the temporary folder and the user that owns the servers ------------------
 
 # PostgreSQL refuses to run as root; then everything runs as a system user.
+RUN_USER=$(id -un)
+[ "$(id -u)" != 0 ] || RUN_USER=$(id -un postgres 2>/dev/null || id -un nobody)
+
 as_user() {
   if [ "$(id -u)" = 0 ]; then
     setpriv --reuid="$RUN_USER" --regid="$(id -g "$RUN_USER")" --clear-groups \
@@ -76,18 +79,13 @@ cleanup() {
   trap - EXIT INT TERM HUP
   for data in "$WORK"/*/postmaster.pid; do
     [ -e "$data" ] || continue
-    as_user "$PG/bin/pg_ctl" -D "$(dirname "$data")" -m immediate -s stop || true
+    as_user "$WORK/bin/pg_ctl" -D "$(dirname "$data")" -m immediate -s stop || true
   done
   rm -rf "$WORK"
   exit "$status"
 }
 
 make_workdir() {
-  if [ "$(id -u)" = 0 ]; then
-    RUN_USER=$(id -un postgres 2>/dev/null || id -un nobody)
-  else
-    RUN_USER=$(id -un)
-  fi
   WORK=$(mktemp -d "${TMPDIR:-/tmp}/run_ops.XXXXXX")
   [ "$(id -u)" != 0 ] || chown "$RUN_USER" "$WORK"
   trap cleanup EXIT
@@ -109,7 +107,7 @@ private_postgres() {
   done
   mkdir -p "$(dirname "$WORK/pg${include#"$prefix"}")"
   ln -s "$include" "$WORK/pg${include#"$prefix"}"
-  ln -sfn "$WORK/pg${bin#"$prefix"}" "$WORK/bin"
+  ln -s "$WORK/pg${bin#"$prefix"}" "$WORK/bin"
   chown -R "$RUN_USER" "$WORK/pg" 2>/dev/null || true
   PG=$(dirname "$(readlink "$WORK/bin")")
   MAKE_PG=(PG_CONFIG="$PG/bin/pg_config")

@@ -166,7 +166,7 @@ BEGIN
       -- A body of 27 characters is at home in "new"; said so that the store
       -- itself can leave those rows out.
       RETURN QUERY EXECUTE format(
-        'SELECT %1$L::text, jsonb_build_object(%2$s), run_ops.resolve_shard(x.%3$I) FROM %4$s AS x '
+        'SELECT %1$L::text, jsonb_build_object(%2$s), coalesce(run_ops.resolve_shard(x.%3$I), ''legacy'') FROM %4$s AS x '
         'WHERE NOT run_ops.resides(x.%3$I, %1$L)%5$s',
         copy.store, keys, t.route_column, copy.relation, CASE WHEN copy.store = 'new' THEN format(
           ' AND (char_length(substr(x.%1$I, strpos(x.%1$I, ''_'') + 1)) <> 27 OR x.%1$I IS NULL)',

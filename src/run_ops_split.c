@@ -23,6 +23,7 @@ void
 _PG_init(void)
 {
 	seam_pruning_init();
+	mint_kind_init();
 
 	MarkGUCPrefixReserved("run_ops_split");
 }

@@ -12,4 +12,6 @@
  */
 #define ERRCODE_RUN_OPS_UNCLASSIFIABLE_ID MAKE_SQLSTATE('R', 'O', '0', '0', '1')
 
+extern void mint_kind_init(void);
+
 #endif							/* RUN_OPS_SPLIT_H */

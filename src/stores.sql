@@ -482,6 +482,22 @@ BEGIN
   FOR item IN SELECT * FROM jsonb_each_text(t.store_defaults) LOOP
     EXECUTE format('ALTER FOREIGN TABLE %s ALTER COLUMN %I SET DEFAULT %s', foreign_table, item.key, item.value);
   END LOOP;
+  IF (SELECT w.fdwname FROM pg_foreign_server AS f JOIN pg_foreign_data_wrapper AS w ON w.oid = f.srvfdw
+       WHERE f.srvname = store_server) = 'run_ops_fdw' THEN
+    -- what the store can look up quickly: the leading columns of its indexes
+    FOR item IN
+      SELECT coalesce(local.key, answer ->> 'attname') AS name
+        FROM run_ops.ask_store(store, format(
+               'SELECT DISTINCT a.attname FROM pg_index AS i '
+               'JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0] '
+               'WHERE i.indrelid = %L::regclass AND i.indisvalid AND i.indpred IS NULL',
+               format('%I.%I', t.store_schema, t.store_table))) AS answer
+        LEFT JOIN jsonb_each_text(t.column_names) AS local ON local.value = answer ->> 'attname'
+    LOOP
+      EXECUTE format('ALTER FOREIGN TABLE %s ALTER COLUMN %I OPTIONS (ADD indexed ''true'')',
+                     foreign_table, item.name);
+    END LOOP;
+  END IF;
   INSERT INTO run_ops.routed_store VALUES (t.view, store, foreign_table::regclass);
 END $$;
 COMMENT ON FUNCTION run_ops.import_table(text, run_ops.routed_table) IS
