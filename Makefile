@@ -61,6 +61,7 @@ EXTRA_CLEAN = $(EXTENSION)--*.sql
 REGRESS ?= \
 	id_shape \
 	id_mint \
+	catalog \
 	stores \
 	attach_differences \
 	read_through \
