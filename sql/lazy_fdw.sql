@@ -2,17 +2,12 @@
 --
 -- The store is the second server.  Each table of it is reached twice: through
 -- run_ops_fdw (schema lazy) and through postgres_fdw (schema stock).
-\getenv store_host RUN_OPS_STORE_HOST
-\getenv store_port RUN_OPS_STORE_PORT
-SET client_min_messages = warning;
-CREATE EXTENSION IF NOT EXISTS run_ops_split CASCADE;
-RESET client_min_messages;
-
-SELECT format('host=%s port=%s dbname=postgres', :'store_host', :'store_port') AS store \gset
+\set name lazy_fdw
+\i test/fixtures/two_stores.sql
+SELECT format('host=%s port=%s dbname=%s', :'store_host', :'store_port', :'store_db') AS store \gset
 SET statement_timeout = '60s';
 SELECT dblink_exec(:'store', $$
   SET client_min_messages = warning;
-  DROP SCHEMA IF EXISTS lazy_fdw CASCADE;
   CREATE SCHEMA lazy_fdw;
   CREATE TABLE lazy_fdw.run (id text PRIMARY KEY, env text NOT NULL, n int NOT NULL);
   INSERT INTO lazy_fdw.run SELECT 'run_' || lpad(g::text, 27, '0'), 'env_' || g % 10, g FROM generate_series(1, 30000) g;
@@ -23,9 +18,9 @@ SELECT dblink_exec(:'store', $$
 $$);
 
 CREATE SERVER lazy FOREIGN DATA WRAPPER run_ops_fdw
-  OPTIONS (host :'store_host', port :'store_port', dbname 'postgres');
+  OPTIONS (host :'store_host', port :'store_port', dbname :'store_db');
 CREATE SERVER stock FOREIGN DATA WRAPPER postgres_fdw
-  OPTIONS (host :'store_host', port :'store_port', dbname 'postgres');
+  OPTIONS (host :'store_host', port :'store_port', dbname :'store_db');
 CREATE USER MAPPING FOR CURRENT_USER SERVER lazy;
 CREATE USER MAPPING FOR CURRENT_USER SERVER stock;
 CREATE SCHEMA lazy;
@@ -136,9 +131,19 @@ ALTER SERVER lazy OPTIONS (DROP batch_size);
 --
 SELECT contacted() IS NOT NULL;
 EXPLAIN (VERBOSE, COSTS OFF) SELECT * FROM lazy.run r JOIN lazy.attempt a ON a.run_id = r.id;
-EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) SELECT * FROM lazy.run LIMIT 0;
-EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF)
-  SELECT * FROM (SELECT FROM local WHERE n < 0) l LEFT JOIN LATERAL (SELECT n FROM lazy.run LIMIT 1) r ON true;
+-- (EXPLAIN ANALYZE without the numbers, which each version writes differently)
+CREATE FUNCTION executed(query text) RETURNS SETOF text
+LANGUAGE plpgsql AS $$
+DECLARE
+  line text;
+BEGIN
+  FOR line IN EXECUTE 'EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF, BUFFERS OFF) ' || query LOOP
+    RETURN NEXT regexp_replace(line, ' \(actual .*', '');
+  END LOOP;
+END $$;
+SELECT executed('SELECT * FROM (SELECT FROM local WHERE n < 0) l LEFT JOIN LATERAL (SELECT n FROM lazy.run LIMIT 1) r ON true');
+SELECT contacted();
+SELECT executed('SELECT * FROM lazy.run LIMIT 0');
 SELECT contacted();
 SELECT count(*) FROM stock.run LIMIT 0;
 SELECT contacted();
@@ -155,7 +160,7 @@ SELECT contacted();
 EXECUTE gated ('new', 7);
 SELECT contacted();
 -- never executed, and shown so
-EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) EXECUTE gated ('legacy', 7);
+SELECT executed($$EXECUTE gated ('legacy', 7)$$);
 SELECT contacted();
 -- a gated scan is no async scan, so it is lazy too
 ALTER SERVER lazy OPTIONS (ADD async_capable 'true');
@@ -231,7 +236,7 @@ INSERT INTO wanted SELECT 100 + g, 'run_' || lpad((g * 3)::text, 27, '0') FROM g
 INSERT INTO wanted VALUES (99, NULL), (98, 'run_unclassifiable'), (105, 'run_' || lpad('5', 25, '0'));
 ANALYZE wanted;
 SELECT w.nr, r.n FROM (SELECT * FROM wanted WHERE nr > 97 ORDER BY right(id, 1), nr) w LEFT JOIN runs r ON r.id = w.id ORDER BY nr;
-SELECT w.nr, (SELECT n FROM runs r WHERE r.id = w.id) FROM wanted w WHERE nr > 97 ORDER BY right(id, 1), nr;
+SELECT w.nr, (SELECT n FROM runs r WHERE r.id = w.id) FROM wanted w WHERE nr > 97 ORDER BY nr DESC;
 SELECT contacted();
 -- on the foreign table itself
 SELECT n FROM lazy.run WHERE id = 'run_' || lpad('5', 25, '0') AND run_ops.resides(id, 'new');
@@ -317,12 +322,7 @@ SELECT open_runs();
 FETCH 2 FROM runs;
 COMMIT;
 
--- clean up
+-- roles belong to the whole server
 SET client_min_messages = warning;
-DROP SCHEMA lazy CASCADE;
-DROP SCHEMA stock CASCADE;
-DROP SERVER lazy CASCADE;
-DROP SERVER stock CASCADE;
+DROP OWNED BY run_ops_fdw_reader;
 DROP ROLE run_ops_fdw_reader;
-DROP TABLE local, wanted, legacy_run CASCADE;
-SELECT dblink_exec(:'store', 'SET client_min_messages = warning; DROP SCHEMA lazy_fdw CASCADE');

@@ -175,16 +175,14 @@ SELECT run_ops.resolve_mint_kind('env_missing');
 SELECT run_ops.resolve_mint_kind('env_plain');
 COMMIT;
 -- what would end the statement anyway is not caught
-CREATE FUNCTION cancelled() RETURNS text LANGUAGE plpgsql AS $$
+CREATE FUNCTION cancelled() RETURNS jsonb LANGUAGE plpgsql AS $$
 BEGIN
   RAISE query_canceled USING MESSAGE = 'cancelled while reading the flags';
 END $$;
 BEGIN;
 DROP VIEW run_ops.environment_mint_kind;
 CREATE VIEW run_ops.environment_mint_kind AS
-  SELECT 'env_plain'::text AS environment_id, NULL::text AS organization_id, cancelled() AS json_type,
-         NULL::text AS kind, NULL::text AS prev, NULL::text AS flipped_at,
-         NULL::text AS global_kind, NULL::text AS global_prev, NULL::text AS global_flipped_at;
+  SELECT 'env_plain'::text AS environment_id, 'org_plain'::text AS organization_id, cancelled() AS flags;
 SELECT run_ops.resolve_mint_kind('env_plain');
 ROLLBACK;
 

@@ -32,22 +32,36 @@
 #include "utils/builtins.h"
 #include "utils/datetime.h"
 #include "utils/guc.h"
+#include "utils/jsonb.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "compat.h"
 #include "id_mint.h"
 #include "id_shape.h"
 #include "run_ops_split.h"
 
+PG_FUNCTION_INFO_V1(run_ops_mint_flags);
 PG_FUNCTION_INFO_V1(run_ops_effective_mint_kind);
+PG_FUNCTION_INFO_V1(run_ops_effective_mint_kind_of_flags);
 PG_FUNCTION_INFO_V1(run_ops_resolve_mint_kind);
 PG_FUNCTION_INFO_V1(run_ops_resolve_inherited_mint_kind);
 PG_FUNCTION_INFO_V1(run_ops_mint_run_id);
 PG_FUNCTION_INFO_V1(run_ops_mint_batch_id);
 
-/* What flags say about minting, unchecked; each may be NULL. */
+/* The feature flags that are about minting. */
+#define FLAG_KIND "runOpsMintKind"
+#define FLAG_OLDER_KIND "runOpsMintKsuid"
+#define FLAG_PREV "runOpsMintKindPrev"
+#define FLAG_FLIPPED_AT "runOpsMintKindFlippedAt"
+
+static const char *const mint_flag_keys[] = {
+	FLAG_KIND, FLAG_OLDER_KIND, FLAG_PREV, FLAG_FLIPPED_AT
+};
+
+/* What they say, unchecked; each may be NULL. */
 typedef struct MintFlags
 {
 	const char *kind;
@@ -108,6 +122,80 @@ kind_by_name(const char *name)
 		}
 	}
 	return ID_KIND_NONE;
+}
+
+static JsonbValue *
+flag_value(Jsonb *flags, const char *key, JsonbValue *buffer)
+{
+	return getKeyJsonValueFromContainer(&flags->root, key, strlen(key),
+										buffer);
+}
+
+/*
+ * mint_flags(flags jsonb) returns jsonb
+ *
+ * The flags that are about minting, and no others: everybody may see those.
+ * What is not a JSON object is returned as it is.
+ */
+Datum
+run_ops_mint_flags(PG_FUNCTION_ARGS)
+{
+	Jsonb	   *flags = PG_GETARG_JSONB_P(0);
+	JsonbParseState *state = NULL;
+	JsonbValue *result;
+
+	if (!JB_ROOT_IS_OBJECT(flags))
+		PG_RETURN_JSONB_P(flags);
+	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	for (int i = 0; i < lengthof(mint_flag_keys); i++)
+	{
+		JsonbValue	buffer;
+		JsonbValue *value = flag_value(flags, mint_flag_keys[i], &buffer);
+
+		if (value != NULL)
+		{
+			JsonbValue	key;
+
+			key.type = jbvString;
+			key.val.string.val = unconstify(char *, mint_flag_keys[i]);
+			key.val.string.len = strlen(mint_flag_keys[i]);
+			pushJsonbValue(&state, WJB_KEY, &key);
+			pushJsonbValue(&state, WJB_VALUE, value);
+		}
+	}
+	result = pushJsonbValue(&state, WJB_END_OBJECT, NULL);
+	PG_RETURN_JSONB_P(JsonbValueToJsonb(result));
+}
+
+/* A flag as text; NULL where it is absent or a JSON null. */
+static const char *
+flag_text(Jsonb *flags, const char *key)
+{
+	JsonbValue	buffer;
+	JsonbValue *value = flag_value(flags, key, &buffer);
+
+	if (value == NULL || value->type == jbvNull)
+		return NULL;
+	if (value->type == jbvString)
+		return pnstrdup(value->val.string.val, value->val.string.len);
+	return JsonbToCString(NULL, &JsonbValueToJsonb(value)->root, 0);
+}
+
+/* Flags may be NULL.  What is not a JSON object has none. */
+static MintFlags
+read_flags(Jsonb *flags)
+{
+	MintFlags	result = {NULL, NULL, NULL};
+
+	if (flags != NULL && JB_ROOT_IS_OBJECT(flags))
+	{
+		result.kind = flag_text(flags, FLAG_KIND);
+		if (result.kind == NULL)
+			result.kind = flag_text(flags, FLAG_OLDER_KIND);
+		result.prev = flag_text(flags, FLAG_PREV);
+		result.flipped_at = flag_text(flags, FLAG_FLIPPED_AT);
+	}
+	return result;
 }
 
 /*
@@ -184,6 +272,27 @@ run_ops_effective_mint_kind(PG_FUNCTION_ARGS)
 }
 
 /*
+ * effective_mint_kind(flags jsonb, at timestamptz) returns run_ops.id_kind
+ *
+ * NULL when the flags set no kind and no grace is running, and for a NULL
+ * moment.  Never an error.
+ */
+Datum
+run_ops_effective_mint_kind_of_flags(PG_FUNCTION_ARGS)
+{
+	MintFlags	flags = read_flags(PG_ARGISNULL(0) ? NULL :
+								   PG_GETARG_JSONB_P(0));
+	IdKind		kind;
+
+	if (PG_ARGISNULL(1))
+		PG_RETURN_NULL();
+	kind = effective_kind(&flags, PG_GETARG_TIMESTAMPTZ(1), mint_flip_grace);
+	if (kind == ID_KIND_NONE)
+		PG_RETURN_NULL();
+	return id_kind_datum(fcinfo, kind);
+}
+
+/*
  * Run a query by its kept plan, for one row at most, under a snapshot of this
  * moment.  True when there is a row; it is then in SPI_tuptable.
  */
@@ -212,10 +321,15 @@ read_row(SPIPlanPtr *plan, const char *query, text *arg)
 	return SPI_processed > 0;
 }
 
-static const char *
-column(int n)
+/* A jsonb column of that row, or NULL. */
+static Jsonb *
+json_column(int n)
 {
-	return SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, n);
+	bool		isnull;
+	Datum		value = SPI_getbinval(SPI_tuptable->vals[0],
+									  SPI_tuptable->tupdesc, n, &isnull);
+
+	return isnull ? NULL : DatumGetJsonbP(value);
 }
 
 /*
@@ -223,16 +337,17 @@ column(int n)
  * is no kind counts as not set.
  */
 static IdKind
-kind_of_flags(const MintFlags *flags, const char *whose)
+kind_of_flags(Jsonb *json, const char *whose)
 {
-	IdKind		kind = effective_kind(flags, GetCurrentTimestamp(),
+	MintFlags	flags = read_flags(json);
+	IdKind		kind = effective_kind(&flags, GetCurrentTimestamp(),
 									  mint_flip_grace);
 
-	if (kind == ID_KIND_NONE && flags->kind != NULL)
+	if (kind == ID_KIND_NONE && flags.kind != NULL)
 		ereport(WARNING,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("mint kind \"%s\" of %s is ignored",
-						flags->kind, whose),
+						flags.kind, whose),
 				 errhint("A mint kind is one of cuid, ksuid, runOpsId.")));
 	return kind;
 }
@@ -242,42 +357,39 @@ static IdKind
 read_mint_kind(text *environment_id)
 {
 	static SPIPlanPtr gate_plan = NULL;
-	static SPIPlanPtr flags_plan = NULL;
-	MintFlags	flags;
+	static SPIPlanPtr organization_plan = NULL;
+	static SPIPlanPtr global_plan = NULL;
+	const char *whose;
+	Jsonb	   *flags;
 	IdKind		kind;
 
 	if (!read_row(&gate_plan,
 				  "SELECT WHERE run_ops.split_enabled()", environment_id))
 		return ID_KIND_CUID;
 
-	if (!read_row(&flags_plan,
-				  "SELECT organization_id, json_type,"
-				  " kind, prev, flipped_at,"
-				  " global_kind, global_prev, global_flipped_at"
+	if (!read_row(&organization_plan,
+				  "SELECT organization_id, flags"
 				  " FROM run_ops.environment_mint_kind"
 				  " WHERE environment_id OPERATOR(pg_catalog.=) $1",
 				  environment_id))
 		ereport(ERROR,
 				(errcode(ERRCODE_NO_DATA_FOUND),
 				 errmsg("there is no such environment")));
-	if (column(2) != NULL &&
-		strcmp(column(2), "object") != 0 && strcmp(column(2), "null") != 0)
+	whose = psprintf("organization \"%s\"",
+					 SPI_getvalue(SPI_tuptable->vals[0],
+								  SPI_tuptable->tupdesc, 1));
+	flags = json_column(2);
+	if (flags != NULL && !JB_ROOT_IS_OBJECT(flags) &&
+		!(JB_ROOT_IS_SCALAR(flags) &&
+		  getIthJsonbValueFromContainer(&flags->root, 0)->type == jbvNull))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("featureFlags of organization \"%s\" is a JSON %s, not an object",
-						column(1), column(2))));
-
-	flags.kind = column(3);
-	flags.prev = column(4);
-	flags.flipped_at = column(5);
-	kind = kind_of_flags(&flags, psprintf("organization \"%s\"", column(1)));
-	if (kind == ID_KIND_NONE)
-	{
-		flags.kind = column(6);
-		flags.prev = column(7);
-		flags.flipped_at = column(8);
-		kind = kind_of_flags(&flags, "the global flag");
-	}
+				 errmsg("the feature flags of %s are not a JSON object", whose)));
+	kind = kind_of_flags(flags, whose);
+	if (kind == ID_KIND_NONE &&
+		read_row(&global_plan,
+				 "SELECT flags FROM run_ops.global_mint_kind", environment_id))
+		kind = kind_of_flags(json_column(1), "the global flag");
 	return kind == ID_KIND_NONE ? ID_KIND_CUID : kind;
 }
 

@@ -18,17 +18,11 @@ CREATE TYPE run_ops.minted_id AS (id text, friendly_id text);
 COMMENT ON TYPE run_ops.minted_id IS
   'a new id without prefix, and the same with it';
 
-CREATE FUNCTION run_ops.mint_flags(flags jsonb)
-  RETURNS TABLE (kind text, prev text, flipped_at text)
-  LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 1
-BEGIN ATOMIC
-  SELECT coalesce(flags OPERATOR(pg_catalog.->>) 'runOpsMintKind',
-                  flags OPERATOR(pg_catalog.->>) 'runOpsMintKsuid'),
-         flags OPERATOR(pg_catalog.->>) 'runOpsMintKindPrev',
-         flags OPERATOR(pg_catalog.->>) 'runOpsMintKindFlippedAt';
-END;
+CREATE FUNCTION run_ops.mint_flags(flags jsonb) RETURNS jsonb
+  LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+  AS 'MODULE_PATHNAME', 'run_ops_mint_flags';
 COMMENT ON FUNCTION run_ops.mint_flags(jsonb) IS
-  'what feature flags say about minting, unchecked: the kind, and the stamp of its last flip';
+  'those feature flags that are about minting; what is not a JSON object as it is';
 
 CREATE FUNCTION run_ops.effective_mint_kind(kind text, prev text, flipped_at text,
     at timestamptz DEFAULT pg_catalog.clock_timestamp(), grace_ms integer DEFAULT NULL)
@@ -39,9 +33,8 @@ COMMENT ON FUNCTION run_ops.effective_mint_kind(text, text, text, timestamptz, i
 
 CREATE FUNCTION run_ops.effective_mint_kind(flags jsonb,
     at timestamptz DEFAULT pg_catalog.clock_timestamp())
-  RETURNS run_ops.id_kind LANGUAGE sql STABLE PARALLEL SAFE
-  RETURN (SELECT run_ops.effective_mint_kind(f.kind, f.prev, f.flipped_at, at)
-            FROM run_ops.mint_flags(flags) AS f);
+  RETURNS run_ops.id_kind LANGUAGE c STABLE PARALLEL SAFE
+  AS 'MODULE_PATHNAME', 'run_ops_effective_mint_kind_of_flags';
 COMMENT ON FUNCTION run_ops.effective_mint_kind(jsonb, timestamptz) IS
   'the kind that feature flags put in force at a moment; NULL when they set none';
 
@@ -164,8 +157,7 @@ BEGIN
   -- One flip at a time: whoever waited here reads below what the other left.
   SELECT g.flags INTO stored FROM run_ops.global_mint_kind AS g FOR UPDATE;
   EXECUTE format(
-    'SELECT coalesce(jsonb_object_agg(f.key, f.value), ''{}'') FROM %I.%I AS f '
-    'WHERE f.key IN (''runOpsMintKind'', ''runOpsMintKsuid'')',
+    'SELECT run_ops.mint_flags(coalesce(jsonb_object_agg(f.key, f.value), ''{}'')) FROM %I.%I AS f',
     TG_TABLE_SCHEMA, TG_TABLE_NAME) INTO saved;
   saved := run_ops.stamp_mint_flip(stored, saved, NULL);
   IF saved <> stored THEN
@@ -222,24 +214,19 @@ BEGIN
   EXECUTE format(
     'INSERT INTO run_ops.global_mint_kind (flags) '
     'SELECT CASE WHEN $1 IS NULL THEN f.saved ELSE run_ops.stamp_mint_flip($1, f.saved, NULL) END '
-    '  FROM (SELECT coalesce(jsonb_object_agg(key, value), ''{}'') AS saved FROM %I."FeatureFlag" '
-    '         WHERE key IN (''runOpsMintKind'', ''runOpsMintKsuid'', '
-    '                       ''runOpsMintKindPrev'', ''runOpsMintKindFlippedAt'')) AS f',
+    '  FROM (SELECT run_ops.mint_flags(coalesce(jsonb_object_agg(key, value), ''{}'')) AS saved '
+    '          FROM %I."FeatureFlag") AS f',
     control_plane) USING stored;
 
   -- The one place that knows where the control plane is.
   EXECUTE format(
     'CREATE VIEW run_ops.environment_mint_kind AS '
     'SELECT e.id AS environment_id, e."organizationId" AS organization_id, '
-    '       jsonb_typeof(o."featureFlags") AS json_type, f.kind, f.prev, f.flipped_at, '
-    '       g.kind AS global_kind, g.prev AS global_prev, g.flipped_at AS global_flipped_at '
+    '       run_ops.mint_flags(o."featureFlags") AS flags '
     '  FROM %1$I."RuntimeEnvironment" AS e '
-    '  LEFT JOIN %1$I."Organization" AS o ON o.id = e."organizationId" '
-    ' CROSS JOIN LATERAL run_ops.mint_flags(o."featureFlags") AS f '
-    '  LEFT JOIN run_ops.global_mint_kind AS m ON true '
-    ' CROSS JOIN LATERAL run_ops.mint_flags(m.flags) AS g', control_plane);
+    '  LEFT JOIN %1$I."Organization" AS o ON o.id = e."organizationId"', control_plane);
   COMMENT ON VIEW run_ops.environment_mint_kind IS
-    'what each environment''s flags say about minting: its organization''s, and the global ones';
+    'what the flags of each environment''s organization say about minting';
   -- every role that mints must come to the same kind
   GRANT SELECT ON run_ops.environment_mint_kind TO PUBLIC;
 END $$;
