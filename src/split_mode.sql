@@ -269,7 +269,7 @@ CREATE FUNCTION run_ops.refuse_failing_gates(what text, gates run_ops.gate[]) RE
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-  failing text := (SELECT string_agg(format('%s %s: %s', g.gate, g.object, g.detail), E'\n')
+  failing text := (SELECT string_agg(concat_ws(' ', g.gate, nullif(g.object, '')) || ': ' || g.detail, E'\n')
                      FROM unnest(gates) AS g WHERE g.ok IS NOT TRUE);
 BEGIN
   IF failing IS NOT NULL THEN
