@@ -161,7 +161,7 @@ DECLARE
   before timestamptz := clock_timestamp();
   after  timestamptz;
   skew   interval;
-  allowed interval := current_setting('run_ops_split.clock_skew_limit');
+  allowed interval := run_ops.setting('clock_skew_limit');
 BEGIN
   BEGIN
     SELECT * INTO STRICT facts FROM run_ops.ask_store(store,

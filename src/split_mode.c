@@ -45,6 +45,7 @@
 PG_FUNCTION_INFO_V1(run_ops_split_enabled);
 PG_FUNCTION_INFO_V1(run_ops_server_identity);
 PG_FUNCTION_INFO_V1(run_ops_refuse_in_copy);
+PG_FUNCTION_INFO_V1(run_ops_setting);
 
 /* columns of run_ops.split_state and run_ops.store that are read here */
 #define Anum_split_state_enabled 2
@@ -288,6 +289,19 @@ run_ops_refuse_in_copy(PG_FUNCTION_ARGS)
 	if (!current_state().bound)
 		refuse_in_copy();
 	PG_RETURN_VOID();
+}
+
+/*
+ * SQL: a setting of this extension.  current_setting() does not know it in a
+ * session that has not loaded the library yet; calling this loads it.
+ */
+Datum
+run_ops_setting(PG_FUNCTION_ARGS)
+{
+	char	   *name = psprintf("run_ops_split.%s",
+								text_to_cstring(PG_GETARG_TEXT_PP(0)));
+
+	PG_RETURN_TEXT_P(cstring_to_text(GetConfigOptionByName(name, NULL, false)));
 }
 
 /*

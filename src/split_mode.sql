@@ -10,6 +10,12 @@ CREATE FUNCTION run_ops.server_identity() RETURNS text
 COMMENT ON FUNCTION run_ops.server_identity() IS
   'what tells this server and database from every copy of them: system identifier, database, host, data directory';
 
+CREATE FUNCTION run_ops.setting(name text) RETURNS text
+  LANGUAGE c STABLE STRICT
+  AS 'MODULE_PATHNAME', 'run_ops_setting';
+COMMENT ON FUNCTION run_ops.setting(text) IS
+  'a setting run_ops_split.<name>, also in a session that has not loaded the library yet';
+
 CREATE TABLE run_ops.split_state (
   singleton       boolean PRIMARY KEY DEFAULT true CHECK (singleton),
   enabled         boolean NOT NULL DEFAULT false,
@@ -231,12 +237,12 @@ CREATE FUNCTION run_ops.switch_split(split boolean, repatriated boolean) RETURNS
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-  attempts int := current_setting('run_ops_split.swap_attempts')::int;
+  attempts int := run_ops.setting('swap_attempts')::int;
   old_lock_timeout     text := current_setting('lock_timeout');
   old_deadlock_timeout text := current_setting('deadlock_timeout');
   since timestamptz;
 BEGIN
-  PERFORM set_config('lock_timeout', current_setting('run_ops_split.swap_lock_timeout'), true),
+  PERFORM set_config('lock_timeout', run_ops.setting('swap_lock_timeout'), true),
   -- Earlier than that, so that a deadlock ends here and not in a client, and
   -- so that an autovacuum worker in the way is cancelled.
           set_config('deadlock_timeout', '10ms', true);

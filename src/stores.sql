@@ -90,13 +90,12 @@ DECLARE
   reason        text;
 BEGIN
   SELECT s.server INTO store_server FROM run_ops.store AS s WHERE s.name = store;
-  PERFORM run_ops.server_identity();  -- loads the library, and with it its settings
   -- The store's own settings must not change what names and types look like.
   -- LOCAL, for a pooler hands the connection on as it is
   query := format('SET LOCAL statement_timeout = %L; SET LOCAL search_path = pg_catalog; '
                   'SET LOCAL datestyle = ''ISO, YMD''; SET LOCAL timezone = ''UTC''; SET LOCAL intervalstyle = ''postgres''; '
                   'SET LOCAL extra_float_digits = 1; SET LOCAL bytea_output = ''hex''; SELECT to_jsonb(q) FROM (%s) AS q',
-                  coalesce(patience, current_setting('run_ops_split.store_timeout')), query);
+                  coalesce(patience, run_ops.setting('store_timeout')), query);
   RETURN QUERY EXECUTE
     format('SELECT answer FROM %s.dblink(%L, %L) AS t (answer jsonb)', run_ops.dblink_schema(), store_server, query);
 EXCEPTION
