@@ -62,6 +62,7 @@ EXTRA_CLEAN = $(EXTENSION)--*.sql
 REGRESS ?= \
 	id_shape \
 	id_mint \
+	catalog \
 	stores \
 	attach_differences \
 	read_through \
@@ -73,6 +74,7 @@ REGRESS ?= \
 	mint_kind \
 	mint_kind_vectors
 ISOLATION ?= \
+	lazy_fdw_recheck \
 	mint_kind_flip
 ISOLATION_OPTS = --inputdir=test/isolation
 TAP_TESTS = 1
