@@ -53,6 +53,7 @@ SQL_PARTS = \
 	stores \
 	read_through \
 	read_locks \
+	store_counts \
 	mint_kind
 
 DATA = $(EXTENSION)--$(EXTVERSION).sql
@@ -68,6 +69,7 @@ REGRESS ?= \
 	seam_pruning \
 	read_locks \
 	read_fuzz \
+	store_counts \
 	lazy_fdw \
 	mint_kind \
 	mint_kind_vectors
