@@ -53,6 +53,7 @@ SQL_PARTS = \
 	stores \
 	read_through \
 	read_locks \
+	store_counts \
 	split_mode \
 	distinct_database \
 	split_gates \
@@ -72,6 +73,7 @@ REGRESS ?= \
 	seam_pruning \
 	read_locks \
 	read_fuzz \
+	store_counts \
 	lazy_fdw \
 	split_mode \
 	mint_kind \
