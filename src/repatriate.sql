@@ -355,6 +355,35 @@ END $$;
 COMMENT ON FUNCTION run_ops.verify_repatriation() IS
   'compares every row of every store with its copy here, by hashes of ranges; rows of a range that differs are in use or not repatriated yet';
 
+CREATE FUNCTION run_ops.repatriation_conflicts()
+  RETURNS TABLE (view regclass, store text, unique_index regclass, store_key jsonb, legacy_key jsonb)
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+  r record;
+BEGIN
+  FOR r IN
+    SELECT t, s.store, s.foreign_table, i.indexrelid::regclass AS index,
+           string_agg(format('y.%I = x.%1$I', a.attname), ' AND ') AS equal
+      FROM run_ops.routed_table AS t JOIN run_ops.routed_store AS s ON s.view = t.view
+      JOIN pg_index AS i ON i.indrelid = t.legacy AND i.indisunique AND i.indpred IS NULL AND i.indexprs IS NULL
+      JOIN pg_attribute AS a ON a.attrelid = t.legacy AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
+     GROUP BY t, t.key_columns, s.store, s.foreign_table, i.indexrelid
+    HAVING NOT array_agg(a.attname) @> t.key_columns
+  LOOP
+    -- a row with the same key is the same row
+    RETURN QUERY EXECUTE (
+      SELECT format('SELECT %L::regclass, %L, %L::regclass, jsonb_build_object(%s), jsonb_build_object(%s) '
+                    'FROM %s AS y JOIN %s AS x ON %s WHERE (%s) <> (%s)',
+               (r.t).view, r.store, r.index, string_agg(format('%L, y.%1$I', k), ', '), string_agg(format('%L, x.%1$I', k), ', '),
+               r.foreign_table, (r.t).legacy, r.equal, string_agg(format('y.%I', k), ', '), string_agg(format('x.%I', k), ', '))
+        FROM unnest((r.t).key_columns) AS k);
+  END LOOP;
+END $$;
+COMMENT ON FUNCTION run_ops.repatriation_conflicts() IS
+  'rows of the stores that cannot come here, for another row here has the same unique value: each database could only keep its own apart';
+
 -- With writes closed --------------------------------------------------------------
 
 CREATE FUNCTION run_ops.finish_copy(going_forward boolean) RETURNS void
@@ -423,6 +452,24 @@ END $$;
 COMMENT ON FUNCTION run_ops.refuse_orphans() IS
   'checks the foreign keys of the local tables, whose triggers did not see what was copied';
 REVOKE EXECUTE ON FUNCTION run_ops.refuse_orphans() FROM PUBLIC;
+
+CREATE FUNCTION run_ops.refuse_conflicts() RETURNS void
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  lines text := (SELECT string_agg(c.line, E'\n')
+                   FROM (SELECT format('%s: %s with index %s', c.view, count(*), c.unique_index) AS line
+                           FROM run_ops.repatriation_conflicts() AS c GROUP BY c.view, c.unique_index ORDER BY c.view) AS c);
+BEGIN
+  IF lines IS NOT NULL THEN
+    RAISE EXCEPTION 'rows of the stores are in conflict with rows here'
+      USING ERRCODE = 'unique_violation', DETAIL = lines,
+            HINT = 'run_ops.repatriation_conflicts() lists them. Delete or change one of each two through the views.';
+  END IF;
+END $$;
+COMMENT ON FUNCTION run_ops.refuse_conflicts() IS
+  'raises an error that counts what run_ops.repatriation_conflicts() lists';
+REVOKE EXECUTE ON FUNCTION run_ops.refuse_conflicts() FROM PUBLIC;
 
 CREATE FUNCTION run_ops.finish_repatriation() RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET session_replication_role = 'replica'

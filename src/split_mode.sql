@@ -340,6 +340,8 @@ BEGIN
     RETURN;
   ELSIF NOT force AND NOT repatriated THEN
     PERFORM run_ops.refuse_hidden_rows();
+  ELSIF repatriated THEN
+    PERFORM run_ops.refuse_conflicts();
   END IF;
   IF force AND EXISTS (SELECT FROM run_ops.copy_progress AS c WHERE c.copied > 0 AND NOT c.forward) THEN
     RAISE WARNING 'rows that run_ops.repatriate() copied are shown as they were then'
@@ -398,6 +400,7 @@ CREATE FUNCTION run_ops.admin_functions() RETURNS text[]
     'run_ops.check_split()', 'run_ops.enable_split()', 'run_ops.disable_split(boolean, boolean)',
     'run_ops.configure_split(boolean, boolean)', 'run_ops.trust_standby(text)',
     'run_ops.acknowledge(text, text, text)', 'run_ops.withdraw_acknowledgement(text, text)',
-    'run_ops.repatriate(integer)', 'run_ops.verify_repatriation()', 'run_ops.move_strays(integer)'];
+    'run_ops.repatriate(integer)', 'run_ops.verify_repatriation()', 'run_ops.repatriation_conflicts()',
+    'run_ops.move_strays(integer)'];
 COMMENT ON FUNCTION run_ops.admin_functions() IS
   'the functions that change split mode; nobody but their owner may call them unless granted';
