@@ -76,6 +76,7 @@ REGRESS ?= \
 	store_counts \
 	lazy_fdw \
 	split_mode \
+	repatriate \
 	mint_kind \
 	mint_kind_vectors
 ISOLATION ?= \
