@@ -40,6 +40,7 @@ MODULES_C = \
 	id_mint \
 	seam_pruning \
 	lazy_fdw \
+	split_mode \
 	mint_kind
 OBJS = $(MODULES_C:%=src/%.o)
 
@@ -49,11 +50,14 @@ SQL_PARTS = \
 	id_shape \
 	id_mint \
 	lazy_fdw \
-	split_mode \
 	stores \
 	read_through \
 	read_locks \
 	store_counts \
+	split_mode \
+	distinct_database \
+	split_gates \
+	repatriate \
 	mint_kind
 
 DATA = $(EXTENSION)--$(EXTVERSION).sql
@@ -71,6 +75,7 @@ REGRESS ?= \
 	read_fuzz \
 	store_counts \
 	lazy_fdw \
+	split_mode \
 	mint_kind \
 	mint_kind_vectors
 ISOLATION ?= \
