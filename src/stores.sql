@@ -515,6 +515,9 @@ BEGIN
       EXECUTE format('ALTER FOREIGN TABLE %s ALTER COLUMN %I OPTIONS (ADD indexed ''true'')',
                      foreign_table, item.name);
     END LOOP;
+    IF cardinality(t.key_columns) = 1 THEN
+      EXECUTE format('ALTER FOREIGN TABLE %s OPTIONS (ADD key %L)', foreign_table, t.key_columns[1]);
+    END IF;
   END IF;
   INSERT INTO run_ops.routed_store VALUES (t.view, store, foreign_table::regclass);
 END $$;
