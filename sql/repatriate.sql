@@ -55,8 +55,8 @@ CALL repatriate_all(50);
 SELECT b.view FROM before AS b JOIN shown() AS a USING (view) WHERE a <> b;
 SELECT view, copied FROM run_ops.copy_progress WHERE copied = 0;
 SELECT sum(differing) FROM run_ops.verify_repatriation();
--- a row that is not the same is found
-UPDATE "TaskRun" SET "taskIdentifier" = 'other' WHERE id = (SELECT min(id) FROM run_ops_new."TaskRun");
+-- a row that is missing is found
+DELETE FROM "TaskRunDependency" WHERE id = (SELECT min(id) FROM run_ops_new."TaskRunDependency");
 SELECT view, differing FROM run_ops.verify_repatriation() WHERE differing > 0;
 SELECT run_ops.disable_split(repatriated => true);
 SELECT b.view FROM before AS b JOIN shown() AS a USING (view) WHERE a <> b;
