@@ -38,7 +38,10 @@ MODULES_C = \
 	run_ops_split \
 	id_shape \
 	id_mint \
-	lazy_fdw
+	lazy_fdw \
+	cache \
+	cache_epoch \
+	control_plane
 OBJS = $(MODULES_C:%=src/%.o)
 
 # Parts of the install script, in the order of their dependencies.
@@ -48,7 +51,10 @@ SQL_PARTS = \
 	lazy_fdw \
 	split_mode \
 	stores \
-	read_through
+	read_through \
+	cache \
+	cache_epoch \
+	control_plane
 
 DATA = $(EXTENSION)--$(EXTVERSION).sql
 EXTRA_CLEAN = $(EXTENSION)--*.sql

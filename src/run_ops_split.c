@@ -11,6 +11,8 @@
 #include "fmgr.h"
 #include "utils/guc.h"
 
+#include "cache.h"
+#include "cache_epoch.h"
 #include "compat.h"
 #include "run_ops_split.h"
 
@@ -21,5 +23,7 @@ extern PGDLLEXPORT void _PG_init(void);
 void
 _PG_init(void)
 {
+	cache_init();
+	cache_epoch_init();
 	MarkGUCPrefixReserved("run_ops_split");
 }
