@@ -8,7 +8,7 @@
 # The second group installs what is missing and must work where no pg_config
 # is yet, so nothing of PGXS is read for it.
 
-SERVER_GOALS = demo test bench
+SERVER_GOALS = demo test bench check-mutants
 
 ifneq ($(filter $(SERVER_GOALS),$(MAKECMDGOALS)),)
 

@@ -13,10 +13,10 @@
  * after the change becomes visible to a snapshot, and say nothing about which
  * snapshot an answer belongs to.)
  *
- * A version is named by (table, its file, ctid, xmin).  Within one file a
- * ctid is not used twice with the same xmin, except after a TRUNCATE in the
- * transaction that made the file, which is a change of the table's definition
- * (below), and after 2^32 transactions, which the time limit excludes.
+ * A version is named by (table, ctid, xmin).  While the table keeps its file,
+ * a ctid is not used twice with the same xmin, except after 2^32 transactions,
+ * which the time limit excludes; and a new file, or a TRUNCATE of the present
+ * one, counts as a change of the table's definition (below).
  *
  * Looking at the rows costs a microsecond.  A snapshot serial saves it: the
  * serial changes whenever the active snapshot might see something else than
@@ -58,16 +58,6 @@
 PG_FUNCTION_INFO_V1(run_ops_cache_stats);
 PG_FUNCTION_INFO_V1(run_ops_cache_reset);
 
-/*
- * Each condition that keeps an answer exact is a guard.  A test build without
- * one of them (-DRUN_OPS_CACHE_MUTANT=n) must fail scripts/check-mutants.
- */
-#ifdef RUN_OPS_CACHE_MUTANT
-#define GUARD(n, condition) (RUN_OPS_CACHE_MUTANT == (n) || (condition))
-#else
-#define GUARD(n, condition) (condition)
-#endif
-
 #define MAX_SOURCES 32
 #define MAX_SLOTS 16
 
@@ -83,7 +73,6 @@ typedef struct Source
 typedef struct EntryVersion
 {
 	int			source;			/* in sources */
-	Oid			relfilenode;
 	ItemPointerData ctid;
 	TransactionId xmin;
 } EntryVersion;
@@ -93,6 +82,7 @@ typedef struct Entry
 	char		key[CACHE_KEY_SIZE];
 	dlist_node	lru;
 	Datum		answer;
+	bool		isnull;
 	uint64		serial;			/* snapshot serial it was last right in */
 	TimestampTz born;
 	int			nversions;
@@ -151,7 +141,7 @@ subxact_ended(SubXactEvent event, SubTransactionId my, SubTransactionId parent,
  * Of what others did, a snapshot sees the transactions below its xmax that
  * were not running when it was taken.  With xmax unchanged, that set of
  * running ones can only have shrunk, so it is the same if it has the same
- * size: xcnt, or subxcnt where the snapshot was taken during recovery.  Of
+ * size: xcnt, or during recovery, when all are in one list, subxcnt.  Of
  * what its own transaction did, it sees the commands before curcid, except
  * those of subtransactions that were rolled back since.
  *
@@ -168,7 +158,6 @@ snapshot_serial(Snapshot snapshot)
 	static TransactionId xmax = InvalidTransactionId;
 	static uint32 xcnt = 0;
 	static int32 subxcnt = 0;
-	static bool recovery = false;
 	static CommandId curcid = InvalidCommandId;
 
 	if (!(GUARD(1, lxid == compat_local_transaction_id()) &&
@@ -180,7 +169,6 @@ snapshot_serial(Snapshot snapshot)
 	else if (!(GUARD(3, xmax == snapshot->xmax) &&
 			   GUARD(4, xcnt == snapshot->xcnt) &&
 			   GUARD(5, subxcnt == snapshot->subxcnt) &&
-			   recovery == snapshot->takenDuringRecovery &&
 			   GUARD(6, curcid == snapshot->curcid)))
 		serial++;
 
@@ -189,7 +177,6 @@ snapshot_serial(Snapshot snapshot)
 	xmax = snapshot->xmax;
 	xcnt = snapshot->xcnt;
 	subxcnt = snapshot->subxcnt;
-	recovery = snapshot->takenDuringRecovery;
 	curcid = snapshot->curcid;
 	return serial;
 }
@@ -200,7 +187,7 @@ static void
 drop_entry(CacheSlot *slot, Entry *entry)
 {
 	dlist_delete(&entry->lru);
-	if (!slot->typbyval)
+	if (!slot->typbyval && !entry->isnull)
 		pfree(DatumGetPointer(entry->answer));
 	hash_search(slot->entries, entry->key, HASH_REMOVE, NULL);
 }
@@ -291,20 +278,17 @@ version_visible(Relation rel, Source *source, EntryVersion *version,
 	bool		visible;
 	bool		isnull;
 
-	/* TRUNCATE, VACUUM FULL, CLUSTER, a rewriting ALTER TABLE */
-	if (!GUARD(8, rel->rd_rel->relfilenode == version->relfilenode))
-		return false;
 	/* VACUUM gives back pages at the end; to read there is an error */
 	if (block >= source->nblocks)
 		source->nblocks = RelationGetNumberOfBlocks(rel);
-	if (!GUARD(9, block < source->nblocks))
+	if (!GUARD(8, block < source->nblocks))
 		return false;
 	if (!table_tuple_fetch_row_version(rel, &version->ctid,
-									   GUARD(10, false) ? SnapshotAny : snapshot,
+									   GUARD(9, false) ? SnapshotAny : snapshot,
 									   source->slot))
 		return false;
 	/* another row may have taken the place */
-	visible = GUARD(11, DatumGetTransactionId(slot_getsysattr(source->slot,
+	visible = GUARD(10, DatumGetTransactionId(slot_getsysattr(source->slot,
 															  MinTransactionIdAttributeNumber,
 															  &isnull)) == version->xmin);
 	ExecClearTuple(source->slot);
@@ -325,7 +309,7 @@ entry_visible(Entry *entry, Snapshot snapshot)
 			return false;
 		/* locking may have told us of a changed definition */
 		visible = GUARD(7, settled_generation == generation) &&
-			GUARD(12, settled_generation == generation) &&
+			GUARD(11, settled_generation == generation) &&
 			version_visible(rel, source, version, snapshot);
 		relation_close(rel, NoLock);
 		if (!visible)
@@ -357,7 +341,7 @@ cache_usable(text *key, char *keybuf)
 }
 
 bool
-cache_find(CacheSlot *slot, text *key, Datum *answer)
+cache_find(CacheSlot *slot, text *key, Datum *answer, bool *isnull)
 {
 	char		keybuf[CACHE_KEY_SIZE];
 	Snapshot	snapshot;
@@ -376,7 +360,7 @@ cache_find(CacheSlot *slot, text *key, Datum *answer)
 		slot->misses++;
 		return false;
 	}
-	if (GUARD(13, false) || entry->serial == serial)
+	if (GUARD(12, false) || entry->serial == serial)
 		slot->hits++;
 	else if (!expired(entry) && entry_visible(entry, snapshot))
 	{
@@ -391,7 +375,9 @@ cache_find(CacheSlot *slot, text *key, Datum *answer)
 	}
 	dlist_move_head(&slot->lru, &entry->lru);
 	/* a copy: the entry may go while the caller still holds the answer */
-	*answer = datumCopy(entry->answer, slot->typbyval, slot->typlen);
+	*isnull = entry->isnull;
+	if (!entry->isnull)
+		*answer = datumCopy(entry->answer, slot->typbyval, slot->typlen);
 	return true;
 }
 
@@ -432,7 +418,7 @@ register_slot(CacheSlot *slot)
 }
 
 void
-cache_enter(CacheSlot *slot, text *key, Datum answer,
+cache_enter(CacheSlot *slot, text *key, Datum answer, bool isnull,
 			const RowVersion *versions, int nversions, CacheMoment moment)
 {
 	char		keybuf[CACHE_KEY_SIZE];
@@ -449,19 +435,15 @@ cache_enter(CacheSlot *slot, text *key, Datum answer,
 	/* all that may fail or call back comes before the entry is linked */
 	for (int i = 0; i < nversions; i++)
 	{
-		/* the query that found the row holds the lock */
-		Relation	rel = relation_open(versions[i].tableoid, NoLock);
-
 		kept[i].source = source_number(versions[i].tableoid);
-		kept[i].relfilenode = rel->rd_rel->relfilenode;
 		kept[i].ctid = versions[i].ctid;
 		kept[i].xmin = versions[i].xmin;
-		relation_close(rel, NoLock);
 	}
 	if (!GUARD(7, moment.generation == generation))
 		return;
 	old = MemoryContextSwitchTo(cache_context);
-	answer = datumCopy(answer, slot->typbyval, slot->typlen);
+	if (!isnull)
+		answer = datumCopy(answer, slot->typbyval, slot->typlen);
 	MemoryContextSwitchTo(old);
 
 	entry = hash_search(slot->entries, keybuf, HASH_FIND, NULL);
@@ -474,6 +456,7 @@ cache_enter(CacheSlot *slot, text *key, Datum answer,
 	}
 	entry = hash_search(slot->entries, keybuf, HASH_ENTER, &found);
 	entry->answer = answer;
+	entry->isnull = isnull;
 	entry->serial = moment.serial;
 	entry->born = GetCurrentStatementStartTimestamp();
 	entry->nversions = nversions;

@@ -10,6 +10,16 @@
 #include "storage/itemptr.h"
 #include "utils/hsearch.h"
 
+/*
+ * Each condition that keeps an answer exact is a guard.  A test build without
+ * one of them (-DRUN_OPS_CACHE_MUTANT=n) must fail; see scripts/check-mutants.
+ */
+#ifdef RUN_OPS_CACHE_MUTANT
+#define GUARD(n, condition) (RUN_OPS_CACHE_MUTANT == (n) || (condition))
+#else
+#define GUARD(n, condition) (condition)
+#endif
+
 /* Longer keys are answered, but never cached. */
 #define CACHE_KEY_SIZE 64
 
@@ -53,10 +63,10 @@ typedef struct CacheMoment
 extern void cache_init(void);
 
 /*
- * The cached answer, copied into the current memory context; false when there
- * is none that is right in the active snapshot.
+ * The cached answer, copied into the current memory context, which may be
+ * NULL; false when there is none that is right in the active snapshot.
  */
-extern bool cache_find(CacheSlot *slot, text *key, Datum *answer);
+extern bool cache_find(CacheSlot *slot, text *key, Datum *answer, bool *isnull);
 
 /* To be taken before an answer is computed. */
 extern CacheMoment cache_moment(void);
@@ -66,7 +76,7 @@ extern CacheMoment cache_moment(void);
  * it must be a function of their contents alone, and each must have been found
  * through a unique key.  Does nothing when the answer cannot be kept.
  */
-extern void cache_enter(CacheSlot *slot, text *key, Datum answer,
+extern void cache_enter(CacheSlot *slot, text *key, Datum answer, bool isnull,
 						const RowVersion *versions, int nversions,
 						CacheMoment moment);
 

@@ -214,15 +214,18 @@ ask(Question *question, int nargs, Datum *args,
 		int			nkept = 0;
 		bool		isnull;
 		int			n = DatumGetInt64(SPI_getbinval(row, desc, 1, &isnull)) - 1;
-		Datum		answer = SPI_getbinval(row, desc, 2, &isnull);
+		Datum		answer = SPI_getbinval(row, desc, 2, &nulls[n]);
 		bool		complete = DatumGetBool(SPI_getbinval(row, desc, 3, &isnull));
-		MemoryContext spi_context = MemoryContextSwitchTo(caller);
 		Form_pg_attribute attr = TupleDescAttr(desc, 1);
 
-		answers[n] = datumCopy(answer, attr->attbyval, attr->attlen);
-		MemoryContextSwitchTo(spi_context);
-		nulls[n] = false;
-		if (!question->cached || !complete)
+		if (!nulls[n])
+		{
+			MemoryContext spi_context = MemoryContextSwitchTo(caller);
+
+			answers[n] = datumCopy(answer, attr->attbyval, attr->attlen);
+			MemoryContextSwitchTo(spi_context);
+		}
+		if (!question->cached || !GUARD(13, complete))
 			continue;
 		for (int v = 0; v < nversions; v++)
 		{
@@ -242,7 +245,7 @@ ask(Question *question, int nargs, Datum *args,
 		question->slot.typlen = attr->attlen;
 		question->slot.typbyval = attr->attbyval;
 		cache_enter(&question->slot, DatumGetTextPP(keys[n]), answers[n],
-					versions, nkept, moment);
+					nulls[n], versions, nkept, moment);
 	}
 	AtEOXact_GUC(false, guc_level);
 	SPI_finish();
@@ -267,9 +270,7 @@ answer_one(FunctionCallInfo fcinfo, Question *question)
 	Datum		answer = (Datum) 0;
 	bool		isnull = true;
 
-	if (cache_find(&question->slot, DatumGetTextPP(key), &answer))
-		PG_RETURN_DATUM(answer);
-	else
+	if (!cache_find(&question->slot, DatumGetTextPP(key), &answer, &isnull))
 	{
 		Datum		keys = text_array(&key, 1);
 
@@ -306,10 +307,8 @@ find_answers(Question *question, Answers *all)
 		CHECK_FOR_INTERRUPTS();
 		if (all->key_nulls[i])
 			continue;
-		if (cache_find(&question->slot, DatumGetTextPP(all->keys[i]),
-					   &all->answers[i]))
-			all->nulls[i] = false;
-		else
+		if (!cache_find(&question->slot, DatumGetTextPP(all->keys[i]),
+						&all->answers[i], &all->nulls[i]))
 		{
 			position[nmissing] = i;
 			missing[nmissing++] = all->keys[i];

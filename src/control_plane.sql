@@ -292,12 +292,13 @@ WHEN 'env' THEN $$
     JOIN ONLY %1$I."Project" AS p ON p.id = e."projectId"
     LEFT JOIN ONLY %1$I."RuntimeEnvironment" AS parent ON parent.id = e."parentEnvironmentId" $$
 
+-- authenticated_env is NULL for a deleted project, event_env is not
 WHEN 'authenticated_env' THEN
-  run_ops.control_plane_query('event_env', schema) || ' WHERE p."deletedAt" IS NULL'
+  replace(run_ops.control_plane_query('event_env', schema), 'CASE WHEN true', 'CASE WHEN p."deletedAt" IS NULL')
 
--- as authenticated_env, but also for deleted projects
 WHEN 'event_env' THEN $$
   SELECT k.n,
+         CASE WHEN true THEN
          ROW(e.id, e.slug, e.type::text, e."apiKey", e."organizationId", e."projectId", e."orgMemberId",
              e."parentEnvironmentId", e."branchName", e."archivedAt", e.paused, e.shortcode,
              e."maximumConcurrencyLimit", e."concurrencyLimitBurstFactor"::double precision,
@@ -312,7 +313,7 @@ WHEN 'event_env' THEN $$
              CASE WHEN m.id IS NOT NULL THEN
                ROW(m."userId", ROW(u.id, u."displayName", u.name)::run_ops.env_user)::run_ops.env_org_member END,
              CASE WHEN parent.id IS NOT NULL THEN ROW(parent.id, parent."apiKey")::run_ops.env_parent END
-            )::run_ops.authenticated_env,
+            )::run_ops.authenticated_env END,
          (e."orgMemberId" IS NULL OR u.id IS NOT NULL) AND (e."parentEnvironmentId" IS NULL OR parent.id IS NOT NULL),
          e.tableoid, e.ctid, e.xmin, p.tableoid, p.ctid, p.xmin, o.tableoid, o.ctid, o.xmin,
          m.tableoid, m.ctid, m.xmin, u.tableoid, u.ctid, u.xmin, parent.tableoid, parent.ctid, parent.xmin
