@@ -65,8 +65,15 @@ REGRESS ?= \
 	stores \
 	attach_differences \
 	read_through \
-	lazy_fdw
-ISOLATION ?=
+	lazy_fdw \
+	control_plane \
+	cache \
+	cache_epoch
+ISOLATION ?= \
+	cache_snapshots \
+	cache_definitions \
+	cache_serializable \
+	cache_epochs
 ISOLATION_OPTS = --inputdir=test/isolation
 TAP_TESTS = 1
 PROVE_TESTS ?= $(wildcard test/t/*.pl)

@@ -120,9 +120,9 @@ relation_changed(Datum arg, Oid relid)
 	}
 }
 
-/* The text of an enum's label is not of the row. */
+/* The label of an enum, the name of a schema: part of an answer, or of a query. */
 static void
-enum_changed(Datum arg, int cacheid, uint32 hashvalue)
+catalog_changed(Datum arg, int cacheid, uint32 hashvalue)
 {
 	generation++;
 }
@@ -549,6 +549,7 @@ cache_init(void)
 							&cache_ttl, 3600, 0, 86400,
 							PGC_USERSET, GUC_UNIT_S, NULL, NULL, NULL);
 	CacheRegisterRelcacheCallback(relation_changed, (Datum) 0);
-	CacheRegisterSyscacheCallback(ENUMOID, enum_changed, (Datum) 0);
+	CacheRegisterSyscacheCallback(ENUMOID, catalog_changed, (Datum) 0);
+	CacheRegisterSyscacheCallback(NAMESPACEOID, catalog_changed, (Datum) 0);
 	RegisterSubXactCallback(subxact_ended, NULL);
 }

@@ -151,6 +151,10 @@ BEGIN
   END IF;
   PERFORM run_ops.refuse_control_plane_faults(schema);
   INSERT INTO run_ops.control_plane (schema) VALUES (quote_ident(schema)::regnamespace);
+  -- the resolver's queries run as the owner of the tables and name types of this schema
+  EXECUTE format('GRANT USAGE ON SCHEMA run_ops TO %I', (
+    SELECT pg_get_userbyid(c.relowner) FROM pg_class AS c
+     WHERE c.oid = format('%I."RuntimeEnvironment"', schema)::regclass));
   FOR t IN
     SELECT c.table_name, format('%L, %L, ', c.scope, c.key_column)
              || string_agg(quote_literal(c.column_name), ', ' ORDER BY c.position) AS arguments
