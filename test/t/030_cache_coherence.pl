@@ -3,6 +3,8 @@
 # prepare, truncate, rename, vacuum; on a standby others compare as well.
 # One difference is a failure.
 #
+# After a failure a prepared transaction may be left; lock_timeout ends the rest.
+#
 # RUN_OPS_CACHE_SEED repeats a run's choices (the interleaving is the
 # machine's), RUN_OPS_CACHE_TRANSACTIONS makes it longer.
 use strict;
@@ -20,6 +22,7 @@ $primary->init(allows_streaming => 1);
 $primary->append_conf('postgresql.conf', q(
 max_prepared_transactions = 20
 deadlock_timeout = '20ms'
+lock_timeout = '10s'
 autovacuum = off
 max_standby_streaming_delay = -1
 ));
