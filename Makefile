@@ -38,7 +38,10 @@ MODULES_C = \
 	run_ops_split \
 	id_shape \
 	id_mint \
+	seam_pruning \
 	lazy_fdw \
+	split_mode \
+	mint_kind \
 	cache \
 	cache_epoch \
 	control_plane
@@ -46,12 +49,19 @@ OBJS = $(MODULES_C:%=src/%.o)
 
 # Parts of the install script, in the order of their dependencies.
 SQL_PARTS = \
+	seam_pruning \
 	id_shape \
 	id_mint \
 	lazy_fdw \
-	split_mode \
 	stores \
 	read_through \
+	read_locks \
+	store_counts \
+	split_mode \
+	distinct_database \
+	split_gates \
+	repatriate \
+	mint_kind \
 	cache \
 	cache_epoch \
 	control_plane
@@ -62,14 +72,24 @@ EXTRA_CLEAN = $(EXTENSION)--*.sql
 REGRESS ?= \
 	id_shape \
 	id_mint \
+	catalog \
 	stores \
 	attach_differences \
 	read_through \
+	seam_pruning \
+	read_locks \
+	read_fuzz \
+	store_counts \
 	lazy_fdw \
+	split_mode \
+	mint_kind \
+	mint_kind_vectors \
 	control_plane \
 	cache \
 	cache_epoch
 ISOLATION ?= \
+	lazy_fdw_recheck \
+	mint_kind_flip \
 	cache_snapshots \
 	cache_definitions \
 	cache_serializable \
@@ -82,6 +102,11 @@ PROVE_FLAGS += -I test/t
 
 PG_CFLAGS = -Wall -Wextra -Werror -Wno-unused-parameter -Wno-sign-compare \
 	-Wno-missing-field-initializers -Wno-cast-function-type
+# Debian's PostgreSQL was built by gcc, and its flags and headers show it
+ifneq ($(findstring clang,$(shell $(CC) --version 2>/dev/null)),)
+PG_CFLAGS += -Wno-unknown-warning-option -Wno-ignored-optimization-argument \
+	-Wno-ignored-attributes
+endif
 PG_CPPFLAGS = -I$(shell $(PG_CONFIG) --includedir)
 
 PG_CONFIG ?= pg_config

@@ -45,7 +45,7 @@ COMMENT ON FUNCTION run_ops.resolve_shard(text) IS
   'name of the store of the id: the shard character of a version-2 id, new, or legacy; an unclassifiable id belongs to legacy';
 
 CREATE FUNCTION run_ops.resides(id text, store text) RETURNS boolean
-  LANGUAGE c IMMUTABLE PARALLEL SAFE LEAKPROOF
+  LANGUAGE c IMMUTABLE PARALLEL SAFE LEAKPROOF SUPPORT run_ops.resides_support
   AS 'MODULE_PATHNAME', 'run_ops_resides';
 COMMENT ON FUNCTION run_ops.resides(text, text) IS
   'whether the shape of the id says that its row belongs into the store; a NULL or unclassifiable id belongs to legacy';

@@ -29,6 +29,7 @@
 #include "access/reloptions.h"
 #include "access/xact.h"
 #include "catalog/pg_attribute.h"
+#include "catalog/pg_foreign_table.h"
 #include "catalog/pg_type.h"
 #include "commands/defrem.h"
 #include "executor/executor.h"
@@ -55,6 +56,7 @@
 #include "compat.h"
 #include "id_shape.h"
 #include "lazy_fdw.h"
+#include "split_mode.h"
 
 PG_FUNCTION_INFO_V1(run_ops_fdw_handler);
 PG_FUNCTION_INFO_V1(run_ops_fdw_validator);
@@ -69,6 +71,9 @@ PG_FUNCTION_INFO_V1(run_ops_fdw_validator);
  * opened and fetched from.
  */
 #define RESCAN_STARTUP_SHARE 0.1
+
+/* Rows of a remote table of which nothing is known. */
+#define NEVER_ANALYZED_TUPLES 1000000
 
 /* postgres_fdw's callbacks; filled once by stock_routine() */
 static FdwRoutine stock;
@@ -117,39 +122,38 @@ stock_routine(void)
 /*
  * run_ops_fdw_validator(options text[], catalog oid)
  *
- * Accepts what postgres_fdw accepts, plus the column option "indexed".
+ * Accepts what postgres_fdw accepts, plus the column option "indexed" and the
+ * table option "key".
  */
 Datum
 run_ops_fdw_validator(PG_FUNCTION_ARGS)
 {
-	Datum		options = PG_GETARG_DATUM(0);
 	Oid			catalog = PG_GETARG_OID(1);
+	ArrayBuildState *others = initArrayResult(TEXTOID, CurrentMemoryContext,
+											  false);
 	PGFunction	validator;
+	ListCell   *lc;
 
-	if (catalog == AttributeRelationId)
+	foreach(lc, untransformRelOptions(PG_GETARG_DATUM(0)))
 	{
-		ArrayBuildState *others = initArrayResult(TEXTOID,
-												  CurrentMemoryContext, false);
-		ListCell   *lc;
+		DefElem    *def = lfirst_node(DefElem, lc);
 
-		foreach(lc, untransformRelOptions(options))
-		{
-			DefElem    *def = lfirst_node(DefElem, lc);
-
-			if (strcmp(def->defname, RUN_OPS_FDW_OPTION_INDEXED) == 0)
-				(void) defGetBoolean(def);
-			else
-				accumArrayResult(others,
-								 CStringGetTextDatum(psprintf("%s=%s", def->defname,
-															  defGetString(def))),
-								 false, TEXTOID, CurrentMemoryContext);
-		}
-		options = makeArrayResult(others, CurrentMemoryContext);
+		if (catalog == AttributeRelationId &&
+			strcmp(def->defname, RUN_OPS_FDW_OPTION_INDEXED) == 0)
+			(void) defGetBoolean(def);
+		else if (catalog != ForeignTableRelationId ||
+				 strcmp(def->defname, RUN_OPS_FDW_OPTION_KEY) != 0)
+			accumArrayResult(others,
+							 CStringGetTextDatum(psprintf("%s=%s", def->defname,
+														  defGetString(def))),
+							 false, TEXTOID, CurrentMemoryContext);
 	}
 
 	validator = load_external_function("$libdir/postgres_fdw",
 									   "postgres_fdw_validator", true, NULL);
-	DirectFunctionCall2(validator, options, ObjectIdGetDatum(catalog));
+	DirectFunctionCall2(validator,
+						makeArrayResult(others, CurrentMemoryContext),
+						ObjectIdGetDatum(catalog));
 	PG_RETURN_VOID();
 }
 
@@ -358,8 +362,71 @@ indexed_join_clauses(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 }
 
 /*
+ * Is the clause resides(X, store)?  Told by the C function, so that nothing
+ * depends on names in the catalog.
+ */
+static bool
+is_resides(Node *clause)
+{
+	FuncExpr   *func = (FuncExpr *) clause;
+	FmgrInfo	flinfo;
+
+	if (!IsA(clause, FuncExpr) || list_length(func->args) != 2 ||
+		!IsA(lsecond(func->args), Const) ||
+		get_func_rettype(func->funcid) != BOOLOID)
+		return false;
+	fmgr_info(func->funcid, &flinfo);
+	return flinfo.fn_addr == run_ops_resides;
+}
+
+/*
+ * From "resides(id, store)" and "id = X" follows "resides(X, store)", which
+ * can be tested before anything is asked of the remote side.  Only where
+ * equal means the same bytes, which is all that resides() looks at.
+ */
+static List *
+derive_gates(PlannerInfo *root, RelOptInfo *rel, List *scan_clauses)
+{
+	List	   *gates = NIL;
+	ListCell   *lc;
+
+	foreach(lc, scan_clauses)
+	{
+		RestrictInfo *rinfo = lfirst_node(RestrictInfo, lc);
+		FuncExpr   *resides = (FuncExpr *) rinfo->clause;
+		Var		   *id;
+		ListCell   *lc2;
+
+		if (rinfo->pseudoconstant || !is_resides((Node *) resides))
+			continue;
+		id = column_of(linitial(resides->args), rel->relid);
+		if (id == NULL)
+			continue;
+		foreach(lc2, scan_clauses)
+		{
+			OpExpr	   *op = (OpExpr *) lfirst_node(RestrictInfo, lc2)->clause;
+			Var		   *column;
+			Node	   *other;
+			FuncExpr   *gate;
+
+			if (!IsA(op, OpExpr) || op->opfuncid != F_TEXTEQ ||
+				!get_collation_isdeterministic(op->inputcollid) ||
+				!is_lookup(root, (Node *) op, rel->relid, &column, &other) ||
+				column->varattno != id->varattno ||
+				contain_volatile_functions(other) || contain_subplans(other))
+				continue;
+			gate = copyObject(resides);
+			linitial(gate->args) = copyObject(other);
+			gates = lappend(gates, gate);
+		}
+	}
+	return gates;
+}
+
+/*
  * Offers a path for each set of other relations that can give the value of an
- * indexed column: one lookup for each of their rows.
+ * indexed column: one lookup for each of their rows.  With a gate the start is
+ * free, for the reason given at discount_gated_paths().
  */
 static void
 add_lookup_paths(PlannerInfo *root, RelOptInfo *rel, Oid relid,
@@ -374,7 +441,7 @@ add_lookup_paths(PlannerInfo *root, RelOptInfo *rel, Oid relid,
 		Relids		outer;
 		ParamPathInfo *param;
 		ForeignPath *path;
-		Cost		startup = options->startup_cost * RESCAN_STARTUP_SHARE;
+		Cost		startup;
 
 		outer = bms_del_member(bms_union(rinfo->clause_relids,
 										 rel->lateral_relids), rel->relid);
@@ -385,6 +452,11 @@ add_lookup_paths(PlannerInfo *root, RelOptInfo *rel, Oid relid,
 			continue;
 		seen = lappend(seen, param);
 
+		if (derive_gates(root, rel, list_concat_copy(rel->baserestrictinfo,
+													 param->ppi_clauses)))
+			startup = 0;
+		else
+			startup = options->startup_cost * RESCAN_STARTUP_SHARE;
 		path = compat_create_foreignscan_path(root, rel, param->ppi_rows,
 											  startup,
 											  startup + lookup_run_cost(options, param->ppi_rows),
@@ -446,6 +518,48 @@ is_gated(RelOptInfo *rel)
 	return false;
 }
 
+/*
+ * What the planner should know of a remote table before postgres_fdw estimates
+ * its size.
+ *
+ * A lookup by the key finds one row, whatever the statistics say.  The planner
+ * takes that from a unique index, so it is shown one; not "immediate", so that
+ * it serves estimates only and proves nothing.
+ *
+ * A table that was never analyzed is taken for a large one: to fetch all of a
+ * large table for a few rows is the dearer mistake.
+ */
+static void
+lazyGetForeignRelSize(PlannerInfo *root, RelOptInfo *rel, Oid relid)
+{
+	ListCell   *lc;
+
+	foreach(lc, GetForeignTable(relid)->options)
+	{
+		DefElem    *def = lfirst_node(DefElem, lc);
+		AttrNumber	attno;
+
+		if (strcmp(def->defname, RUN_OPS_FDW_OPTION_KEY) == 0 &&
+			(attno = get_attnum(relid, defGetString(def))) > 0)
+		{
+			IndexOptInfo *index = makeNode(IndexOptInfo);
+
+			index->rel = rel;
+			index->ncolumns = index->nkeycolumns = 1;
+			index->indexkeys = palloc(sizeof(int));
+			index->indexkeys[0] = attno;
+			index->unique = true;
+			rel->indexlist = lappend(rel->indexlist, index);
+		}
+	}
+	if (rel->tuples < 0)
+	{
+		rel->tuples = NEVER_ANALYZED_TUPLES;
+		rel->pages = NEVER_ANALYZED_TUPLES / 10;
+	}
+	stock.GetForeignRelSize(root, rel, relid);
+}
+
 static void
 lazyGetForeignPaths(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 {
@@ -458,68 +572,6 @@ lazyGetForeignPaths(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 	/* with remote estimates postgres_fdw has offered them itself */
 	if (!options.use_remote_estimate)
 		add_lookup_paths(root, rel, relid, &options);
-}
-
-/*
- * Is the clause resides(X, store)?  Told by the C function, so that nothing
- * depends on names in the catalog.
- */
-static bool
-is_resides(Node *clause)
-{
-	FuncExpr   *func = (FuncExpr *) clause;
-	FmgrInfo	flinfo;
-
-	if (!IsA(clause, FuncExpr) || list_length(func->args) != 2 ||
-		!IsA(lsecond(func->args), Const) ||
-		get_func_rettype(func->funcid) != BOOLOID)
-		return false;
-	fmgr_info(func->funcid, &flinfo);
-	return flinfo.fn_addr == run_ops_resides;
-}
-
-/*
- * From "resides(id, store)" and "id = X" follows "resides(X, store)", which
- * can be tested before anything is asked of the remote side.  Only where
- * equal means the same bytes, which is all that resides() looks at.
- */
-static List *
-derive_gates(PlannerInfo *root, RelOptInfo *rel, List *scan_clauses)
-{
-	List	   *gates = NIL;
-	ListCell   *lc;
-
-	foreach(lc, scan_clauses)
-	{
-		RestrictInfo *rinfo = lfirst_node(RestrictInfo, lc);
-		FuncExpr   *resides = (FuncExpr *) rinfo->clause;
-		Var		   *id;
-		ListCell   *lc2;
-
-		if (rinfo->pseudoconstant || !is_resides((Node *) resides))
-			continue;
-		id = column_of(linitial(resides->args), rel->relid);
-		if (id == NULL)
-			continue;
-		foreach(lc2, scan_clauses)
-		{
-			OpExpr	   *op = (OpExpr *) lfirst_node(RestrictInfo, lc2)->clause;
-			Var		   *column;
-			Node	   *other;
-			FuncExpr   *gate;
-
-			if (!IsA(op, OpExpr) || op->opfuncid != F_TEXTEQ ||
-				!get_collation_isdeterministic(op->inputcollid) ||
-				!is_lookup(root, (Node *) op, rel->relid, &column, &other) ||
-				column->varattno != id->varattno ||
-				contain_volatile_functions(other) || contain_subplans(other))
-				continue;
-			gate = copyObject(resides);
-			linitial(gate->args) = copyObject(other);
-			gates = lappend(gates, gate);
-		}
-	}
-	return gates;
 }
 
 /*
@@ -596,6 +648,8 @@ lazyBeginForeignScan(ForeignScanState *node, int eflags)
 	if (node->ss.ps.async_capable ||
 		((ForeignScan *) node->ss.ps.plan)->fsSystemCol)
 	{
+		if (!(eflags & EXEC_FLAG_EXPLAIN_ONLY))
+			split_require_active(((ForeignScan *) node->ss.ps.plan)->fs_server);
 		node->fdwroutine = &stock;
 		stock.BeginForeignScan(node, eflags);
 		return;
@@ -618,6 +672,8 @@ begin_scan(ForeignScanState *node, LazyScan *scan)
 	MemoryContext oldcontext;
 	Oid			userid;
 	int			sec_context;
+
+	split_require_active(((ForeignScan *) node->ss.ps.plan)->fs_server);
 
 	/* rows are asked for in memory that lives for one row */
 	oldcontext = MemoryContextSwitchTo(node->ss.ps.state->es_query_cxt);
@@ -758,6 +814,39 @@ lazyEndForeignScan(ForeignScanState *node)
 		end_scan(node, scan);
 }
 
+/* Writes connect at once; what is checked is only that they may. */
+
+static void
+require_active(Relation rel)
+{
+	split_require_active(GetForeignTable(RelationGetRelid(rel))->serverid);
+}
+
+static void
+lazyBeginForeignModify(ModifyTableState *mtstate, ResultRelInfo *target,
+					   List *fdw_private, int subplan_index, int eflags)
+{
+	if (!(eflags & EXEC_FLAG_EXPLAIN_ONLY))
+		require_active(target->ri_RelationDesc);
+	stock.BeginForeignModify(mtstate, target, fdw_private, subplan_index,
+							 eflags);
+}
+
+static void
+lazyBeginForeignInsert(ModifyTableState *mtstate, ResultRelInfo *target)
+{
+	require_active(target->ri_RelationDesc);
+	stock.BeginForeignInsert(mtstate, target);
+}
+
+static void
+lazyBeginDirectModify(ForeignScanState *node, int eflags)
+{
+	if (!(eflags & EXEC_FLAG_EXPLAIN_ONLY))
+		split_require_active(((ForeignScan *) node->ss.ps.plan)->fs_server);
+	stock.BeginDirectModify(node, eflags);
+}
+
 /*
  * run_ops_fdw_handler() returns fdw_handler
  */
@@ -768,11 +857,15 @@ run_ops_fdw_handler(PG_FUNCTION_ARGS)
 
 	stock_routine();
 	*routine = stock;
+	routine->GetForeignRelSize = lazyGetForeignRelSize;
 	routine->GetForeignPaths = lazyGetForeignPaths;
 	routine->GetForeignPlan = lazyGetForeignPlan;
 	routine->BeginForeignScan = lazyBeginForeignScan;
 	routine->IterateForeignScan = lazyIterateForeignScan;
 	routine->ReScanForeignScan = lazyReScanForeignScan;
 	routine->EndForeignScan = lazyEndForeignScan;
+	routine->BeginForeignModify = lazyBeginForeignModify;
+	routine->BeginForeignInsert = lazyBeginForeignInsert;
+	routine->BeginDirectModify = lazyBeginDirectModify;
 	PG_RETURN_POINTER(routine);
 }

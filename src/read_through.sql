@@ -59,7 +59,8 @@ BEGIN
       nullif(array_to_string(seen, ' AND '), ''));
     seen := seen || format('NOT EXISTS (SELECT FROM %s AS y WHERE %s)', leaf.relation, keys);
   END LOOP;
-  RETURN array_to_string(leaves, ' UNION ALL ');
+  RETURN format('SELECT %s FROM (%s) AS u WHERE run_ops.refuse_locks(u.%I)',
+    run_ops.column_list(t.legacy, 'u.'), array_to_string(leaves, ' UNION ALL '), t.key_columns[1]);
 END $$;
 COMMENT ON FUNCTION run_ops.view_query(run_ops.routed_table, boolean) IS
   'the query of a routed table''s view with split off or on';
@@ -95,7 +96,8 @@ DECLARE
   t run_ops.routed_table;
 BEGIN
   PERFORM run_ops.lock_registry();
-  UPDATE run_ops.split_state SET enabled = split;
+  PERFORM run_ops.bind_server() WHERE split;
+  UPDATE run_ops.split_state SET enabled = split WHERE enabled <> split;
   FOR t IN SELECT * FROM run_ops.routed_table AS r ORDER BY r.view LOOP
     PERFORM run_ops.build_view(t, split);
   END LOOP;

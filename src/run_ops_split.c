@@ -15,6 +15,8 @@
 #include "cache_epoch.h"
 #include "compat.h"
 #include "run_ops_split.h"
+#include "seam_pruning.h"
+#include "split_mode.h"
 
 PG_MODULE_MAGIC;
 
@@ -23,7 +25,11 @@ extern PGDLLEXPORT void _PG_init(void);
 void
 _PG_init(void)
 {
+	seam_pruning_init();
+	split_mode_init();
+	mint_kind_init();
 	cache_init();
 	cache_epoch_init();
+
 	MarkGUCPrefixReserved("run_ops_split");
 }

@@ -11,5 +11,8 @@
  * from others; what PostgreSQL has a code for uses PostgreSQL's.
  */
 #define ERRCODE_RUN_OPS_UNCLASSIFIABLE_ID MAKE_SQLSTATE('R', 'O', '0', '0', '1')
+#define ERRCODE_RUN_OPS_SUSPENDED MAKE_SQLSTATE('R', 'O', '0', '0', '4')
+
+extern void mint_kind_init(void);
 
 #endif							/* RUN_OPS_SPLIT_H */

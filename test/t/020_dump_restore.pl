@@ -29,7 +29,7 @@ my $registry = q(
 	ORDER BY 1, 2, 3);
 my $views = q(
 	SELECT c.oid::regclass, pg_get_viewdef(c.oid), obj_description(c.oid)
-	  FROM pg_class c JOIN run_ops.routed_table r ON c.oid = r.view ORDER BY 1::text);
+	  FROM pg_class c JOIN run_ops.routed_table r ON c.oid = r.view ORDER BY c.oid::regclass::text COLLATE "C");
 
 # Dumps one database, restores it into a fresh one, and compares.
 sub same_after_restore
@@ -55,11 +55,11 @@ sub same_after_restore
 }
 
 mkdir $control_plane->backup_dir;
-same_after_restore('off');
-is($control_plane->safe_psql('off', 'SELECT count(*) FROM run_ops."TaskRun"'), '0', 'the restored view works');
-$control_plane->safe_psql('off', q(SELECT run_ops.detach_table('"Task Run"')));
+same_after_restore('split_off');
+is($control_plane->safe_psql('split_off', 'SELECT count(*) FROM run_ops."TaskRun"'), '0', 'the restored view works');
+$control_plane->safe_psql('split_off', q(SELECT run_ops.detach_table('"Task Run"')));
 
 $control_plane->safe_psql('regress_dump', 'SELECT run_ops.swap_views(true)');
-same_after_restore('on');
+same_after_restore('split_on');
 
 done_testing();

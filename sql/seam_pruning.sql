@@ -1,0 +1,173 @@
+-- Seam pruning: of the stores of a view, only those are planned that can hold
+-- the ids a query asks for.
+\set name seam_pruning
+\i test/fixtures/two_stores.sql
+SELECT run_ops.attach_store('new', 'new');
+CREATE TABLE run (id text PRIMARY KEY, env text, note text);
+CREATE TABLE step (id text PRIMARY KEY, "runId" text, note text);
+CREATE TABLE env (id text PRIMARY KEY, name text);
+SELECT 1 AS x FROM dblink('new', $$
+  CREATE TABLE run (id text PRIMARY KEY, env text, note text);
+  CREATE TABLE step (id text PRIMARY KEY, "runId" text, note text) $$) AS t (x text);
+SELECT run_ops.attach_table('run', 'shape'), run_ops.attach_table('step', 'anchor', 'runId');
+SELECT run_ops.swap_views(true);
+SET enable_bitmapscan = off;  -- shorter plans
+
+\set cuid run_cl8dq15ad30lcaohivaab68x4
+\set ksuid run_37dGaqAyHnlXVhBy5x4pckK50bA
+\set shard_a run_0123456789abcdefghijklmna2
+\set cuid2 run_cl8dq15ad30lcaohivaab68x5
+\set ksuid2 run_37dGaqAyHnlXVhBy5x4pckK50bB
+INSERT INTO run VALUES (:'cuid', 'e1', 'legacy'), (:'cuid2', 'e2', 'legacy'), ('x', 'e1', 'legacy'),
+  (:'ksuid', 'e1', 'stray');
+INSERT INTO run_ops_new.run (id, env, note) VALUES (:'ksuid', 'e1', 'new'), (:'ksuid2', 'e2', 'new'),
+  (:'cuid', 'e1', 'stray'), (:'shard_a', 'e1', 'stray');
+INSERT INTO step VALUES ('s1', :'cuid', 'legacy'), ('s2', NULL, 'legacy');
+INSERT INTO run_ops_new.step (id, "runId", note) VALUES ('s3', :'ksuid', 'new');
+INSERT INTO env VALUES ('e1', :'cuid'), ('e2', :'ksuid');
+
+-- Which scans a query executed.
+CREATE FUNCTION executed(query text) RETURNS SETOF text LANGUAGE plpgsql AS $$
+DECLARE line text;
+BEGIN
+  FOR line IN EXECUTE 'EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) ' || query LOOP
+    IF line ~ 'Scan' THEN
+      RETURN NEXT regexp_replace(line, ' \(actual.*\)', ' (executed)');
+    END IF;
+  END LOOP;
+END $$;
+
+-- A constant: one store is left, and nothing of it is filtered any more.
+EXPLAIN (COSTS OFF) SELECT * FROM run_ops.run WHERE id = :'cuid';
+EXPLAIN (COSTS OFF) SELECT * FROM run_ops.run WHERE :'ksuid' = id AND note LIKE 'n%';
+EXPLAIN (COSTS OFF) SELECT * FROM run_ops.step WHERE "runId" = :'ksuid';
+-- an id that no attached store can hold
+EXPLAIN (COSTS OFF) SELECT * FROM run_ops.run WHERE id = :'shard_a';
+-- unclassifiable and NULL ids belong to legacy; NULL equals nothing
+EXPLAIN (COSTS OFF) SELECT * FROM run_ops.run WHERE id = 'x';
+EXPLAIN (COSTS OFF) SELECT * FROM run_ops.run WHERE id = NULL::text;
+-- a cast between binary-compatible types is no obstacle
+EXPLAIN (COSTS OFF) SELECT * FROM run_ops.run WHERE id = :'ksuid'::varchar;
+
+-- Sets of ids, and conditions joined by AND and OR.
+EXPLAIN (COSTS OFF) SELECT * FROM run_ops.run WHERE id IN (:'ksuid', :'ksuid2');
+EXPLAIN (COSTS OFF) SELECT * FROM run_ops.run WHERE id = ANY (ARRAY[:'cuid', NULL, 'x']);
+EXPLAIN (COSTS OFF) SELECT * FROM run_ops.run WHERE id = ANY ('{}');
+EXPLAIN (COSTS OFF) SELECT * FROM run_ops.run
+ WHERE (id = :'ksuid' AND note = 'a') OR (id IN (:'ksuid2') AND env = 'e1');
+EXPLAIN (COSTS OFF) SELECT * FROM run_ops.run WHERE id = :'cuid' AND (id = :'cuid' OR note = 'new');
+-- ids of both stores: both are asked, and strays among these ids stay hidden
+EXPLAIN (COSTS OFF) SELECT * FROM run_ops.run WHERE id IN (:'ksuid', :'cuid');
+SELECT * FROM run_ops.run WHERE id IN (:'ksuid', :'cuid', :'shard_a') ORDER BY id;
+SELECT executed(format('SELECT * FROM run_ops.run WHERE id = %L OR id = %L', :'ksuid', :'cuid'));
+SELECT * FROM run_ops.run WHERE id = :'ksuid' OR id = :'cuid' ORDER BY id;
+-- what does not bound the ids prunes nothing
+EXPLAIN (COSTS OFF) SELECT * FROM run_ops.run WHERE id = :'ksuid' OR note = 'new';
+EXPLAIN (COSTS OFF) SELECT * FROM run_ops.run WHERE id LIKE 'run_37dGaqAy%' AND id < 'run_4' AND id <> :'cuid';
+
+-- Parameters: a custom plan sees a constant, a generic plan tests the
+-- parameter once before a store is begun.
+PREPARE by_id (text) AS SELECT note FROM run_ops.run WHERE id = $1;
+PREPARE by_ids (text[]) AS SELECT note FROM run_ops.run WHERE id = ANY ($1) ORDER BY 1;
+PREPARE by_two (text, text) AS SELECT note FROM run_ops.run WHERE id IN ($1, $2) ORDER BY 1;
+PREPARE by_varchar (varchar) AS SELECT note FROM run_ops.run WHERE id = $1;
+SET plan_cache_mode = force_custom_plan;
+EXPLAIN (COSTS OFF) EXECUTE by_id (:'ksuid');
+EXECUTE by_id (:'ksuid');
+SET plan_cache_mode = force_generic_plan;
+EXPLAIN (COSTS OFF) EXECUTE by_id (:'ksuid');
+EXECUTE by_id (:'ksuid');
+EXECUTE by_id (:'cuid');
+EXECUTE by_id (:'shard_a');
+EXECUTE by_id (NULL);
+EXPLAIN (COSTS OFF) EXECUTE by_ids (ARRAY[:'ksuid']);
+EXECUTE by_ids (ARRAY[:'ksuid', :'cuid', NULL]);
+EXECUTE by_ids (NULL);
+EXPLAIN (COSTS OFF) EXECUTE by_two (:'ksuid', :'cuid');
+EXECUTE by_two (:'ksuid', :'cuid');
+EXPLAIN (COSTS OFF) EXECUTE by_varchar (:'ksuid');
+-- the store that cannot have the id is never executed
+SELECT executed(format('EXECUTE by_id (%L)', :'cuid'));
+SELECT executed(format('EXECUTE by_id (%L)', :'ksuid'));
+SELECT executed(format('EXECUTE by_ids (ARRAY[%L])', :'cuid2'));
+
+-- PL/pgSQL variables are parameters.
+CREATE FUNCTION note_of(wanted text) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+  RETURN (SELECT r.note FROM run_ops.run AS r WHERE r.id = wanted);
+END $$;
+SELECT note_of(:'cuid'), note_of(:'ksuid');
+RESET plan_cache_mode;
+
+-- What is computed once for a query: stable functions, sub-selects.
+SET app.id = :'ksuid';
+EXPLAIN (COSTS OFF) SELECT * FROM run_ops.run WHERE id = current_setting('app.id');
+SELECT executed($$SELECT * FROM run_ops.run WHERE id = (SELECT name FROM env WHERE id = 'e1')$$);
+-- a volatile function may give another id for each row
+EXPLAIN (COSTS OFF) SELECT * FROM run_ops.run WHERE id = clock_timestamp()::text;
+
+-- The view inside other things.
+CREATE VIEW nested AS SELECT r.id, r.note, s.id AS step FROM run_ops.run AS r JOIN run_ops.step AS s ON s."runId" = r.id;
+EXPLAIN (COSTS OFF) SELECT * FROM nested WHERE id = :'ksuid';
+EXPLAIN (COSTS OFF) WITH c AS (SELECT * FROM run_ops.run) SELECT * FROM c WHERE id = :'cuid';
+SELECT executed($$SELECT e.name, r.note FROM env AS e, LATERAL
+  (SELECT * FROM run_ops.run AS r WHERE r.id = e.name ORDER BY note LIMIT 1) AS r WHERE e.id = 'e1'$$);
+SELECT e.id, r.note FROM env AS e, LATERAL
+  (SELECT * FROM run_ops.run AS r WHERE r.id = e.name ORDER BY note LIMIT 1) AS r ORDER BY e.id;
+EXPLAIN (COSTS OFF) SELECT id FROM (SELECT id FROM run_ops.run UNION ALL SELECT id FROM run_ops.step) AS u WHERE id = :'ksuid';
+EXPLAIN (COSTS OFF) SELECT e.id, r.note FROM env AS e LEFT JOIN run_ops.run AS r ON r.id = :'cuid' AND r.env = e.id;
+CREATE VIEW barrier WITH (security_barrier) AS SELECT * FROM run_ops.run WHERE note <> 'secret';
+EXPLAIN (COSTS OFF) SELECT * FROM barrier WHERE id = :'ksuid';
+SET app.env = 'e1';
+CREATE POLICY of_env ON run USING (env = current_setting('app.env'));
+ALTER TABLE run ENABLE ROW LEVEL SECURITY;
+ALTER TABLE run FORCE ROW LEVEL SECURITY;
+CREATE ROLE regress_seam_pruning;
+GRANT SELECT ON run TO regress_seam_pruning;
+GRANT SELECT ON run_ops_new.run TO regress_seam_pruning;
+GRANT USAGE ON SCHEMA run_ops, run_ops_new TO regress_seam_pruning;
+ALTER VIEW run_ops.run OWNER TO regress_seam_pruning;
+EXPLAIN (COSTS OFF) SELECT * FROM run_ops.run WHERE id = :'cuid';
+EXPLAIN (COSTS OFF) SELECT * FROM run_ops.run WHERE id = :'ksuid';
+ALTER VIEW run_ops.run OWNER TO CURRENT_USER;
+ALTER TABLE run DISABLE ROW LEVEL SECURITY;
+DROP OWNED BY regress_seam_pruning;
+DROP ROLE regress_seam_pruning;
+
+-- Equality that is not equality of bytes says nothing about the shape.
+CREATE COLLATION nocase (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+EXPLAIN (COSTS OFF) SELECT * FROM run_ops.run WHERE id COLLATE nocase = :'cuid';
+SELECT note FROM run_ops.run WHERE id COLLATE nocase = upper(:'ksuid');
+EXPLAIN (COSTS OFF) SELECT * FROM run_ops.run WHERE id COLLATE "C" = :'cuid';
+
+-- Deleting through the view meets its conditions too.
+CREATE FUNCTION forget() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN OLD; END';
+CREATE TRIGGER forget INSTEAD OF DELETE ON run_ops.step FOR EACH ROW EXECUTE FUNCTION forget();
+EXPLAIN (COSTS OFF) DELETE FROM run_ops.step WHERE "runId" = :'ksuid';
+
+-- A constraint that says what the filter asks makes the filter needless. On a
+-- foreign table it is a declaration that PostgreSQL does not check.
+ALTER TABLE run ADD CONSTRAINT at_home CHECK (run_ops.resides(id, 'legacy')) NOT VALID;
+EXPLAIN (COSTS OFF) SELECT * FROM run_ops.run WHERE env = 'e1';
+DELETE FROM run WHERE note = 'stray';
+ALTER TABLE run VALIDATE CONSTRAINT at_home;
+ALTER FOREIGN TABLE run_ops_new.run ADD CONSTRAINT at_home CHECK (run_ops.resides(id, 'new'));
+EXPLAIN (COSTS OFF) SELECT * FROM run_ops.run WHERE env = 'e1';
+
+-- Switched off, every store is asked; the answer is the same.
+SET run_ops_split.seam_pruning = off;
+EXPLAIN (COSTS OFF) SELECT * FROM run_ops.run WHERE id = :'cuid';
+SELECT note FROM run_ops.run WHERE id = :'cuid';
+RESET run_ops_split.seam_pruning;
+
+-- A prepared lookup comes to use the generic plan by itself, although the
+-- foreign tables were never analyzed: its key is known to find one row.
+SELECT ftoptions FROM pg_foreign_table WHERE ftrelid = 'run_ops_new.run'::regclass;
+DEALLOCATE ALL;
+PREPARE by_id (text) AS SELECT note FROM run_ops.run WHERE id = $1;
+\set ECHO none
+\o /dev/null
+SELECT format('EXECUTE by_id (%L)', :'cuid') FROM generate_series(1, 8) \gexec
+\o
+\set ECHO all
+SELECT generic_plans > 0 AS generic FROM pg_prepared_statements WHERE name = 'by_id';

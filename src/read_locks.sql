@@ -1,0 +1,44 @@
+
+-- read_locks: row locks through a view over several stores, where FOR UPDATE
+-- is refused because it would lock nothing.
+
+CREATE FUNCTION run_ops.lock_row(view regclass, id text, mode text DEFAULT 'update') RETURNS boolean
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_variable
+DECLARE
+  t    run_ops.routed_table := run_ops.routed(view);
+  copy record;
+  hit  boolean;
+BEGIN
+  IF mode IS NULL OR mode NOT IN ('update', 'no key update', 'share', 'key share') THEN
+    RAISE EXCEPTION 'invalid lock mode %', coalesce(quote_literal(mode), 'NULL')
+      USING ERRCODE = 'invalid_parameter_value',
+            DETAIL = 'Modes are update, no key update, share and key share; a store cannot be asked for NOWAIT or SKIP LOCKED.',
+            HINT = 'Set lock_timeout here and in the store to bound the wait.';
+  ELSIF cardinality(t.key_columns) > 1 THEN
+    RAISE EXCEPTION 'rows of % are not identified by one id', t.view
+      USING ERRCODE = 'wrong_object_type',
+            DETAIL = format('Its key is (%s).', array_to_string(t.key_columns, ', '));
+  END IF;
+  -- the stores that can show the row, in the order in which the view does
+  FOR copy IN
+    SELECT c.store, c.relation FROM run_ops.copies(t) AS c
+     WHERE CASE WHEN NOT run_ops.split_enabled() THEN c.store = 'legacy'
+                WHEN t.routing = 'shape' THEN run_ops.resides(id, c.store)
+                ELSE true END
+     ORDER BY c.precedence, c.store
+  LOOP
+    EXECUTE format('SELECT true FROM %s AS x WHERE x.%I = $1%s FOR %s', copy.relation, t.key_columns[1],
+        CASE WHEN t.routing = 'anchor' AND run_ops.split_enabled()
+             THEN format(' AND run_ops.resides(x.%I, %L)', t.route_column, copy.store) END,
+        mode)
+      INTO hit USING id;
+    IF hit THEN
+      RETURN true;
+    END IF;
+  END LOOP;
+  RETURN false;
+END $$;
+COMMENT ON FUNCTION run_ops.lock_row(regclass, text, text) IS
+  'locks the row of a routed table in its store until the end of the transaction, as FOR UPDATE does (or no key update, share, key share; a foreign store knows update and share only and takes the stronger); false when there is no such row; needs UPDATE on the table of the store, and fails with 40001 when the row changed there after this transaction first read from that store';
