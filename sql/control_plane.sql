@@ -62,7 +62,7 @@ SELECT (e).id = :'env' AS found FROM run_ops.resolve_authenticated_env(:'env') A
 
 -- While split is off, a foreign key is what asserts.
 SELECT run_ops.assert_env_exists('no such');
-UPDATE run_ops.split_state SET enabled = true;
+UPDATE run_ops.split_state SET enabled = true, identities = ARRAY[run_ops.server_identity()];
 SELECT run_ops.assert_env_exists('no such');
 SELECT run_ops.assert_env_exists(NULL);
 SELECT run_ops.assert_envs_exist(ARRAY[:'env', 'no such', 'nor this']);
