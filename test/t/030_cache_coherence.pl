@@ -22,7 +22,7 @@ $primary->init(allows_streaming => 1);
 $primary->append_conf('postgresql.conf', q(
 max_prepared_transactions = 20
 deadlock_timeout = '20ms'
-lock_timeout = '10s'
+lock_timeout = '60s'
 autovacuum = off
 max_standby_streaming_delay = -1
 ));
