@@ -36,4 +36,11 @@
 							NIL, outer, NULL, NIL, NIL)
 #endif
 
+/* the number of the transaction this backend is in; needs storage/proc.h */
+#if PG_VERSION_NUM < 170000
+#define compat_local_transaction_id() (MyProc->lxid)
+#else
+#define compat_local_transaction_id() (MyProc->vxid.lxid)
+#endif
+
 #endif							/* RUN_OPS_COMPAT_H */

@@ -11,6 +11,8 @@
 #include "fmgr.h"
 #include "utils/guc.h"
 
+#include "cache.h"
+#include "cache_epoch.h"
 #include "compat.h"
 #include "run_ops_split.h"
 #include "seam_pruning.h"
@@ -26,6 +28,8 @@ _PG_init(void)
 	seam_pruning_init();
 	split_mode_init();
 	mint_kind_init();
+	cache_init();
+	cache_epoch_init();
 
 	MarkGUCPrefixReserved("run_ops_split");
 }
