@@ -39,7 +39,9 @@ MODULES_C = \
 	id_shape \
 	id_mint \
 	seam_pruning \
-	lazy_fdw
+	lazy_fdw \
+	write_routing \
+	cross_store_writes
 OBJS = $(MODULES_C:%=src/%.o)
 
 # Parts of the install script, in the order of their dependencies.
@@ -51,7 +53,11 @@ SQL_PARTS = \
 	split_mode \
 	stores \
 	read_through \
-	read_locks
+	read_locks \
+	write_routing \
+	cross_store_writes \
+	cross_seam_guard \
+	cleanup
 
 DATA = $(EXTENSION)--$(EXTVERSION).sql
 EXTRA_CLEAN = $(EXTENSION)--*.sql
@@ -65,7 +71,8 @@ REGRESS ?= \
 	seam_pruning \
 	read_locks \
 	read_fuzz \
-	lazy_fdw
+	lazy_fdw \
+	write_routing
 ISOLATION ?=
 ISOLATION_OPTS = --inputdir=test/isolation
 TAP_TESTS = 1

@@ -32,4 +32,18 @@
 							NIL, outer, NULL, NIL, NIL)
 #endif
 
+/* ALTER TABLE ... ENABLE ALWAYS TRIGGER ALL */
+#if PG_VERSION_NUM < 160000
+#define compat_fire_triggers_always(rel, lockmode) \
+	EnableDisableTrigger(rel, NULL, TRIGGER_FIRES_ALWAYS, false, lockmode)
+#define compat_relation_ownercheck(relid, roleid) \
+	pg_class_ownercheck(relid, roleid)
+#else
+#define compat_fire_triggers_always(rel, lockmode) \
+	EnableDisableTrigger(rel, NULL, InvalidOid, TRIGGER_FIRES_ALWAYS, false, \
+						 false, lockmode)
+#define compat_relation_ownercheck(relid, roleid) \
+	object_ownercheck(RelationRelationId, relid, roleid)
+#endif
+
 #endif							/* RUN_OPS_COMPAT_H */

@@ -233,8 +233,8 @@ residency(FunctionCallInfo fcinfo, IdKind kind)
 					  lengthof(labels));
 }
 
-static pg_noinline void
-report_unclassifiable(text *id)
+pg_noinline void
+id_report_unclassifiable(text *id)
 {
 	const char *value = VARDATA_ANY(id);
 	int			len = VARSIZE_ANY_EXHDR(id);
@@ -267,7 +267,7 @@ run_ops_owner_engine(PG_FUNCTION_ARGS)
 	IdShape		shape = id_shape_datum(PG_GETARG_DATUM(0));
 
 	if (shape.kind == ID_KIND_NONE)
-		report_unclassifiable(PG_GETARG_TEXT_PP(0));
+		id_report_unclassifiable(PG_GETARG_TEXT_PP(0));
 	return residency(fcinfo, shape.kind);
 }
 

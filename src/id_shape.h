@@ -59,6 +59,9 @@ extern IdShape id_shape_datum(Datum id);
 /* Does this store's name say it can hold the id?  Total. */
 extern bool id_resides(IdShape shape, const char *store, int store_len);
 
+/* ERROR: nothing tells the residency of this id. */
+extern void id_report_unclassifiable(text *id);
+
 /* resides(id text, store text), to recognise a call of it in a plan */
 extern PGDLLEXPORT Datum run_ops_resides(PG_FUNCTION_ARGS);
 

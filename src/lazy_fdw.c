@@ -53,6 +53,7 @@
 #include "utils/tuplestore.h"
 
 #include "compat.h"
+#include "cross_store_writes.h"
 #include "id_shape.h"
 #include "lazy_fdw.h"
 
@@ -774,5 +775,6 @@ run_ops_fdw_handler(PG_FUNCTION_ARGS)
 	routine->IterateForeignScan = lazyIterateForeignScan;
 	routine->ReScanForeignScan = lazyReScanForeignScan;
 	routine->EndForeignScan = lazyEndForeignScan;
+	watch_foreign_writes(routine);
 	PG_RETURN_POINTER(routine);
 }

@@ -12,8 +12,10 @@
 #include "utils/guc.h"
 
 #include "compat.h"
+#include "cross_store_writes.h"
 #include "run_ops_split.h"
 #include "seam_pruning.h"
+#include "write_routing.h"
 
 PG_MODULE_MAGIC;
 
@@ -23,6 +25,8 @@ void
 _PG_init(void)
 {
 	seam_pruning_init();
+	write_routing_init();
+	cross_store_writes_init();
 
 	MarkGUCPrefixReserved("run_ops_split");
 }

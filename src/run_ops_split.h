@@ -12,4 +12,8 @@
  */
 #define ERRCODE_RUN_OPS_UNCLASSIFIABLE_ID MAKE_SQLSTATE('R', 'O', '0', '0', '1')
 
+#define ERRCODE_RUN_OPS_CROSSES_SEAM MAKE_SQLSTATE('R', 'O', '0', '1', '0')
+#define ERRCODE_RUN_OPS_STRAY MAKE_SQLSTATE('R', 'O', '0', '1', '1')
+#define ERRCODE_RUN_OPS_CROSS_STORE_WRITES MAKE_SQLSTATE('R', 'O', '0', '1', '2')
+
 #endif							/* RUN_OPS_SPLIT_H */
