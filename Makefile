@@ -41,7 +41,8 @@ MODULES_C = \
 	seam_pruning \
 	lazy_fdw \
 	write_routing \
-	cross_store_writes
+	cross_store_writes \
+	mint_kind
 OBJS = $(MODULES_C:%=src/%.o)
 
 # Parts of the install script, in the order of their dependencies.
@@ -57,7 +58,8 @@ SQL_PARTS = \
 	write_routing \
 	cross_store_writes \
 	cross_seam_guard \
-	cleanup
+	cleanup \
+	mint_kind
 
 DATA = $(EXTENSION)--$(EXTVERSION).sql
 EXTRA_CLEAN = $(EXTENSION)--*.sql
@@ -65,6 +67,7 @@ EXTRA_CLEAN = $(EXTENSION)--*.sql
 REGRESS ?= \
 	id_shape \
 	id_mint \
+	catalog \
 	stores \
 	attach_differences \
 	read_through \
@@ -72,8 +75,12 @@ REGRESS ?= \
 	read_locks \
 	read_fuzz \
 	lazy_fdw \
-	write_routing
-ISOLATION ?=
+	write_routing \
+	mint_kind \
+	mint_kind_vectors
+ISOLATION ?= \
+	lazy_fdw_recheck \
+	mint_kind_flip
 ISOLATION_OPTS = --inputdir=test/isolation
 TAP_TESTS = 1
 PROVE_TESTS ?= $(wildcard test/t/*.pl)
@@ -82,6 +89,11 @@ PROVE_FLAGS += -I test/t
 
 PG_CFLAGS = -Wall -Wextra -Werror -Wno-unused-parameter -Wno-sign-compare \
 	-Wno-missing-field-initializers -Wno-cast-function-type
+# Debian's PostgreSQL was built by gcc, and its flags and headers show it
+ifneq ($(findstring clang,$(shell $(CC) --version 2>/dev/null)),)
+PG_CFLAGS += -Wno-unknown-warning-option -Wno-ignored-optimization-argument \
+	-Wno-ignored-attributes
+endif
 PG_CPPFLAGS = -I$(shell $(PG_CONFIG) --includedir)
 
 PG_CONFIG ?= pg_config

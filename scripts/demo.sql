@@ -42,7 +42,7 @@ INSERT INTO run_ops_new."TaskRun" (:columns) SELECT :columns FROM template;
 \set ECHO queries
 SELECT run_ops.locate('run_ops."TaskRun"', :'old_id') AS old_id_is_in,
        run_ops.locate('run_ops."TaskRun"', :'new_id') AS new_id_is_in;
--- the two newest runs of all, joined to the control plane
+\echo '-- the two newest runs of all, joined to the control plane'
 SELECT r.id, run_ops.owner_engine(r.id), e.slug AS environment, o.slug AS organization
   FROM run_ops."TaskRun" AS r
   JOIN "RuntimeEnvironment" AS e ON e.id = r."runtimeEnvironmentId"
@@ -53,9 +53,9 @@ SELECT r.id, run_ops.owner_engine(r.id), e.slug AS environment, o.slug AS organi
 \echo
 EXPLAIN (COSTS OFF) SELECT status FROM run_ops."TaskRun" WHERE id = :'old_id';
 EXPLAIN (COSTS OFF, VERBOSE) SELECT status FROM run_ops."TaskRun" WHERE id = :'new_id';
--- both kinds of id, or none: both stores
+\echo '-- ids of both kinds: each store is asked once'
 EXPLAIN (COSTS OFF) SELECT status FROM run_ops."TaskRun" WHERE id IN (:'old_id', :'new_id');
--- with a parameter, the plan decides at each execution
+\echo '-- a generic plan decides at each execution'
 SET plan_cache_mode = force_generic_plan;
 PREPARE run (text) AS SELECT status FROM run_ops."TaskRun" WHERE id = $1;
 EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) EXECUTE run (:'old_id');
@@ -64,7 +64,7 @@ EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) EXECUTE run (:'old_id');
 \echo
 SELECT run_ops.install_mint_flip_triggers('public');
 SET run_ops_split.mint_enabled = on;
--- in production the previous kind stays in force for 90 seconds; not here
+\echo '-- the previous kind stays in force for 90 seconds, so that all writers cross at once; not here'
 SET run_ops_split.mint_flip_grace = 0;
 SELECT e.id AS environment, e."organizationId" AS organization
   FROM "RuntimeEnvironment" AS e JOIN "Organization" AS o ON o.id = e."organizationId"
@@ -74,7 +74,7 @@ UPDATE "Organization" SET "featureFlags" = '{"runOpsMintKind": "ksuid"}' WHERE i
 SELECT "featureFlags" FROM "Organization" WHERE id = :'organization';
 SELECT run_ops.resolve_mint_kind(:'environment');
 SELECT friendly_id, run_ops.owner_engine(id) FROM run_ops.mint_run_id(:'environment');
--- a child goes where its parent is, whatever the flag says
+\echo '-- a child goes where its parent is, whatever the flag says'
 SELECT friendly_id, run_ops.owner_engine(id) FROM run_ops.mint_run_id(:'environment', :'old_id');
 
 \echo '== 8. The way back: the views are the plain tables again, nothing was moved.'

@@ -7,6 +7,7 @@
 \i test/fixtures/two_stores.sql
 \set ECHO none
 SET client_min_messages = warning;
+SET jit = off;  -- a switched-off kind of path looks costly enough for it
 SELECT random() AS seed \gset
 
 \set shard_db :store_db _a
@@ -88,19 +89,19 @@ BEGIN
       condition(t, split_part(k, '.', 2), depth - 1), condition(t, split_part(k, '.', 2), depth - 1));
   END IF;
   RETURN replace(replace(pick(
-    'K = $1', '$2 = K', 'K = $1', 'K = ANY ($3)', 'K = ANY ($3)', 'K IN ($1, $2)', 'K = $2::varchar',
-    'K = ' || quote_nullable(any_id()), 'K = ANY (' || quote_nullable(any_ids()::text) || ')',
-    'K IN (' || quote_nullable(any_id()) || ', ' || quote_nullable(any_id()) || ', $1)',
-    'K = coalesce($2, $1)', 'K = current_setting(''app.id'')', 'K = ANY ($3::varchar[])',
-    'K = (SELECT e.run_id FROM env AS e WHERE e.id = ''' || pick('e1', 'e2', 'e3', 'e99') || ''')',
-    'K = ANY (ARRAY(SELECT e.run_id FROM env AS e WHERE e.id < ''e3''))',
-    'K IN (SELECT e.run_id FROM env AS e)', 'K NOT IN (SELECT e.run_id FROM env AS e WHERE e.run_id IS NOT NULL)',
-    'EXISTS (SELECT FROM env AS e WHERE e.run_id = K)', 'K = ALL ($3)', 'K <> $1', 'K < $1', 'K LIKE ''run_c%''',
-    'K IS NULL', 'K IS NOT DISTINCT FROM $1', 'K COLLATE "C" = $1', 'K COLLATE nocase = upper($1)', 'K = T.note',
-    'K = lower(T.note || $1)', 'T.note = ''a''', 'T.n < 5', 'T.n = 3', 'T.note = ''stray'''), 'K', k), 'T', t);
+    '{k} = $1', '$2 = {k}', '{k} = $1', '{k} = ANY ($3)', '{k} = ANY ($3)', '{k} IN ($1, $2)', '{k} = $2::varchar',
+    '{k} = ' || quote_nullable(any_id()), '{k} = ANY (' || quote_nullable(any_ids()::text) || ')',
+    '{k} IN (' || quote_nullable(any_id()) || ', ' || quote_nullable(any_id()) || ', $1)',
+    '{k} = coalesce($2, $1)', '{k} = current_setting(''app.id'')', '{k} = ANY ($3::varchar[])',
+    '{k} = (SELECT e.run_id FROM env AS e WHERE e.id = ''' || pick('e1', 'e2', 'e3', 'e99') || ''')',
+    '{k} = ANY (ARRAY(SELECT e.run_id FROM env AS e WHERE e.id < ''e3''))',
+    '{k} IN (SELECT e.run_id FROM env AS e)', '{k} NOT IN (SELECT e.run_id FROM env AS e WHERE e.run_id IS NOT NULL)',
+    'EXISTS (SELECT FROM env AS e WHERE e.run_id = {k})', '{k} = ALL ($3)', '{k} <> $1', '{k} < $1', '{k} LIKE ''run_c%''',
+    '{k} IS NULL', '{k} IS NOT DISTINCT FROM $1', '{k} COLLATE "C" = $1', '{k} COLLATE nocase = upper($1)', '{k} = {t}.note',
+    '{k} = lower({t}.note || $1)', '{t}.note = ''a''', '{t}.n < 5', '{t}.n = 3', '{t}.note = ''stray'''), '{k}', k), '{t}', t);
 END $$;
 
--- A query over RUN and STEP, and whether its rows come in an order.
+-- A query over {run} and {step}, and whether its rows come in an order.
 CREATE FUNCTION random_query(OUT query text, OUT ordered boolean) LANGUAGE plpgsql AS $$
 DECLARE
   r text := condition('r', 'id', 2);
@@ -109,21 +110,21 @@ DECLARE
 BEGIN
   ordered := false;
   CASE floor(random() * 16)::int
-    WHEN 0, 1 THEN query := 'SELECT r.* FROM RUN AS r WHERE ' || r;
-    WHEN 2 THEN query := 'SELECT s.* FROM STEP AS s WHERE ' || s;
-    WHEN 3 THEN query := 'SELECT r.* FROM RUN AS r WHERE ' || r || page; ordered := true;
-    WHEN 4 THEN query := 'SELECT r.id, r.n FROM RUN AS r WHERE r.env = ' || pick('''e1''', '''e2''', '$1') || page; ordered := true;
-    WHEN 5 THEN query := 'SELECT r.env, count(*), sum(r.n), min(r.note), max(r.created) FROM RUN AS r WHERE ' || r || ' GROUP BY r.env';
-    WHEN 6 THEN query := 'SELECT DISTINCT r.note, r.env FROM RUN AS r WHERE ' || r;
-    WHEN 7 THEN query := 'SELECT r.id, s.id FROM RUN AS r ' || pick('', 'LEFT ', 'RIGHT ', 'FULL ') || 'JOIN STEP AS s ON s."runId" = r.id WHERE ' || pick(r, s, r || ' AND ' || s);
-    WHEN 8 THEN query := 'SELECT e.id, r.id, r.note FROM env AS e ' || pick('', 'LEFT ') || 'JOIN RUN AS r ON r.id = e.run_id AND ' || r;
-    WHEN 9 THEN query := 'SELECT e.id, r.id FROM env AS e JOIN RUN AS r ON r.env = e.id WHERE ' || r || page; ordered := true;
-    WHEN 10 THEN query := 'SELECT e.id, l.id FROM env AS e, LATERAL (SELECT r.id FROM RUN AS r WHERE r.id = e.run_id OR ' || r || page || ') AS l';
-    WHEN 11 THEN query := 'SELECT r.id FROM RUN AS r WHERE ' || r || pick(' UNION ALL ', ' UNION ', ' EXCEPT ', ' INTERSECT ') || 'SELECT s."runId" FROM STEP AS s WHERE ' || s;
-    WHEN 12 THEN query := 'WITH c AS ' || pick('', 'MATERIALIZED ') || '(SELECT r.* FROM RUN AS r) SELECT r.id, p.id FROM c AS r JOIN RUN AS p ON p.id = r.parent WHERE ' || r;
-    WHEN 13 THEN query := 'SELECT r.id FROM RUN AS r WHERE ' || pick('', 'NOT ') || 'EXISTS (SELECT FROM STEP AS s WHERE s."runId" = r.id AND ' || s || ')';
-    WHEN 14 THEN query := 'SELECT e.id, (SELECT r.note FROM RUN AS r WHERE r.id = e.run_id), (SELECT count(*) FROM STEP AS s WHERE s."runId" = e.run_id OR ' || s || ') FROM env AS e';
-    WHEN 15 THEN query := 'SELECT * FROM (SELECT r.id, r.note, rank() OVER (ORDER BY r.n) FROM RUN AS r UNION ALL SELECT s."runId", s.note, 0 FROM STEP AS s) AS r WHERE '
+    WHEN 0, 1 THEN query := 'SELECT r.* FROM {run} AS r WHERE ' || r;
+    WHEN 2 THEN query := 'SELECT s.* FROM {step} AS s WHERE ' || s;
+    WHEN 3 THEN query := 'SELECT r.* FROM {run} AS r WHERE ' || r || page; ordered := true;
+    WHEN 4 THEN query := 'SELECT r.id, r.n FROM {run} AS r WHERE r.env = ' || pick('''e1''', '''e2''', '$1') || page; ordered := true;
+    WHEN 5 THEN query := 'SELECT r.env, count(*), sum(r.n), min(r.note), max(r.created) FROM {run} AS r WHERE ' || r || ' GROUP BY r.env';
+    WHEN 6 THEN query := 'SELECT DISTINCT r.note, r.env FROM {run} AS r WHERE ' || r;
+    WHEN 7 THEN query := 'SELECT r.id, s.id FROM {run} AS r ' || pick('', 'LEFT ', 'RIGHT ', 'FULL ') || 'JOIN {step} AS s ON s."runId" = r.id WHERE ' || pick(r, s, r || ' AND ' || s);
+    WHEN 8 THEN query := 'SELECT e.id, r.id, r.note FROM env AS e ' || pick('', 'LEFT ') || 'JOIN {run} AS r ON r.id = e.run_id AND ' || r;
+    WHEN 9 THEN query := 'SELECT e.id, r.id FROM env AS e JOIN {run} AS r ON r.env = e.id WHERE ' || r || page; ordered := true;
+    WHEN 10 THEN query := 'SELECT e.id, l.id FROM env AS e, LATERAL (SELECT r.id FROM {run} AS r WHERE r.id = e.run_id OR ' || r || page || ') AS l';
+    WHEN 11 THEN query := 'SELECT r.id FROM {run} AS r WHERE ' || r || pick(' UNION ALL ', ' UNION ', ' EXCEPT ', ' INTERSECT ') || 'SELECT s."runId" FROM {step} AS s WHERE ' || s;
+    WHEN 12 THEN query := 'WITH c AS ' || pick('', 'MATERIALIZED ') || '(SELECT r.* FROM {run} AS r) SELECT r.id, p.id FROM c AS r JOIN {run} AS p ON p.id = r.parent WHERE ' || r;
+    WHEN 13 THEN query := 'SELECT r.id FROM {run} AS r WHERE ' || pick('', 'NOT ') || 'EXISTS (SELECT FROM {step} AS s WHERE s."runId" = r.id AND ' || s || ')';
+    WHEN 14 THEN query := 'SELECT e.id, (SELECT r.note FROM {run} AS r WHERE r.id = e.run_id), (SELECT count(*) FROM {step} AS s WHERE s."runId" = e.run_id OR ' || s || ') FROM env AS e';
+    WHEN 15 THEN query := 'SELECT * FROM (SELECT r.id, r.note, rank() OVER (ORDER BY r.n) FROM {run} AS r UNION ALL SELECT s."runId", s.note, 0 FROM {step} AS s) AS r WHERE '
       || pick('r.id = $1', 'r.id = ANY ($3)', 'r.id = $1 OR r.id = $2');
   END CASE;
 END $$;
@@ -138,8 +139,8 @@ BEGIN
     q := random_query();
     digest := CASE WHEN q.ordered THEN 'SELECT count(*) || md5(string_agg(q::text, ''|'')) FROM (%s) AS q'
                    ELSE 'SELECT count(*) || md5(string_agg(q::text, ''|'' ORDER BY q::text COLLATE "C")) FROM (%s) AS q' END;
-    over_views := format(digest, replace(replace(q.query, 'RUN', 'run_ops.run'), 'STEP', 'run_ops.step'));
-    over_whole := format(digest, replace(replace(q.query, 'RUN', 'whole_run'), 'STEP', 'whole_step'));
+    over_views := format(digest, replace(replace(q.query, '{run}', 'run_ops.run'), '{step}', 'run_ops.step'));
+    over_whole := format(digest, replace(replace(q.query, '{run}', 'whole_run'), '{step}', 'whole_step'));
     FOREACH setting IN ARRAY '{hashjoin,mergejoin,nestloop,indexscan,bitmapscan,seqscan,material,memoize}'::text[] LOOP
       PERFORM set_config('enable_' || setting, CASE WHEN random() < 0.8 THEN 'on' ELSE 'off' END, true);
     END LOOP;

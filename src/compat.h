@@ -6,6 +6,10 @@
 #ifndef RUN_OPS_COMPAT_H
 #define RUN_OPS_COMPAT_H
 
+#if PG_VERSION_NUM >= 160000
+#include "varatt.h"
+#endif
+
 #if PG_VERSION_NUM < 150000
 #define MarkGUCPrefixReserved(prefix) EmitWarningsOnPlaceholders(prefix)
 #endif

@@ -7,8 +7,6 @@
 
 #include "foreign/fdwapi.h"
 
-extern void cross_store_writes_init(void);
-
 /*
  * The current (sub)transaction has written to this foreign table.  To be
  * called after the write: by then its wrapper has a connection.

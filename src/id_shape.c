@@ -28,6 +28,7 @@
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 
+#include "compat.h"
 #include "id_shape.h"
 #include "run_ops_split.h"
 
@@ -47,8 +48,10 @@ PG_FUNCTION_INFO_V1(run_ops_classify_kind);
 PG_FUNCTION_INFO_V1(run_ops_resolve_shard);
 PG_FUNCTION_INFO_V1(run_ops_resides);
 
-int
-id_body_offset(const char *id, int len)
+const char *const id_kind_names[] = {NULL, "cuid", "ksuid", "runOpsId"};
+
+static inline int
+body_offset(const char *id, int len)
 {
 	const char *sep = memchr(id, '_', len);
 
@@ -56,20 +59,53 @@ id_body_offset(const char *id, int len)
 	return sep ? (int) (sep - id) + 1 : 0;
 }
 
+int
+id_body_offset(const char *id, int len)
+{
+	return body_offset(id, len);
+}
+
+/*
+ * Bytes are looked at eight at a time, in words whose byte order does not
+ * matter.
+ */
+#define EACH_BYTE(b) (UINT64CONST(0x0101010101010101) * (b))
+
+static inline uint64
+load_word(const char *s)
+{
+	uint64		word;
+
+	memcpy(&word, s, sizeof(word));
+	return word;
+}
+
 /* Is every byte ASCII?  Needs at least 8 bytes. */
 static inline bool
 all_ascii(const char *s, int len)
 {
-	uint64		seen = 0;
-	uint64		word;
+	uint64		seen = load_word(s + len - 8);
 
 	for (int i = 0; i + 8 <= len; i += 8)
-	{
-		memcpy(&word, s + i, 8);
-		seen |= word;
-	}
-	memcpy(&word, s + len - 8, 8);
-	return ((seen | word) & UINT64CONST(0x8080808080808080)) == 0;
+		seen |= load_word(s + i);
+	return (seen & EACH_BYTE(0x80)) == 0;
+}
+
+/* The high bit of each byte that is c or more; all bytes and c are ASCII. */
+static inline uint64
+at_least(uint64 word, unsigned char c)
+{
+	return word + EACH_BYTE(0x80 - c);
+}
+
+/* Is every one of 8 ASCII bytes in [0-9a-v]? */
+static inline bool
+all_base32hex(uint64 word)
+{
+	uint64		digit = at_least(word, '0') & ~at_least(word, '9' + 1);
+	uint64		letter = at_least(word, 'a') & ~at_least(word, 'v' + 1);
+
+	return ((digit | letter) & EACH_BYTE(0x80)) == EACH_BYTE(0x80);
 }
 
 /*
@@ -88,8 +124,8 @@ count_characters(const char *s, int len)
 	return n;
 }
 
-/* 24 characters of [0-9a-v], a region or shard, a version: 26 bytes. */
-static IdShape
+/* 24 characters of [0-9a-v], a region or shard, a version: 26 ASCII bytes. */
+static inline IdShape
 run_ops_id_shape(const char *body)
 {
 	IdShape		shape = {ID_KIND_NONE, '\0'};
@@ -98,11 +134,9 @@ run_ops_id_shape(const char *body)
 
 	if ((version != '1' && version != '2') || !id_is_shard_char(place))
 		return shape;
-	for (int i = 0; i < RUN_OPS_CORE_LENGTH; i++)
+	for (int i = 0; i < RUN_OPS_CORE_LENGTH; i += 8)
 	{
-		unsigned char c = body[i];
-
-		if (!((c >= '0' && c <= '9') || (c >= 'a' && c <= 'v')))
+		if (!all_base32hex(load_word(body + i)))
 			return shape;
 	}
 	shape.kind = ID_KIND_RUN_OPS;
@@ -111,28 +145,37 @@ run_ops_id_shape(const char *body)
 	return shape;
 }
 
-IdShape
-id_shape(const char *id, int len)
+/* Inlined into each function: they are called for every row. */
+static pg_attribute_always_inline IdShape
+classify(const char *id, int len)
 {
 	IdShape		shape = {ID_KIND_NONE, '\0'};
-	int			start = id_body_offset(id, len);
+	int			start = body_offset(id, len);
 	const char *body = id + start;
 	int			nbytes = len - start;
 	int			nchars = nbytes;
+	bool		ascii;
 
 	/* at least one byte a character: what is too short stays too short */
 	if (nbytes < CUID_LENGTH || nbytes > MAX_BODY_BYTES)
 		return shape;
-	if (!all_ascii(body, nbytes))
+	ascii = all_ascii(body, nbytes);
+	if (!ascii)
 		nchars = count_characters(body, nbytes);
 
 	if (nchars == CUID_LENGTH)
 		shape.kind = ID_KIND_CUID;
 	else if (nchars == KSUID_LENGTH)
 		shape.kind = ID_KIND_KSUID;
-	else if (nchars == RUN_OPS_ID_LENGTH && nbytes == RUN_OPS_ID_LENGTH)
-		return run_ops_id_shape(body);
+	else if (nchars == RUN_OPS_ID_LENGTH && ascii)
+		shape = run_ops_id_shape(body);
 	return shape;
+}
+
+IdShape
+id_shape(const char *id, int len)
+{
+	return classify(id, len);
 }
 
 /*
@@ -165,14 +208,20 @@ toasted_id_shape(Datum id)
 	return shape;
 }
 
-IdShape
-id_shape_datum(Datum id)
+static pg_attribute_always_inline IdShape
+classify_datum(Datum id)
 {
 	struct varlena *value = (struct varlena *) DatumGetPointer(id);
 
-	if (VARATT_IS_COMPRESSED(value) || VARATT_IS_EXTERNAL(value))
+	if (unlikely(VARATT_IS_COMPRESSED(value) || VARATT_IS_EXTERNAL(value)))
 		return toasted_id_shape(id);
-	return id_shape(VARDATA_ANY(value), VARSIZE_ANY_EXHDR(value));
+	return classify(VARDATA_ANY(value), VARSIZE_ANY_EXHDR(value));
+}
+
+IdShape
+id_shape_datum(Datum id)
+{
+	return classify_datum(id);
 }
 
 /* Is the id NEW?  What is unclassifiable is where everything was: LEGACY. */
@@ -233,6 +282,14 @@ residency(FunctionCallInfo fcinfo, IdKind kind)
 					  lengthof(labels));
 }
 
+Datum
+id_kind_datum(FunctionCallInfo fcinfo, IdKind kind)
+{
+	return enum_label(fcinfo, kind - ID_KIND_CUID,
+					  &id_kind_names[ID_KIND_CUID],
+					  ID_KIND_RUN_OPS - ID_KIND_CUID + 1);
+}
+
 pg_noinline void
 id_report_unclassifiable(text *id)
 {
@@ -245,7 +302,7 @@ id_report_unclassifiable(text *id)
 			(errcode(ERRCODE_RUN_OPS_UNCLASSIFIABLE_ID),
 			 errmsg("cannot tell the residency of id \"%.*s%s\"",
 					shown, value, shown < len ? "..." : ""),
-			 errdetail("The id has %d characters, %d of them after the prefix.",
+			 errdetail("The id has %d characters, %d after the prefix.",
 					   count_characters(value, len),
 					   count_characters(value + start, len - start)),
 			 errhint("After the first \"_\", a cuid has %d characters and a "
@@ -264,7 +321,7 @@ id_report_unclassifiable(text *id)
 Datum
 run_ops_owner_engine(PG_FUNCTION_ARGS)
 {
-	IdShape		shape = id_shape_datum(PG_GETARG_DATUM(0));
+	IdShape		shape = classify_datum(PG_GETARG_DATUM(0));
 
 	if (shape.kind == ID_KIND_NONE)
 		id_report_unclassifiable(PG_GETARG_TEXT_PP(0));
@@ -279,7 +336,7 @@ run_ops_owner_engine(PG_FUNCTION_ARGS)
 Datum
 run_ops_try_owner_engine(PG_FUNCTION_ARGS)
 {
-	IdShape		shape = id_shape_datum(PG_GETARG_DATUM(0));
+	IdShape		shape = classify_datum(PG_GETARG_DATUM(0));
 
 	if (shape.kind == ID_KIND_NONE)
 		PG_RETURN_NULL();
@@ -290,7 +347,7 @@ run_ops_try_owner_engine(PG_FUNCTION_ARGS)
 Datum
 run_ops_is_classifiable(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_BOOL(id_shape_datum(PG_GETARG_DATUM(0)).kind != ID_KIND_NONE);
+	PG_RETURN_BOOL(classify_datum(PG_GETARG_DATUM(0)).kind != ID_KIND_NONE);
 }
 
 /*
@@ -301,13 +358,11 @@ run_ops_is_classifiable(PG_FUNCTION_ARGS)
 Datum
 run_ops_classify_kind(PG_FUNCTION_ARGS)
 {
-	static const char *const labels[] = {"cuid", "ksuid", "runOpsId"};
-	IdShape		shape = id_shape_datum(PG_GETARG_DATUM(0));
+	IdShape		shape = classify_datum(PG_GETARG_DATUM(0));
 
 	if (shape.kind == ID_KIND_NONE)
 		PG_RETURN_NULL();
-	return enum_label(fcinfo, shape.kind - ID_KIND_CUID, labels,
-					  lengthof(labels));
+	return id_kind_datum(fcinfo, shape.kind);
 }
 
 /*
@@ -321,7 +376,7 @@ run_ops_classify_kind(PG_FUNCTION_ARGS)
 Datum
 run_ops_resolve_shard(PG_FUNCTION_ARGS)
 {
-	IdShape		shape = id_shape_datum(PG_GETARG_DATUM(0));
+	IdShape		shape = classify_datum(PG_GETARG_DATUM(0));
 	text	  **answers = fcinfo->flinfo->fn_extra;
 	MemoryContext mcxt = fcinfo->flinfo->fn_mcxt;
 	int			slot = shape.shard;
@@ -364,7 +419,7 @@ run_ops_resides(PG_FUNCTION_ARGS)
 		PG_RETURN_BOOL(false);
 	store = PG_GETARG_TEXT_PP(1);
 	if (!PG_ARGISNULL(0))
-		shape = id_shape_datum(PG_GETARG_DATUM(0));
+		shape = classify_datum(PG_GETARG_DATUM(0));
 	PG_RETURN_BOOL(id_resides(shape, VARDATA_ANY(store),
 							  VARSIZE_ANY_EXHDR(store)));
 }

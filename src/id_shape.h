@@ -16,6 +16,9 @@ typedef enum IdKind
 	ID_KIND_RUN_OPS				/* 26 characters, versioned, NEW */
 } IdKind;
 
+/* By IdKind; what SQL calls them. */
+extern const char *const id_kind_names[];
+
 /* Characters of a body of each kind. */
 #define CUID_LENGTH 25
 #define RUN_OPS_ID_LENGTH 26
@@ -59,10 +62,13 @@ extern IdShape id_shape_datum(Datum id);
 /* Does this store's name say it can hold the id?  Total. */
 extern bool id_resides(IdShape shape, const char *store, int store_len);
 
-/* ERROR: nothing tells the residency of this id. */
-extern void id_report_unclassifiable(text *id);
-
 /* resides(id text, store text), to recognise a call of it in a plan */
 extern PGDLLEXPORT Datum run_ops_resides(PG_FUNCTION_ARGS);
+
+/* A kind (not NONE) as the result of a function that returns run_ops.id_kind. */
+extern Datum id_kind_datum(FunctionCallInfo fcinfo, IdKind kind);
+
+/* Error RO001 about this id. */
+extern void id_report_unclassifiable(text *id);
 
 #endif							/* RUN_OPS_ID_SHAPE_H */

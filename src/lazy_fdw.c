@@ -359,8 +359,71 @@ indexed_join_clauses(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 }
 
 /*
+ * Is the clause resides(X, store)?  Told by the C function, so that nothing
+ * depends on names in the catalog.
+ */
+static bool
+is_resides(Node *clause)
+{
+	FuncExpr   *func = (FuncExpr *) clause;
+	FmgrInfo	flinfo;
+
+	if (!IsA(clause, FuncExpr) || list_length(func->args) != 2 ||
+		!IsA(lsecond(func->args), Const) ||
+		get_func_rettype(func->funcid) != BOOLOID)
+		return false;
+	fmgr_info(func->funcid, &flinfo);
+	return flinfo.fn_addr == run_ops_resides;
+}
+
+/*
+ * From "resides(id, store)" and "id = X" follows "resides(X, store)", which
+ * can be tested before anything is asked of the remote side.  Only where
+ * equal means the same bytes, which is all that resides() looks at.
+ */
+static List *
+derive_gates(PlannerInfo *root, RelOptInfo *rel, List *scan_clauses)
+{
+	List	   *gates = NIL;
+	ListCell   *lc;
+
+	foreach(lc, scan_clauses)
+	{
+		RestrictInfo *rinfo = lfirst_node(RestrictInfo, lc);
+		FuncExpr   *resides = (FuncExpr *) rinfo->clause;
+		Var		   *id;
+		ListCell   *lc2;
+
+		if (rinfo->pseudoconstant || !is_resides((Node *) resides))
+			continue;
+		id = column_of(linitial(resides->args), rel->relid);
+		if (id == NULL)
+			continue;
+		foreach(lc2, scan_clauses)
+		{
+			OpExpr	   *op = (OpExpr *) lfirst_node(RestrictInfo, lc2)->clause;
+			Var		   *column;
+			Node	   *other;
+			FuncExpr   *gate;
+
+			if (!IsA(op, OpExpr) || op->opfuncid != F_TEXTEQ ||
+				!get_collation_isdeterministic(op->inputcollid) ||
+				!is_lookup(root, (Node *) op, rel->relid, &column, &other) ||
+				column->varattno != id->varattno ||
+				contain_volatile_functions(other) || contain_subplans(other))
+				continue;
+			gate = copyObject(resides);
+			linitial(gate->args) = copyObject(other);
+			gates = lappend(gates, gate);
+		}
+	}
+	return gates;
+}
+
+/*
  * Offers a path for each set of other relations that can give the value of an
- * indexed column: one lookup for each of their rows.
+ * indexed column: one lookup for each of their rows.  With a gate the start is
+ * free, for the reason given at discount_gated_paths().
  */
 static void
 add_lookup_paths(PlannerInfo *root, RelOptInfo *rel, Oid relid,
@@ -375,7 +438,7 @@ add_lookup_paths(PlannerInfo *root, RelOptInfo *rel, Oid relid,
 		Relids		outer;
 		ParamPathInfo *param;
 		ForeignPath *path;
-		Cost		startup = options->startup_cost * RESCAN_STARTUP_SHARE;
+		Cost		startup;
 
 		outer = bms_del_member(bms_union(rinfo->clause_relids,
 										 rel->lateral_relids), rel->relid);
@@ -386,6 +449,11 @@ add_lookup_paths(PlannerInfo *root, RelOptInfo *rel, Oid relid,
 			continue;
 		seen = lappend(seen, param);
 
+		if (derive_gates(root, rel, list_concat_copy(rel->baserestrictinfo,
+													 param->ppi_clauses)))
+			startup = 0;
+		else
+			startup = options->startup_cost * RESCAN_STARTUP_SHARE;
 		path = compat_create_foreignscan_path(root, rel, param->ppi_rows,
 											  startup,
 											  startup + lookup_run_cost(options, param->ppi_rows),
@@ -459,68 +527,6 @@ lazyGetForeignPaths(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 	/* with remote estimates postgres_fdw has offered them itself */
 	if (!options.use_remote_estimate)
 		add_lookup_paths(root, rel, relid, &options);
-}
-
-/*
- * Is the clause resides(X, store)?  Told by the C function, so that nothing
- * depends on names in the catalog.
- */
-static bool
-is_resides(Node *clause)
-{
-	FuncExpr   *func = (FuncExpr *) clause;
-	FmgrInfo	flinfo;
-
-	if (!IsA(clause, FuncExpr) || list_length(func->args) != 2 ||
-		!IsA(lsecond(func->args), Const) ||
-		get_func_rettype(func->funcid) != BOOLOID)
-		return false;
-	fmgr_info(func->funcid, &flinfo);
-	return flinfo.fn_addr == run_ops_resides;
-}
-
-/*
- * From "resides(id, store)" and "id = X" follows "resides(X, store)", which
- * can be tested before anything is asked of the remote side.  Only where
- * equal means the same bytes, which is all that resides() looks at.
- */
-static List *
-derive_gates(PlannerInfo *root, RelOptInfo *rel, List *scan_clauses)
-{
-	List	   *gates = NIL;
-	ListCell   *lc;
-
-	foreach(lc, scan_clauses)
-	{
-		RestrictInfo *rinfo = lfirst_node(RestrictInfo, lc);
-		FuncExpr   *resides = (FuncExpr *) rinfo->clause;
-		Var		   *id;
-		ListCell   *lc2;
-
-		if (rinfo->pseudoconstant || !is_resides((Node *) resides))
-			continue;
-		id = column_of(linitial(resides->args), rel->relid);
-		if (id == NULL)
-			continue;
-		foreach(lc2, scan_clauses)
-		{
-			OpExpr	   *op = (OpExpr *) lfirst_node(RestrictInfo, lc2)->clause;
-			Var		   *column;
-			Node	   *other;
-			FuncExpr   *gate;
-
-			if (!IsA(op, OpExpr) || op->opfuncid != F_TEXTEQ ||
-				!get_collation_isdeterministic(op->inputcollid) ||
-				!is_lookup(root, (Node *) op, rel->relid, &column, &other) ||
-				column->varattno != id->varattno ||
-				contain_volatile_functions(other) || contain_subplans(other))
-				continue;
-			gate = copyObject(resides);
-			linitial(gate->args) = copyObject(other);
-			gates = lappend(gates, gate);
-		}
-	}
-	return gates;
 }
 
 /*

@@ -12,10 +12,8 @@
 #include "utils/guc.h"
 
 #include "compat.h"
-#include "cross_store_writes.h"
 #include "run_ops_split.h"
 #include "seam_pruning.h"
-#include "write_routing.h"
 
 PG_MODULE_MAGIC;
 
@@ -27,6 +25,7 @@ _PG_init(void)
 	seam_pruning_init();
 	write_routing_init();
 	cross_store_writes_init();
+	mint_kind_init();
 
 	MarkGUCPrefixReserved("run_ops_split");
 }

@@ -40,6 +40,7 @@
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 
+#include "compat.h"
 #include "id_shape.h"
 #include "run_ops_split.h"
 #include "seam_pruning.h"

@@ -50,7 +50,6 @@
 #include "cross_store_writes.h"
 #include "id_shape.h"
 #include "run_ops_split.h"
-#include "write_routing.h"
 
 PG_FUNCTION_INFO_V1(run_ops_route_write);
 PG_FUNCTION_INFO_V1(run_ops_fire_always);

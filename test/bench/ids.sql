@@ -10,11 +10,11 @@ CREATE TABLE run AS
     FROM generate_series(1, 1000000) i;
 VACUUM ANALYZE run;
 
-SELECT 'classify 1 M ids: ' || f, 'octet_length(id)', '≤ 1.15',
+SELECT 'classify 1 M ids: ' || f, 'octet_length(id)', 'at most 1.15',
        bench.ratio(format('SELECT count(run_ops.%I(id)) FROM run', f),
                    'SELECT count(octet_length(id)) FROM run')
   FROM unnest(ARRAY['owner_engine', 'is_classifiable', 'classify_kind', 'resolve_shard']) f;
-SELECT 'mint: ' || f, 'rate of gen_random_uuid()', '≥ 0.9',
+SELECT 'mint: ' || f, 'rate of gen_random_uuid()', 'at least 0.9',
        round(1 / bench.ratio(format('SELECT count(run_ops.%s) FROM generate_series(1, 300000)', f),
                              'SELECT count(gen_random_uuid()) FROM generate_series(1, 300000)'), 2)
   FROM unnest(ARRAY['generate_cuid()', 'generate_ksuid()', 'generate_run_ops_id()',

@@ -29,7 +29,7 @@ my $registry = q(
 	ORDER BY 1, 2, 3);
 my $views = q(
 	SELECT c.oid::regclass, pg_get_viewdef(c.oid), obj_description(c.oid)
-	  FROM pg_class c JOIN run_ops.routed_table r ON c.oid = r.view ORDER BY 1::text);
+	  FROM pg_class c JOIN run_ops.routed_table r ON c.oid = r.view ORDER BY c.oid::regclass::text COLLATE "C");
 
 # Dumps one database, restores it into a fresh one, and compares.
 sub same_after_restore
