@@ -76,11 +76,15 @@ REGRESS ?= \
 	read_fuzz \
 	lazy_fdw \
 	write_routing \
+	cross_seam_guard \
+	cross_store_writes \
+	cleanup \
 	mint_kind \
 	mint_kind_vectors
 ISOLATION ?= \
 	lazy_fdw_recheck \
-	mint_kind_flip
+	mint_kind_flip \
+	write_races
 ISOLATION_OPTS = --inputdir=test/isolation
 TAP_TESTS = 1
 PROVE_TESTS ?= $(wildcard test/t/*.pl)

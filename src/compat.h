@@ -36,18 +36,11 @@
 							NIL, outer, NULL, NIL, NIL)
 #endif
 
-/* ALTER TABLE ... ENABLE ALWAYS TRIGGER ALL */
-#if PG_VERSION_NUM < 160000
-#define compat_fire_triggers_always(rel, lockmode) \
-	EnableDisableTrigger(rel, NULL, TRIGGER_FIRES_ALWAYS, false, lockmode)
-#define compat_relation_ownercheck(relid, roleid) \
-	pg_class_ownercheck(relid, roleid)
+/* Are writes to the relation counted?  Then it has its pgstat_info. */
+#if PG_VERSION_NUM < 150000
+#define compat_counts_writes(rel) ((rel)->pgstat_info != NULL)
 #else
-#define compat_fire_triggers_always(rel, lockmode) \
-	EnableDisableTrigger(rel, NULL, InvalidOid, TRIGGER_FIRES_ALWAYS, false, \
-						 false, lockmode)
-#define compat_relation_ownercheck(relid, roleid) \
-	object_ownercheck(RelationRelationId, relid, roleid)
+#define compat_counts_writes(rel) pgstat_should_count_relation(rel)
 #endif
 
 #endif							/* RUN_OPS_COMPAT_H */

@@ -25,6 +25,7 @@
 #include "access/xact.h"
 #include "catalog/pg_class.h"
 #include "foreign/foreign.h"
+#include "pgstat.h"
 #include "storage/predicate.h"
 #include "utils/fmgrprotos.h"
 #include "utils/guc.h"
@@ -32,6 +33,7 @@
 #include "utils/memutils.h"
 #include "utils/rel.h"
 
+#include "compat.h"
 #include "cross_store_writes.h"
 #include "run_ops_split.h"
 
@@ -125,6 +127,27 @@ at_end_of_subtransaction(SubXactEvent event, SubTransactionId mySubid,
 }
 
 /*
+ * Has the transaction written to the table?  PostgreSQL counts rows as they
+ * are written, in "trans" for what is neither committed nor rolled back.
+ */
+static bool
+is_written(Oid relid)
+{
+	Relation	rel = table_open(relid, AccessShareLock);
+	bool		result = false;
+
+	if (compat_counts_writes(rel))
+	{
+		for (PgStat_TableXactStatus *trans = rel->pgstat_info->trans; trans;
+			 trans = trans->upper)
+			result |= trans->tuples_inserted > 0 ||
+				trans->tuples_updated > 0 || trans->tuples_deleted > 0;
+	}
+	table_close(rel, AccessShareLock);
+	return result;
+}
+
+/*
  * A table of this database that the transaction has written to; InvalidOid
  * when there is none.  Temporary tables are nobody else's concern, and catalog
  * changes say nothing about rows.
@@ -146,12 +169,14 @@ local_write(void)
 		Form_pg_class class = (Form_pg_class) GETSTRUCT(tuple);
 		Datum		relid = ObjectIdGetDatum(class->oid);
 
+		/* the counts may still have earlier transactions in them */
 		if (class->relkind == RELKIND_RELATION &&
 			class->relpersistence != RELPERSISTENCE_TEMP &&
 			class->oid >= FirstNormalObjectId &&
 			(DatumGetInt64(DirectFunctionCall1(pg_stat_get_xact_tuples_inserted, relid)) > 0 ||
 			 DatumGetInt64(DirectFunctionCall1(pg_stat_get_xact_tuples_updated, relid)) > 0 ||
-			 DatumGetInt64(DirectFunctionCall1(pg_stat_get_xact_tuples_deleted, relid)) > 0))
+			 DatumGetInt64(DirectFunctionCall1(pg_stat_get_xact_tuples_deleted, relid)) > 0) &&
+			is_written(class->oid))
 			result = class->oid;
 	}
 	systable_endscan(scan);

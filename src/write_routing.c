@@ -35,7 +35,6 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
-#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/guc.h"
@@ -52,7 +51,6 @@
 #include "run_ops_split.h"
 
 PG_FUNCTION_INFO_V1(run_ops_route_write);
-PG_FUNCTION_INFO_V1(run_ops_fire_always);
 PG_FUNCTION_INFO_V1(run_ops_refuse_stray);
 PG_FUNCTION_INFO_V1(run_ops_allow_strays);
 
@@ -1077,26 +1075,6 @@ run_ops_route_write(PG_FUNCTION_ARGS)
 	SPI_finish();
 	SetUserIdAndSecContext(userid, sec_context);
 	PG_RETURN_POINTER(result);
-}
-
-/*
- * fire_always(view regclass) returns void
- *
- * Strict.  ALTER TABLE ... ENABLE ALWAYS TRIGGER for all triggers of a view,
- * which ALTER TABLE refuses on views.  Else a session with
- * session_replication_role = replica would lose what it writes.
- */
-Datum
-run_ops_fire_always(PG_FUNCTION_ARGS)
-{
-	Relation	view = table_open(PG_GETARG_OID(0), ShareRowExclusiveLock);
-
-	if (!compat_relation_ownercheck(RelationGetRelid(view), GetUserId()))
-		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_VIEW,
-					   RelationGetRelationName(view));
-	compat_fire_triggers_always(view, ShareRowExclusiveLock);
-	table_close(view, NoLock);
-	PG_RETURN_VOID();
 }
 
 /* ----------------------------------------------------------------

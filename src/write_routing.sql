@@ -5,13 +5,7 @@ CREATE FUNCTION run_ops.route_write() RETURNS trigger
   LANGUAGE c
   AS 'MODULE_PATHNAME', 'run_ops_route_write';
 COMMENT ON FUNCTION run_ops.route_write() IS
-  'sends each row that is written to a view to the one store that owns it, with the rights of the view''s owner';
-
-CREATE FUNCTION run_ops.fire_always(view regclass) RETURNS void
-  LANGUAGE c STRICT
-  AS 'MODULE_PATHNAME', 'run_ops_fire_always';
-COMMENT ON FUNCTION run_ops.fire_always(regclass) IS
-  'ENABLE ALWAYS TRIGGER for all triggers of a view, without which session_replication_role = replica would lose what it writes';
+  'sends each row that is written to a view to the one store that owns it, with the rights of the view''s owner; like any trigger it does not fire with session_replication_role = replica, where the rows would be lost';
 
 CREATE FUNCTION run_ops.refuse_stray() RETURNS trigger
   LANGUAGE c
@@ -122,7 +116,6 @@ BEGIN
                    'FOR EACH %s EXECUTE FUNCTION run_ops.route_write(%s)',
                    timing[1], timing[2], t.view, timing[3], stores);
   END LOOP;
-  PERFORM run_ops.fire_always(t.view);
 
   -- with routing "store" a row may be anywhere
   IF t.route_column IS NOT NULL THEN
