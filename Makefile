@@ -59,6 +59,7 @@ SQL_PARTS = \
 	cross_store_writes \
 	cross_seam_guard \
 	cleanup \
+	store_counts \
 	mint_kind
 
 DATA = $(EXTENSION)--$(EXTVERSION).sql
@@ -74,11 +75,13 @@ REGRESS ?= \
 	seam_pruning \
 	read_locks \
 	read_fuzz \
+	store_counts \
 	lazy_fdw \
 	write_routing \
 	cross_seam_guard \
 	cross_store_writes \
 	cleanup \
+	life_of_a_run \
 	mint_kind \
 	mint_kind_vectors
 ISOLATION ?= \

@@ -2,17 +2,12 @@
 --
 -- The store is the second server.  Each table of it is reached twice: through
 -- run_ops_fdw (schema lazy) and through postgres_fdw (schema stock).
-\getenv store_host RUN_OPS_STORE_HOST
-\getenv store_port RUN_OPS_STORE_PORT
-SET client_min_messages = warning;
-CREATE EXTENSION IF NOT EXISTS run_ops_split CASCADE;
-RESET client_min_messages;
-
-SELECT format('host=%s port=%s dbname=postgres', :'store_host', :'store_port') AS store \gset
+\set name lazy_fdw
+\i test/fixtures/two_stores.sql
+SELECT format('host=%s port=%s dbname=%s', :'store_host', :'store_port', :'store_db') AS store \gset
 SET statement_timeout = '60s';
 SELECT dblink_exec(:'store', $$
   SET client_min_messages = warning;
-  DROP SCHEMA IF EXISTS lazy_fdw CASCADE;
   CREATE SCHEMA lazy_fdw;
   CREATE TABLE lazy_fdw.run (id text PRIMARY KEY, env text NOT NULL, n int NOT NULL);
   INSERT INTO lazy_fdw.run SELECT 'run_' || lpad(g::text, 27, '0'), 'env_' || g % 10, g FROM generate_series(1, 30000) g;
@@ -23,9 +18,9 @@ SELECT dblink_exec(:'store', $$
 $$);
 
 CREATE SERVER lazy FOREIGN DATA WRAPPER run_ops_fdw
-  OPTIONS (host :'store_host', port :'store_port', dbname 'postgres');
+  OPTIONS (host :'store_host', port :'store_port', dbname :'store_db');
 CREATE SERVER stock FOREIGN DATA WRAPPER postgres_fdw
-  OPTIONS (host :'store_host', port :'store_port', dbname 'postgres');
+  OPTIONS (host :'store_host', port :'store_port', dbname :'store_db');
 CREATE USER MAPPING FOR CURRENT_USER SERVER lazy;
 CREATE USER MAPPING FOR CURRENT_USER SERVER stock;
 CREATE SCHEMA lazy;
@@ -327,12 +322,7 @@ SELECT open_runs();
 FETCH 2 FROM runs;
 COMMIT;
 
--- clean up
+-- roles belong to the whole server
 SET client_min_messages = warning;
-DROP SCHEMA lazy CASCADE;
-DROP SCHEMA stock CASCADE;
-DROP SERVER lazy CASCADE;
-DROP SERVER stock CASCADE;
+DROP OWNED BY run_ops_fdw_reader;
 DROP ROLE run_ops_fdw_reader;
-DROP TABLE local, wanted, legacy_run CASCADE;
-SELECT dblink_exec(:'store', 'SET client_min_messages = warning; DROP SCHEMA lazy_fdw CASCADE');

@@ -31,8 +31,6 @@ INSERT INTO restated VALUES
   (59, NULL, 'no stamp', 'the value is left as it is: the row compares the flags'),
   (60, 'stored: kind=new-kind prev=cuid flipped_at=T-20000; save: kind=cuid; now=T',
        'prev=cuid; flipped_at=T', 'the first of the two saves'),
-  (160, 'stored: kind=cuid prev=cuid flipped_at=T+20000; save: kind=new-kind; now=T+30000',
-       'prev=cuid; flipped_at=T+30000', 'row 60, the second save'),
   (70, 'organization: kind=new-kind; global: kind=cuid; save: NULL',
        'prev=new-kind; flipped_at=T', 'a flag taken away is a flip'),
   (71, 'organization: kind=new-kind; global: kind=cuid; save: replace other only',
@@ -47,12 +45,28 @@ INSERT INTO restated VALUES
   (79, NULL, 'error', 'an unclassifiable parent: a write is refused'),
   (81, NULL, 'runOpsId', '');
 
+-- Rows that the table lacks: what is in force never changes with a save.
+CREATE TABLE added (n int, rule text, inputs text, expected text, reason text);
+INSERT INTO added VALUES
+  (160, 'stamp', 'stored: kind=cuid prev=cuid flipped_at=T+20000; save: kind=new-kind; now=T+30000',
+        'prev=cuid; flipped_at=T+30000', 'row 60, the second save'),
+  (170, 'stamp_baseline', 'organization: kind=new-kind; global: kind=new-kind prev=cuid flipped_at=T; save: NULL at T+10000',
+        'prev=new-kind; flipped_at=T+10000', 'the global kind has not come into force yet'),
+  (171, 'stamp_baseline', 'organization: kind=cuid prev=new-kind flipped_at=T; global: kind=cuid; save: NULL at T+10000',
+        'prev=new-kind; flipped_at=T', 'no flip, but its grace goes on'),
+  (172, 'stamp_baseline', 'organization: prev=new-kind flipped_at=T; global: kind=cuid; save: other only at T+10000',
+        'prev=new-kind; flipped_at=T', 'the grace of a flag that was taken away goes on'),
+  (173, 'stamp_baseline', 'organization: prev=new-kind flipped_at=T; global: kind=cuid; save: kind=cuid at T+10000',
+        'prev=new-kind; flipped_at=T+10000', 'also when the flag comes back as the global kind'),
+  (174, 'stamp_baseline', 'organization: prev=new-kind flipped_at=T; global: kind=cuid; save: kind=cuid at T+95000',
+        'no stamp', 'but not longer');
+
 CREATE VIEW row_to_run AS
   SELECT v.n, v.rule, coalesce(r.inputs, v.inputs) AS inputs, coalesce(r.expected, v.expected) AS expected
     FROM vector AS v LEFT JOIN restated AS r USING (n)
    WHERE v.n NOT IN (SELECT n FROM not_applicable)
   UNION ALL
-  SELECT r.n, 'stamp', r.inputs, r.expected FROM restated AS r WHERE r.n = 160;
+  SELECT n, rule, inputs, expected FROM added;
 
 -- Words of the table -----------------------------------------------------------
 -- The new kind is what run_ops_split.new_mint_kind says; both are run below.

@@ -162,3 +162,15 @@ SET run_ops_split.seam_pruning = off;
 EXPLAIN (COSTS OFF) SELECT * FROM run_ops.run WHERE id = :'cuid';
 SELECT note FROM run_ops.run WHERE id = :'cuid';
 RESET run_ops_split.seam_pruning;
+
+-- A prepared lookup comes to use the generic plan by itself, although the
+-- foreign tables were never analyzed: its key is known to find one row.
+SELECT ftoptions FROM pg_foreign_table WHERE ftrelid = 'run_ops_new.run'::regclass;
+DEALLOCATE ALL;
+PREPARE by_id (text) AS SELECT note FROM run_ops.run WHERE id = $1;
+\set ECHO none
+\o /dev/null
+SELECT format('EXECUTE by_id (%L)', :'cuid') FROM generate_series(1, 8) \gexec
+\o
+\set ECHO all
+SELECT generic_plans > 0 AS generic FROM pg_prepared_statements WHERE name = 'by_id';

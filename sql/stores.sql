@@ -31,6 +31,10 @@ SELECT run_ops.attach_store('new', 'stock');
 \set VERBOSITY default
 
 -- The store.
+BEGIN;
+ALTER SERVER new OPTIONS (ADD use_remote_estimate 'true');
+SELECT run_ops.attach_store('new', 'new');
+ROLLBACK;
 SELECT run_ops.attach_store('new', 'new');
 SELECT * FROM run_ops.store ORDER BY name;
 SELECT run_ops.attach_store('new', 'stock');

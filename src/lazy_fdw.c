@@ -29,6 +29,7 @@
 #include "access/reloptions.h"
 #include "access/xact.h"
 #include "catalog/pg_attribute.h"
+#include "catalog/pg_foreign_table.h"
 #include "catalog/pg_type.h"
 #include "commands/defrem.h"
 #include "executor/executor.h"
@@ -70,6 +71,9 @@ PG_FUNCTION_INFO_V1(run_ops_fdw_validator);
  * opened and fetched from.
  */
 #define RESCAN_STARTUP_SHARE 0.1
+
+/* Rows of a remote table of which nothing is known. */
+#define NEVER_ANALYZED_TUPLES 1000000
 
 /* postgres_fdw's callbacks; filled once by stock_routine() */
 static FdwRoutine stock;
@@ -118,39 +122,38 @@ stock_routine(void)
 /*
  * run_ops_fdw_validator(options text[], catalog oid)
  *
- * Accepts what postgres_fdw accepts, plus the column option "indexed".
+ * Accepts what postgres_fdw accepts, plus the column option "indexed" and the
+ * table option "key".
  */
 Datum
 run_ops_fdw_validator(PG_FUNCTION_ARGS)
 {
-	Datum		options = PG_GETARG_DATUM(0);
 	Oid			catalog = PG_GETARG_OID(1);
+	ArrayBuildState *others = initArrayResult(TEXTOID, CurrentMemoryContext,
+											  false);
 	PGFunction	validator;
+	ListCell   *lc;
 
-	if (catalog == AttributeRelationId)
+	foreach(lc, untransformRelOptions(PG_GETARG_DATUM(0)))
 	{
-		ArrayBuildState *others = initArrayResult(TEXTOID,
-												  CurrentMemoryContext, false);
-		ListCell   *lc;
+		DefElem    *def = lfirst_node(DefElem, lc);
 
-		foreach(lc, untransformRelOptions(options))
-		{
-			DefElem    *def = lfirst_node(DefElem, lc);
-
-			if (strcmp(def->defname, RUN_OPS_FDW_OPTION_INDEXED) == 0)
-				(void) defGetBoolean(def);
-			else
-				accumArrayResult(others,
-								 CStringGetTextDatum(psprintf("%s=%s", def->defname,
-															  defGetString(def))),
-								 false, TEXTOID, CurrentMemoryContext);
-		}
-		options = makeArrayResult(others, CurrentMemoryContext);
+		if (catalog == AttributeRelationId &&
+			strcmp(def->defname, RUN_OPS_FDW_OPTION_INDEXED) == 0)
+			(void) defGetBoolean(def);
+		else if (catalog != ForeignTableRelationId ||
+				 strcmp(def->defname, RUN_OPS_FDW_OPTION_KEY) != 0)
+			accumArrayResult(others,
+							 CStringGetTextDatum(psprintf("%s=%s", def->defname,
+														  defGetString(def))),
+							 false, TEXTOID, CurrentMemoryContext);
 	}
 
 	validator = load_external_function("$libdir/postgres_fdw",
 									   "postgres_fdw_validator", true, NULL);
-	DirectFunctionCall2(validator, options, ObjectIdGetDatum(catalog));
+	DirectFunctionCall2(validator,
+						makeArrayResult(others, CurrentMemoryContext),
+						ObjectIdGetDatum(catalog));
 	PG_RETURN_VOID();
 }
 
@@ -515,6 +518,48 @@ is_gated(RelOptInfo *rel)
 	return false;
 }
 
+/*
+ * What the planner should know of a remote table before postgres_fdw estimates
+ * its size.
+ *
+ * A lookup by the key finds one row, whatever the statistics say.  The planner
+ * takes that from a unique index, so it is shown one; not "immediate", so that
+ * it serves estimates only and proves nothing.
+ *
+ * A table that was never analyzed is taken for a large one: to fetch all of a
+ * large table for a few rows is the dearer mistake.
+ */
+static void
+lazyGetForeignRelSize(PlannerInfo *root, RelOptInfo *rel, Oid relid)
+{
+	ListCell   *lc;
+
+	foreach(lc, GetForeignTable(relid)->options)
+	{
+		DefElem    *def = lfirst_node(DefElem, lc);
+		AttrNumber	attno;
+
+		if (strcmp(def->defname, RUN_OPS_FDW_OPTION_KEY) == 0 &&
+			(attno = get_attnum(relid, defGetString(def))) > 0)
+		{
+			IndexOptInfo *index = makeNode(IndexOptInfo);
+
+			index->rel = rel;
+			index->ncolumns = index->nkeycolumns = 1;
+			index->indexkeys = palloc(sizeof(int));
+			index->indexkeys[0] = attno;
+			index->unique = true;
+			rel->indexlist = lappend(rel->indexlist, index);
+		}
+	}
+	if (rel->tuples < 0)
+	{
+		rel->tuples = NEVER_ANALYZED_TUPLES;
+		rel->pages = NEVER_ANALYZED_TUPLES / 10;
+	}
+	stock.GetForeignRelSize(root, rel, relid);
+}
+
 static void
 lazyGetForeignPaths(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 {
@@ -775,6 +820,7 @@ run_ops_fdw_handler(PG_FUNCTION_ARGS)
 
 	stock_routine();
 	*routine = stock;
+	routine->GetForeignRelSize = lazyGetForeignRelSize;
 	routine->GetForeignPaths = lazyGetForeignPaths;
 	routine->GetForeignPlan = lazyGetForeignPlan;
 	routine->BeginForeignScan = lazyBeginForeignScan;

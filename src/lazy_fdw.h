@@ -11,4 +11,10 @@
  */
 #define RUN_OPS_FDW_OPTION_INDEXED "indexed"
 
+/*
+ * Option of a foreign table: the column that alone identifies a row of the
+ * remote table, so that a lookup by it is known to find one row.
+ */
+#define RUN_OPS_FDW_OPTION_KEY "key"
+
 #endif							/* RUN_OPS_LAZY_FDW_H */

@@ -11,7 +11,7 @@ CREATE FUNCTION run_ops.run_ops_fdw_validator(options text[], catalog oid) RETUR
   LANGUAGE c STRICT
   AS 'MODULE_PATHNAME', 'run_ops_fdw_validator';
 COMMENT ON FUNCTION run_ops.run_ops_fdw_validator(text[], oid) IS
-  'validator of run_ops_fdw: every option of postgres_fdw, and the column option indexed';
+  'validator of run_ops_fdw: every option of postgres_fdw, the column option indexed and the table option key';
 
 CREATE FOREIGN DATA WRAPPER run_ops_fdw
   HANDLER run_ops.run_ops_fdw_handler

@@ -293,8 +293,8 @@ run_ops_effective_mint_kind_of_flags(PG_FUNCTION_ARGS)
 }
 
 /*
- * Run a query by its kept plan, for one row at most, under a snapshot of this
- * moment.  True when there is a row; it is then in SPI_tuptable.
+ * Run a query by its kept plan under the active snapshot, for one row at most.
+ * True when there is a row; it is then in SPI_tuptable.
  */
 static bool
 read_row(SPIPlanPtr *plan, const char *query, text *arg)
@@ -313,10 +313,9 @@ read_row(SPIPlanPtr *plan, const char *query, text *arg)
 		SPI_keepplan(prepared);
 		*plan = prepared;
 	}
-	result = SPI_execute_snapshot(*plan, &value, NULL, GetLatestSnapshot(),
-								  InvalidSnapshot, true, false, 1);
+	result = SPI_execute_plan(*plan, &value, NULL, true, 1);
 	if (result != SPI_OK_SELECT)
-		elog(ERROR, "SPI_execute_snapshot failed: %s",
+		elog(ERROR, "SPI_execute_plan failed: %s",
 			 SPI_result_code_string(result));
 	return SPI_processed > 0;
 }
@@ -419,7 +418,9 @@ resolve_kind(text *environment_id)
 			ereport(ERROR,
 					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 					 errmsg("neither an environment nor a parent is given")));
+		PushActiveSnapshot(GetLatestSnapshot());
 		kind = read_mint_kind(environment_id);
+		PopActiveSnapshot();
 		SPI_finish();
 		ReleaseCurrentSubTransaction();
 		MemoryContextSwitchTo(context);

@@ -290,6 +290,12 @@ BEGIN
     RAISE NOTICE 'server "%" uses postgres_fdw', server
       USING DETAIL = 'Its connection is opened when a plan starts: with a generic plan, a lookup of a LEGACY id fails while the store is down.',
             HINT = 'A server of run_ops_fdw connects only when a row is asked for, and takes the same options.';
+  ELSIF wrapper = 'run_ops_fdw' AND EXISTS (
+      SELECT FROM pg_foreign_server AS f, pg_options_to_table(f.srvoptions) AS o
+       WHERE f.srvname = server AND o.option_name = 'use_remote_estimate' AND o.option_value::boolean) THEN
+    RAISE NOTICE 'server "%" has use_remote_estimate on', server
+      USING DETAIL = 'The planner then asks the store: with a generic plan, a lookup of a LEGACY id fails while the store is down.',
+            HINT = 'Leave it off; columns marked as indexed and ANALYZE of the foreign tables serve joins as well.';
   ELSIF wrapper <> 'run_ops_fdw' THEN
     RAISE EXCEPTION 'server "%" uses foreign-data wrapper "%"', server, wrapper
       USING ERRCODE = 'wrong_object_type',
@@ -502,6 +508,9 @@ BEGIN
       EXECUTE format('ALTER FOREIGN TABLE %s ALTER COLUMN %I OPTIONS (ADD indexed ''true'')',
                      foreign_table, item.name);
     END LOOP;
+    IF cardinality(t.key_columns) = 1 THEN
+      EXECUTE format('ALTER FOREIGN TABLE %s OPTIONS (ADD key %L)', foreign_table, t.key_columns[1]);
+    END IF;
   END IF;
   INSERT INTO run_ops.routed_store VALUES (t.view, store, foreign_table::regclass);
 END $$;

@@ -707,18 +707,20 @@ write_collected_rows(WriteFrame *frame, TupleDesc desc)
 }
 
 /*
- * Writes all that is collected, outer statements first: a row that is written
- * at once may refer to it.
+ * Writes what is collected for all views but one, outer statements first: a
+ * row that is written or placed now may refer to it.
  */
 static void
-write_all_collected_rows(WriteFrame *frame)
+write_all_collected_rows(WriteFrame *frame, RoutedView *but)
 {
 	Relation	rel;
 
 	if (frame == NULL)
 		return;
 	check_stack_depth();
-	write_all_collected_rows(frame->outer);
+	write_all_collected_rows(frame->outer, but);
+	if (frame->view == but)
+		return;
 	rel = table_open(frame->view->relid, NoLock);
 	write_collected_rows(frame, RelationGetDescr(rel));
 	table_close(rel, NoLock);
@@ -793,6 +795,7 @@ table_of_owner(RoutedView *view, HeapTuple row, TupleDesc desc)
 			return table_of_shape(view, id_shape_datum(value));
 		if (rule->probe)
 		{
+			write_all_collected_rows(frames, view);
 			if (SPI_execute_plan(rule->probe, &value, NULL, false, 1) != SPI_OK_SELECT)
 				elog(ERROR, "could not look for the row's owner");
 			if (SPI_processed == 0)
@@ -960,7 +963,7 @@ insert_row(WriteFrame *frame, HeapTuple row, TupleDesc desc)
 
 	if (insert_conflicts == INSERT_CONFLICTS_SKIP ||
 		view->tables[i].changes_rows)
-		write_all_collected_rows(frames);
+		write_all_collected_rows(frames, NULL);
 	if (frame->rows[i] == NULL)
 	{
 		oldcontext = MemoryContextSwitchTo(frame->context);

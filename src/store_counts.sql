@@ -1,0 +1,24 @@
+
+-- store_counts: rows counted where they lie. A count over the view of several
+-- stores brings every row of the foreign ones here, since PostgreSQL does not
+-- aggregate below a union; asked one by one, each store counts its own.
+
+CREATE FUNCTION run_ops.store_counts(view regclass, group_column name)
+  RETURNS TABLE (store text, value text, count bigint)
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_variable
+DECLARE
+  copy record;
+BEGIN
+  FOR copy IN
+    SELECT c.store, c.relation FROM run_ops.copies(run_ops.routed(view)) AS c
+     WHERE c.store = 'legacy' OR run_ops.split_enabled() ORDER BY c.precedence, c.store
+  LOOP
+    RETURN QUERY EXECUTE format(
+      'SELECT %L::text, g.value::text, g.n FROM (SELECT x.%I AS value, count(*) AS n FROM %s AS x GROUP BY 1) AS g',
+      copy.store, group_column, copy.relation);
+  END LOOP;
+END $$;
+COMMENT ON FUNCTION run_ops.store_counts(regclass, name) IS
+  'rows of a routed table by store and by value of a column, counted in each store; counts what lies there, so rows that find_strays() lists are among them';
