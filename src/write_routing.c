@@ -333,10 +333,9 @@ look_up_view(Oid relid, Trigger *trigger)
 		ask_registry("SELECT o.column_name, o.store, o.query "
 					 "FROM run_ops.routed_table AS t, LATERAL run_ops.owner_columns(t) AS o "
 					 "WHERE t.view OPERATOR(pg_catalog.=) $1 ORDER BY o.ord", relid);
-		oldcontext = MemoryContextSwitchTo(context);
 		for (uint64 i = 0; i < SPI_processed; i++)
 		{
-			OwnerRule  *rule = palloc0(sizeof(OwnerRule));
+			OwnerRule  *rule = MemoryContextAllocZero(context, sizeof(OwnerRule));
 			char	   *query = answer(i, 3, context);
 
 			rule->attno = get_attnum(relid, answer(i, 1, context));
@@ -349,9 +348,11 @@ look_up_view(Oid relid, Trigger *trigger)
 				if (rule->probe == NULL || SPI_keepplan(rule->probe) != 0)
 					elog(ERROR, "could not prepare \"%s\"", query);
 			}
+			/* SPI has changed the current context */
+			oldcontext = MemoryContextSwitchTo(context);
 			view->owners = lappend(view->owners, rule);
+			MemoryContextSwitchTo(oldcontext);
 		}
-		MemoryContextSwitchTo(oldcontext);
 	}
 	return view;
 }
