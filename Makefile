@@ -42,6 +42,7 @@ MODULES_C = \
 	lazy_fdw \
 	write_routing \
 	cross_store_writes \
+	split_mode \
 	mint_kind
 OBJS = $(MODULES_C:%=src/%.o)
 
@@ -51,7 +52,6 @@ SQL_PARTS = \
 	id_shape \
 	id_mint \
 	lazy_fdw \
-	split_mode \
 	stores \
 	read_through \
 	read_locks \
@@ -60,6 +60,10 @@ SQL_PARTS = \
 	cross_seam_guard \
 	cleanup \
 	store_counts \
+	split_mode \
+	distinct_database \
+	split_gates \
+	repatriate \
 	mint_kind
 
 DATA = $(EXTENSION)--$(EXTVERSION).sql
@@ -82,6 +86,7 @@ REGRESS ?= \
 	cross_store_writes \
 	cleanup \
 	life_of_a_run \
+	split_mode \
 	mint_kind \
 	mint_kind_vectors
 ISOLATION ?= \

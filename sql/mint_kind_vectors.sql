@@ -179,7 +179,8 @@ BEGIN
       CREATE OR REPLACE FUNCTION run_ops.split_enabled() RETURNS boolean LANGUAGE plpgsql AS
         $f$ BEGIN RAISE 'the split gate throws'; END $f$;
     ELSE
-      UPDATE run_ops.split_state SET enabled = input(i, 'split')::boolean;
+      UPDATE run_ops.split_state
+         SET enabled = input(i, 'split')::boolean, identities = ARRAY[run_ops.server_identity()];
     END IF;
     RETURN run_ops.resolve_mint_kind('env_' || v.n);
   WHEN 'flag_source' THEN

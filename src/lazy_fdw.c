@@ -57,6 +57,7 @@
 #include "cross_store_writes.h"
 #include "id_shape.h"
 #include "lazy_fdw.h"
+#include "split_mode.h"
 
 PG_FUNCTION_INFO_V1(run_ops_fdw_handler);
 PG_FUNCTION_INFO_V1(run_ops_fdw_validator);
@@ -648,6 +649,8 @@ lazyBeginForeignScan(ForeignScanState *node, int eflags)
 	if (node->ss.ps.async_capable ||
 		((ForeignScan *) node->ss.ps.plan)->fsSystemCol)
 	{
+		if (!(eflags & EXEC_FLAG_EXPLAIN_ONLY))
+			split_require_active(((ForeignScan *) node->ss.ps.plan)->fs_server);
 		node->fdwroutine = &stock;
 		stock.BeginForeignScan(node, eflags);
 		return;
@@ -670,6 +673,8 @@ begin_scan(ForeignScanState *node, LazyScan *scan)
 	MemoryContext oldcontext;
 	Oid			userid;
 	int			sec_context;
+
+	split_require_active(((ForeignScan *) node->ss.ps.plan)->fs_server);
 
 	/* rows are asked for in memory that lives for one row */
 	oldcontext = MemoryContextSwitchTo(node->ss.ps.state->es_query_cxt);
@@ -810,6 +815,39 @@ lazyEndForeignScan(ForeignScanState *node)
 		end_scan(node, scan);
 }
 
+/* Writes connect at once; what is checked is only that they may. */
+
+static void
+require_active(Relation rel)
+{
+	split_require_active(GetForeignTable(RelationGetRelid(rel))->serverid);
+}
+
+static void
+lazyBeginForeignModify(ModifyTableState *mtstate, ResultRelInfo *target,
+					   List *fdw_private, int subplan_index, int eflags)
+{
+	if (!(eflags & EXEC_FLAG_EXPLAIN_ONLY))
+		require_active(target->ri_RelationDesc);
+	stock.BeginForeignModify(mtstate, target, fdw_private, subplan_index,
+							 eflags);
+}
+
+static void
+lazyBeginForeignInsert(ModifyTableState *mtstate, ResultRelInfo *target)
+{
+	require_active(target->ri_RelationDesc);
+	stock.BeginForeignInsert(mtstate, target);
+}
+
+static void
+lazyBeginDirectModify(ForeignScanState *node, int eflags)
+{
+	if (!(eflags & EXEC_FLAG_EXPLAIN_ONLY))
+		split_require_active(((ForeignScan *) node->ss.ps.plan)->fs_server);
+	stock.BeginDirectModify(node, eflags);
+}
+
 /*
  * run_ops_fdw_handler() returns fdw_handler
  */
@@ -828,5 +866,8 @@ run_ops_fdw_handler(PG_FUNCTION_ARGS)
 	routine->ReScanForeignScan = lazyReScanForeignScan;
 	routine->EndForeignScan = lazyEndForeignScan;
 	watch_foreign_writes(routine);
+	routine->BeginForeignModify = lazyBeginForeignModify;
+	routine->BeginForeignInsert = lazyBeginForeignInsert;
+	routine->BeginDirectModify = lazyBeginDirectModify;
 	PG_RETURN_POINTER(routine);
 }

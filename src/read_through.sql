@@ -97,7 +97,8 @@ DECLARE
   t run_ops.routed_table;
 BEGIN
   PERFORM run_ops.lock_registry();
-  UPDATE run_ops.split_state SET enabled = split;
+  PERFORM run_ops.bind_server() WHERE split;
+  UPDATE run_ops.split_state SET enabled = split WHERE enabled <> split;
   FOR t IN SELECT * FROM run_ops.routed_table AS r ORDER BY r.view LOOP
     PERFORM run_ops.build_view(t, split);
   END LOOP;

@@ -14,6 +14,7 @@
 #include "compat.h"
 #include "run_ops_split.h"
 #include "seam_pruning.h"
+#include "split_mode.h"
 
 PG_MODULE_MAGIC;
 
@@ -25,6 +26,7 @@ _PG_init(void)
 	seam_pruning_init();
 	write_routing_init();
 	cross_store_writes_init();
+	split_mode_init();
 	mint_kind_init();
 
 	MarkGUCPrefixReserved("run_ops_split");

@@ -73,22 +73,31 @@ COMMENT ON FUNCTION run_ops.routed(regclass) IS
 
 -- Asking a store ------------------------------------------------------------
 
-CREATE FUNCTION run_ops.ask_store(store text, query text) RETURNS SETOF jsonb
+CREATE FUNCTION run_ops.dblink_schema() RETURNS text
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT quote_ident(n.nspname)
+    FROM pg_extension AS e JOIN pg_namespace AS n ON n.oid = e.extnamespace
+   WHERE e.extname = 'dblink'
+$$;
+COMMENT ON FUNCTION run_ops.dblink_schema() IS 'the schema of extension dblink, quoted';
+
+CREATE FUNCTION run_ops.ask_store(store text, query text, patience text DEFAULT NULL) RETURNS SETOF jsonb
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-  dblink        text;
   store_server  name;
   reason        text;
 BEGIN
   SELECT s.server INTO store_server FROM run_ops.store AS s WHERE s.name = store;
-  -- a store's own settings must not change what names and types look like
-  query := format('SET search_path = pg_catalog; SELECT to_jsonb(q) FROM (%s) AS q', query);
-  SELECT format('%I.dblink', n.nspname) INTO STRICT dblink
-    FROM pg_extension AS e JOIN pg_namespace AS n ON n.oid = e.extnamespace
-   WHERE e.extname = 'dblink';
+  -- The store's own settings must not change what names and types look like.
+  -- LOCAL, for a pooler hands the connection on as it is
+  query := format('SET LOCAL statement_timeout = %L; SET LOCAL search_path = pg_catalog; '
+                  'SET LOCAL datestyle = ''ISO, YMD''; SET LOCAL timezone = ''UTC''; SET LOCAL intervalstyle = ''postgres''; '
+                  'SET LOCAL extra_float_digits = 1; SET LOCAL bytea_output = ''hex''; SELECT to_jsonb(q) FROM (%s) AS q',
+                  coalesce(patience, run_ops.setting('store_timeout')), query);
   RETURN QUERY EXECUTE
-    format('SELECT answer FROM %s(%L, %L) AS t (answer jsonb)', dblink, store_server, query);
+    format('SELECT answer FROM %s.dblink(%L, %L) AS t (answer jsonb)', run_ops.dblink_schema(), store_server, query);
 EXCEPTION
   WHEN sqlclient_unable_to_establish_sqlconnection THEN
     GET STACKED DIAGNOSTICS reason = PG_EXCEPTION_DETAIL;
@@ -97,9 +106,9 @@ EXCEPTION
             HINT = format('Check the options of server %I and the user mapping of %I.',
                           store_server, current_user);
 END $$;
-COMMENT ON FUNCTION run_ops.ask_store(text, text) IS
-  'rows of a query run in a store over a connection of its own, outside the current transaction; an error when the store cannot be reached';
-REVOKE EXECUTE ON FUNCTION run_ops.ask_store(text, text) FROM PUBLIC;
+COMMENT ON FUNCTION run_ops.ask_store(text, text, text) IS
+  'rows of a query run in a store over a connection of its own, outside the current transaction; an error when the store cannot be reached, or does not answer within patience (run_ops_split.store_timeout unless said, 0 for ever)';
+REVOKE EXECUTE ON FUNCTION run_ops.ask_store(text, text, text) FROM PUBLIC;
 
 -- What must be equal on both sides --------------------------------------------
 -- One query describes a database, one a table; the same text runs here and in
@@ -310,6 +319,9 @@ BEGIN
                           current_user, server);
   END IF;
 
+  IF NOT EXISTS (SELECT FROM run_ops.store AS s WHERE s.server IS NOT NULL) THEN
+    PERFORM run_ops.bind_server();
+  END IF;
   INSERT INTO run_ops.store VALUES (name, server);
   PERFORM run_ops.refuse_differences(format('store "%s" does not match this database', name),
     ARRAY(SELECT run_ops.database_differences(name)));

@@ -1,0 +1,539 @@
+
+-- repatriate: the way back, and forward again.
+--
+-- Both ways are one thing: a range of keys is hashed on both sides, in place,
+-- and only where the hashes differ its rows are compared and copied.  So a
+-- pass may stop anywhere and be repeated, rows that the service changes
+-- meanwhile are met by the next pass, and verifying is a pass that copies
+-- nothing.  The text of a whole row is what is hashed and what travels.
+--
+-- Back: rows of a store go into the local table while split is on.  The view
+-- does not show them there, for their shape belongs to the store; where no
+-- shape tells (routing "store") they wait in a table of their own.
+-- Forward: after that the local tables hold every row, and the stores hold
+-- older ones (split_state.superseded).  Before split is enabled again, local
+-- rows that belong to a store are copied over the old ones.
+
+CREATE TABLE run_ops.copy_progress (
+  view       regclass REFERENCES run_ops.routed_table ON DELETE CASCADE,
+  store      text REFERENCES run_ops.store ON DELETE CASCADE,
+  forward    boolean NOT NULL,
+  position   jsonb,
+  finished   boolean NOT NULL DEFAULT false,
+  batches    bigint NOT NULL DEFAULT 0,
+  copied     bigint NOT NULL DEFAULT 0,
+  changed_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+  PRIMARY KEY (view, store, forward)
+);
+COMMENT ON TABLE run_ops.copy_progress IS
+  'how far run_ops.repatriate() and, forward, run_ops.move_strays() have come in their present pass';
+COMMENT ON COLUMN run_ops.copy_progress.position IS 'the key up to which this pass has come';
+
+CREATE TYPE run_ops.mirror AS (
+  store text, routing run_ops.routing, here regclass, there text, columns name[], key_types text[],
+  here_from text, there_from text, here_keys text[], there_keys text[], here_row text, there_row text,
+  there_columns text, there_values text);
+COMMENT ON TYPE run_ops.mirror IS
+  'SQL fragments that read a routed table''s rows of one store on both sides: relation, key columns, text of a row';
+
+CREATE FUNCTION run_ops.waiting_table(t run_ops.routed_table, store text) RETURNS regclass
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET client_min_messages = warning
+AS $$
+DECLARE
+  waiting text := format('run_ops_repatriated.%I', (SELECT oid FROM pg_class WHERE oid = t.legacy) || '_' || store);
+BEGIN
+  CREATE SCHEMA IF NOT EXISTS run_ops_repatriated;
+  EXECUTE format('CREATE TABLE IF NOT EXISTS %s (LIKE %s, PRIMARY KEY (%s))', waiting, t.legacy,
+                 (SELECT string_agg(quote_ident(k), ', ') FROM unnest(t.key_columns) AS k));
+  RETURN waiting::regclass;
+END $$;
+COMMENT ON FUNCTION run_ops.waiting_table(run_ops.routed_table, text) IS
+  'the table in which copied rows wait whose shape does not keep them hidden; made when missing';
+REVOKE EXECUTE ON FUNCTION run_ops.waiting_table(run_ops.routed_table, text) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.mirror_of(t run_ops.routed_table, store text, forward boolean) RETURNS run_ops.mirror
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  m run_ops.mirror;
+BEGIN
+  PERFORM run_ops.refuse_in_copy();
+  m.store := store;
+  m.routing := t.routing;
+  m.here := CASE WHEN t.routing = 'store' AND NOT forward THEN run_ops.waiting_table(t, store) ELSE t.legacy END;
+  m.there := format('%I.%I', t.store_schema, t.store_table);
+  m.here_from := format('%s AS x WHERE ', m.here)
+    || CASE t.routing WHEN 'store' THEN 'true' ELSE format('run_ops.resides(x.%I, %L)', t.route_column, store) END;
+  m.there_from := format('%s AS x WHERE true', m.there);
+  SELECT array_agg(format('x.%I', k) ORDER BY ord),
+         array_agg(format('x.%I', coalesce(t.column_names ->> k, k)) ORDER BY ord),
+         array_agg(format_type(a.atttypid, a.atttypmod) ORDER BY ord)
+    INTO m.here_keys, m.there_keys, m.key_types
+    FROM unnest(t.key_columns::text[]) WITH ORDINALITY AS u (k, ord)
+    JOIN pg_attribute AS a ON a.attrelid = t.legacy AND a.attname = k;
+  SELECT array_agg(a.attname ORDER BY a.attnum) FILTER (WHERE a.attgenerated = ''),
+         format('ROW(%s)::text', string_agg(format('x.%I', a.attname), ', ' ORDER BY a.attnum)),
+         format('ROW(%s)::text', string_agg(format('x.%I', coalesce(t.column_names ->> a.attname::text, a.attname)), ', ' ORDER BY a.attnum)),
+         string_agg(quote_ident(coalesce(t.column_names ->> a.attname::text, a.attname)), ', ' ORDER BY a.attnum)
+           FILTER (WHERE a.attgenerated = ''),
+         string_agg(format('quote_nullable((r.v).%I::text)', a.attname), ', ' ORDER BY a.attnum)
+           FILTER (WHERE a.attgenerated = '')
+    INTO m.columns, m.here_row, m.there_row, m.there_columns, m.there_values
+    FROM pg_attribute AS a WHERE a.attrelid = t.legacy AND a.attnum > 0 AND NOT a.attisdropped;
+  SELECT concat_ws(', ', m.there_columns, string_agg(quote_ident(key), ', ' ORDER BY key)),
+         concat_ws(', ', m.there_values, string_agg(format('quote_nullable((%s)::text)', value), ', ' ORDER BY key))
+    INTO m.there_columns, m.there_values FROM jsonb_each_text(t.store_defaults);
+  RETURN m;
+END $$;
+COMMENT ON FUNCTION run_ops.mirror_of(run_ops.routed_table, text, boolean) IS
+  'how the rows of one store are read on both sides; forward leaves out the waiting table';
+REVOKE EXECUTE ON FUNCTION run_ops.mirror_of(run_ops.routed_table, text, boolean) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.range_query(source text, keys text[], row_text text, above jsonb, upto jsonb) RETURNS text
+  LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT format('SELECT jsonb_build_array(%s)::text AS key, %s AS r FROM %s',
+                (SELECT string_agg(k || '::text', ', ' ORDER BY ord) FROM unnest(keys) WITH ORDINALITY AS u (k, ord)),
+                row_text, source)
+      || coalesce((SELECT format(' AND (%s) > (%s)', array_to_string(keys, ', '), string_agg(quote_literal(v), ', ' ORDER BY ord))
+                     FROM jsonb_array_elements_text(above) WITH ORDINALITY AS u (v, ord) HAVING count(*) > 0), '')
+      || coalesce((SELECT format(' AND (%s) <= (%s)', array_to_string(keys, ', '), string_agg(quote_literal(v), ', ' ORDER BY ord))
+                     FROM jsonb_array_elements_text(upto) WITH ORDINALITY AS u (v, ord) HAVING count(*) > 0), '')
+$$;
+COMMENT ON FUNCTION run_ops.range_query(text, text[], text, jsonb, jsonb) IS
+  'a query for the keys and texts of the rows above one key and up to another; NULL means no bound';
+
+CREATE FUNCTION run_ops.digest_query(range_query text) RETURNS text
+  LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+  RETURN pg_catalog.format('SELECT count(*) AS n, coalesce(sum((''x'' || left(md5(r), 15))::bit(60)::bigint), 0)::text AS digest '
+                           'FROM (%s) AS rows', range_query);
+COMMENT ON FUNCTION run_ops.digest_query(text) IS
+  'a query for the number of rows of a range and a hash of them that does not depend on their order';
+
+CREATE FUNCTION run_ops.upper_key(m run_ops.mirror, above jsonb, batch_size int, forward boolean) RETURNS jsonb
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  bounds jsonb[];
+  here   text;
+BEGIN
+  SELECT array_agg((a ->> 'key')::jsonb) INTO bounds FROM run_ops.ask_store(m.store, format('SELECT key FROM (%s ORDER BY %s OFFSET %s LIMIT 1) AS k',
+    run_ops.range_query(m.there_from, m.there_keys, '''''', above, NULL), array_to_string(m.there_keys, ', '), batch_size - 1)) AS a;
+  IF NOT (forward AND m.routing = 'store') THEN
+    EXECUTE format('%s ORDER BY %s OFFSET %s LIMIT 1',
+      run_ops.range_query(m.here_from, m.here_keys, '''''', above, NULL), array_to_string(m.here_keys, ', '), batch_size - 1)
+      INTO here;
+    bounds := bounds || here::jsonb;
+  END IF;
+  EXECUTE format('SELECT b FROM unnest($1) AS b WHERE b IS NOT NULL ORDER BY %s LIMIT 1',
+    (SELECT string_agg(format('(b ->> %s)::%s', ord - 1, type), ', ' ORDER BY ord)
+       FROM unnest(m.key_types) WITH ORDINALITY AS u (type, ord))) INTO here USING bounds;
+  RETURN here::jsonb;
+END $$;
+COMMENT ON FUNCTION run_ops.upper_key(run_ops.mirror, jsonb, int, boolean) IS
+  'where a range ends so that neither side has more than batch_size rows in it; NULL when both end before';
+REVOKE EXECUTE ON FUNCTION run_ops.upper_key(run_ops.mirror, jsonb, int, boolean) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.range_differs(m run_ops.mirror, above jsonb, upto jsonb) RETURNS boolean
+  LANGUAGE plpgsql
+  SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO, YMD' SET timezone = 'UTC'
+  SET intervalstyle = 'postgres' SET extra_float_digits = 1 SET bytea_output = 'hex'
+AS $$
+DECLARE
+  here  jsonb;
+  there jsonb;
+BEGIN
+  EXECUTE format('SELECT to_jsonb(q) FROM (%s) AS q',
+    run_ops.digest_query(run_ops.range_query(m.here_from, m.here_keys, m.here_row, above, upto))) INTO here;
+  SELECT * INTO there FROM run_ops.ask_store(m.store,
+    run_ops.digest_query(run_ops.range_query(m.there_from, m.there_keys, m.there_row, above, upto)));
+  RETURN here IS DISTINCT FROM there;
+END $$;
+COMMENT ON FUNCTION run_ops.range_differs(run_ops.mirror, jsonb, jsonb) IS
+  'whether the rows of a range are not the same on both sides; hashes only are compared';
+REVOKE EXECUTE ON FUNCTION run_ops.range_differs(run_ops.mirror, jsonb, jsonb) FROM PUBLIC;
+
+-- What is written here and in a store is what stands on the other side: no
+-- trigger has to look at it, and foreign keys in a circle would allow no order.
+
+CREATE FUNCTION run_ops.write_here(m run_ops.mirror, gone text[], came text[]) RETURNS void
+  LANGUAGE plpgsql
+  SET search_path = pg_catalog, pg_temp SET session_replication_role = 'replica'
+  SET datestyle = 'ISO, YMD' SET timezone = 'UTC' SET intervalstyle = 'postgres'
+AS $$
+BEGIN
+  EXECUTE format('DELETE FROM %s AS x USING unnest($1::jsonb[]) AS g WHERE %s', m.here,
+    (SELECT string_agg(format('%s = (g ->> %s)::%s', k, ord - 1, m.key_types[ord]), ' AND ')
+       FROM unnest(m.here_keys) WITH ORDINALITY AS u (k, ord))) USING gone;
+  EXECUTE format('INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM (SELECT u::%s AS v FROM unnest($1) AS u) AS r '
+                 'ON CONFLICT (%s) DO NOTHING', m.here,
+    (SELECT string_agg(quote_ident(c), ', ' ORDER BY ord) FROM unnest(m.columns) WITH ORDINALITY AS u (c, ord)),
+    (SELECT string_agg(format('(r.v).%I', c), ', ' ORDER BY ord) FROM unnest(m.columns) WITH ORDINALITY AS u (c, ord)),
+    m.here, replace(array_to_string(m.here_keys, ', '), 'x.', '')) USING came;
+END $$;
+COMMENT ON FUNCTION run_ops.write_here(run_ops.mirror, text[], text[]) IS
+  'deletes rows by key and inserts rows by text in the local table, without its triggers';
+REVOKE EXECUTE ON FUNCTION run_ops.write_here(run_ops.mirror, text[], text[]) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.write_there(m run_ops.mirror, gone text[], came text[]) RETURNS void
+  LANGUAGE plpgsql
+  SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO, YMD' SET timezone = 'UTC'
+  SET intervalstyle = 'postgres' SET extra_float_digits = 1 SET bytea_output = 'hex'
+AS $$
+DECLARE
+  command text := 'BEGIN; SET LOCAL search_path = pg_catalog; SET LOCAL session_replication_role = replica; '
+                  'SET LOCAL datestyle = ''ISO, YMD''; SET LOCAL timezone = ''UTC''; SET LOCAL intervalstyle = ''postgres'';';
+  inserted text;
+BEGIN
+  IF gone <> '{}' THEN
+    command := command || format('DELETE FROM %s AS x WHERE (%s) IN (%s);', m.there, array_to_string(m.there_keys, ', '),
+      (SELECT string_agg('(' || (SELECT string_agg(quote_literal(v), ', ' ORDER BY ord)
+                                   FROM jsonb_array_elements_text(g::jsonb) WITH ORDINALITY AS u (v, ord)) || ')', ', ')
+         FROM unnest(gone) AS g));
+  END IF;
+  IF came <> '{}' THEN
+    EXECUTE format('SELECT string_agg(''('' || array_to_string(ARRAY[%s], '', '') || '')'', '', '') '
+                   'FROM (SELECT u::%s AS v FROM unnest($1) AS u) AS r', m.there_values, m.here) INTO inserted USING came;
+    command := command || format('INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE VALUES %s;', m.there, m.there_columns, inserted);
+  END IF;
+  EXECUTE format('SELECT %s.dblink_exec(s.server, $1) FROM run_ops.store AS s WHERE s.name = $2', run_ops.dblink_schema())
+    USING command || 'COMMIT', m.store;
+END $$;
+COMMENT ON FUNCTION run_ops.write_there(run_ops.mirror, text[], text[]) IS
+  'deletes rows by key and inserts rows by text in a store, without its triggers, in a transaction of its own; the mapped user must be allowed to set session_replication_role';
+REVOKE EXECUTE ON FUNCTION run_ops.write_there(run_ops.mirror, text[], text[]) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.copy_range(m run_ops.mirror, above jsonb, upto jsonb, forward boolean) RETURNS bigint
+  LANGUAGE plpgsql
+  SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO, YMD' SET timezone = 'UTC'
+  SET intervalstyle = 'postgres' SET extra_float_digits = 1 SET bytea_output = 'hex'
+AS $$
+DECLARE
+  here  jsonb;
+  there jsonb;
+  gone  text[];
+  came  text[];
+BEGIN
+  SELECT coalesce(jsonb_object_agg(a ->> 'key', a ->> 'r'), '{}') INTO there
+    FROM run_ops.ask_store(m.store, run_ops.range_query(m.there_from, m.there_keys, m.there_row, above, upto)) AS a;
+  EXECUTE format('SELECT coalesce(jsonb_object_agg(key, r), ''{}'') FROM (%s) AS rows %s',
+    run_ops.range_query(m.here_from, m.here_keys, m.here_row, above, upto),
+    -- without a shape, a row belongs to the store when the store has its key
+    CASE WHEN forward AND m.routing = 'store' THEN 'WHERE $1 ? key' END) INTO here USING there;
+  SELECT coalesce(array_agg(key) FILTER (WHERE old.value IS NOT NULL), '{}'),
+         coalesce(array_agg(now.value) FILTER (WHERE now.value IS NOT NULL), '{}')
+    INTO gone, came
+    FROM jsonb_each_text(CASE WHEN forward THEN there ELSE here END) AS old
+    FULL JOIN jsonb_each_text(CASE WHEN forward THEN here ELSE there END) AS now USING (key)
+   WHERE old.value IS DISTINCT FROM now.value;
+  IF forward THEN
+    PERFORM run_ops.write_there(m, gone, came) WHERE gone <> '{}' OR came <> '{}';
+  ELSIF run_ops.split_enabled() THEN
+    PERFORM run_ops.write_here(m, gone, came);
+  ELSE
+    -- after a forced disable, what was written here since is newer
+    PERFORM run_ops.write_here(m, '{}', came);
+  END IF;
+  RETURN greatest(cardinality(gone), cardinality(came));
+END $$;
+COMMENT ON FUNCTION run_ops.copy_range(run_ops.mirror, jsonb, jsonb, boolean) IS
+  'makes the rows of a range here what they are in the store, or there what they are here when forward; returns how many rows that changed';
+REVOKE EXECUTE ON FUNCTION run_ops.copy_range(run_ops.mirror, jsonb, jsonb, boolean) FROM PUBLIC;
+
+-- Passes ------------------------------------------------------------------------
+
+CREATE FUNCTION run_ops.start_progress(going_forward boolean) RETURNS void
+  LANGUAGE sql SET search_path = pg_catalog, pg_temp
+AS $$
+  INSERT INTO run_ops.copy_progress (view, store, forward)
+  SELECT r.view, r.store, going_forward FROM run_ops.routed_store AS r
+  ON CONFLICT DO NOTHING
+$$;
+COMMENT ON FUNCTION run_ops.start_progress(boolean) IS 'one line of progress for each table and store, where there is none yet';
+REVOKE EXECUTE ON FUNCTION run_ops.start_progress(boolean) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.copy_batch(batch_size int, going_forward boolean)
+  RETURNS TABLE (view regclass, store text, copied bigint, done boolean)
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+  p    run_ops.copy_progress;
+  m    run_ops.mirror;
+  upto jsonb;
+  n    bigint;
+BEGIN
+  IF batch_size IS NULL OR batch_size < 1 THEN
+    RAISE EXCEPTION 'batch_size must be at least 1' USING ERRCODE = 'invalid_parameter_value';
+  END IF;
+  PERFORM run_ops.start_progress(going_forward);
+  SELECT * INTO p FROM run_ops.copy_progress AS c
+   WHERE c.forward = going_forward AND NOT c.finished ORDER BY c.view, c.store LIMIT 1 FOR UPDATE;
+  IF NOT FOUND THEN
+    -- the next call begins another pass
+    UPDATE run_ops.copy_progress AS c SET finished = false, position = NULL WHERE c.forward = going_forward;
+    RETURN QUERY SELECT NULL::regclass, NULL::text, 0::bigint, true;
+    RETURN;
+  END IF;
+  m := run_ops.mirror_of(run_ops.routed(p.view), p.store, going_forward);
+  upto := run_ops.upper_key(m, p.position, batch_size, going_forward);
+  n := run_ops.copy_range(m, p.position, upto, going_forward)
+    WHERE m.routing = 'store' AND going_forward OR run_ops.range_differs(m, p.position, upto);
+  UPDATE run_ops.copy_progress AS c
+     SET position = upto, finished = upto IS NULL, batches = c.batches + 1, copied = c.copied + coalesce(n, 0),
+         changed_at = clock_timestamp()
+   WHERE (c.view, c.store, c.forward) = (p.view, p.store, p.forward);
+  RETURN QUERY SELECT p.view, p.store, coalesce(n, 0), false;
+END $$;
+COMMENT ON FUNCTION run_ops.copy_batch(int, boolean) IS
+  'one range of the present pass: compared, and copied where it differs; done when the pass is complete';
+REVOKE EXECUTE ON FUNCTION run_ops.copy_batch(int, boolean) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.repatriate(batch_size int DEFAULT 1000)
+  RETURNS TABLE (view regclass, store text, copied bigint, done boolean)
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+  IF (SELECT s.superseded FROM run_ops.split_state AS s) THEN
+    RAISE EXCEPTION 'all rows are repatriated'
+      USING ERRCODE = 'object_not_in_prerequisite_state', DETAIL = 'Split is off, and what the stores hold is older.';
+  END IF;
+  RETURN QUERY SELECT * FROM run_ops.copy_batch(batch_size, false);
+END $$;
+COMMENT ON FUNCTION run_ops.repatriate(int) IS
+  'copies rows of the stores into the local tables, one batch a call, while the service runs; call it until done, then disable_split(repatriated => true)';
+
+CREATE FUNCTION run_ops.move_strays(batch_size int DEFAULT 1000)
+  RETURNS TABLE (view regclass, store text, copied bigint, done boolean)
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+  PERFORM run_ops.refuse_in_copy();
+  PERFORM run_ops.refuse_while_split('move strays');
+  IF (SELECT s.superseded FROM run_ops.split_state AS s) THEN
+    RETURN QUERY SELECT * FROM run_ops.copy_batch(batch_size, true);
+    RETURN;
+  END IF;
+  IF EXISTS (SELECT FROM run_ops.store_row_counts() AS r WHERE r.n > 0) THEN
+    RAISE EXCEPTION 'the stores hold rows that are not here'
+      USING ERRCODE = 'object_not_in_prerequisite_state',
+            HINT = 'run_ops.repatriate() until done, then run_ops.disable_split(repatriated => true).';
+  END IF;
+  -- Committed before the first row is copied: whatever happens then, the rows
+  -- here are the newer ones.
+  UPDATE run_ops.split_state SET superseded = true;
+  PERFORM run_ops.audit('move strays', '{}');
+  RETURN QUERY SELECT NULL::regclass, NULL::text, 0::bigint, false;
+END $$;
+COMMENT ON FUNCTION run_ops.move_strays(int) IS
+  'copies local rows that belong to a store there, one batch a call, while split is off; call it until done, then enable_split(), which removes them here';
+
+CREATE FUNCTION run_ops.verify_repatriation()
+  RETURNS TABLE (view regclass, store text, ranges bigint, differing bigint)
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  r     record;
+  m     run_ops.mirror;
+  above jsonb;
+  upto  jsonb;
+BEGIN
+  FOR r IN SELECT t, s.store FROM run_ops.routed_table AS t JOIN run_ops.routed_store AS s ON s.view = t.view
+            ORDER BY t.view, s.store LOOP
+    m := run_ops.mirror_of(r.t, r.store, false);
+    view := (r.t).view; store := r.store; ranges := 0; differing := 0; above := NULL;
+    LOOP
+      upto := run_ops.upper_key(m, above, 10000, false);
+      ranges := ranges + 1;
+      differing := differing + run_ops.range_differs(m, above, upto)::int;
+      above := upto;
+      EXIT WHEN upto IS NULL;
+    END LOOP;
+    RETURN NEXT;
+  END LOOP;
+END $$;
+COMMENT ON FUNCTION run_ops.verify_repatriation() IS
+  'compares every row of every store with its copy here, by hashes of ranges; rows of a range that differs are in use or not repatriated yet';
+
+CREATE FUNCTION run_ops.repatriation_conflicts()
+  RETURNS TABLE (view regclass, store text, unique_index regclass, store_key jsonb, legacy_key jsonb)
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+  r record;
+BEGIN
+  FOR r IN
+    SELECT t, s.store, s.foreign_table, i.indexrelid::regclass AS index,
+           string_agg(format('y.%I = x.%1$I', a.attname), ' AND ') AS equal
+      FROM run_ops.routed_table AS t JOIN run_ops.routed_store AS s ON s.view = t.view
+      JOIN pg_index AS i ON i.indrelid = t.legacy AND i.indisunique AND i.indpred IS NULL AND i.indexprs IS NULL
+      JOIN pg_attribute AS a ON a.attrelid = t.legacy AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
+     GROUP BY t, t.key_columns, s.store, s.foreign_table, i.indexrelid
+    HAVING NOT array_agg(a.attname) @> t.key_columns
+  LOOP
+    -- a row with the same key is the same row
+    RETURN QUERY EXECUTE (
+      SELECT format('SELECT %L::regclass, %L, %L::regclass, jsonb_build_object(%s), jsonb_build_object(%s) '
+                    'FROM %s AS y JOIN %s AS x ON %s WHERE (%s) <> (%s)',
+               (r.t).view, r.store, r.index, string_agg(format('%L, y.%1$I', k), ', '), string_agg(format('%L, x.%1$I', k), ', '),
+               r.foreign_table, (r.t).legacy, r.equal, string_agg(format('y.%I', k), ', '), string_agg(format('x.%I', k), ', '))
+        FROM unnest((r.t).key_columns) AS k);
+  END LOOP;
+END $$;
+COMMENT ON FUNCTION run_ops.repatriation_conflicts() IS
+  'rows of the stores that cannot come here, for another row here has the same unique value: each database could only keep its own apart';
+
+-- With writes closed --------------------------------------------------------------
+
+CREATE FUNCTION run_ops.finish_copy(going_forward boolean) RETURNS void
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  r      record;
+  m      run_ops.mirror;
+  above  jsonb;
+  upto   jsonb;
+  copies boolean;
+BEGIN
+  FOR r IN SELECT t, s.store FROM run_ops.routed_table AS t JOIN run_ops.routed_store AS s ON s.view = t.view
+            ORDER BY t.view, s.store LOOP
+    m := run_ops.mirror_of(r.t, r.store, going_forward);
+    above := NULL;
+    LOOP
+      upto := run_ops.upper_key(m, above, 10000, going_forward);
+      IF going_forward AND m.routing = 'store' THEN
+        PERFORM run_ops.copy_range(m, above, upto, true);
+      ELSIF run_ops.range_differs(m, above, upto) THEN
+        PERFORM run_ops.copy_range(m, above, upto, going_forward);
+        copies := going_forward OR run_ops.split_enabled();
+        IF copies AND run_ops.range_differs(m, above, upto) THEN
+          RAISE EXCEPTION 'rows of % are not the same here and in store "%"', (r.t).view, r.store
+            USING ERRCODE = 'data_exception',
+                  DETAIL = format('They differ after copying, above key %s up to %s.', coalesce(above::text, 'none'), coalesce(upto::text, 'the last'));
+        END IF;
+      END IF;
+      above := upto;
+      EXIT WHEN upto IS NULL;
+    END LOOP;
+  END LOOP;
+  DELETE FROM run_ops.copy_progress;
+END $$;
+COMMENT ON FUNCTION run_ops.finish_copy(boolean) IS
+  'a whole pass over every table, each range copied where it differs and compared again';
+REVOKE EXECUTE ON FUNCTION run_ops.finish_copy(boolean) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.refuse_orphans() RETURNS void
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  f     pg_constraint;
+  n     bigint;
+  lines text[] := '{}';
+BEGIN
+  FOR f IN SELECT c.* FROM pg_constraint AS c JOIN run_ops.routed_table AS t ON t.legacy = c.conrelid
+            WHERE c.contype = 'f' AND c.conparentid = 0 LOOP
+    EXECUTE (SELECT format('SELECT count(*) FROM %s AS x WHERE %s AND NOT EXISTS (SELECT FROM %s AS y WHERE %s)',
+               f.conrelid::regclass, string_agg(format('x.%I IS NOT NULL', c.attname), ' AND '),
+               f.confrelid::regclass, string_agg(format('y.%I = x.%I', p.attname, c.attname), ' AND '))
+               FROM unnest(f.conkey, f.confkey) AS k (child, parent)
+               JOIN pg_attribute AS c ON c.attrelid = f.conrelid AND c.attnum = k.child
+               JOIN pg_attribute AS p ON p.attrelid = f.confrelid AND p.attnum = k.parent) INTO n;
+    IF n > 0 THEN
+      lines := lines || format('%s rows of %s break foreign key %I', n, f.conrelid::regclass, f.conname);
+    END IF;
+  END LOOP;
+  IF lines <> '{}' THEN
+    RAISE EXCEPTION 'rows would refer to rows that are not there'
+      USING ERRCODE = 'foreign_key_violation', DETAIL = array_to_string(lines, E'\n'),
+            HINT = 'Correct them through the views, or drop the foreign keys.';
+  END IF;
+END $$;
+COMMENT ON FUNCTION run_ops.refuse_orphans() IS
+  'checks the foreign keys of the local tables, whose triggers did not see what was copied';
+REVOKE EXECUTE ON FUNCTION run_ops.refuse_orphans() FROM PUBLIC;
+
+CREATE FUNCTION run_ops.refuse_conflicts() RETURNS void
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  lines text := (SELECT string_agg(c.line, E'\n')
+                   FROM (SELECT format('%s: %s with index %s', c.view, count(*), c.unique_index) AS line
+                           FROM run_ops.repatriation_conflicts() AS c GROUP BY c.view, c.unique_index ORDER BY c.view) AS c);
+BEGIN
+  IF lines IS NOT NULL THEN
+    RAISE EXCEPTION 'rows of the stores are in conflict with rows here'
+      USING ERRCODE = 'unique_violation', DETAIL = lines,
+            HINT = 'run_ops.repatriation_conflicts() lists them. Delete or change one of each two through the views.';
+  END IF;
+END $$;
+COMMENT ON FUNCTION run_ops.refuse_conflicts() IS
+  'raises an error that counts what run_ops.repatriation_conflicts() lists';
+REVOKE EXECUTE ON FUNCTION run_ops.refuse_conflicts() FROM PUBLIC;
+
+CREATE FUNCTION run_ops.finish_repatriation() RETURNS void
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET session_replication_role = 'replica'
+AS $$
+DECLARE
+  r       record;
+  waiting regclass;
+  keys    text;
+BEGIN
+  PERFORM run_ops.finish_copy(false);
+  FOR r IN SELECT t, s.store FROM run_ops.routed_table AS t JOIN run_ops.routed_store AS s ON s.view = t.view
+            WHERE t.routing = 'store' LOOP
+    waiting := run_ops.waiting_table(r.t, r.store);
+    keys := (SELECT string_agg(quote_ident(k), ', ') FROM unnest((r.t).key_columns) AS k);
+    IF run_ops.split_enabled() THEN
+      -- the view showed the row of the store
+      EXECUTE format('DELETE FROM %s WHERE (%s) IN (SELECT %2$s FROM %s)', (r.t).legacy, keys, waiting);
+    END IF;
+    EXECUTE format('INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %2$s FROM %s ON CONFLICT (%s) DO NOTHING', (r.t).legacy,
+      (SELECT string_agg(quote_ident(a.attname), ', ') FROM pg_attribute AS a
+        WHERE a.attrelid = (r.t).legacy AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''), waiting, keys);
+    EXECUTE format('DROP TABLE %s', waiting);
+  END LOOP;
+  PERFORM run_ops.refuse_orphans();
+END $$;
+COMMENT ON FUNCTION run_ops.finish_repatriation() IS
+  'copies what repatriate() left, proves that every row of every store is here, and puts waiting rows in their place; writes must be closed';
+REVOKE EXECUTE ON FUNCTION run_ops.finish_repatriation() FROM PUBLIC;
+
+CREATE FUNCTION run_ops.finish_move_to_stores() RETURNS void
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET session_replication_role = 'replica'
+AS $$
+DECLARE
+  r record;
+BEGIN
+  PERFORM run_ops.finish_copy(true);
+  FOR r IN SELECT t, s.store, s.foreign_table FROM run_ops.routed_table AS t JOIN run_ops.routed_store AS s ON s.view = t.view LOOP
+    EXECUTE format('DELETE FROM %s AS x ', (r.t).legacy)
+      || CASE (r.t).routing WHEN 'store' THEN format('USING %s AS y WHERE %s', r.foreign_table,
+           (SELECT string_agg(format('x.%I = y.%1$I', k), ' AND ') FROM unnest((r.t).key_columns) AS k))
+         ELSE format('WHERE run_ops.resides(x.%I, %L)', (r.t).route_column, r.store) END;
+  END LOOP;
+  PERFORM run_ops.refuse_orphans();
+END $$;
+COMMENT ON FUNCTION run_ops.finish_move_to_stores() IS
+  'copies what move_strays() left, proves that it is in the stores, and removes it here; writes must be closed';
+REVOKE EXECUTE ON FUNCTION run_ops.finish_move_to_stores() FROM PUBLIC;
+
+CREATE FUNCTION run_ops.store_row_counts() RETURNS TABLE (view regclass, store text, n bigint)
+  LANGUAGE sql SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT t.view, s.store, (a ->> 'n')::bigint
+    FROM run_ops.routed_table AS t JOIN run_ops.routed_store AS s ON s.view = t.view,
+         LATERAL run_ops.ask_store(s.store, format('SELECT count(*) AS n FROM %I.%I', t.store_schema, t.store_table), '0') AS a
+$$;
+COMMENT ON FUNCTION run_ops.store_row_counts() IS 'how many rows each store holds of each routed table';
+REVOKE EXECUTE ON FUNCTION run_ops.store_row_counts() FROM PUBLIC;
+
+-- Who may change the mode: see run_ops.grant_admin().
+DO $$
+DECLARE
+  admin text;
+BEGIN
+  FOREACH admin IN ARRAY run_ops.admin_functions() || 'run_ops.grant_admin(regrole)'::text LOOP
+    EXECUTE pg_catalog.format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', admin);
+  END LOOP;
+END $$;

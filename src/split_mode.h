@@ -1,0 +1,23 @@
+/*
+ * split_mode.h
+ *		Whether split mode is on, and whether this server may use the stores.
+ */
+#ifndef RUN_OPS_SPLIT_MODE_H
+#define RUN_OPS_SPLIT_MODE_H
+
+extern void split_mode_init(void);
+
+/*
+ * Is split mode on in this database, as the active snapshot sees it?  False
+ * in a copy of the database.  Needs an active snapshot.
+ */
+extern bool split_enabled(void);
+
+/*
+ * Raise an error when the foreign server is a store and this database is a
+ * copy of the one that it was attached in.  To be called before anything is
+ * read from or written to a foreign server; contacts no server itself.
+ */
+extern void split_require_active(Oid serverid);
+
+#endif							/* RUN_OPS_SPLIT_MODE_H */
