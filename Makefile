@@ -40,6 +40,8 @@ MODULES_C = \
 	id_mint \
 	seam_pruning \
 	lazy_fdw \
+	write_routing \
+	cross_store_writes \
 	split_mode \
 	mint_kind \
 	cache \
@@ -56,6 +58,10 @@ SQL_PARTS = \
 	stores \
 	read_through \
 	read_locks \
+	write_routing \
+	cross_store_writes \
+	cross_seam_guard \
+	cleanup \
 	store_counts \
 	split_mode \
 	distinct_database \
@@ -81,6 +87,11 @@ REGRESS ?= \
 	read_fuzz \
 	store_counts \
 	lazy_fdw \
+	write_routing \
+	cross_seam_guard \
+	cross_store_writes \
+	cleanup \
+	life_of_a_run \
 	split_mode \
 	repatriate \
 	mint_kind \
@@ -94,7 +105,8 @@ ISOLATION ?= \
 	cache_snapshots \
 	cache_definitions \
 	cache_serializable \
-	cache_epochs
+	cache_epochs \
+	write_races
 ISOLATION_OPTS = --inputdir=test/isolation
 TAP_TESTS = 1
 PROVE_TESTS ?= $(wildcard test/t/*.pl)

@@ -80,6 +80,7 @@ DECLARE
   id text := CASE v.id_shape WHEN 'NEW' THEN 'run_37dGaqAyHnlXVhBy5x4pckK50bA' WHEN 'LEGACY' THEN 'run_cl8dq15ad30lcaohivaab68x4'
                              ELSE 'run_xxxxxxxxxxxxxxxxxxxxxxxx' END;
 BEGIN
+  PERFORM run_ops.allow_strays();
   DELETE FROM run;
   DELETE FROM run_ops_new.run;
   INSERT INTO run SELECT id WHERE v.in_legacy = 'hit';

@@ -18,8 +18,11 @@ SET enable_bitmapscan = off;  -- shorter plans
 \set shard_a run_0123456789abcdefghijklmna2
 \set cuid2 run_cl8dq15ad30lcaohivaab68x5
 \set ksuid2 run_37dGaqAyHnlXVhBy5x4pckK50bB
+BEGIN;
+SELECT run_ops.allow_strays();
 INSERT INTO run VALUES (:'cuid', 'e1', 'legacy'), (:'cuid2', 'e2', 'legacy'), ('x', 'e1', 'legacy'),
   (:'ksuid', 'e1', 'stray');
+COMMIT;
 INSERT INTO run_ops_new.run (id, env, note) VALUES (:'ksuid', 'e1', 'new'), (:'ksuid2', 'e2', 'new'),
   (:'cuid', 'e1', 'stray'), (:'shard_a', 'e1', 'stray');
 INSERT INTO step VALUES ('s1', :'cuid', 'legacy'), ('s2', NULL, 'legacy');

@@ -43,4 +43,11 @@
 #define compat_local_transaction_id() (MyProc->vxid.lxid)
 #endif
 
+/* Are writes to the relation counted?  Then it has its pgstat_info. */
+#if PG_VERSION_NUM < 150000
+#define compat_counts_writes(rel) ((rel)->pgstat_info != NULL)
+#else
+#define compat_counts_writes(rel) pgstat_should_count_relation(rel)
+#endif
+
 #endif							/* RUN_OPS_COMPAT_H */

@@ -54,6 +54,7 @@
 #include "utils/tuplestore.h"
 
 #include "compat.h"
+#include "cross_store_writes.h"
 #include "id_shape.h"
 #include "lazy_fdw.h"
 #include "split_mode.h"
@@ -864,6 +865,7 @@ run_ops_fdw_handler(PG_FUNCTION_ARGS)
 	routine->IterateForeignScan = lazyIterateForeignScan;
 	routine->ReScanForeignScan = lazyReScanForeignScan;
 	routine->EndForeignScan = lazyEndForeignScan;
+	watch_foreign_writes(routine);
 	routine->BeginForeignModify = lazyBeginForeignModify;
 	routine->BeginForeignInsert = lazyBeginForeignInsert;
 	routine->BeginDirectModify = lazyBeginDirectModify;

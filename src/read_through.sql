@@ -84,6 +84,7 @@ BEGIN
   ELSIF EXISTS (SELECT FROM pg_rewrite WHERE ev_class = t.view AND rulename = 'refuse_on_conflict') THEN
     EXECUTE format('DROP RULE refuse_on_conflict ON %s', t.view);
   END IF;
+  PERFORM run_ops.build_triggers(t, split);
 END $$;
 COMMENT ON FUNCTION run_ops.build_view(run_ops.routed_table, boolean) IS
   'gives a routed table''s view its definition for split off or on';

@@ -11,8 +11,13 @@
  * from others; what PostgreSQL has a code for uses PostgreSQL's.
  */
 #define ERRCODE_RUN_OPS_UNCLASSIFIABLE_ID MAKE_SQLSTATE('R', 'O', '0', '0', '1')
+#define ERRCODE_RUN_OPS_CROSSES_SEAM MAKE_SQLSTATE('R', 'O', '0', '1', '0')
+#define ERRCODE_RUN_OPS_STRAY MAKE_SQLSTATE('R', 'O', '0', '1', '1')
+#define ERRCODE_RUN_OPS_CROSS_STORE_WRITES MAKE_SQLSTATE('R', 'O', '0', '1', '2')
 #define ERRCODE_RUN_OPS_SUSPENDED MAKE_SQLSTATE('R', 'O', '0', '0', '4')
 
+extern void cross_store_writes_init(void);
 extern void mint_kind_init(void);
+extern void write_routing_init(void);
 
 #endif							/* RUN_OPS_SPLIT_H */

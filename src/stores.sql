@@ -500,6 +500,11 @@ BEGIN
   FOR item IN SELECT * FROM jsonb_each_text(t.store_defaults) LOOP
     EXECUTE format('ALTER FOREIGN TABLE %s ALTER COLUMN %I SET DEFAULT %s', foreign_table, item.key, item.value);
   END LOOP;
+  -- rows go to the store in batches, unless the server says how
+  IF NOT EXISTS (SELECT FROM pg_foreign_server AS f, unnest(f.srvoptions) AS o
+                  WHERE f.srvname = store_server AND o LIKE 'batch_size=%') THEN
+    EXECUTE format('ALTER FOREIGN TABLE %s OPTIONS (ADD batch_size ''1000'')', foreign_table);
+  END IF;
   IF (SELECT w.fdwname FROM pg_foreign_server AS f JOIN pg_foreign_data_wrapper AS w ON w.oid = f.srvfdw
        WHERE f.srvname = store_server) = 'run_ops_fdw' THEN
     -- what the store can look up quickly: the leading columns of its indexes

@@ -1,0 +1,84 @@
+-- Cleanup: what belongs to a deleted environment goes away in every store.
+\set name cleanup
+\i test/fixtures/two_stores.sql
+\set ECHO none
+SET client_min_messages = warning;
+SELECT run_ops.attach_store('new', 'new');
+SELECT count(*) FROM run_ops.attach_all_tables() \g /dev/null
+\set side legacy
+\set orgs 2
+\set runs 400
+\i test/fixtures/generate.sql
+\connect :store_db - :store_host :store_port
+\set side new
+\i test/fixtures/generate.sql
+\connect :legacy_db - :legacy_host :legacy_port
+RESET client_min_messages;
+\set ECHO all
+SELECT run_ops.swap_views(true);
+SELECT run_ops.attach_cleanup();
+
+-- Rows of each table and store that name an environment, and all rows.
+CREATE FUNCTION counts(environment text) RETURNS TABLE (store text, tables bigint, of_environment bigint, rows bigint) LANGUAGE plpgsql AS $$
+DECLARE
+  c record; n bigint; e bigint;
+BEGIN
+  FOR store, tables IN SELECT s.name, 0 FROM run_ops.store AS s ORDER BY 1 LOOP
+    of_environment := 0; rows := 0;
+    FOR c IN SELECT x.relation, t.legacy FROM run_ops.routed_table AS t, run_ops.copies(t) AS x WHERE x.store = counts.store LOOP
+      EXECUTE format('SELECT count(*), count(*) FILTER (WHERE to_jsonb(x) ->> ''runtimeEnvironmentId'' = $1 OR to_jsonb(x) ->> ''environmentId'' = $1) FROM %s AS x', c.relation)
+        INTO n, e USING environment;
+      tables := tables + (n > 0)::int; rows := rows + n; of_environment := of_environment + e;
+    END LOOP;
+    RETURN NEXT;
+  END LOOP;
+END $$;
+SELECT "runtimeEnvironmentId" AS env FROM "TaskRun" GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT 1 \gset
+CREATE TABLE before AS SELECT * FROM counts(:'env');
+SELECT * FROM before;
+SELECT view, column_name, count(*) FROM run_ops.in_doubt() GROUP BY 1, 2 ORDER BY 1, 2;
+
+-- Deleting it asks for the cleanup, in the same transaction.
+BEGIN;
+DELETE FROM "RuntimeEnvironment" WHERE id = :'env';
+ROLLBACK;
+SELECT count(*) FROM run_ops.cleanup_queue;
+DELETE FROM "RuntimeEnvironment" WHERE id = :'env';
+SELECT scope, id = :'env' AS env, store, started_at, rows_deleted FROM run_ops.cleanup_progress ORDER BY store;
+
+-- One batch is one transaction.
+SELECT * FROM run_ops.cleanup_batch(5);
+SELECT store, rows_deleted > 5 AS some FROM run_ops.cleanup_progress WHERE started_at IS NOT NULL;
+CALL run_ops.cleanup(batch_size => 7);
+SELECT * FROM run_ops.cleanup_queue;
+SELECT store, event, deleted FROM run_ops.cleanup_log ORDER BY store, event DESC;
+-- nothing is left of it, and nothing else has gone: what the log says is what is missing
+SELECT n.store, n.of_environment, b.rows - n.rows AS missing,
+       (SELECT sum(value::int) FROM run_ops.cleanup_log AS l, jsonb_each_text(l.deleted)
+         WHERE l.store = n.store AND key <> 'BulkActionItem') AS logged
+  FROM counts(:'env') AS n JOIN before AS b USING (store);
+SELECT view, column_name, count(*) FROM run_ops.in_doubt() GROUP BY 1, 2 ORDER BY 1, 2;
+-- once more: nothing to do
+CALL run_ops.cleanup();
+SELECT run_ops.cleanup_environment(:'env');
+
+-- A project is its environments.
+SELECT id AS project FROM "Project" ORDER BY id LIMIT 1 \gset
+SELECT store, sum(value::int) > 100 AS many
+  FROM jsonb_each(run_ops.cleanup_project(:'project')) AS s (store, counts), jsonb_each_text(counts) GROUP BY 1 ORDER BY 1;
+SELECT count(*) FROM run_ops."TaskRun" WHERE "projectId" = :'project';
+-- an organization is its projects
+SELECT id AS org FROM "Organization" ORDER BY id LIMIT 1 \gset
+DELETE FROM "Organization" WHERE id = :'org';
+SELECT scope, store, count(*) FROM run_ops.cleanup_queue GROUP BY 1, 2 ORDER BY 1, 2;
+CALL run_ops.cleanup(time_limit => '0');
+SELECT scope, store, count(*) FROM run_ops.cleanup_queue GROUP BY 1, 2 ORDER BY 1, 2;
+SELECT count(*) FROM run_ops."TaskRun" WHERE "organizationId" = :'org';
+
+-- One store is down: the other one's rows go, the rest stays queued with the reason.
+SELECT run_ops.enqueue_cleanup('environment', ARRAY(SELECT id FROM "RuntimeEnvironment" ORDER BY id LIMIT 2));
+SELECT srvoptions[2] AS port FROM pg_foreign_server WHERE srvname = 'new' \gset
+ALTER SERVER new OPTIONS (SET port '1');
+CALL run_ops.cleanup(1000);
+SELECT store, rows_deleted, failed_at IS NOT NULL AS failed, regexp_replace(error, '".*', '...') AS error FROM run_ops.cleanup_progress;
+SELECT run_ops.cleanup_environment(id) FROM "RuntimeEnvironment" ORDER BY id LIMIT 1;

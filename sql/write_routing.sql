@@ -1,0 +1,214 @@
+-- Writes through the views: each row goes to the one store that owns it.
+\set name write_routing
+\i test/fixtures/two_stores.sql
+SELECT run_ops.attach_store('new', 'new');
+-- the store's side of a table, by SQL over there
+CREATE PROCEDURE in_store(command text) LANGUAGE plpgsql AS $$
+BEGIN PERFORM dblink_exec('new', command); END $$;
+CREATE TABLE run (id text PRIMARY KEY, env text NOT NULL, note text DEFAULT 'none', n int DEFAULT 0 CHECK (n < 100));
+CALL in_store('CREATE TABLE run (n int DEFAULT 0 CHECK (n < 100), id text PRIMARY KEY, env text NOT NULL, note text DEFAULT ''none'')');
+CREATE TABLE step (id text PRIMARY KEY, "runId" text, note text);
+CALL in_store('CREATE TABLE step (id text PRIMARY KEY, "runId" text, note text)');
+SELECT run_ops.attach_table('run', 'shape'), run_ops.attach_table('step', 'anchor', 'runId');
+SELECT run_ops.swap_views(true);
+-- many statements here write to both stores, which run_ops_split.cross_store_writes is about
+SET run_ops_split.cross_store_writes = allow;
+CREATE VIEW stored AS
+  SELECT 'legacy' AS store, r.id, env, note, n FROM run AS r
+  UNION ALL SELECT 'new', r.id, env, note, n FROM run_ops_new.run AS r;
+
+\set cuid run_cl8dq15ad30lcaohivaab68x4
+\set cuid2 run_cl8dq15ad30lcaohivaab68x5
+\set ksuid run_37dGaqAyHnlXVhBy5x4pckK50bA
+\set ksuid2 run_37dGaqAyHnlXVhBy5x4pckK50bB
+
+-- INSERT: a column that is left out gets its default, NULL stays NULL.
+INSERT INTO run_ops.run (id, env) VALUES (:'cuid', 'e1'), (:'ksuid', 'e1') RETURNING *;
+INSERT INTO run_ops.run VALUES (:'cuid2', 'e2', NULL, 2), (:'ksuid2', 'e2', NULL, 2) RETURNING id, note, n;
+SELECT * FROM stored ORDER BY id;
+
+-- An id that tells nothing, or names a store that is not there, is refused.
+INSERT INTO run_ops.run (id, env) VALUES ('run_short', 'e1');
+INSERT INTO run_ops.run (id, env) VALUES ('run_0123456789abcdefghijklmna3', 'e1');
+INSERT INTO run_ops.run (id, env) VALUES ('run_0123456789abcdefghijklmna2', 'e1');
+INSERT INTO run_ops.run (env) VALUES ('e1');
+-- ON CONFLICT is refused by PostgreSQL itself, as is MERGE before version 17
+\set VERBOSITY sqlstate
+INSERT INTO run_ops.run (id, env) VALUES (:'cuid', 'e1') ON CONFLICT DO NOTHING;
+\set VERBOSITY default
+
+-- UPDATE and DELETE: counts and RETURNING over both stores.
+UPDATE run_ops.run SET n = n + 10 WHERE env = 'e1' RETURNING id, n;
+UPDATE run_ops.run SET note = upper(coalesce(note, 'was null')) RETURNING id, note;
+UPDATE run_ops.run AS r SET n = n + 1 FROM (VALUES (1), (2)) AS twice WHERE r.id = :'cuid';
+DELETE FROM run_ops.run WHERE env = 'e2' RETURNING id;
+DELETE FROM run_ops.run WHERE env = 'none';
+SELECT * FROM stored ORDER BY id;
+-- the key may change, its residency may not
+UPDATE run_ops.run SET id = :'cuid2' WHERE id = :'cuid';
+UPDATE run_ops.run SET id = :'ksuid2' WHERE id = :'ksuid';
+UPDATE run_ops.run SET id = :'ksuid' WHERE id = :'cuid2';
+UPDATE run_ops.run SET id = 'short' WHERE id = :'cuid2';
+SELECT store, id FROM stored ORDER BY id;
+
+-- An anchor: a step follows its run. Without one, or with one that tells
+-- nothing, it belongs to legacy.
+INSERT INTO run_ops.step VALUES ('s1', :'cuid', NULL), ('s2', :'ksuid', NULL), ('s3', NULL, NULL), ('s4', 'x', NULL);
+SELECT id FROM step ORDER BY id;
+SELECT id FROM run_ops_new.step ORDER BY id;
+UPDATE run_ops.step SET "runId" = :'cuid' WHERE id = 's2';
+UPDATE run_ops.step SET "runId" = :'cuid' WHERE id IN ('s1', 's3');
+
+-- The write lock: what goes around the view cannot become a stray.
+INSERT INTO run (id, env) VALUES (:'ksuid', 'e1');
+UPDATE run SET id = :'ksuid' WHERE id = :'cuid2';
+SET session_replication_role = replica;
+INSERT INTO run (id, env) VALUES (:'ksuid', 'e1');
+RESET session_replication_role;
+-- the same for the store, where the extension need not be
+SELECT run_ops.store_write_lock('run_ops.run');
+SELECT run_ops.store_write_lock('run_ops.step', 'a');
+SELECT run_ops.store_write_lock('run_ops.run') AS lock \gset
+CALL in_store(:'lock');
+\set VERBOSITY sqlstate
+INSERT INTO run_ops_new.run (id, env, n) VALUES (:'cuid', 'e1', 0);
+INSERT INTO run_ops_new.run (id, env, n) VALUES ('run_0123456789abcdefghijklmna2', 'e1', 0);
+\set VERBOSITY default
+INSERT INTO run_ops_new.run (id, env, n) VALUES ('run_0123456789abcdefghijklmna1', 'e1', 0);
+CALL in_store('ALTER TABLE run DROP CONSTRAINT run_ops_write_lock');
+-- bringing rows back is a matter of one transaction, and of nobody else
+BEGIN;
+SELECT run_ops.allow_strays();
+INSERT INTO run (id, env) VALUES (:'ksuid', 'e1');
+ROLLBACK;
+INSERT INTO run (id, env) VALUES (:'ksuid', 'e1');
+
+-- Nothing is half-written.
+TRUNCATE run, run_ops_new.run;
+INSERT INTO run_ops.run (id, env, n) VALUES (:'cuid', 'e1', 1), (:'ksuid', 'e1', 100);
+INSERT INTO run_ops.run (id, env, n) VALUES (:'ksuid', 'e1', 1), (:'cuid', 'e1', 100);
+SELECT * FROM stored;
+BEGIN;
+INSERT INTO run_ops.run (id, env) VALUES (:'cuid', 'kept'), (:'ksuid', 'kept');
+SAVEPOINT s;
+INSERT INTO run_ops.run (id, env) VALUES (:'cuid2', 'undone'), (:'ksuid2', 'undone');
+UPDATE run_ops.run SET env = 'undone';
+ROLLBACK TO s;
+DO $$
+BEGIN
+  INSERT INTO run_ops.run (id, env, n)
+    SELECT run_ops.friendly_id('run', run_ops.generate_ksuid()), 'undone', i FROM generate_series(90, 110) AS i;
+EXCEPTION WHEN check_violation THEN RAISE NOTICE 'caught';
+END $$;
+INSERT INTO run_ops.run (id, env) VALUES (:'ksuid2', 'kept');
+COMMIT;
+SELECT store, id, env FROM stored ORDER BY id;
+-- also when a function fails between two rows
+CREATE FUNCTION fail(i int) RETURNS int LANGUAGE plpgsql AS $$
+BEGIN
+  IF i = 3 THEN RAISE EXCEPTION 'row %', i; END IF; RETURN i;
+END $$;
+DO $$
+BEGIN
+  BEGIN
+    INSERT INTO run_ops.run (id, env, n)
+      SELECT run_ops.generate_ksuid(), 'failed', fail(i) FROM generate_series(1, 5) AS i;
+  EXCEPTION WHEN raise_exception THEN RAISE NOTICE 'caught';
+  END;
+  INSERT INTO run_ops.run (id, env) VALUES (run_ops.generate_ksuid(), 'after');
+END $$;
+SELECT store, env, count(*) FROM stored GROUP BY 1, 2 ORDER BY 1, 2;
+
+-- Statements within statements: a function that writes to the same view, and
+-- one query with several writes.
+TRUNCATE run, run_ops_new.run, step, run_ops_new.step;
+CREATE FUNCTION nested(outer_n int) RETURNS int LANGUAGE plpgsql AS $$
+BEGIN
+  INSERT INTO run_ops.run (id, env, n) SELECT run_ops.generate_ksuid(), 'none', 0 WHERE false;
+  INSERT INTO run_ops.run (id, env, n) VALUES (run_ops.generate_ksuid(), 'inner', outer_n);
+  RETURN outer_n;
+END $$;
+INSERT INTO run_ops.run (id, env, n) SELECT run_ops.generate_ksuid(), 'outer', nested(i) FROM generate_series(1, 3) AS i;
+SELECT store, env, count(*), sum(n) FROM stored GROUP BY 1, 2 ORDER BY 1, 2;
+WITH new_run AS (INSERT INTO run_ops.run (id, env) VALUES (:'ksuid', 'cte'), (:'cuid', 'cte') RETURNING id),
+     new_step AS (INSERT INTO run_ops.step SELECT 's-' || id, id FROM new_run RETURNING id),
+     gone AS (DELETE FROM run_ops.run WHERE env = 'inner' RETURNING n)
+INSERT INTO run_ops.step SELECT 't-' || id, id FROM new_run RETURNING id, (SELECT sum(n) FROM gone);
+SELECT id FROM run_ops.step ORDER BY id;
+
+-- COPY into the view, and rows of one statement sent in batches.
+TRUNCATE run, run_ops_new.run;
+COPY run_ops.run (id, env) FROM stdin;
+run_cl8dq15ad30lcaohivaab68x4	copied
+run_37dGaqAyHnlXVhBy5x4pckK50bA	copied
+\.
+SELECT * FROM stored ORDER BY id;
+CALL in_store($$CREATE TABLE statements (q text);
+  CREATE FUNCTION count_statement() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO public.statements VALUES (TG_OP); RETURN NULL; END';
+  CREATE TRIGGER c AFTER INSERT ON run FOR EACH STATEMENT EXECUTE FUNCTION count_statement()$$);
+INSERT INTO run_ops.run (id, env) SELECT run_ops.generate_ksuid(), 'bulk' FROM generate_series(1, 2500);
+SELECT * FROM dblink('new', 'SELECT q, count(*) FROM statements GROUP BY q') AS t (q text, statements int);
+
+-- Where a store changes rows on their way in, RETURNING shows what was stored.
+-- BEFORE triggers in a store are seen when the view is built.
+CREATE FUNCTION stamp() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.note := TG_OP || '' here''; RETURN NEW; END';
+CREATE TRIGGER stamp BEFORE INSERT OR UPDATE ON run FOR EACH ROW EXECUTE FUNCTION stamp();
+CALL in_store($$CREATE FUNCTION stamp() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.note := TG_OP || '' there''; RETURN NEW; END';
+  CREATE TRIGGER stamp BEFORE INSERT OR UPDATE ON run FOR EACH ROW EXECUTE FUNCTION stamp()$$);
+DROP VIEW stored;
+SELECT run_ops.refresh_table('run_ops.run');
+TRUNCATE run, run_ops_new.run;
+INSERT INTO run_ops.run (id, env) VALUES (:'cuid', 'e1'), (:'ksuid', 'e1') RETURNING id, note;
+UPDATE run_ops.run SET n = 1 RETURNING id, note;
+-- a trigger that keeps a row as it is
+CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+CREATE TRIGGER keep BEFORE DELETE ON run FOR EACH ROW EXECUTE FUNCTION keep();
+DELETE FROM run_ops.run RETURNING id;
+
+-- Generated and identity columns; a sequence of this database serves every store.
+CREATE TABLE numbered (id text PRIMARY KEY, number int GENERATED BY DEFAULT AS IDENTITY,
+                       twice int GENERATED ALWAYS AS (n * 2) STORED, n int);
+CALL in_store('CREATE TABLE numbered (id text PRIMARY KEY, number int GENERATED BY DEFAULT AS IDENTITY,
+                       twice int GENERATED ALWAYS AS (n * 2) STORED, n int)');
+SELECT run_ops.attach_table('numbered', 'shape');
+INSERT INTO run_ops.numbered (id, n) VALUES (:'cuid', 1), (:'ksuid', 2), (:'ksuid2', 3) RETURNING *;
+UPDATE run_ops.numbered SET n = n + 1 RETURNING id, twice;
+INSERT INTO run_ops.numbered (id, twice) VALUES (:'cuid2', 1);
+UPDATE run_ops.numbered SET twice = 1;
+
+-- Conflicts: an ORM's skipDuplicates, and upsert.
+TRUNCATE step, run_ops_new.step;
+INSERT INTO run_ops.step VALUES ('s1', :'cuid', 'old'), ('s2', :'ksuid', 'old');
+INSERT INTO run_ops.step VALUES ('s2', :'ksuid', 'new');
+SET run_ops_split.insert_conflicts = skip;
+INSERT INTO run_ops.step VALUES ('s1', :'cuid', 'new'), ('s2', :'ksuid', 'new'), ('s3', :'cuid', 'new'), ('s4', :'ksuid', 'new')
+  RETURNING id, note;
+RESET run_ops_split.insert_conflicts;
+SELECT run_ops.upsert('run_ops.step', jsonb_build_object('id', 's2', 'runId', :'ksuid', 'note', 'upserted')),
+       run_ops.upsert('run_ops.step', jsonb_build_object('id', 's5', 'runId', :'ksuid', 'note', 'upserted')),
+       run_ops.upsert('run_ops.step', jsonb_build_object('id', 's6', 'runId', :'cuid', 'note', 'upserted')),
+       run_ops.upsert('run_ops.step', jsonb_build_object('id', 's6', 'runId', :'cuid', 'note', 'again'));
+SELECT run_ops.upsert('run_ops.step', '{"note": "x"}');
+SELECT id, note FROM run_ops.step ORDER BY id;
+
+-- Who may write to the view needs no right on the tables, and nobody else may.
+CREATE ROLE regress_write_app;
+GRANT USAGE ON SCHEMA run_ops TO regress_write_app;
+GRANT SELECT, INSERT, UPDATE, DELETE ON run_ops.step TO regress_write_app;
+SET ROLE regress_write_app;
+INSERT INTO run_ops.step VALUES ('s8', :'ksuid', current_user), ('s9', :'cuid', current_user);
+UPDATE run_ops.step SET note = current_user || '!' WHERE id IN ('s8', 's9');
+DELETE FROM run_ops.step WHERE id = 's1';
+INSERT INTO run_ops.run (id, env) VALUES (:'cuid2', 'e1');
+INSERT INTO run_ops_new.step VALUES ('s10', :'ksuid', 'x');
+SELECT run_ops.allow_strays();
+RESET ROLE;
+SELECT id, note FROM run_ops.step WHERE id IN ('s8', 's9') ORDER BY id;
+
+-- Split off again: the view is the local table, and the write lock is gone.
+SELECT run_ops.swap_views(false);
+INSERT INTO run_ops.step (id, "runId") VALUES ('off', :'ksuid') ON CONFLICT DO NOTHING RETURNING *;
+\d+ run_ops.step
+SELECT tgrelid::regclass, tgname FROM pg_trigger WHERE tgname LIKE 'run_ops%';
+DROP OWNED BY regress_write_app;
+DROP ROLE regress_write_app;

@@ -1,0 +1,59 @@
+
+-- cross_store_writes: what a crash between two commits may have left.
+
+CREATE VIEW run_ops.relation_between AS
+  SELECT t.view, a.attname AS column_name, o.view AS referenced
+    FROM pg_catalog.pg_constraint AS k
+    JOIN run_ops.routed_table AS t ON t.legacy OPERATOR(pg_catalog.=) k.conrelid
+    JOIN run_ops.routed_table AS o ON o.legacy OPERATOR(pg_catalog.=) k.confrelid
+    JOIN pg_catalog.pg_attribute AS a
+      ON a.attrelid OPERATOR(pg_catalog.=) k.conrelid AND a.attnum OPERATOR(pg_catalog.=) k.conkey[1]
+   WHERE k.contype OPERATOR(pg_catalog.=) 'f' AND pg_catalog.cardinality(k.conkey) OPERATOR(pg_catalog.=) 1
+  UNION
+  -- what the run graph has without a foreign key
+  SELECT t.view, a.attname, o.view
+    FROM (VALUES
+      ('TaskRun',                  'batchId',         'BatchTaskRun'),
+      ('TaskRun',                  'parentTaskRunId', 'TaskRun'),
+      ('TaskRun',                  'rootTaskRunId',   'TaskRun'),
+      ('TaskRunExecutionSnapshot', 'batchId',         'BatchTaskRun'),
+      ('TaskRunWaitpoint',         'waitpointId',     'Waitpoint'),
+      ('_WaitpointRunConnections', 'B',               'Waitpoint'),
+      ('_completedWaitpoints',     'B',               'Waitpoint')) AS known (child, column_name, parent)
+    JOIN pg_catalog.pg_class AS c ON c.relname OPERATOR(pg_catalog.=) known.child
+    JOIN run_ops.routed_table AS t ON t.legacy OPERATOR(pg_catalog.=) c.oid
+    JOIN pg_catalog.pg_attribute AS a ON a.attrelid OPERATOR(pg_catalog.=) c.oid
+     AND a.attname OPERATOR(pg_catalog.=) known.column_name
+    JOIN pg_catalog.pg_class AS p ON p.relname OPERATOR(pg_catalog.=) known.parent
+    JOIN run_ops.routed_table AS o ON o.legacy OPERATOR(pg_catalog.=) p.oid;
+COMMENT ON VIEW run_ops.relation_between IS
+  'columns of routed tables that hold the key of a row of a routed table';
+
+CREATE FUNCTION run_ops.in_doubt()
+  RETURNS TABLE (store text, view regclass, key jsonb, column_name name, missing text)
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+  r record;
+BEGIN
+  FOR r IN
+    SELECT b.column_name AS referring, o.view AS referenced, o.key_columns[1] AS referenced_key, c.store, c.relation, t.view,
+           (SELECT string_agg(format('%1$L, x.%1$I', k), ', ') FROM unnest(t.key_columns) AS k) AS keys
+      FROM run_ops.relation_between AS b
+      JOIN run_ops.routed_table AS t ON t.view = b.view
+      JOIN run_ops.routed_table AS o ON o.view = b.referenced,
+           LATERAL run_ops.copies(t) AS c
+     WHERE run_ops.split_enabled() OR c.store = 'legacy'
+     ORDER BY t.view::text, b.column_name, c.store
+  LOOP
+    RETURN QUERY EXECUTE format(
+      'SELECT %1$L::text, %2$L::regclass, jsonb_build_object(%3$s), %4$L::name, x.%4$I::text FROM %5$s AS x '
+      'WHERE x.%4$I IS NOT NULL AND NOT EXISTS (SELECT FROM %6$s AS y WHERE y.%7$I = x.%4$I)',
+      r.store, r.view, r.keys, r.referring, r.relation, r.referenced, r.referenced_key);
+  END LOOP;
+END $$;
+COMMENT ON FUNCTION run_ops.in_doubt() IS
+  'rows that refer to a row which is in no store: what remains when one database has committed its part of a transaction and another one has not; reads the tables in every store';
+REVOKE EXECUTE ON FUNCTION run_ops.in_doubt() FROM PUBLIC;
+GRANT SELECT ON run_ops.relation_between TO PUBLIC;
