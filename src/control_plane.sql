@@ -175,9 +175,10 @@ BEGIN
                      schema, t.table_name, 'run_ops_epoch_' || e.event);
     END LOOP;
   END LOOP;
+  PERFORM run_ops.install_mint_flip_triggers(schema), run_ops.attach_cleanup(schema);
 END $$;
 COMMENT ON FUNCTION run_ops.attach_control_plane(name) IS
-  'makes the tables of a schema the control plane, after checking all that is needed of them; installs the triggers that bump epochs';
+  'makes the tables of a schema the control plane, after checking all that is needed of them; installs the triggers that bump epochs, stamp flips of the mint kind and ask for cleanup';
 REVOKE EXECUTE ON FUNCTION run_ops.attach_control_plane(name) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.detach_control_plane() RETURNS void
@@ -193,10 +194,11 @@ BEGIN
       USING ERRCODE = 'object_not_in_prerequisite_state';
   END IF;
   FOR t IN SELECT tgname, tgrelid::regclass AS relation FROM pg_trigger
-            WHERE tgfoid = 'run_ops.bump_changed()'::regprocedure
+            WHERE tgfoid IN ('run_ops.bump_changed()'::regprocedure, 'run_ops.enqueue_deleted()'::regprocedure)
   LOOP
     EXECUTE format('DROP TRIGGER %I ON %s', t.tgname, t.relation);
   END LOOP;
+  PERFORM run_ops.remove_mint_flip_triggers();
 END $$;
 COMMENT ON FUNCTION run_ops.detach_control_plane() IS
   'removes the triggers of the control plane and forgets where it is; its tables stay as they are';

@@ -865,9 +865,9 @@ run_ops_fdw_handler(PG_FUNCTION_ARGS)
 	routine->IterateForeignScan = lazyIterateForeignScan;
 	routine->ReScanForeignScan = lazyReScanForeignScan;
 	routine->EndForeignScan = lazyEndForeignScan;
-	watch_foreign_writes(routine);
 	routine->BeginForeignModify = lazyBeginForeignModify;
 	routine->BeginForeignInsert = lazyBeginForeignInsert;
 	routine->BeginDirectModify = lazyBeginDirectModify;
+	watch_foreign_writes(routine);
 	PG_RETURN_POINTER(routine);
 }

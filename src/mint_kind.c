@@ -42,6 +42,7 @@
 #include "id_mint.h"
 #include "id_shape.h"
 #include "run_ops_split.h"
+#include "split_mode.h"
 
 PG_FUNCTION_INFO_V1(run_ops_mint_flags);
 PG_FUNCTION_INFO_V1(run_ops_effective_mint_kind);
@@ -355,15 +356,17 @@ kind_of_flags(Jsonb *json, const char *whose)
 static IdKind
 read_mint_kind(text *environment_id)
 {
-	static SPIPlanPtr gate_plan = NULL;
 	static SPIPlanPtr organization_plan = NULL;
 	static SPIPlanPtr global_plan = NULL;
 	const char *whose;
 	Jsonb	   *flags;
 	IdKind		kind;
+	bool		split;
 
-	if (!read_row(&gate_plan,
-				  "SELECT WHERE run_ops.split_enabled()", environment_id))
+	PushActiveSnapshot(GetLatestSnapshot());
+	split = split_enabled();
+	PopActiveSnapshot();
+	if (!split)
 		return ID_KIND_CUID;
 
 	if (!read_row(&organization_plan,
