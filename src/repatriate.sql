@@ -162,6 +162,7 @@ CREATE FUNCTION run_ops.write_here(m run_ops.mirror, gone text[], came text[]) R
   SET datestyle = 'ISO, YMD' SET timezone = 'UTC' SET intervalstyle = 'postgres'
 AS $$
 BEGIN
+  PERFORM run_ops.allow_strays();
   EXECUTE format('DELETE FROM %s AS x USING unnest($1::jsonb[]) AS g WHERE %s', m.here,
     (SELECT string_agg(format('%s = (g ->> %s)::%s', k, ord - 1, m.key_types[ord]), ' AND ')
        FROM unnest(m.here_keys) WITH ORDINALITY AS u (k, ord))) USING gone;
