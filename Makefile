@@ -8,7 +8,7 @@
 # The second group installs what is missing and must work where no pg_config
 # is yet, so nothing of PGXS is read for it.
 
-SERVER_GOALS = demo test bench
+SERVER_GOALS = demo test bench check-mutants
 
 ifneq ($(filter $(SERVER_GOALS),$(MAKECMDGOALS)),)
 
@@ -43,7 +43,10 @@ MODULES_C = \
 	write_routing \
 	cross_store_writes \
 	split_mode \
-	mint_kind
+	mint_kind \
+	cache \
+	cache_epoch \
+	control_plane
 OBJS = $(MODULES_C:%=src/%.o)
 
 # Parts of the install script, in the order of their dependencies.
@@ -64,7 +67,10 @@ SQL_PARTS = \
 	distinct_database \
 	split_gates \
 	repatriate \
-	mint_kind
+	mint_kind \
+	cache \
+	cache_epoch \
+	control_plane
 
 DATA = $(EXTENSION)--$(EXTVERSION).sql
 EXTRA_CLEAN = $(EXTENSION)--*.sql
@@ -87,12 +93,20 @@ REGRESS ?= \
 	cleanup \
 	life_of_a_run \
 	split_mode \
+	repatriate \
 	mint_kind \
-	mint_kind_vectors
+	mint_kind_vectors \
+	control_plane \
+	cache \
+	cache_epoch
 ISOLATION ?= \
 	lazy_fdw_recheck \
 	mint_kind_flip \
-	write_races
+	write_races \
+	cache_snapshots \
+	cache_definitions \
+	cache_serializable \
+	cache_epochs
 ISOLATION_OPTS = --inputdir=test/isolation
 TAP_TESTS = 1
 PROVE_TESTS ?= $(wildcard test/t/*.pl)

@@ -43,4 +43,11 @@
 #define compat_counts_writes(rel) pgstat_should_count_relation(rel)
 #endif
 
+/* the number of the transaction this backend is in; needs storage/proc.h */
+#if PG_VERSION_NUM < 170000
+#define compat_local_transaction_id() (MyProc->lxid)
+#else
+#define compat_local_transaction_id() (MyProc->vxid.lxid)
+#endif
+
 #endif							/* RUN_OPS_COMPAT_H */

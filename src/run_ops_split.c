@@ -11,6 +11,8 @@
 #include "fmgr.h"
 #include "utils/guc.h"
 
+#include "cache.h"
+#include "cache_epoch.h"
 #include "compat.h"
 #include "run_ops_split.h"
 #include "seam_pruning.h"
@@ -28,6 +30,8 @@ _PG_init(void)
 	cross_store_writes_init();
 	split_mode_init();
 	mint_kind_init();
+	cache_init();
+	cache_epoch_init();
 
 	MarkGUCPrefixReserved("run_ops_split");
 }

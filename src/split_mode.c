@@ -28,11 +28,11 @@
 #include "access/xlog.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
+#include "common/hashfn.h"
 #include "foreign/foreign.h"
 #include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -96,7 +96,8 @@ static struct
  *
  * The system identifier and the timeline survive every kind of physical copy,
  * and a promoted standby looks like a promoted copy from inside.  Host, data
- * directory and its inode do not survive; a logical copy has another system
+ * directory and its inode do not survive (the last two are hashed: they are
+ * nobody's business); a logical copy has another system
  * identifier, a database made from this one as a template another OID.  The
  * host has a setting of its own, for containers that get a new name each time.
  */
@@ -112,10 +113,11 @@ server_identity(void)
 				 errmsg("could not stat directory \"%s\": %m", DataDir)));
 	if (server_name[0] == '\0')
 		gethostname(host, sizeof(host) - 1);
-	return psprintf(UINT64_FORMAT "/%u@%s:%s#" UINT64_FORMAT,
+	return psprintf(UINT64_FORMAT "/%u@%s#%016" INT64_MODIFIER "x",
 					GetSystemIdentifier(), MyDatabaseId,
 					server_name[0] ? server_name : host,
-					DataDir, (uint64) dir.st_ino);
+					hash_bytes_extended((unsigned char *) DataDir,
+										strlen(DataDir), dir.st_ino));
 }
 
 static bool

@@ -57,6 +57,7 @@ CREATE TABLE run_ops.audit_log (
   detail jsonb NOT NULL
 );
 COMMENT ON TABLE run_ops.audit_log IS 'every change of split mode and of what it rests on';
+COMMENT ON SEQUENCE run_ops.audit_log_id_seq IS 'numbers the lines of run_ops.audit_log';
 
 CREATE FUNCTION run_ops.audit(action text, detail jsonb) RETURNS void
   LANGUAGE sql SET search_path = pg_catalog, pg_temp
@@ -102,7 +103,7 @@ CREATE FUNCTION run_ops.trust_standby(identity text) RETURNS void
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-  IF identity IS NULL OR identity !~ '^[0-9]+/[0-9]+@.*#[0-9]+$' THEN
+  IF identity IS NULL OR identity !~ '^[0-9]+/[0-9]+@.*#[0-9a-f]+$' THEN
     RAISE EXCEPTION 'invalid server identity %', coalesce(quote_literal(identity), 'NULL')
       USING ERRCODE = 'invalid_parameter_value',
             HINT = 'Ask the standby: SELECT run_ops.server_identity();';

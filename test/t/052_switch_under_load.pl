@@ -15,9 +15,11 @@ my ($control_plane, $store) = split_servers(conf => "log_min_messages = warning\
 # A client mints an id for the mode that it sees, and keeps what it wrote in a
 # table of its own.  The lock is the one that a write through the view takes.
 $control_plane->safe_psql('postgres', q(
-	CREATE TABLE written (id text PRIMARY KEY, client int, n int);
+	CREATE TABLE written (id text PRIMARY KEY, client int, n int, number bigint);
+	CREATE INDEX ON written (client, number);
 	CREATE SEQUENCE ids;
 	CREATE FUNCTION work(client int) RETURNS void LANGUAGE plpgsql AS $$
+	#variable_conflict use_variable
 	DECLARE
 	  number bigint := nextval('ids');
 	  new_id text;
@@ -31,7 +33,8 @@ $control_plane->safe_psql('postgres', q(
 	  ELSE
 	    new_id := 'run_c' || lpad(number::text, 24, '0');
 	  END IF;
-	  SELECT * INTO old FROM written AS w WHERE w.client = work.client ORDER BY random() LIMIT 1;
+	  SELECT * INTO old FROM written AS w
+	   WHERE w.client = work.client AND w.number >= number * random() ORDER BY w.number LIMIT 1;
 	  IF run_ops.split_enabled() AND run_ops.resides(new_id, 'new') THEN
 	    INSERT INTO run_ops_new.run (id, n) VALUES (new_id, 0);
 	    INSERT INTO run_ops_new.step VALUES ('step_' || number, new_id, 0);
@@ -39,7 +42,7 @@ $control_plane->safe_psql('postgres', q(
 	    INSERT INTO run (id, n) VALUES (new_id, 0);
 	    INSERT INTO step VALUES ('step_' || number, new_id, 0);
 	  END IF;
-	  INSERT INTO written VALUES (new_id, client, 0);
+	  INSERT INTO written VALUES (new_id, client, 0, number);
 	  IF old.id IS NOT NULL THEN
 	    SELECT array_agg(r.n) INTO seen FROM run_ops.run AS r WHERE r.id = old.id;
 	    IF seen IS DISTINCT FROM ARRAY[old.n] THEN
@@ -67,7 +70,7 @@ my $script = $control_plane->basedir . '/work.sql';
 append_to_file($script, "SELECT work(:client_id);\n");
 my ($out, $err) = ('', '');
 my $load = IPC::Run::start(
-	[ 'pgbench', '-n', '-M', 'prepared', '-c', 8, '-j', 2, '-R', 300, '-T', 3600, '-f', $script,
+	[ 'pgbench', '-n', '-M', 'prepared', '-c', 8, '-j', 2, '-R', 200, '-T', 3600, '-f', $script,
 	  $control_plane->connstr('postgres') ], '>', \$out, '2>', \$err);
 
 my %failed;
