@@ -102,11 +102,11 @@ REGRESS ?= \
 ISOLATION ?= \
 	lazy_fdw_recheck \
 	mint_kind_flip \
+	write_races \
 	cache_snapshots \
 	cache_definitions \
 	cache_serializable \
-	cache_epochs \
-	write_races
+	cache_epochs
 ISOLATION_OPTS = --inputdir=test/isolation
 TAP_TESTS = 1
 PROVE_TESTS ?= $(wildcard test/t/*.pl)

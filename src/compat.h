@@ -36,18 +36,18 @@
 							NIL, outer, NULL, NIL, NIL)
 #endif
 
-/* the number of the transaction this backend is in; needs storage/proc.h */
-#if PG_VERSION_NUM < 170000
-#define compat_local_transaction_id() (MyProc->lxid)
-#else
-#define compat_local_transaction_id() (MyProc->vxid.lxid)
-#endif
-
 /* Are writes to the relation counted?  Then it has its pgstat_info. */
 #if PG_VERSION_NUM < 150000
 #define compat_counts_writes(rel) ((rel)->pgstat_info != NULL)
 #else
 #define compat_counts_writes(rel) pgstat_should_count_relation(rel)
+#endif
+
+/* the number of the transaction this backend is in; needs storage/proc.h */
+#if PG_VERSION_NUM < 170000
+#define compat_local_transaction_id() (MyProc->lxid)
+#else
+#define compat_local_transaction_id() (MyProc->vxid.lxid)
 #endif
 
 #endif							/* RUN_OPS_COMPAT_H */

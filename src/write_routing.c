@@ -34,6 +34,7 @@
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "fmgr.h"
+#include "foreign/foreign.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
@@ -49,6 +50,7 @@
 #include "cross_store_writes.h"
 #include "id_shape.h"
 #include "run_ops_split.h"
+#include "split_mode.h"
 
 PG_FUNCTION_INFO_V1(run_ops_route_write);
 PG_FUNCTION_INFO_V1(run_ops_refuse_stray);
@@ -406,6 +408,13 @@ push_frame(TriggerData *trigdata, RoutedView *view)
 	MemoryContext oldcontext = MemoryContextSwitchTo(context);
 	WriteFrame *frame = palloc0(sizeof(WriteFrame));
 	int			column = -1;
+
+	/* a copy of the database must not write, not even its local rows */
+	for (int i = 0; i < view->ntables; i++)
+	{
+		if (view->tables[i].foreign)
+			split_require_active(GetForeignServerIdByRelId(view->tables[i].relid));
+	}
 
 	frame->context = context;
 	frame->view = view;
