@@ -175,14 +175,12 @@ SELECT run_ops.resolve_mint_kind('env_missing');
 SELECT run_ops.resolve_mint_kind('env_plain');
 COMMIT;
 -- what would end the statement anyway is not caught
-CREATE FUNCTION cancelled() RETURNS jsonb LANGUAGE plpgsql AS $$
+BEGIN;
+CREATE OR REPLACE FUNCTION run_ops.mint_flags(flags jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
 BEGIN
   RAISE query_canceled USING MESSAGE = 'cancelled while reading the flags';
 END $$;
-BEGIN;
-DROP VIEW run_ops.environment_mint_kind;
-CREATE VIEW run_ops.environment_mint_kind AS
-  SELECT 'env_plain'::text AS environment_id, 'org_plain'::text AS organization_id, cancelled() AS flags;
+SELECT run_ops.cache_reset();
 SELECT run_ops.resolve_mint_kind('env_plain');
 ROLLBACK;
 
@@ -213,7 +211,7 @@ SELECT flags AS before FROM run_ops.global_mint_kind \gset
 SELECT run_ops.install_mint_flip_triggers('public');
 SELECT flags = :'before' AS kept FROM run_ops.global_mint_kind;
 SELECT tgrelid::regclass, tgname FROM pg_trigger WHERE tgname LIKE 'run\_ops\_mint%' ORDER BY 1, 2;
-SELECT run_ops.remove_mint_flip_triggers();
+SELECT run_ops.detach_control_plane();
 SELECT tgrelid::regclass, tgname FROM pg_trigger WHERE tgname LIKE 'run\_ops\_mint%' ORDER BY 1, 2;
 SELECT run_ops.resolve_mint_kind('env_plain');
 

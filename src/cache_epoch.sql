@@ -20,9 +20,12 @@ GRANT SELECT ON run_ops.cache_epoch TO PUBLIC;
 -- SECURITY DEFINER: who may write a control-plane table need not be allowed
 -- to write epochs at will.
 CREATE FUNCTION run_ops.bump_changed() RETURNS trigger LANGUAGE c SECURITY DEFINER
+  SET search_path = pg_catalog, pg_temp
   AS 'MODULE_PATHNAME', 'run_ops_bump_changed';
 COMMENT ON FUNCTION run_ops.bump_changed() IS
   'trigger (scope, key column, resolved column, ...): bumps the epochs of the rows whose resolved columns a statement has changed';
+
+REVOKE EXECUTE ON FUNCTION run_ops.bump_changed() FROM PUBLIC;
 
 CREATE FUNCTION run_ops.bump_epoch(scope text, key text) RETURNS void
   LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'run_ops_bump_epoch';

@@ -31,6 +31,7 @@
 #include "utils/snapmgr.h"
 
 #include "cache.h"
+#include "control_plane.h"
 #include "run_ops_split.h"
 
 /* of text[], each */
@@ -51,6 +52,7 @@ enum
 	QUESTION_AUTHENTICATED_ENV,
 	QUESTION_EVENT_ENV,
 	QUESTION_ENV_EXISTS,
+	QUESTION_MINT_FLAGS,
 	QUESTION_LOCKED_TASK,
 	QUESTION_LOCKED_VERSION,
 	QUESTION_WORKER_VERSION
@@ -61,6 +63,7 @@ static Question questions[] = {
 	[QUESTION_AUTHENTICATED_ENV] = {"authenticated_env", NULL, true},
 	[QUESTION_EVENT_ENV] = {"event_env", NULL, true},
 	[QUESTION_ENV_EXISTS] = {"env_exists", NULL, true},
+	[QUESTION_MINT_FLAGS] = {"mint_flags", NULL, true},
 	[QUESTION_LOCKED_TASK] = {"locked_task", NULL, true},
 	[QUESTION_LOCKED_VERSION] = {"locked_version", NULL, true},
 	[QUESTION_WORKER_VERSION] = {"worker_version", NULL, false}
@@ -260,25 +263,41 @@ text_array(Datum *elements, int n)
 }
 
 /*
- * The answer to a question about one key, in the active snapshot; NULL when
+ * The answer to a question about one key, in the active snapshot; false when
  * there is none.
  */
+static bool
+find_answer(Question *question, text *key, Datum *answer)
+{
+	bool		isnull = true;
+
+	if (!cache_find(&question->slot, key, answer, &isnull))
+	{
+		Datum		key_datum = PointerGetDatum(key);
+		Datum		keys = text_array(&key_datum, 1);
+
+		ask(question, 1, &keys, &key_datum, answer, &isnull);
+	}
+	return !isnull;
+}
+
 static Datum
 answer_one(FunctionCallInfo fcinfo, Question *question)
 {
-	Datum		key = PointerGetDatum(PG_GETARG_TEXT_PP(0));
-	Datum		answer = (Datum) 0;
-	bool		isnull = true;
+	Datum		answer;
 
-	if (!cache_find(&question->slot, DatumGetTextPP(key), &answer, &isnull))
-	{
-		Datum		keys = text_array(&key, 1);
-
-		ask(question, 1, &keys, &key, &answer, &isnull);
-	}
-	if (isnull)
+	if (!find_answer(question, PG_GETARG_TEXT_PP(0), &answer))
 		PG_RETURN_NULL();
 	PG_RETURN_DATUM(answer);
+}
+
+Jsonb *
+control_plane_mint_flags(text *environment_id)
+{
+	Datum		answer;
+
+	return find_answer(&questions[QUESTION_MINT_FLAGS], environment_id,
+					   &answer) ? DatumGetJsonbP(answer) : NULL;
 }
 
 /* The answers to a question about many keys, and how far they were returned. */

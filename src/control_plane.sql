@@ -336,6 +336,15 @@ WHEN 'env_exists' THEN $$
     FROM unnest($1) WITH ORDINALITY AS k (id, n)
     JOIN ONLY %1$I."RuntimeEnvironment" AS e ON e.id = k.id $$
 
+-- For mint_kind.c: what the flags of the environment's organization say
+WHEN 'mint_flags' THEN $$
+  SELECT k.n,
+         jsonb_build_object('organization', e."organizationId", 'flags', run_ops.mint_flags(o."featureFlags")),
+         o.id IS NOT NULL, e.tableoid, e.ctid, e.xmin, o.tableoid, o.ctid, o.xmin
+    FROM unnest($1) WITH ORDINALITY AS k (id, n)
+    JOIN ONLY %1$I."RuntimeEnvironment" AS e ON e.id = k.id
+    LEFT JOIN ONLY %1$I."Organization" AS o ON o.id = e."organizationId" $$
+
 -- A worker without a deployment may get one: not cached
 WHEN 'locked_task' THEN $$
   SELECT k.n,

@@ -4,8 +4,8 @@
  *
  * The one idea: at any instant all writers come to the same kind.  The kind
  * is a function of committed flags, of the stamp of their last flip and of
- * this server's clock, and nothing else: it is read for each id, not cached,
- * under a snapshot taken for that one read.  The snapshot of the statement
+ * this server's clock, and nothing else: it is found out for each id, under a
+ * snapshot taken for that one id.  The snapshot of the statement
  * would be wrong: a REPEATABLE READ transaction or a long statement would go
  * on minting a kind that the others gave up.  For the same reason the grace
  * after a flip is measured with clock_timestamp() and not with the start of
@@ -39,6 +39,7 @@
 #include "utils/timestamp.h"
 
 #include "compat.h"
+#include "control_plane.h"
 #include "id_mint.h"
 #include "id_shape.h"
 #include "run_ops_split.h"
@@ -293,42 +294,30 @@ run_ops_effective_mint_kind_of_flags(PG_FUNCTION_ARGS)
 	return id_kind_datum(fcinfo, kind);
 }
 
-/*
- * Run a query by its kept plan under the active snapshot, for one row at most.
- * True when there is a row; it is then in SPI_tuptable.
- */
-static bool
-read_row(SPIPlanPtr *plan, const char *query, text *arg)
+/* What the global flag table says, in the active snapshot; NULL: nothing. */
+static Jsonb *
+global_flags(void)
 {
-	Oid			argtype = TEXTOID;
-	Datum		value = PointerGetDatum(arg);
-	int			result;
+	static SPIPlanPtr plan = NULL;
+	bool		isnull = true;
+	Datum		value = (Datum) 0;
 
-	if (*plan == NULL)
+	if (plan == NULL)
 	{
-		SPIPlanPtr	prepared = SPI_prepare(query, 1, &argtype);
+		SPIPlanPtr	prepared = SPI_prepare("SELECT flags FROM run_ops.global_mint_kind",
+										   0, NULL);
 
 		if (prepared == NULL)
 			elog(ERROR, "SPI_prepare failed: %s",
 				 SPI_result_code_string(SPI_result));
 		SPI_keepplan(prepared);
-		*plan = prepared;
+		plan = prepared;
 	}
-	result = SPI_execute_plan(*plan, &value, NULL, true, 1);
-	if (result != SPI_OK_SELECT)
-		elog(ERROR, "SPI_execute_plan failed: %s",
-			 SPI_result_code_string(result));
-	return SPI_processed > 0;
-}
-
-/* A jsonb column of that row, or NULL. */
-static Jsonb *
-json_column(int n)
-{
-	bool		isnull;
-	Datum		value = SPI_getbinval(SPI_tuptable->vals[0],
-									  SPI_tuptable->tupdesc, n, &isnull);
-
+	if (SPI_execute_plan(plan, NULL, NULL, true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not read the global mint kind");
+	if (SPI_processed > 0)
+		value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1,
+							  &isnull);
 	return isnull ? NULL : DatumGetJsonbP(value);
 }
 
@@ -352,46 +341,39 @@ kind_of_flags(Jsonb *json, const char *whose)
 	return kind;
 }
 
-/* Split gate, organization, global flag, cuid.  Errors are the caller's. */
+/*
+ * Split gate, organization, global flag, cuid, as the active snapshot sees
+ * them.  Errors are the caller's.
+ */
 static IdKind
 read_mint_kind(text *environment_id)
 {
-	static SPIPlanPtr organization_plan = NULL;
-	static SPIPlanPtr global_plan = NULL;
+	Jsonb	   *answer;
+	Jsonb	   *flags = NULL;
+	JsonbValue	buffer;
+	JsonbValue *value;
 	const char *whose;
-	Jsonb	   *flags;
 	IdKind		kind;
-	bool		split;
 
-	PushActiveSnapshot(GetLatestSnapshot());
-	split = split_enabled();
-	PopActiveSnapshot();
-	if (!split)
+	if (!split_enabled())
 		return ID_KIND_CUID;
 
-	if (!read_row(&organization_plan,
-				  "SELECT organization_id, flags"
-				  " FROM run_ops.environment_mint_kind"
-				  " WHERE environment_id OPERATOR(pg_catalog.=) $1",
-				  environment_id))
+	answer = control_plane_mint_flags(environment_id);
+	if (answer == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_NO_DATA_FOUND),
 				 errmsg("there is no such environment")));
-	whose = psprintf("organization \"%s\"",
-					 SPI_getvalue(SPI_tuptable->vals[0],
-								  SPI_tuptable->tupdesc, 1));
-	flags = json_column(2);
-	if (flags != NULL && !JB_ROOT_IS_OBJECT(flags) &&
-		!(JB_ROOT_IS_SCALAR(flags) &&
-		  getIthJsonbValueFromContainer(&flags->root, 0)->type == jbvNull))
+	whose = psprintf("organization \"%s\"", flag_text(answer, "organization"));
+	value = flag_value(answer, "flags", &buffer);
+	if (value->type == jbvBinary)
+		flags = JsonbValueToJsonb(value);
+	if (value->type != jbvNull && (flags == NULL || !JB_ROOT_IS_OBJECT(flags)))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("the feature flags of %s are not a JSON object", whose)));
 	kind = kind_of_flags(flags, whose);
-	if (kind == ID_KIND_NONE &&
-		read_row(&global_plan,
-				 "SELECT flags FROM run_ops.global_mint_kind", environment_id))
-		kind = kind_of_flags(json_column(1), "the global flag");
+	if (kind == ID_KIND_NONE)
+		kind = kind_of_flags(global_flags(), "the global flag");
 	return kind == ID_KIND_NONE ? ID_KIND_CUID : kind;
 }
 
@@ -451,8 +433,7 @@ resolve_kind(text *environment_id)
 						environment_id == NULL ? "NULL" :
 						psprintf("\"%s\"", text_to_cstring(environment_id))),
 				 errdetail_internal("%s", error->message),
-				 error->sqlerrcode == ERRCODE_UNDEFINED_TABLE ?
-				 errhint("Is the control plane attached? See run_ops.attach_control_plane().") : 0));
+				 error->hint ? errhint("%s", error->hint) : 0));
 		FreeErrorData(error);
 		kind = ID_KIND_CUID;
 	}

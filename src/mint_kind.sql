@@ -184,9 +184,6 @@ BEGIN
   LOOP
     EXECUTE format('DROP TRIGGER %I ON %s', found_trigger.tgname, found_trigger.relation);
   END LOOP;
-  IF to_regclass('run_ops.environment_mint_kind') IS NOT NULL THEN
-    DROP VIEW run_ops.environment_mint_kind;
-  END IF;
   DELETE FROM run_ops.global_mint_kind;
 END $$;
 COMMENT ON FUNCTION run_ops.remove_mint_flip_triggers() IS
@@ -219,18 +216,6 @@ BEGIN
     '  FROM (SELECT run_ops.mint_flags(coalesce(jsonb_object_agg(key, value), ''{}'')) AS saved '
     '          FROM %I."FeatureFlag") AS f',
     control_plane) USING stored;
-
-  -- The one place that knows where the control plane is.
-  EXECUTE format(
-    'CREATE VIEW run_ops.environment_mint_kind AS '
-    'SELECT e.id AS environment_id, e."organizationId" AS organization_id, '
-    '       run_ops.mint_flags(o."featureFlags") AS flags '
-    '  FROM %1$I."RuntimeEnvironment" AS e '
-    '  LEFT JOIN %1$I."Organization" AS o ON o.id = e."organizationId"', control_plane);
-  COMMENT ON VIEW run_ops.environment_mint_kind IS
-    'what the flags of each environment''s organization say about minting';
-  -- every role that mints must come to the same kind
-  GRANT SELECT ON run_ops.environment_mint_kind TO PUBLIC;
 END $$;
 COMMENT ON FUNCTION run_ops.install_mint_flip_triggers(name) IS
   'puts the triggers of the mint kind on the control-plane tables of a schema, in place of those there may be elsewhere';
