@@ -1,4 +1,5 @@
 \pset footer off
+\set SHOW_CONTEXT never
 \set QUIET on
 \echo
 \echo '== 1. This is the control plane.  The other PostgreSQL is to hold new run-ops rows.'
@@ -14,11 +15,16 @@ CREATE USER MAPPING FOR CURRENT_USER SERVER new OPTIONS (user 'postgres');
 SELECT run_ops.attach_store('new', 'new');
 SELECT view, routing, route_column FROM run_ops.attach_all_tables();
 
-\echo '== 3. Split off, a view is the plain table.  Split on, it shows both stores.'
+\echo '== 3. Split off, a view is the plain table.  Every gate must hold before split goes on.'
 \echo
 EXPLAIN (COSTS OFF) SELECT * FROM run_ops."TaskRun" WHERE id = 'run_1';
 SELECT count(*) AS runs_here FROM run_ops."TaskRun";
-SELECT run_ops.swap_views(true);
+SELECT run_ops.configure_split(opted_in => true, native_realtime => true);
+SELECT gate, count(*) AS checks, bool_and(ok) AS ok FROM run_ops.check_split() GROUP BY gate ORDER BY gate;
+SELECT object, detail FROM run_ops.check_split() WHERE NOT ok;
+\echo '-- the real schemas differ in these indexes; known and accepted'
+SELECT run_ops.acknowledge(gate, object, 'plans were compared') FROM run_ops.check_split() WHERE NOT ok \g /dev/null
+SELECT run_ops.enable_split();
 SELECT count(*) AS runs_in_both FROM run_ops."TaskRun";
 
 \echo '== 4. Mint an id of each kind: the shape of an id says where its row lives.'
@@ -28,18 +34,15 @@ SELECT run_ops.friendly_id('run', run_ops.generate_cuid()) AS old_id,
 SELECT id, run_ops.classify_kind(id), run_ops.owner_engine(id), run_ops.id_timestamp(id) IS NOT NULL AS has_time
   FROM (VALUES (:'old_id'), (:'new_id')) AS minted (id);
 
-\echo '== 5. A row for each, in its own store; one view reads both.'
+\echo '== 5. Both are inserted into the view, each goes to its store; one view reads both.'
 \echo
-CREATE TEMP TABLE template AS SELECT * FROM "TaskRun" ORDER BY id LIMIT 1;
-UPDATE template SET "friendlyId" = 'demo_1', "idempotencyKey" = NULL, "oneTimeUseToken" = NULL, "createdAt" = '2030-01-01';
-UPDATE template SET id = :'old_id';
-INSERT INTO public."TaskRun" SELECT * FROM template;
-UPDATE template SET id = :'new_id';
-SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) AS columns
-  FROM pg_attribute WHERE attrelid = 'template'::regclass AND attnum > 0 \gset
-\set ECHO none
-INSERT INTO run_ops_new."TaskRun" (:columns) SELECT :columns FROM template;
-\set ECHO queries
+\echo '-- one transaction over two databases is not atomic, and says so'
+INSERT INTO run_ops."TaskRun" (id, "friendlyId", "taskIdentifier", payload, "traceId", "spanId",
+    queue, "runtimeEnvironmentId", "projectId", "createdAt", "updatedAt")
+  SELECT minted.id, minted.id, 'demo', '{}', 't', 's', 'q', e.id, e."projectId", '2030-01-01', now()
+    FROM (VALUES (:'old_id'), (:'new_id')) AS minted (id),
+         (SELECT * FROM "RuntimeEnvironment" ORDER BY id LIMIT 1) AS e
+  RETURNING id, status;
 SELECT run_ops.locate('run_ops."TaskRun"', :'old_id') AS old_id_is_in,
        run_ops.locate('run_ops."TaskRun"', :'new_id') AS new_id_is_in;
 \echo '-- the two newest runs of all, joined to the control plane'
@@ -62,7 +65,7 @@ EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) EXECUTE run (:'old_id');
 
 \echo '== 7. Flip an organization: its new ids are minted for the new store.'
 \echo
-SELECT run_ops.install_mint_flip_triggers('public');
+SELECT run_ops.attach_control_plane('public');
 SET run_ops_split.mint_enabled = on;
 \echo '-- the previous kind stays in force for 90 seconds, so that all writers cross at once; not here'
 SET run_ops_split.mint_flip_grace = 0;
@@ -77,7 +80,18 @@ SELECT friendly_id, run_ops.owner_engine(id) FROM run_ops.mint_run_id(:'environm
 \echo '-- a child goes where its parent is, whatever the flag says'
 SELECT friendly_id, run_ops.owner_engine(id) FROM run_ops.mint_run_id(:'environment', :'old_id');
 
-\echo '== 8. The way back: the views are the plain tables again, nothing was moved.'
+\echo '== 8. The way back: rows of the store come home, then the views are the plain tables again.'
 \echo
-SELECT run_ops.swap_views(false);
+\set ON_ERROR_STOP off
+SELECT run_ops.disable_split();
+\set ON_ERROR_STOP on
+\echo '-- two tags of one name, one in each store, cannot both come home: one has to go'
+DELETE FROM run_ops."TaskRunTag" AS t USING run_ops."TaskRunTag" AS o
+ WHERE o."projectId" = t."projectId" AND o.name = t.name AND o.id > t.id;
+DELETE FROM run_ops."WaitpointTag" AS t USING run_ops."WaitpointTag" AS o
+ WHERE o."environmentId" = t."environmentId" AND o.name = t.name AND o.id > t.id;
+\echo '-- in batches while the service runs; what is left is copied with writes closed, and compared'
+SELECT * FROM run_ops.repatriate(50);
+SELECT run_ops.disable_split(repatriated => true);
 SELECT count(*) AS runs_here FROM run_ops."TaskRun";
+SELECT action FROM run_ops.audit_log ORDER BY at;
