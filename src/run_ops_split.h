@@ -8,7 +8,8 @@
 
 /*
  * Own SQLSTATEs, class RO.  One per situation that a caller may want to tell
- * from others; what PostgreSQL has a code for uses PostgreSQL's.
+ * from others; what PostgreSQL has a code for uses PostgreSQL's.  RO002 and
+ * RO003 are raised in SQL only; CONTRIBUTING.md lists them all.
  */
 #define ERRCODE_RUN_OPS_UNCLASSIFIABLE_ID MAKE_SQLSTATE('R', 'O', '0', '0', '1')
 #define ERRCODE_RUN_OPS_CROSSES_SEAM MAKE_SQLSTATE('R', 'O', '0', '1', '0')
