@@ -56,6 +56,8 @@ SQL_PARTS = \
 	id_mint \
 	lazy_fdw \
 	stores \
+	both_sides \
+	routed_tables \
 	read_through \
 	read_locks \
 	write_routing \

@@ -1,0 +1,178 @@
+
+-- both_sides: asking a store, and comparing this database and its tables with
+-- their copies there.
+
+CREATE FUNCTION run_ops.dblink_schema() RETURNS text
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT quote_ident(n.nspname)
+    FROM pg_extension AS e JOIN pg_namespace AS n ON n.oid = e.extnamespace
+   WHERE e.extname = 'dblink'
+$$;
+COMMENT ON FUNCTION run_ops.dblink_schema() IS 'the schema of extension dblink, quoted';
+
+CREATE FUNCTION run_ops.ask_store(store text, query text, patience text DEFAULT NULL) RETURNS SETOF jsonb
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  store_server  name;
+  reason        text;
+BEGIN
+  SELECT s.server INTO store_server FROM run_ops.store AS s WHERE s.name = store;
+  -- The store's own settings must not change what names and types look like.
+  -- LOCAL, for a pooler hands the connection on as it is
+  query := format('SET LOCAL statement_timeout = %L; SET LOCAL search_path = pg_catalog; '
+                  'SET LOCAL datestyle = ''ISO, YMD''; SET LOCAL timezone = ''UTC''; SET LOCAL intervalstyle = ''postgres''; '
+                  'SET LOCAL extra_float_digits = 1; SET LOCAL bytea_output = ''hex''; SELECT to_jsonb(q) FROM (%s) AS q',
+                  coalesce(patience, run_ops.setting('store_timeout')), query);
+  RETURN QUERY EXECUTE
+    format('SELECT answer FROM %s.dblink(%L, %L) AS t (answer jsonb)', run_ops.dblink_schema(), store_server, query);
+EXCEPTION
+  WHEN sqlclient_unable_to_establish_sqlconnection THEN
+    GET STACKED DIAGNOSTICS reason = PG_EXCEPTION_DETAIL;
+    RAISE EXCEPTION 'store "%" cannot be reached', store
+      USING ERRCODE = 'sqlclient_unable_to_establish_sqlconnection', DETAIL = reason,
+            HINT = format('Check the options of server %I and the user mapping of %I.',
+                          store_server, current_user);
+END $$;
+COMMENT ON FUNCTION run_ops.ask_store(text, text, text) IS
+  'rows of a query run in a store over a connection of its own, outside the current transaction; an error when the store cannot be reached, or does not answer within patience (run_ops_split.store_timeout unless said, 0 for ever)';
+REVOKE EXECUTE ON FUNCTION run_ops.ask_store(text, text, text) FROM PUBLIC;
+
+-- What must be equal on both sides --------------------------------------------
+-- One query describes a database, one a table; the same text runs here and in
+-- the store, under the same search_path, and the answers are compared as text.
+
+CREATE FUNCTION run_ops.database_facts_query() RETURNS text
+  LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  -- through jsonb, for columns that some versions lack
+  SELECT $q$
+    SELECT f.aspect, ''::text AS name, lower(replace(f.fact, '-', '')) AS fact
+      FROM pg_database AS db, to_jsonb(db) AS d,
+           LATERAL (VALUES
+             ('encoding', pg_encoding_to_char(db.encoding)::text),
+             ('collation', d ->> 'datcollate'),
+             ('character type', d ->> 'datctype'),
+             ('locale provider', coalesce(d ->> 'datlocprovider', 'c')),
+             ('locale', coalesce(d ->> 'datlocale', d ->> 'daticulocale'))) AS f (aspect, fact)
+     WHERE db.datname = current_database() AND f.fact IS NOT NULL
+  $q$
+$$;
+COMMENT ON FUNCTION run_ops.database_facts_query() IS
+  'a query that describes what must be equal in two databases: rows of aspect, name, fact';
+
+CREATE FUNCTION run_ops.table_facts_query(table_schema name, table_name name, local_names jsonb)
+  RETURNS text
+  LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT format($q$
+    WITH col AS (
+      SELECT a.*, coalesce(%3$L::jsonb ->> a.attname::text, a.attname::text) AS local_name
+        FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        JOIN pg_attribute AS a ON a.attrelid = c.oid
+       WHERE n.nspname = %1$L AND c.relname = %2$L AND c.relkind IN ('r', 'p')
+         AND a.attnum > 0 AND NOT a.attisdropped)
+    SELECT 'column' AS aspect, local_name AS name,
+           concat_ws(' ', format_type(atttypid, atttypmod),
+             CASE WHEN attcollation <> t.typcollation THEN 'COLLATE ' || attcollation::regcollation END,
+             CASE WHEN attnotnull THEN 'NOT NULL' END,
+             CASE WHEN attgenerated <> '' THEN 'GENERATED AS' WHEN d.adbin IS NOT NULL THEN 'DEFAULT' END,
+             pg_get_expr(d.adbin, d.adrelid),
+             CASE WHEN attidentity <> '' THEN 'IDENTITY' END) AS fact
+      FROM col JOIN pg_type AS t ON t.oid = atttypid
+      LEFT JOIN pg_attrdef AS d ON d.adrelid = attrelid AND d.adnum = attnum
+    UNION ALL
+    SELECT DISTINCT 'label of ' || format_type(e.enumtypid, NULL), quote_literal(e.enumlabel), 'present'
+      FROM col JOIN pg_type AS t ON t.oid = atttypid
+      JOIN pg_enum AS e ON e.enumtypid IN (t.oid, t.typelem)
+    UNION ALL
+    SELECT DISTINCT 'unique key', k.columns, 'present'
+      FROM pg_index AS i, LATERAL (
+             SELECT string_agg(quote_ident(local_name), ', ' ORDER BY local_name) AS columns,
+                    bool_and(attnotnull) AS all_not_null, count(*) AS n
+               FROM col WHERE attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])) AS k
+     WHERE i.indrelid = (SELECT DISTINCT attrelid FROM col)
+       AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL
+       AND k.all_not_null AND k.n = i.indnkeyatts
+  $q$, table_schema, table_name, local_names)
+$$;
+COMMENT ON FUNCTION run_ops.table_facts_query(name, name, jsonb) IS
+  'a query that describes what must be equal in two copies of a table: rows of aspect, name, fact; local_names maps names in the store to local ones';
+
+CREATE FUNCTION run_ops.differences(store text, legacy_query text, store_query text)
+  RETURNS TABLE (aspect text, name text, legacy_fact text, store_fact text)
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+  RETURN QUERY EXECUTE format($q$
+    SELECT aspect, name, l.fact, s.fact
+      FROM (%s) AS l
+      FULL JOIN (SELECT f.aspect, f.name, f.fact
+                   FROM run_ops.ask_store($1, $2) AS j,
+                        jsonb_to_record(j) AS f (aspect text, name text, fact text)) AS s
+     USING (aspect, name)
+     WHERE l.fact IS DISTINCT FROM s.fact
+     ORDER BY aspect, name $q$, legacy_query) USING store, store_query;
+END $$;
+COMMENT ON FUNCTION run_ops.differences(text, text, text) IS
+  'facts that are not the same here and in the store';
+REVOKE EXECUTE ON FUNCTION run_ops.differences(text, text, text) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.difference_text(store text, aspect text, name text, legacy_fact text, store_fact text)
+  RETURNS text
+  LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+  RETURN pg_catalog.format('%s: %s in legacy, %s in store "%s"',
+    pg_catalog.concat_ws(' ', aspect, nullif(name, '')),
+    coalesce(legacy_fact, 'missing'), coalesce(store_fact, 'missing'), store);
+COMMENT ON FUNCTION run_ops.difference_text(text, text, text, text, text) IS
+  'one row of run_ops.differences() as a line for people';
+
+CREATE FUNCTION run_ops.database_differences(store text) RETURNS SETOF text
+  LANGUAGE sql SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT run_ops.difference_text(store, d.aspect, d.name, d.legacy_fact, d.store_fact)
+    FROM run_ops.differences(store, run_ops.database_facts_query(),
+                             run_ops.database_facts_query()) AS d
+$$;
+COMMENT ON FUNCTION run_ops.database_differences(text) IS
+  'what differs between this database and the store: encoding and collation must be equal, or sorted pages merge wrongly';
+REVOKE EXECUTE ON FUNCTION run_ops.database_differences(text) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.table_differences(store text, t run_ops.routed_table) RETURNS SETOF text
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  legacy_query text := (SELECT run_ops.table_facts_query(n.nspname, c.relname, '{}')
+                          FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+                         WHERE c.oid = t.legacy);
+  store_query  text := run_ops.table_facts_query(t.store_schema, t.store_table,
+    (SELECT coalesce(jsonb_object_agg(value, key), '{}') FROM jsonb_each_text(t.column_names)));
+BEGIN
+  IF NOT EXISTS (SELECT FROM run_ops.ask_store(store, store_query)) THEN
+    RETURN NEXT format('table %I.%I: missing in store "%s"', t.store_schema, t.store_table, store);
+    RETURN;
+  END IF;
+  RETURN QUERY
+    SELECT run_ops.difference_text(store, d.aspect, d.name, d.legacy_fact, d.store_fact)
+      FROM run_ops.differences(store, legacy_query, store_query) AS d
+     WHERE NOT (d.legacy_fact IS NULL
+                -- a stricter store loses nothing; its own columns may be filled
+                AND (d.aspect = 'unique key' OR t.store_defaults ? d.name));
+END $$;
+COMMENT ON FUNCTION run_ops.table_differences(text, run_ops.routed_table) IS
+  'what differs between a local table and its copy in the store, by name: columns, labels of enums, unique keys; the order of columns and labels may differ';
+REVOKE EXECUTE ON FUNCTION run_ops.table_differences(text, run_ops.routed_table) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.refuse_differences(what text, lines text[]) RETURNS void
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+  IF cardinality(lines) > 0 THEN
+    RAISE EXCEPTION '%', what
+      USING ERRCODE = 'RO002', DETAIL = array_to_string(lines, E'\n'),
+            HINT = 'Bring both sides to the same shape, then try again.';
+  END IF;
+END $$;
+COMMENT ON FUNCTION run_ops.refuse_differences(text, text[]) IS
+  'raises one error that lists every difference, if there is one';

@@ -1,0 +1,373 @@
+
+-- routed_tables: attaching, following and detaching the tables that exist in
+-- every store and are reached through one view.
+
+CREATE VIEW run_ops.known_routing AS
+  SELECT legacy_table::name, routing::run_ops.routing, route_column::name, store_table::name,
+         column_names::jsonb, store_defaults::jsonb
+    FROM (VALUES
+      ('TaskRun',                  'shape',  'id',             'TaskRun',                  '{}', '{}'),
+      ('BatchTaskRun',             'shape',  'id',             'BatchTaskRun',             '{}', '{}'),
+      ('BatchTaskRunItem',         'anchor', 'batchTaskRunId', 'BatchTaskRunItem',         '{}', '{}'),
+      ('BatchTaskRunError',        'anchor', 'batchTaskRunId', 'BatchTaskRunError',        '{}', '{}'),
+      ('TaskRunAttempt',           'anchor', 'taskRunId',      'TaskRunAttempt',           '{}', '{}'),
+      ('TaskRunExecutionSnapshot', 'anchor', 'runId',          'TaskRunExecutionSnapshot', '{}', '{}'),
+      ('TaskRunDependency',        'anchor', 'taskRunId',      'TaskRunDependency',        '{}', '{}'),
+      ('TaskRunWaitpoint',         'anchor', 'taskRunId',      'TaskRunWaitpoint',         '{}', '{}'),
+      ('Checkpoint',               'anchor', 'runId',          'Checkpoint',               '{}', '{}'),
+      ('CheckpointRestoreEvent',   'anchor', 'runId',          'CheckpointRestoreEvent',   '{}', '{}'),
+      ('TaskRunCheckpoint',        'store',  NULL,             'TaskRunCheckpoint',        '{}', '{}'),
+      ('TaskRunTag',               'store',  NULL,             'TaskRunTag',               '{}', '{}'),
+      ('Waitpoint',                'store',  NULL,             'Waitpoint',                '{}', '{}'),
+      ('WaitpointTag',             'store',  NULL,             'WaitpointTag',             '{}', '{}'),
+      ('_WaitpointRunConnections', 'anchor', 'A',              'WaitpointRunConnection',
+        '{"A": "taskRunId", "B": "waitpointId"}', '{"id": "run_ops.generate_cuid()"}'),
+      ('_completedWaitpoints',     'store',  NULL,             'CompletedWaitpoint',
+        '{"A": "snapshotId", "B": "waitpointId"}', '{"id": "run_ops.generate_cuid()"}'))
+      AS known (legacy_table, routing, route_column, store_table, column_names, store_defaults);
+COMMENT ON VIEW run_ops.known_routing IS
+  'how the tables of the run graph find their store; attach_table() takes what it is not told from here';
+GRANT SELECT ON run_ops.known_routing TO PUBLIC;
+
+CREATE FUNCTION run_ops.key_of(legacy regclass) RETURNS name[]
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT k.columns
+    FROM pg_index AS i, LATERAL (
+           SELECT array_agg(a.attname ORDER BY a.attnum) AS columns, bool_and(a.attnotnull) AS all_not_null
+             FROM pg_attribute AS a
+            WHERE a.attrelid = i.indrelid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])) AS k
+   WHERE i.indrelid = legacy AND i.indisunique AND i.indisvalid AND i.indimmediate
+     AND i.indpred IS NULL AND i.indexprs IS NULL AND k.all_not_null
+   ORDER BY i.indisprimary DESC, cardinality(k.columns), i.indexrelid
+   LIMIT 1
+$$;
+COMMENT ON FUNCTION run_ops.key_of(regclass) IS
+  'the columns that identify a row: the primary key, else the smallest unique index over columns that are NOT NULL; NULL when there is none';
+
+CREATE FUNCTION run_ops.propose_routing(
+    legacy regclass, routing run_ops.routing, route_column name,
+    store_schema name, store_table name, column_names jsonb, store_defaults jsonb)
+  RETURNS run_ops.routed_table
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_variable
+DECLARE
+  t     run_ops.routed_table;
+  known run_ops.known_routing;
+  c     pg_class;
+BEGIN
+  SELECT * INTO c FROM pg_class WHERE oid = legacy;
+  IF c.relkind IS NULL OR c.relkind NOT IN ('r', 'p') OR c.relpersistence = 't' THEN
+    RAISE EXCEPTION '% is not a table that can be routed', coalesce(legacy::text, 'NULL')
+      USING ERRCODE = 'wrong_object_type', DETAIL = 'It must be an ordinary or partitioned table of this database.';
+  END IF;
+  SELECT * INTO known FROM run_ops.known_routing AS k WHERE k.legacy_table = c.relname;
+  t.legacy := legacy;
+  t.routing := coalesce(routing, known.routing);
+  t.route_column := CASE WHEN t.routing <> 'store' THEN coalesce(route_column,
+    CASE WHEN t.routing = known.routing THEN known.route_column WHEN t.routing = 'shape' THEN 'id' END) END;
+  IF t.routing IS NULL THEN
+    -- a dependent of a run or a batch usually names it
+    SELECT 'anchor', a.attname INTO t.routing, t.route_column
+      FROM unnest(ARRAY['runId', 'taskRunId', 'batchTaskRunId', 'run_id', 'task_run_id', 'batch_task_run_id'])
+             WITH ORDINALITY AS anchor (name, ord)
+      JOIN pg_attribute AS a ON a.attname = anchor.name AND a.attrelid = legacy
+           AND a.attnotnull AND NOT a.attisdropped AND a.atttypid IN ('text'::regtype, 'varchar'::regtype)
+     ORDER BY anchor.ord LIMIT 1;
+  END IF;
+  t.key_columns := run_ops.key_of(legacy);
+  t.store_schema := coalesce(store_schema,
+    (SELECT n.nspname FROM pg_namespace AS n WHERE n.oid = c.relnamespace));
+  t.store_table := coalesce(store_table, known.store_table, c.relname);
+  t.column_names := coalesce(column_names, known.column_names, '{}');
+  t.store_defaults := coalesce(store_defaults, known.store_defaults, '{}');
+  RETURN t;
+END $$;
+COMMENT ON FUNCTION run_ops.propose_routing(regclass, run_ops.routing, name, name, name, jsonb, jsonb) IS
+  'what attach_table() would register: what it is told, else what run_ops.known_routing knows, else an anchor found by its name; routing is NULL when nothing fits';
+
+CREATE FUNCTION run_ops.refuse_table_differences(tables run_ops.routed_table[], stores text[]) RETURNS void
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  t           run_ops.routed_table;
+  store       text;
+  lines       text[] := '{}';
+BEGIN
+  FOREACH t IN ARRAY tables LOOP
+    FOREACH store IN ARRAY stores LOOP
+      lines := lines || ARRAY(SELECT format('%s: %s', t.legacy, d)
+                                FROM run_ops.table_differences(store, t) AS d);
+    END LOOP;
+  END LOOP;
+  PERFORM run_ops.refuse_differences(
+    format('%s not match in every store',
+           CASE cardinality(tables) WHEN 1 THEN format('table %s does', tables[1].legacy)
+                                    ELSE 'tables do' END), lines);
+END $$;
+COMMENT ON FUNCTION run_ops.refuse_table_differences(run_ops.routed_table[], text[]) IS
+  'raises one error that lists every difference of these tables in these stores';
+REVOKE EXECUTE ON FUNCTION run_ops.refuse_table_differences(run_ops.routed_table[], text[]) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.import_table(store text, t run_ops.routed_table) RETURNS void
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  foreign_table text := format('%I.%I', run_ops.store_schema(store), t.store_table);
+  store_server  name := (SELECT s.server FROM run_ops.store AS s WHERE s.name = store);
+  item          record;
+BEGIN
+  PERFORM run_ops.refuse_table_differences(ARRAY[t], ARRAY[store]);
+  EXECUTE format('IMPORT FOREIGN SCHEMA %I LIMIT TO (%I) FROM SERVER %I INTO %I OPTIONS (import_default ''true'')',
+                 t.store_schema, t.store_table, store_server, run_ops.store_schema(store));
+  FOR item IN SELECT * FROM jsonb_each_text(t.column_names) LOOP
+    EXECUTE format('ALTER FOREIGN TABLE %s RENAME COLUMN %I TO %I', foreign_table, item.value, item.key);
+  END LOOP;
+  FOR item IN SELECT * FROM jsonb_each_text(t.store_defaults) LOOP
+    EXECUTE format('ALTER FOREIGN TABLE %s ALTER COLUMN %I SET DEFAULT %s', foreign_table, item.key, item.value);
+  END LOOP;
+  -- rows go to the store in batches, unless the server says how
+  IF NOT EXISTS (SELECT FROM pg_foreign_server AS f, unnest(f.srvoptions) AS o
+                  WHERE f.srvname = store_server AND o LIKE 'batch_size=%') THEN
+    EXECUTE format('ALTER FOREIGN TABLE %s OPTIONS (ADD batch_size ''1000'')', foreign_table);
+  END IF;
+  IF (SELECT w.fdwname FROM pg_foreign_server AS f JOIN pg_foreign_data_wrapper AS w ON w.oid = f.srvfdw
+       WHERE f.srvname = store_server) = 'run_ops_fdw' THEN
+    -- what the store can look up quickly: the leading columns of its indexes
+    FOR item IN
+      SELECT coalesce(local.key, answer ->> 'attname') AS name
+        FROM run_ops.ask_store(store, format(
+               'SELECT DISTINCT a.attname FROM pg_index AS i '
+               'JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0] '
+               'WHERE i.indrelid = %L::regclass AND i.indisvalid AND i.indpred IS NULL',
+               format('%I.%I', t.store_schema, t.store_table))) AS answer
+        LEFT JOIN jsonb_each_text(t.column_names) AS local ON local.value = answer ->> 'attname'
+    LOOP
+      EXECUTE format('ALTER FOREIGN TABLE %s ALTER COLUMN %I OPTIONS (ADD indexed ''true'')',
+                     foreign_table, item.name);
+    END LOOP;
+    IF cardinality(t.key_columns) = 1 THEN
+      EXECUTE format('ALTER FOREIGN TABLE %s OPTIONS (ADD key %L)', foreign_table, t.key_columns[1]);
+    END IF;
+  END IF;
+  INSERT INTO run_ops.routed_store VALUES (t.view, store, foreign_table::regclass);
+END $$;
+COMMENT ON FUNCTION run_ops.import_table(text, run_ops.routed_table) IS
+  'makes the foreign table of a routed table in one store, after comparing both sides';
+REVOKE EXECUTE ON FUNCTION run_ops.import_table(text, run_ops.routed_table) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.refuse_unroutable(t run_ops.routed_table) RETURNS void
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  missing text;
+BEGIN
+  IF t.routing IS NULL THEN
+    RAISE EXCEPTION 'no routing is known for table %', t.legacy
+      USING ERRCODE = 'invalid_parameter_value',
+            HINT = 'Say how its rows find their store: routing => ''shape'', ''anchor'' with route_column, or ''store''.';
+  ELSIF t.routing = 'anchor' AND t.route_column IS NULL THEN
+    RAISE EXCEPTION 'routing "anchor" of table % needs a route_column', t.legacy
+      USING ERRCODE = 'invalid_parameter_value',
+            DETAIL = 'It is the column that holds the id of the run or batch that the row belongs to.';
+  ELSIF t.key_columns IS NULL THEN
+    RAISE EXCEPTION 'table % has no key', t.legacy
+      USING ERRCODE = 'invalid_table_definition',
+            DETAIL = 'A routed table needs a primary key, or a unique index over columns that are NOT NULL.';
+  ELSIF t.routing = 'shape' AND t.key_columns <> ARRAY[t.route_column] THEN
+    RAISE EXCEPTION 'routing "shape" of table % needs "%" to be its key', t.legacy, t.route_column
+      USING ERRCODE = 'invalid_table_definition',
+            DETAIL = format('Its key is (%s).', (SELECT string_agg(quote_ident(k), ', ') FROM unnest(t.key_columns) AS k));
+  ELSIF t.route_column IS NOT NULL AND NOT EXISTS (
+      SELECT FROM pg_attribute AS a
+       WHERE a.attrelid = t.legacy AND a.attname = t.route_column AND a.attnum > 0
+         AND a.atttypid IN ('text'::regtype, 'varchar'::regtype)) THEN
+    RAISE EXCEPTION 'table % has no text column "%"', t.legacy, t.route_column
+      USING ERRCODE = 'undefined_column', DETAIL = 'The route column holds ids as text.';
+  END IF;
+  SELECT string_agg(quote_ident(m.name), ', ') INTO missing
+    FROM jsonb_object_keys(t.column_names) AS m (name)
+   WHERE NOT EXISTS (SELECT FROM pg_attribute AS a
+                      WHERE a.attrelid = t.legacy AND a.attname = m.name AND a.attnum > 0);
+  IF missing IS NOT NULL THEN
+    RAISE EXCEPTION 'column_names of table % names columns that it does not have: %', t.legacy, missing
+      USING ERRCODE = 'undefined_column',
+            DETAIL = 'column_names maps names of this table to names in the store.';
+  END IF;
+END $$;
+COMMENT ON FUNCTION run_ops.refuse_unroutable(run_ops.routed_table) IS
+  'raises an error when a table cannot be routed as said';
+
+CREATE FUNCTION run_ops.attach_table(
+    legacy         regclass,
+    routing        run_ops.routing DEFAULT NULL,
+    route_column   name DEFAULT NULL,
+    store_schema   name DEFAULT NULL,
+    store_table    name DEFAULT NULL,
+    column_names   jsonb DEFAULT NULL,
+    store_defaults jsonb DEFAULT NULL,
+    view_schema    name DEFAULT 'run_ops',
+    view_name      name DEFAULT NULL)
+  RETURNS regclass
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_variable
+DECLARE
+  t           run_ops.routed_table;
+  view_text   text;
+  grant_row   record;
+  store       text;
+BEGIN
+  t := run_ops.propose_routing(legacy, routing, route_column, store_schema, store_table,
+                               column_names, store_defaults);
+  PERFORM run_ops.refuse_unroutable(t);
+  PERFORM run_ops.lock_registry();
+  IF NOT EXISTS (SELECT FROM run_ops.store AS s WHERE s.server IS NOT NULL) THEN
+    RAISE EXCEPTION 'no store is attached'
+      USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Use run_ops.attach_store() first.';
+  END IF;
+  IF EXISTS (SELECT FROM run_ops.routed_table AS r WHERE r.legacy = legacy) THEN
+    RAISE EXCEPTION 'table % is routed already', legacy
+      USING ERRCODE = 'duplicate_object',
+            HINT = 'run_ops.refresh_table() follows a migration; run_ops.detach_table() undoes.';
+  END IF;
+  view_text := format('%I.%I', view_schema,
+    coalesce(view_name, (SELECT c.relname FROM pg_class AS c WHERE c.oid = legacy)));
+  IF to_regclass(view_text) IS NOT NULL THEN
+    RAISE EXCEPTION 'relation % exists already', view_text
+      USING ERRCODE = 'duplicate_table',
+            HINT = 'Give another view_schema or view_name for the view.';
+  END IF;
+
+  EXECUTE format('CREATE VIEW %s AS %s', view_text, run_ops.view_query(t, false));
+  t.view := view_text::regclass;
+  INSERT INTO run_ops.routed_table SELECT t.*;
+  FOR store IN SELECT s.name FROM run_ops.store AS s WHERE s.server IS NOT NULL ORDER BY s.name LOOP
+    PERFORM run_ops.import_table(store, t);
+  END LOOP;
+  PERFORM run_ops.build_view(t, run_ops.split_enabled());
+
+  -- who could use the table can use the view
+  FOR grant_row IN
+    SELECT a.privilege_type, CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END AS grantee
+      FROM pg_class AS c, aclexplode(c.relacl) AS a
+     WHERE c.oid = legacy AND a.grantee <> c.relowner
+       AND a.privilege_type IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE')
+  LOOP
+    EXECUTE format('GRANT USAGE ON SCHEMA %I TO %s', view_schema, grant_row.grantee);
+    EXECUTE format('GRANT %s ON %s TO %s', grant_row.privilege_type, view_text, grant_row.grantee);
+  END LOOP;
+  IF (SELECT c.relrowsecurity FROM pg_class AS c WHERE c.oid = legacy) THEN
+    RAISE WARNING 'row security of table % does not reach the readers of view %', legacy, view_text
+      USING DETAIL = format('The view reads the table as role %I.', current_user);
+  END IF;
+  RETURN t.view;
+END $$;
+COMMENT ON FUNCTION run_ops.attach_table(regclass, run_ops.routing, name, name, name, jsonb, jsonb, name, name) IS
+  'makes a table reachable through one view of the same name and columns, after comparing it with its copy in every store; what is not said is taken from run_ops.known_routing';
+REVOKE EXECUTE ON FUNCTION run_ops.attach_table(regclass, run_ops.routing, name, name, name, jsonb, jsonb, name, name) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.attach_all_tables(
+    legacy_schema name DEFAULT 'public', store_schema name DEFAULT NULL, view_schema name DEFAULT 'run_ops')
+  RETURNS SETOF run_ops.routed_table
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_variable
+DECLARE
+  stores    text[] := ARRAY(SELECT s.name FROM run_ops.store AS s WHERE s.server IS NOT NULL ORDER BY s.name);
+  in_stores text[];
+  tables    run_ops.routed_table[];
+  t         run_ops.routed_table;
+BEGIN
+  IF stores = '{}' THEN
+    RAISE EXCEPTION 'no store is attached'
+      USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Use run_ops.attach_store() first.';
+  END IF;
+  SELECT array_agg(DISTINCT answer ->> 'relname') INTO in_stores
+    FROM unnest(stores) AS store, LATERAL run_ops.ask_store(store, format(
+      'SELECT c.relname FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace '
+      'WHERE n.nspname = %L AND c.relkind IN (''r'', ''p'')', coalesce(store_schema, legacy_schema))) AS answer;
+  SELECT array_agg(p ORDER BY c.relname) INTO tables
+    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace,
+         LATERAL run_ops.propose_routing(c.oid, NULL, NULL, store_schema, NULL, NULL, NULL) AS p
+   WHERE n.nspname = legacy_schema AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+     AND c.relpersistence <> 't' AND p.store_table = ANY (in_stores)
+     AND NOT EXISTS (SELECT FROM run_ops.routed_table AS r WHERE r.legacy = c.oid);
+  FOREACH t IN ARRAY coalesce(tables, '{}') LOOP
+    IF t.routing IS NULL THEN
+      RAISE NOTICE 'table % is left out', t.legacy
+        USING DETAIL = 'It exists on both sides, but nothing tells how its rows find their store.',
+              HINT = 'Attach it with run_ops.attach_table(), naming its routing.';
+      tables := array_remove(tables, t);
+    ELSE
+      PERFORM run_ops.refuse_unroutable(t);
+    END IF;
+  END LOOP;
+  -- all differences of all tables in one error, before anything is made
+  PERFORM run_ops.refuse_table_differences(coalesce(tables, '{}'), stores);
+  FOREACH t IN ARRAY coalesce(tables, '{}') LOOP
+    t.view := run_ops.attach_table(t.legacy, t.routing, t.route_column, t.store_schema,
+      t.store_table, t.column_names, t.store_defaults, view_schema);
+    RETURN NEXT t;
+  END LOOP;
+END $$;
+COMMENT ON FUNCTION run_ops.attach_all_tables(name, name, name) IS
+  'attaches every table of the schema that a store has as well and that is not routed yet; returns what it attached';
+REVOKE EXECUTE ON FUNCTION run_ops.attach_all_tables(name, name, name) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.refresh_table(view regclass) RETURNS void
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_variable
+DECLARE
+  t       run_ops.routed_table;
+  old     run_ops.routed_store;
+  renamed record;
+BEGIN
+  PERFORM run_ops.lock_registry();
+  t := run_ops.routed(view);
+  -- a view keeps the name that a column had when the view was made
+  FOR renamed IN
+    SELECT v.attname AS old_name, l.attname AS new_name
+      FROM (SELECT attname, row_number() OVER (ORDER BY attnum) AS n FROM pg_attribute
+             WHERE attrelid = t.view AND attnum > 0) AS v
+      JOIN (SELECT attname, row_number() OVER (ORDER BY attnum) AS n FROM pg_attribute
+             WHERE attrelid = t.legacy AND attnum > 0 AND NOT attisdropped) AS l USING (n)
+     WHERE v.attname <> l.attname
+  LOOP
+    EXECUTE format('ALTER VIEW %s RENAME COLUMN %I TO %I', t.view, renamed.old_name, renamed.new_name);
+  END LOOP;
+  -- the new foreign table takes the place of the old one, which the view may still use
+  FOR old IN DELETE FROM run_ops.routed_store AS r WHERE r.view = t.view RETURNING * LOOP
+    EXECUTE format('ALTER FOREIGN TABLE %s RENAME TO %I', old.foreign_table,
+                   'replaced_' || old.foreign_table::oid);
+    PERFORM run_ops.import_table(old.store, t);
+    PERFORM run_ops.build_view(t, run_ops.split_enabled());
+    EXECUTE format('DROP FOREIGN TABLE %s', old.foreign_table);
+  END LOOP;
+END $$;
+COMMENT ON FUNCTION run_ops.refresh_table(regclass) IS
+  'follows a migration that added or renamed a column on every side; the view keeps its place, its grants and its dependents';
+REVOKE EXECUTE ON FUNCTION run_ops.refresh_table(regclass) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.detach_table(view regclass) RETURNS void
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_variable
+DECLARE
+  t             run_ops.routed_table;
+  foreign_table regclass;
+BEGIN
+  PERFORM run_ops.lock_registry();
+  t := run_ops.routed(view);
+  PERFORM run_ops.refuse_while_split(format('detach %s', t.view));
+  EXECUTE format('DROP VIEW %s', t.view);
+  FOR foreign_table IN SELECT r.foreign_table FROM run_ops.routed_store AS r WHERE r.view = t.view LOOP
+    EXECUTE format('DROP FOREIGN TABLE %s', foreign_table);
+  END LOOP;
+  DELETE FROM run_ops.routed_table AS r WHERE r.view = t.view;
+END $$;
+COMMENT ON FUNCTION run_ops.detach_table(regclass) IS
+  'drops the view and the foreign tables of a routed table; the table and all rows stay as they are; refused while split is on';
+REVOKE EXECUTE ON FUNCTION run_ops.detach_table(regclass) FROM PUBLIC;
