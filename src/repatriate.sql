@@ -290,6 +290,7 @@ COMMENT ON FUNCTION run_ops.copy_batch(int, boolean) IS
   'one range of the present pass: compared, and copied where it differs; done when the pass is complete';
 REVOKE EXECUTE ON FUNCTION run_ops.copy_batch(int, boolean) FROM PUBLIC;
 
+-- SECURITY DEFINER, here and below, for the reason given in split_mode.sql.
 CREATE FUNCTION run_ops.repatriate(batch_size int DEFAULT 1000)
   RETURNS TABLE (view regclass, store text, copied bigint, done boolean)
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp

@@ -353,6 +353,7 @@ END $$;
 COMMENT ON FUNCTION run_ops.gates() IS 'every gate, before acknowledgements';
 REVOKE EXECUTE ON FUNCTION run_ops.gates() FROM PUBLIC;
 
+-- SECURITY DEFINER for the reason given in split_mode.sql.
 CREATE FUNCTION run_ops.check_split() RETURNS SETOF run_ops.gate
   LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$

@@ -113,9 +113,10 @@ server_identity(void)
 				 errmsg("could not stat directory \"%s\": %m", DataDir)));
 	if (server_name[0] == '\0')
 		gethostname(host, sizeof(host) - 1);
-	return psprintf(UINT64_FORMAT "/%u@%s#%016" INT64_MODIFIER "x",
+	return psprintf(UINT64_FORMAT "/%u@%s#%016llx",
 					GetSystemIdentifier(), MyDatabaseId,
 					server_name[0] ? server_name : host,
+					(unsigned long long)
 					hash_bytes_extended((unsigned char *) DataDir,
 										strlen(DataDir), dir.st_ino));
 }
