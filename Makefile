@@ -3,7 +3,8 @@
 #   make, make install, make installcheck    as every PostgreSQL extension has them
 #   make demo [KEEP=1]                       the main job on two temporary servers
 #   make test [REGRESS=...] [ISOLATION=...] [PROVE_TESTS=...]
-#   make bench                               the ratio table of docs/benchmarks
+#   make bench                               the ratio table, test/bench
+#   make check-mutants                       the cache without each of its guards
 #
 # The second group installs what is missing and must work where no pg_config
 # is yet, so nothing of PGXS is read for it.
@@ -112,8 +113,6 @@ ISOLATION ?= \
 ISOLATION_OPTS = --inputdir=test/isolation
 TAP_TESTS = 1
 PROVE_TESTS ?= $(wildcard test/t/*.pl)
-# TAP modules of this project
-PROVE_FLAGS += -I test/t
 
 PG_CFLAGS = -Wall -Wextra -Werror -Wno-unused-parameter -Wno-sign-compare \
 	-Wno-missing-field-initializers -Wno-cast-function-type
