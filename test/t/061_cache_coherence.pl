@@ -134,6 +134,9 @@ my $per_compare = 50;
 my $standby = PostgreSQL::Test::Cluster->new('standby');
 $primary->backup('base');
 $standby->init_from_backup($primary, 'base', has_streaming => 1);
+# Replay must not wait for a reader's snapshot while the reader waits for a
+# lock that replay holds: nothing detects that.
+$standby->append_conf('postgresql.conf', "hot_standby_feedback = on\nwal_receiver_status_interval = 1\n");
 $standby->start;
 
 my $head = join '', map { "\\set $_\n" }
