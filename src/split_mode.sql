@@ -307,8 +307,8 @@ BEGIN
   unlocked := (SELECT string_agg(DISTINCT g.object, ', ') FROM unnest(gates) AS g
                 WHERE g.gate = 'write lock' AND g.hint IS NOT NULL);
   IF unlocked IS NOT NULL THEN
-    RAISE NOTICE 'no write lock in the stores: %', unlocked
-      USING HINT = 'run_ops.check_split() has the SQL to run there.';
+    RAISE NOTICE 'tables have no write lock in a store'
+      USING DETAIL = unlocked, HINT = 'run_ops.check_split() has the SQL to run there.';
   END IF;
 END $$;
 COMMENT ON FUNCTION run_ops.enable_split() IS
