@@ -52,6 +52,11 @@ SELECT run_ops.withdraw_acknowledgement('index', 'app.run btree (env)');
 SELECT 1 AS x FROM dblink('new', $$ DROP INDEX app.run_n_idx; CREATE INDEX ON app.run (env) $$) AS t (x text);
 DELETE FROM run WHERE id = :'ksuid';
 DELETE FROM run_ops_new.tag;
+-- what keeps wrong rows out of the store is offered, not demanded
+SELECT object, ok, detail, hint FROM run_ops.check_split() WHERE gate = 'write lock';
+SELECT run_ops.store_write_lock('run_ops.step') AS lock \gset
+SELECT 1 AS x FROM dblink('new', :'lock') AS t (x text);
+SELECT object, ok, detail, hint FROM run_ops.check_split() WHERE gate = 'write lock';
 -- a foreign key into a table that is not routed
 CREATE TABLE env (id text PRIMARY KEY);
 ALTER TABLE run ADD CONSTRAINT run_env FOREIGN KEY (env) REFERENCES env NOT VALID;

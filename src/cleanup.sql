@@ -219,7 +219,7 @@ BEGIN
   FOR root IN
     SELECT r.table_name, r.column_name, t.relation, t.key
       FROM run_ops.cleanup_root AS r, LATERAL run_ops.table_in_store(r.table_name, store) AS t
-     WHERE r.scope = scope ORDER BY r.ord
+     WHERE r.scope = scope AND t.relation IS NOT NULL ORDER BY r.ord
   LOOP
     EXECUTE format('SELECT array_agg(k) FROM (SELECT x.%I AS k FROM %s AS x WHERE x.%I = $1 LIMIT $2) AS b',
                    root.key, root.relation, root.column_name)

@@ -260,6 +260,28 @@ COMMENT ON FUNCTION run_ops.table_gates(text, run_ops.routed_table) IS
   'whether a table has the same columns and indexes in a store, and may be written there';
 REVOKE EXECUTE ON FUNCTION run_ops.table_gates(text, run_ops.routed_table) FROM PUBLIC;
 
+CREATE FUNCTION run_ops.write_lock_gates(store text) RETURNS SETOF run_ops.gate
+  LANGUAGE sql SET search_path = pg_catalog, pg_temp
+AS $$
+  -- Never failing: the lock is a change of the store, for its owner to decide,
+  -- and rows that do belong elsewhere have a gate of their own.
+  SELECT 'write lock', t.legacy::text, true,
+         CASE WHEN l.name IS NOT NULL THEN format('set in store "%s"', s.store)
+              ELSE format('missing in store "%s": who connects there may write a row that the view does not show', s.store) END,
+         CASE WHEN l.name IS NULL THEN format('Run in the store: %s', run_ops.store_write_lock(t.view, s.store)) END
+    FROM run_ops.routed_table AS t JOIN run_ops.routed_store AS s USING (view)
+    LEFT JOIN (SELECT a ->> 'schema', a ->> 'name' FROM run_ops.ask_store(write_lock_gates.store,
+                 'SELECT n.nspname AS schema, c.relname AS name FROM pg_constraint AS k '
+                 'JOIN pg_class AS c ON c.oid = k.conrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace '
+                 'WHERE k.contype = ''c'' AND k.conname = ''run_ops_write_lock''') AS a) AS l (schema, name)
+      ON l.schema = t.store_schema AND l.name = t.store_table
+   WHERE s.store = write_lock_gates.store AND t.route_column IS NOT NULL
+   ORDER BY t.view::text
+$$;
+COMMENT ON FUNCTION run_ops.write_lock_gates(text) IS
+  'whether the tables of a store refuse rows that belong elsewhere; always holds, the hint has the SQL that is missing';
+REVOKE EXECUTE ON FUNCTION run_ops.write_lock_gates(text) FROM PUBLIC;
+
 CREATE FUNCTION run_ops.store_gates(store text) RETURNS SETOF run_ops.gate
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -280,6 +302,7 @@ BEGIN
               WHERE s.store = store_gates.store ORDER BY r.view LOOP
       RETURN QUERY SELECT * FROM run_ops.table_gates(store, t);
     END LOOP;
+    RETURN QUERY SELECT * FROM run_ops.write_lock_gates(store);
   EXCEPTION WHEN OTHERS THEN
     RETURN NEXT ROW('columns', store, NULL, format('not checked: %s', SQLERRM), NULL)::run_ops.gate;
   END;

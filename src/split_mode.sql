@@ -291,6 +291,9 @@ COMMENT ON FUNCTION run_ops.refuse_failing_gates(text, run_ops.gate[]) IS
 CREATE FUNCTION run_ops.enable_split() RETURNS void
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+  gates    run_ops.gate[];
+  unlocked text;
 BEGIN
   PERFORM run_ops.lock_registry();
   IF run_ops.split_enabled() THEN
@@ -298,9 +301,15 @@ BEGIN
     RETURN;
   END IF;
   PERFORM run_ops.bind_server();
-  PERFORM run_ops.refuse_failing_gates('cannot enable split mode',
-    ARRAY(SELECT g FROM run_ops.check_split() AS g));
+  gates := ARRAY(SELECT g FROM run_ops.check_split() AS g);
+  PERFORM run_ops.refuse_failing_gates('cannot enable split mode', gates);
   PERFORM run_ops.switch_split(true, false);
+  unlocked := (SELECT string_agg(DISTINCT g.object, ', ') FROM unnest(gates) AS g
+                WHERE g.gate = 'write lock' AND g.hint IS NOT NULL);
+  IF unlocked IS NOT NULL THEN
+    RAISE NOTICE 'tables have no write lock in a store'
+      USING DETAIL = unlocked, HINT = 'run_ops.check_split() has the SQL to run there.';
+  END IF;
 END $$;
 COMMENT ON FUNCTION run_ops.enable_split() IS
   'switches split mode on for every session, when every gate of run_ops.check_split() holds';
