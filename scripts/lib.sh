@@ -17,10 +17,11 @@ die() { printf '%s\n' "$*" >&2; exit 1; }
 find_pg_config() {
   local found=${PG_CONFIG:-}
   if [ -z "$found" ]; then
-    # the newest that can build extensions; a bare libpq-dev brings none
+    # the newest that can build extensions: a server, and the headers of a
+    # package of its own
     for found in $(ls -d /usr/lib/postgresql/*/bin/pg_config 2>/dev/null | sort -rV) \
                  "$(command -v pg_config || true)"; do
-      [ -n "$found" ] && [ -e "$("$found" --pgxs)" ] &&
+      [ -n "$found" ] && [ -e "$("$found" --includedir-server)/postgres.h" ] &&
         [ -x "$("$found" --bindir)/initdb" ] && break
       found=
     done
