@@ -107,7 +107,8 @@ REGRESS ?= \
 	search_path \
 	identifiers \
 	row_security \
-	security_invoker
+	security_invoker \
+	traps
 ISOLATION ?= \
 	lazy_fdw_recheck \
 	mint_kind_flip \

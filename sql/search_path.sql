@@ -139,7 +139,9 @@ DELETE FROM public."FeatureFlag";
 TRUNCATE public."FeatureFlag";
 UPDATE public."RuntimeEnvironment" SET paused = true;
 INSERT INTO public."User" (id, email, "authenticationMethod", "updatedAt") SELECT 'u', 'u', 'GITHUB', pg_catalog.now();
+SET client_min_messages = error;
 CREATE PUBLICATION evil FOR TABLE public."User";
+RESET client_min_messages;
 DROP PUBLICATION evil;
 -- answers from it, and the functions that may be granted alone
 SELECT (run_ops.resolve_authenticated_env(:'env')).slug IS NOT NULL AS env, (run_ops.resolve_worker_version(:'env')).worker IS NULL AS worker,
