@@ -5,11 +5,12 @@
 #   make test [REGRESS=...] [ISOLATION=...] [PROVE_TESTS=...]
 #   make bench                               the ratio table, test/bench
 #   make check-mutants                       the cache without each of its guards
+#   make check-versions [VERSIONS="17 18"]   the tests on other PostgreSQL versions
 #
 # The second group installs what is missing and must work where no pg_config
 # is yet, so nothing of PGXS is read for it.
 
-SERVER_GOALS = demo test bench check-mutants
+SERVER_GOALS = demo test bench check-mutants check-versions
 
 ifneq ($(filter $(SERVER_GOALS),$(MAKECMDGOALS)),)
 
@@ -17,7 +18,7 @@ ifneq ($(filter $(SERVER_GOALS),$(MAKECMDGOALS)),)
 $(SERVER_GOALS):
 	@scripts/$@
 
-export KEEP
+export KEEP VERSIONS
 ifdef REGRESS
 export REGRESS
 endif
@@ -101,7 +102,13 @@ REGRESS ?= \
 	mint_kind_vectors \
 	control_plane \
 	cache \
-	cache_epoch
+	cache_epoch \
+	privileges \
+	search_path \
+	identifiers \
+	row_security \
+	security_invoker \
+	traps
 ISOLATION ?= \
 	lazy_fdw_recheck \
 	mint_kind_flip \

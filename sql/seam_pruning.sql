@@ -35,7 +35,9 @@ DECLARE line text;
 BEGIN
   FOR line IN EXECUTE 'EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) ' || query LOOP
     IF line ~ 'Scan' THEN
-      RETURN NEXT regexp_replace(line, ' \(actual.*\)', ' (executed)');
+      -- how a table of a few rows is scanned differs between versions
+      RETURN NEXT regexp_replace(regexp_replace(ltrim(line, ' ->'), ' \(actual.*\)', ' (executed)'),
+                                 '^(Seq|Index) Scan (using \S+ )?', 'Scan ');
     END IF;
   END LOOP;
 END $$;
@@ -71,8 +73,8 @@ EXPLAIN (COSTS OFF) SELECT * FROM run_ops.run WHERE id LIKE 'run_37dGaqAy%' AND 
 -- Parameters: a custom plan sees a constant, a generic plan tests the
 -- parameter once before a store is begun.
 PREPARE by_id (text) AS SELECT note FROM run_ops.run WHERE id = $1;
-PREPARE by_ids (text[]) AS SELECT note FROM run_ops.run WHERE id = ANY ($1) ORDER BY 1;
-PREPARE by_two (text, text) AS SELECT note FROM run_ops.run WHERE id IN ($1, $2) ORDER BY 1;
+PREPARE by_ids (text[]) AS SELECT note FROM run_ops.run WHERE id = ANY ($1);
+PREPARE by_two (text, text) AS SELECT note FROM run_ops.run WHERE id IN ($1, $2);
 PREPARE by_varchar (varchar) AS SELECT note FROM run_ops.run WHERE id = $1;
 SET plan_cache_mode = force_custom_plan;
 EXPLAIN (COSTS OFF) EXECUTE by_id (:'ksuid');

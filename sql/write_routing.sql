@@ -208,7 +208,8 @@ SELECT id, note FROM run_ops.step WHERE id IN ('s8', 's9') ORDER BY id;
 -- Split off again: the view is the local table, and the write lock is gone.
 SELECT run_ops.swap_views(false);
 INSERT INTO run_ops.step (id, "runId") VALUES ('off', :'ksuid') ON CONFLICT DO NOTHING RETURNING *;
-\d+ run_ops.step
+SELECT regexp_replace(pg_get_viewdef('run_ops.step'::regclass), 'step\.', '', 'g') AS definition;
+\d run_ops.step
 SELECT tgrelid::regclass, tgname FROM pg_trigger WHERE tgname LIKE 'run_ops%';
 DROP OWNED BY regress_write_app;
 DROP ROLE regress_write_app;

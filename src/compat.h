@@ -50,6 +50,20 @@
 #define compat_has_security_invoker(rel) RelationHasSecurityInvoker(rel)
 #endif
 
+/* Building a jsonb value; needs utils/jsonb.h. */
+#if PG_VERSION_NUM < 190000
+typedef struct CompatJsonb
+{
+	struct JsonbParseState *state;
+	struct JsonbValue *result;
+} CompatJsonb;
+#define compat_push_jsonb(jsonb, token, value) \
+	((jsonb)->result = pushJsonbValue(&(jsonb)->state, token, value))
+#else
+#define CompatJsonb JsonbInState
+#define compat_push_jsonb(jsonb, token, value) pushJsonbValue(jsonb, token, value)
+#endif
+
 /* the number of the transaction this backend is in; needs storage/proc.h */
 #if PG_VERSION_NUM < 170000
 #define compat_local_transaction_id() (MyProc->lxid)

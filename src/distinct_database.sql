@@ -74,7 +74,8 @@ CREATE FUNCTION run_ops.distinct_gate(store text) RETURNS run_ops.gate
 AS $$
 DECLARE
   print jsonb := run_ops.fingerprints(store);
-  shake jsonb := run_ops.handshake(store);
+  -- a store that does not answer is not waited for a second time
+  shake jsonb := CASE WHEN print ? 'error' THEN print ELSE run_ops.handshake(store) END;
   g     run_ops.gate := ('distinct', store, false, NULL, NULL);
   same_print boolean := print -> 'legacy' -> 'system_identifier' = print -> 'store' -> 'system_identifier'
                         AND print -> 'legacy' -> 'database' = print -> 'store' -> 'database';

@@ -260,7 +260,8 @@ BEGIN
   END LOOP;
   IF (SELECT c.relrowsecurity FROM pg_class AS c WHERE c.oid = legacy) THEN
     RAISE WARNING 'row security of table % does not reach the readers of view %', legacy, view_text
-      USING DETAIL = format('The view reads the table as role %I.', current_user);
+      USING DETAIL = format('The view reads the table as role %I.', current_user),
+            HINT = 'From PostgreSQL 15 on it does with ALTER VIEW ... SET (security_invoker); callers then need rights on what is behind the view, and a user mapping.';
   END IF;
   RETURN t.view;
 END $$;

@@ -207,8 +207,10 @@ AS $$
 DECLARE
   views text := (SELECT string_agg(t.view::text, ', ' ORDER BY t.view) FROM run_ops.routed_table AS t);
 BEGIN
-  -- the lock reaches the local tables under the views as well
-  EXECUTE 'LOCK TABLE ' || views || ' IN SHARE MODE';
+  IF views IS NOT NULL THEN
+    -- the lock reaches the local tables under the views as well
+    EXECUTE 'LOCK TABLE ' || views || ' IN SHARE MODE';
+  END IF;
 END $$;
 COMMENT ON FUNCTION run_ops.close_writes() IS
   'waits for the writers of all routed tables and keeps new ones out until the transaction ends; readers go on';
