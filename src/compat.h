@@ -43,6 +43,12 @@
 #define compat_counts_writes(rel) pgstat_should_count_relation(rel)
 #endif
 
+/* what table_tuple_update() says about indexes */
+#if PG_VERSION_NUM < 160000
+typedef bool TU_UpdateIndexes;
+#define TU_None false
+#endif
+
 /* the number of the transaction this backend is in; needs storage/proc.h */
 #if PG_VERSION_NUM < 170000
 #define compat_local_transaction_id() (MyProc->lxid)

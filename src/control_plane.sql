@@ -156,8 +156,8 @@ BEGIN
     SELECT pg_get_userbyid(c.relowner) FROM pg_class AS c
      WHERE c.oid = format('%I."RuntimeEnvironment"', schema)::regclass));
   FOR t IN
-    SELECT c.table_name, format('%L, %L, ', c.scope, c.key_column)
-             || string_agg(quote_literal(c.column_name), ', ' ORDER BY c.position) AS arguments
+    SELECT c.table_name, format('%L, %L, %L', c.scope, c.key_column,
+             string_agg(c.column_name, ' ' ORDER BY c.position)) AS arguments
       FROM run_ops.control_plane_column AS c GROUP BY c.table_name, c.scope, c.key_column
      ORDER BY c.table_name COLLATE "C"
   LOOP
