@@ -290,11 +290,18 @@ next_row(Rows *rows)
 	return tuplestore_gettupleslot(rows->store, true, false, rows->slot);
 }
 
-/* What a trigger looks at, found once: the names of its arguments as numbers. */
+/*
+ * What a trigger looks at, found once: the names of its arguments as numbers.
+ *
+ * A column may have been dropped or renamed since.  That is an error of the
+ * resolver (see control_plane.c), but no reason to refuse a write: then every
+ * row counts as changed, or every key when it is the key that is missing.
+ */
 typedef struct Watch
 {
 	Oid			trigger;		/* key */
-	AttrNumber	key_column;
+	bool		complete;		/* all columns are there */
+	AttrNumber	key_column;		/* 0: missing */
 	int			ncolumns;
 	AttrNumber	columns[FLEXIBLE_ARRAY_MEMBER];
 } Watch;
@@ -342,28 +349,15 @@ add_key(List *keys, TupleTableSlot *slot, AttrNumber column)
 
 #define MAX_WATCHED 64
 
-static AttrNumber
-column_number(Relation rel, const char *name)
-{
-	int			attnum = SPI_fnumber(RelationGetDescr(rel), name);
-
-	if (attnum <= 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_COLUMN),
-				 errmsg("table \"%s\" has no column \"%s\"",
-						RelationGetRelationName(rel), name),
-				 errhint("After a migration, run run_ops.detach_control_plane() and run_ops.attach_control_plane().")));
-	return attnum;
-}
-
 static Watch *
 find_watch(Trigger *trigger, Relation rel)
 {
 	static HTAB *watches = NULL;
 	static uint64 generation = 0;
+	TupleDesc	desc = RelationGetDescr(rel);
 	AttrNumber	columns[MAX_WATCHED];
-	AttrNumber	key_column;
 	int			ncolumns = 0;
+	bool		complete = true;
 	char	   *names;
 	char	   *name;
 	char	   *rest;
@@ -387,19 +381,24 @@ find_watch(Trigger *trigger, Relation rel)
 	if (watch != NULL)
 		return watch;
 
-	key_column = column_number(rel, trigger->tgargs[1]);
 	names = pstrdup(trigger->tgargs[2]);
 	for (name = strtok_r(names, " ", &rest); name != NULL;
 		 name = strtok_r(NULL, " ", &rest))
 	{
+		int			attnum = SPI_fnumber(desc, name);
+
 		if (ncolumns == MAX_WATCHED)
 			elog(ERROR, "too many columns");
-		columns[ncolumns++] = column_number(rel, name);
+		if (attnum > 0)
+			columns[ncolumns++] = attnum;
+		else
+			complete = false;
 	}
 	/* may count a change itself: then this entry is not found again */
 	cache_watch(RelationGetRelid(rel));
 	watch = hash_search(watches, &trigger->tgoid, HASH_ENTER, NULL);
-	watch->key_column = key_column;
+	watch->complete = complete;
+	watch->key_column = Max(SPI_fnumber(desc, trigger->tgargs[1]), 0);
 	watch->ncolumns = ncolumns;
 	memcpy(watch->columns, columns, ncolumns * sizeof(AttrNumber));
 	return watch;
@@ -447,13 +446,14 @@ run_ops_bump_changed(PG_FUNCTION_ARGS)
 			CHECK_FOR_INTERRUPTS();
 			if (!had && !has)
 				break;
-			if (had && has && !columns_differ(&before, &after, watch))
+			if (had && has && watch->complete &&
+				!columns_differ(&before, &after, watch))
 				continue;
-			if (had)
+			if (had && watch->key_column > 0)
 				keys = add_key(keys, before.slot, watch->key_column);
-			if (has)
+			if (has && watch->key_column > 0)
 				keys = add_key(keys, after.slot, watch->key_column);
-			if (list_length(keys) > BULK)
+			if (list_length(keys) > BULK || watch->key_column == 0)
 			{
 				keys = list_make1(ALL_KEYS);
 				break;
