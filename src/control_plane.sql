@@ -412,7 +412,7 @@ WHEN 'worker_version' THEN $$
            WHEN k.type IN ('STAGING', 'PREVIEW', 'PRODUCTION')
                 AND current."workerId" IS NOT NULL AND current.type <> 'MANAGED' THEN
              (SELECT newest."workerId" FROM ONLY %1$I."WorkerDeployment" AS newest
-               WHERE newest."environmentId" = k.environment_id AND newest.type = 'MANAGED'
+               WHERE newest."environmentId" = k.environment_id AND newest.type::text = 'MANAGED'
                ORDER BY newest."createdAt" DESC, newest.id COLLATE "C" DESC LIMIT 1)
            ELSE current."workerId" END
     LEFT JOIN ONLY %1$I."WorkerDeployment" AS d
