@@ -144,6 +144,19 @@ SELECT run_ops.resolve_env(repeat('x', 1000));
 SELECT run_ops.cache_reset();
 SELECT sum(entries) AS entries, sum(hits + misses) AS asked FROM run_ops.cache_stats();
 
+-- Tables may be made anew more often than the cache can count.
+SELECT (run_ops.resolve_env(:'env')).type;
+DO $$ BEGIN
+  FOR i IN 1 .. 40 LOOP
+    CREATE TABLE anew (LIKE "FeatureFlag" INCLUDING ALL);
+    DROP TABLE "FeatureFlag";
+    ALTER TABLE anew RENAME TO "FeatureFlag";
+    ASSERT (SELECT bool_and((run_ops.resolve_env(id)).id = id AND (run_ops.resolve_authenticated_env(id)).id = id)
+              FROM "RuntimeEnvironment");
+  END LOOP;
+END $$;
+SELECT (run_ops.resolve_env(:'env')).type;
+
 -- Parallel workers answer as well.
 BEGIN;
 SET LOCAL parallel_setup_cost = 0;

@@ -308,8 +308,7 @@ entry_visible(Entry *entry, Snapshot snapshot)
 		if (rel == NULL)
 			return false;
 		/* locking may have told us of a changed definition */
-		visible = GUARD(7, settled_generation == generation) &&
-			GUARD(11, settled_generation == generation) &&
+		visible = GUARD(11, settled_generation == generation) &&
 			version_visible(rel, source, version, snapshot);
 		relation_close(rel, NoLock);
 		if (!visible)
@@ -439,7 +438,8 @@ cache_enter(CacheSlot *slot, text *key, Datum answer, bool isnull,
 		kept[i].ctid = versions[i].ctid;
 		kept[i].xmin = versions[i].xmin;
 	}
-	if (!GUARD(7, moment.generation == generation))
+	/* else the next use of the cache would forget it, and slot->entries may be gone */
+	if (moment.generation != generation)
 		return;
 	old = MemoryContextSwitchTo(cache_context);
 	if (!isnull)
