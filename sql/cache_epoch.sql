@@ -21,6 +21,9 @@ BEGIN
       CASE WHEN length(c.key) < 20 THEN c.key ELSE 'an id' END);
 END $$;
 
+-- Nothing that was remembered before the triggers were there holds.
+SELECT * FROM bumped() ORDER BY 1;
+
 -- A row bumps its own epoch, and no other's: two writers never wait for each
 -- other because their rows have an owner in common.
 UPDATE "RuntimeEnvironment" SET paused = NOT paused WHERE id = :'env';
@@ -128,6 +131,11 @@ SET LOCAL enable_seqscan = off;
 SELECT count(*) FROM run_ops.cache_epoch WHERE epoch > :first;
 ROLLBACK;
 
+-- No key is too long for its epoch: it counts as all of the scope.
+INSERT INTO "FeatureFlag" (id, key, value) SELECT 'long' || i, repeat(md5(i::text), 50), 'true' FROM generate_series(1, 3) AS i;
+SELECT run_ops.invalidate_environment(repeat(:'env', 1000));
+SELECT * FROM bumped() ORDER BY 1;
+
 -- So many epochs that a page is full: the index follows.
 SELECT count(run_ops.invalidate_environment('environment ' || i % 100)) FROM generate_series(1, 5000) AS i;
 SET enable_seqscan = off;
@@ -160,3 +168,8 @@ SELECT * FROM bumped();
 
 DROP OWNED BY regress_writer;
 DROP ROLE regress_writer;
+
+-- Detached, there are no epochs.
+SELECT run_ops.invalidate_environment(:'env');
+SELECT run_ops.detach_control_plane();
+SELECT count(*) FROM run_ops.cache_epoch;

@@ -175,7 +175,7 @@ ALTER SCHEMA moved RENAME TO public;
 
 SELECT run_ops.detach_control_plane();
 SELECT run_ops.detach_control_plane();
-SELECT count(*) FROM pg_trigger WHERE tgname ~ '^run_ops_epoch';
+SELECT count(*) FROM pg_trigger WHERE tgname ~ '^run_ops';
 SELECT run_ops.resolve_env(:'env');
 REASSIGN OWNED BY regress_owner TO CURRENT_USER;
 DROP OWNED BY regress_reader, regress_owner;

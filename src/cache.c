@@ -210,10 +210,11 @@ forget_everything(void)
 static void
 settle(void)
 {
-	if (GUARD(7, settled_generation == generation))
+	if (settled_generation == generation)
 		return;
 	settled_generation = generation;
-	forget_everything();
+	if (!GUARD(7, false))
+		forget_everything();
 }
 
 static int

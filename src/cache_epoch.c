@@ -57,6 +57,9 @@ PG_FUNCTION_INFO_V1(run_ops_bump_epoch);
 #define ALL_KEYS "*"
 #define BULK 100
 
+/* Longer keys are bumped as '*': indexes and payloads have their limits. */
+#define MAX_KEY_SIZE 256
+
 static bool cache_notify = true;
 
 /* What to say at commit; lives in the transaction's memory. */
@@ -244,17 +247,20 @@ bump(const char *scope, List *keys)
 	CommandCounterIncrement();
 	foreach(lc, keys)
 	{
+		const char *key = strlen(lfirst(lc)) < MAX_KEY_SIZE ? lfirst(lc) : ALL_KEYS;
+
 		ExecClearTuple(row);
 		row->tts_values[0] = CStringGetTextDatum(scope);
-		row->tts_values[1] = CStringGetTextDatum(lfirst(lc));
+		row->tts_values[1] = CStringGetTextDatum(key);
 		row->tts_values[2] = Int64GetDatum(nextval_internal(sequence, false));
 		memset(row->tts_isnull, false, EPOCH_COLUMNS * sizeof(bool));
 		ExecStoreVirtualTuple(row);
 		if (!plain || !replace_epoch(rel, linitial_oid(indexes), row))
 			insert_epoch(rel, row);
-		say_at_commit(scope, lfirst(lc));
+		say_at_commit(scope, key);
+		/* two long keys are one */
+		CommandCounterIncrement();
 	}
-	CommandCounterIncrement();
 	ExecDropSingleTupleTableSlot(row);
 	table_close(rel, NoLock);
 }
