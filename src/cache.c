@@ -104,7 +104,7 @@ static int	nsources = 0;
 static uint64 generation = 1;	/* counted up by callbacks */
 static uint64 settled_generation = 1;	/* the one the entries belong to */
 static uint64 aborted_subxacts = 0;
-static uint64 transaction_period = 0;
+static uint64 transaction_period = 1;	/* 0 is none */
 
 /* ---- what changes behind our back ---------------------------------------- */
 
@@ -321,8 +321,7 @@ entry_visible(Entry *entry, Snapshot snapshot)
 static bool
 expired(Entry *entry)
 {
-	return cache_ttl > 0 &&
-		GetCurrentStatementStartTimestamp() - entry->born >=
+	return GetCurrentStatementStartTimestamp() - entry->born >=
 		(int64) cache_ttl * USECS_PER_SEC;
 }
 
@@ -545,9 +544,9 @@ cache_init(void)
 							&cache_entries, 10000, 1, 1000000,
 							PGC_USERSET, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("run_ops_split.cache_ttl",
-							"Age at which an entry of the cache is read anew; 0 means never.",
-							"Entries are exact at any age; this bounds how long memory is held for what nobody changes.",
-							&cache_ttl, 3600, 0, 86400,
+							"Age at which an entry of the cache is read anew.",
+							"Entries are exact at any age below it; it also bounds how long memory is held for what nobody asks.",
+							&cache_ttl, 3600, 1, 86400,
 							PGC_USERSET, GUC_UNIT_S, NULL, NULL, NULL);
 	CacheRegisterRelcacheCallback(relation_changed, (Datum) 0);
 	CacheRegisterSyscacheCallback(ENUMOID, catalog_changed, (Datum) 0);
