@@ -104,7 +104,7 @@ static int	nsources = 0;
 static uint64 generation = 1;	/* counted up by callbacks */
 static uint64 settled_generation = 1;	/* the one the entries belong to */
 static uint64 aborted_subxacts = 0;
-static uint64 transaction_period = 0;
+static uint64 transaction_period = 1;	/* 0 is none */
 
 /* ---- what changes behind our back ---------------------------------------- */
 
@@ -210,10 +210,11 @@ forget_everything(void)
 static void
 settle(void)
 {
-	if (GUARD(7, settled_generation == generation))
+	if (settled_generation == generation)
 		return;
 	settled_generation = generation;
-	forget_everything();
+	if (!GUARD(7, false))
+		forget_everything();
 }
 
 static int
@@ -308,8 +309,7 @@ entry_visible(Entry *entry, Snapshot snapshot)
 		if (rel == NULL)
 			return false;
 		/* locking may have told us of a changed definition */
-		visible = GUARD(7, settled_generation == generation) &&
-			GUARD(11, settled_generation == generation) &&
+		visible = GUARD(11, settled_generation == generation) &&
 			version_visible(rel, source, version, snapshot);
 		relation_close(rel, NoLock);
 		if (!visible)
@@ -321,8 +321,7 @@ entry_visible(Entry *entry, Snapshot snapshot)
 static bool
 expired(Entry *entry)
 {
-	return cache_ttl > 0 &&
-		GetCurrentStatementStartTimestamp() - entry->born >=
+	return GetCurrentStatementStartTimestamp() - entry->born >=
 		(int64) cache_ttl * USECS_PER_SEC;
 }
 
@@ -439,7 +438,8 @@ cache_enter(CacheSlot *slot, text *key, Datum answer, bool isnull,
 		kept[i].ctid = versions[i].ctid;
 		kept[i].xmin = versions[i].xmin;
 	}
-	if (!GUARD(7, moment.generation == generation))
+	/* else the next use of the cache would forget it, and slot->entries may be gone */
+	if (moment.generation != generation)
 		return;
 	old = MemoryContextSwitchTo(cache_context);
 	if (!isnull)
@@ -544,9 +544,9 @@ cache_init(void)
 							&cache_entries, 10000, 1, 1000000,
 							PGC_USERSET, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("run_ops_split.cache_ttl",
-							"Age at which an entry of the cache is read anew; 0 means never.",
-							"Entries are exact at any age; this bounds how long memory is held for what nobody changes.",
-							&cache_ttl, 3600, 0, 86400,
+							"Age at which an entry of the cache is read anew.",
+							"Entries are exact at any age below it; it also bounds how long memory is held for what nobody asks.",
+							&cache_ttl, 3600, 1, 86400,
 							PGC_USERSET, GUC_UNIT_S, NULL, NULL, NULL);
 	CacheRegisterRelcacheCallback(relation_changed, (Datum) 0);
 	CacheRegisterSyscacheCallback(ENUMOID, catalog_changed, (Datum) 0);

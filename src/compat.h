@@ -43,6 +43,12 @@
 #define compat_counts_writes(rel) pgstat_should_count_relation(rel)
 #endif
 
+/* what table_tuple_update() says about indexes */
+#if PG_VERSION_NUM < 160000
+typedef bool TU_UpdateIndexes;
+#define TU_None false
+#endif
+
 /* Does the view read its tables with the rights of the caller? */
 #if PG_VERSION_NUM < 150000
 #define compat_has_security_invoker(rel) false

@@ -156,8 +156,8 @@ BEGIN
     SELECT pg_get_userbyid(c.relowner) FROM pg_class AS c
      WHERE c.oid = format('%I."RuntimeEnvironment"', schema)::regclass));
   FOR t IN
-    SELECT c.table_name, format('%L, %L, ', c.scope, c.key_column)
-             || string_agg(quote_literal(c.column_name), ', ' ORDER BY c.position) AS arguments
+    SELECT c.table_name, format('%L, %L, %L', c.scope, c.key_column,
+             string_agg(c.column_name, ' ' ORDER BY c.position)) AS arguments
       FROM run_ops.control_plane_column AS c GROUP BY c.table_name, c.scope, c.key_column
      ORDER BY c.table_name COLLATE "C"
   LOOP
@@ -175,6 +175,8 @@ BEGIN
                      schema, t.table_name, 'run_ops_epoch_' || e.event);
     END LOOP;
   END LOOP;
+  -- what a cache outside remembers may have changed while there were no triggers
+  PERFORM run_ops.bump_epoch(c.scope, '*') FROM run_ops.control_plane_column AS c GROUP BY c.scope;
   PERFORM run_ops.install_mint_flip_triggers(schema), run_ops.attach_cleanup(schema);
 END $$;
 COMMENT ON FUNCTION run_ops.attach_control_plane(name) IS
@@ -199,9 +201,10 @@ BEGIN
     EXECUTE format('DROP TRIGGER %I ON %s', t.tgname, t.relation);
   END LOOP;
   PERFORM run_ops.remove_mint_flip_triggers();
+  DELETE FROM run_ops.cache_epoch;
 END $$;
 COMMENT ON FUNCTION run_ops.detach_control_plane() IS
-  'removes the triggers of the control plane and forgets where it is; its tables stay as they are';
+  'removes the triggers and the epochs of the control plane and forgets where it is; its tables stay as they are';
 REVOKE EXECUTE ON FUNCTION run_ops.detach_control_plane() FROM PUBLIC;
 
 -- What the answers look like ----------------------------------------------------
@@ -412,7 +415,7 @@ WHEN 'worker_version' THEN $$
            WHEN k.type IN ('STAGING', 'PREVIEW', 'PRODUCTION')
                 AND current."workerId" IS NOT NULL AND current.type <> 'MANAGED' THEN
              (SELECT newest."workerId" FROM ONLY %1$I."WorkerDeployment" AS newest
-               WHERE newest."environmentId" = k.environment_id AND newest.type = 'MANAGED'
+               WHERE newest."environmentId" = k.environment_id AND newest.type::text = 'MANAGED'
                ORDER BY newest."createdAt" DESC, newest.id COLLATE "C" DESC LIMIT 1)
            ELSE current."workerId" END
     LEFT JOIN ONLY %1$I."WorkerDeployment" AS d
