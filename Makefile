@@ -41,6 +41,7 @@ MODULES_C = \
 	id_mint \
 	seam_pruning \
 	lazy_fdw \
+	lazy_fdw_plan \
 	write_routing \
 	cross_store_writes \
 	split_mode \

@@ -52,7 +52,7 @@ PG_FUNCTION_INFO_V1(run_ops_refuse_locks);
 PG_FUNCTION_INFO_V1(run_ops_any_id_resides);
 
 /* run_ops_split.seam_pruning */
-static bool seam_pruning = true;
+bool		seam_pruning = true;
 
 /* One filter resides(column, store) at one leaf of a union. */
 typedef struct LeafFilter
@@ -98,7 +98,7 @@ seam_pruning_init(void)
  * NULL elements equal nothing, so they do not count.  False and true for an
  * empty array.
  */
-static void
+void
 array_residency(ArrayType *ids, const char *store, int store_len,
 				bool *any, bool *all)
 {
@@ -305,7 +305,7 @@ bound_of_or(LeafFilter *filter, List *clauses)
  * Equality must be text's own under a collation where equal means the same
  * bytes, which is all that the shape of an id depends on.
  */
-static bool
+bool
 is_bytewise_equality(Oid opno, Oid collation)
 {
 	return opno == TextEqualOperator && OidIsValid(collation) &&
@@ -344,6 +344,23 @@ bound_of_clause(LeafFilter *filter, Node *clause)
 			return bound_of_equality(filter, lsecond(op->args), true);
 	}
 	return unbounded;
+}
+
+/*
+ * Told by the C function, so that nothing depends on names in the catalog.
+ * run_ops.id_resides() is the same one.
+ */
+bool
+is_resides(Node *clause)
+{
+	FuncExpr   *func = (FuncExpr *) clause;
+	FmgrInfo	flinfo;
+
+	if (!IsA(clause, FuncExpr) || list_length(func->args) != 2 ||
+		get_func_rettype(func->funcid) != BOOLOID)
+		return false;
+	fmgr_info(func->funcid, &flinfo);
+	return flinfo.fn_addr == run_ops_resides;
 }
 
 /* --- the support functions ------------------------------------------------------ */
