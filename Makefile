@@ -40,6 +40,7 @@ MODULES_C = \
 	id_shape \
 	id_mint \
 	seam_pruning \
+	seam_shortcut \
 	lazy_fdw \
 	lazy_fdw_plan \
 	write_routing \

@@ -89,6 +89,7 @@ seam_pruning_init(void)
 							 PGC_USERSET,
 							 GUC_EXPLAIN,
 							 NULL, NULL, NULL);
+	seam_shortcut_init();
 }
 
 /* --- sets of ids ---------------------------------------------------------- */
