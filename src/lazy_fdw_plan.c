@@ -14,13 +14,15 @@
  * - cheap costs for scans below a gate, so that a generic plan is not
  *	 rejected for a branch that will mostly not run;
  * - a gate of its own: where the row's id has to equal X and to reside in
- *	 this store, nothing is asked for while X does not reside here.
+ *	 this store, nothing is asked for while X does not reside here; where it
+ *	 has to be one of X, only those are asked for that do.
  *
  * Non-goals: no remote SQL of its own; which clauses are shipped is
  * postgres_fdw's to decide.
  */
 #include "postgres.h"
 
+#include "catalog/pg_type.h"
 #include "commands/defrem.h"
 #include "foreign/fdwapi.h"
 #include "foreign/foreign.h"
@@ -31,7 +33,6 @@
 #include "optimizer/pathnode.h"
 #include "optimizer/paths.h"
 #include "optimizer/restrictinfo.h"
-#include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 
@@ -252,9 +253,53 @@ indexed_join_clauses(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 	return result;
 }
 /*
+ * The filter resides(id, store) beside the clause "id = X" or "id = ANY (X)",
+ * and X; NULL when there is none.  Only where equal means the same bytes,
+ * which is all that resides() looks at.
+ */
+static FuncExpr *
+filter_of_lookup(PlannerInfo *root, RelOptInfo *rel, List *scan_clauses,
+				 Node *clause, Node **ids)
+{
+	Oid			opno;
+	Oid			collation;
+	Var		   *column;
+	ListCell   *lc;
+
+	if (IsA(clause, OpExpr))
+	{
+		opno = ((OpExpr *) clause)->opno;
+		collation = ((OpExpr *) clause)->inputcollid;
+	}
+	else if (IsA(clause, ScalarArrayOpExpr))
+	{
+		opno = ((ScalarArrayOpExpr *) clause)->opno;
+		collation = ((ScalarArrayOpExpr *) clause)->inputcollid;
+	}
+	else
+		return NULL;
+	if (!is_bytewise_equality(opno, collation) ||
+		!is_lookup(root, clause, rel->relid, &column, ids) ||
+		contain_volatile_functions(*ids) || contain_subplans(*ids))
+		return NULL;
+
+	foreach(lc, scan_clauses)
+	{
+		RestrictInfo *rinfo = lfirst_node(RestrictInfo, lc);
+		FuncExpr   *filter = (FuncExpr *) rinfo->clause;
+		Var		   *id;
+
+		if (!rinfo->pseudoconstant && is_resides((Node *) filter) &&
+			(id = column_of(linitial(filter->args), rel->relid)) != NULL &&
+			id->varattno == column->varattno)
+			return filter;
+	}
+	return NULL;
+}
+
+/*
  * From "resides(id, store)" and "id = X" follows "resides(X, store)", which
- * can be tested before anything is asked of the remote side.  Only where
- * equal means the same bytes, which is all that resides() looks at.
+ * can be tested before anything is asked of the remote side.
  */
 static List *
 derive_gates(PlannerInfo *root, RelOptInfo *rel, List *scan_clauses)
@@ -264,35 +309,107 @@ derive_gates(PlannerInfo *root, RelOptInfo *rel, List *scan_clauses)
 
 	foreach(lc, scan_clauses)
 	{
-		RestrictInfo *rinfo = lfirst_node(RestrictInfo, lc);
-		FuncExpr   *resides = (FuncExpr *) rinfo->clause;
-		Var		   *id;
-		ListCell   *lc2;
+		Node	   *clause = (Node *) lfirst_node(RestrictInfo, lc)->clause;
+		Node	   *ids;
+		FuncExpr   *gate;
 
-		if (rinfo->pseudoconstant || !is_resides((Node *) resides))
+		if (!IsA(clause, OpExpr))
 			continue;
-		id = column_of(linitial(resides->args), rel->relid);
-		if (id == NULL)
+		gate = filter_of_lookup(root, rel, scan_clauses, clause, &ids);
+		if (gate == NULL)
 			continue;
-		foreach(lc2, scan_clauses)
-		{
-			OpExpr	   *op = (OpExpr *) lfirst_node(RestrictInfo, lc2)->clause;
-			Var		   *column;
-			Node	   *other;
-			FuncExpr   *gate;
-
-			if (!IsA(op, OpExpr) || op->opfuncid != F_TEXTEQ ||
-				!get_collation_isdeterministic(op->inputcollid) ||
-				!is_lookup(root, (Node *) op, rel->relid, &column, &other) ||
-				column->varattno != id->varattno ||
-				contain_volatile_functions(other) || contain_subplans(other))
-				continue;
-			gate = copyObject(resides);
-			linitial(gate->args) = copyObject(other);
-			gates = lappend(gates, gate);
-		}
+		gate = copyObject(gate);
+		linitial(gate->args) = copyObject(ids);
+		gates = lappend(gates, gate);
 	}
 	return gates;
+}
+
+/* A set of ids of which only a part is sent. */
+typedef struct SentIds
+{
+	Expr	   *clause;			/* id = ANY (ids) */
+	ScalarArrayOpExpr *sent;	/* id = ANY (stand_in) */
+	Param	   *stand_in;
+	Expr	   *own;			/* own_ids(ids, store) */
+} SentIds;
+
+/*
+ * The clauses for postgres_fdw to plan with: for a set of ids, a parameter of
+ * which send_own_ids() then says what it is.
+ */
+static List *
+stand_in_for_ids(PlannerInfo *root, RelOptInfo *rel, List *scan_clauses,
+				 List **sets)
+{
+	List	   *result = NIL;
+	ListCell   *lc;
+
+	foreach(lc, scan_clauses)
+	{
+		RestrictInfo *rinfo = lfirst_node(RestrictInfo, lc);
+		FuncExpr   *filter;
+		Node	   *ids;
+
+		if (IsA(rinfo->clause, ScalarArrayOpExpr) &&
+			(filter = filter_of_lookup(root, rel, scan_clauses,
+									   (Node *) rinfo->clause, &ids)) != NULL &&
+			exprType(ids) == TEXTARRAYOID)
+		{
+			SentIds    *set = palloc(sizeof(SentIds));
+			RestrictInfo *sent = makeNode(RestrictInfo);
+
+			set->clause = rinfo->clause;
+			set->stand_in = makeNode(Param);
+			set->stand_in->paramkind = PARAM_EXTERN;
+			/* no parameter of a query has such a number */
+			set->stand_in->paramid = PG_INT32_MAX - list_length(*sets);
+			set->stand_in->paramtype = TEXTARRAYOID;
+			set->stand_in->paramtypmod = -1;
+			set->stand_in->paramcollid = exprCollation(ids);
+			set->stand_in->location = -1;
+			set->sent = (ScalarArrayOpExpr *) copyObject(rinfo->clause);
+			lsecond(set->sent->args) = set->stand_in;
+			set->own = make_store_call("own_ids", TEXTARRAYOID, ids,
+									   lsecond(filter->args));
+			*sets = lappend(*sets, set);
+
+			*sent = *rinfo;
+			sent->clause = (Expr *) set->sent;
+			rinfo = sent;
+		}
+		result = lappend(result, rinfo);
+	}
+	return result;
+}
+
+static void
+send_own_ids(ForeignScan *plan, List *sets)
+{
+	ListCell   *lc;
+	ListCell   *lc2;
+
+	foreach(lc, sets)
+	{
+		SentIds    *set = lfirst(lc);
+
+		foreach(lc2, plan->fdw_exprs)
+		{
+			if (equal(lfirst(lc2), set->stand_in))
+				lfirst(lc2) = set->own;
+		}
+		/* what is tested here is tested as it was written */
+		foreach(lc2, plan->fdw_recheck_quals)
+		{
+			if (lfirst(lc2) == set->sent)
+				lfirst(lc2) = set->clause;
+		}
+		foreach(lc2, plan->scan.plan.qual)
+		{
+			if (lfirst(lc2) == set->sent)
+				lfirst(lc2) = set->clause;
+		}
+	}
 }
 
 /*
@@ -456,12 +573,19 @@ lazyGetForeignPlan(PlannerInfo *root, RelOptInfo *rel, Oid relid,
 				   ForeignPath *best_path, List *tlist, List *scan_clauses,
 				   Plan *outer_plan)
 {
-	ForeignScan *plan = lazy_fdw_stock.GetForeignPlan(root, rel, relid, best_path,
-											 tlist, scan_clauses, outer_plan);
+	List	   *sets = NIL;
+	ForeignScan *plan;
 
-	if (IS_SIMPLE_REL(rel))
-		plan->fdw_recheck_quals =
-			list_concat_copy(plan->fdw_recheck_quals,
-							 derive_gates(root, rel, scan_clauses));
+	if (!IS_SIMPLE_REL(rel))
+		return lazy_fdw_stock.GetForeignPlan(root, rel, relid, best_path,
+											 tlist, scan_clauses, outer_plan);
+	plan = lazy_fdw_stock.GetForeignPlan(root, rel, relid, best_path, tlist,
+										 stand_in_for_ids(root, rel,
+														  scan_clauses, &sets),
+										 outer_plan);
+	send_own_ids(plan, sets);
+	plan->fdw_recheck_quals =
+		list_concat_copy(plan->fdw_recheck_quals,
+						 derive_gates(root, rel, scan_clauses));
 	return plan;
 }

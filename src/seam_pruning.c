@@ -50,6 +50,7 @@ PG_FUNCTION_INFO_V1(run_ops_resides_selectivity);
 PG_FUNCTION_INFO_V1(run_ops_refuse_locks_support);
 PG_FUNCTION_INFO_V1(run_ops_refuse_locks);
 PG_FUNCTION_INFO_V1(run_ops_any_id_resides);
+PG_FUNCTION_INFO_V1(run_ops_own_ids);
 
 /* run_ops_split.seam_pruning */
 bool		seam_pruning = true;
@@ -138,6 +139,32 @@ run_ops_any_id_resides(PG_FUNCTION_ARGS)
 	PG_RETURN_BOOL(any);
 }
 
+/*
+ * own_ids(ids text[], store text) returns text[]
+ *
+ * Strict.  The ids that belong into the store.
+ */
+Datum
+run_ops_own_ids(PG_FUNCTION_ARGS)
+{
+	ArrayIterator iterator = array_create_iterator(PG_GETARG_ARRAYTYPE_P(0),
+												   0, NULL);
+	text	   *store = PG_GETARG_TEXT_PP(1);
+	ArrayBuildState *own = initArrayResult(TEXTOID, CurrentMemoryContext,
+										   false);
+	Datum		id;
+	bool		isnull;
+
+	while (array_iterate(iterator, &id, &isnull))
+	{
+		if (!isnull && id_resides(id_shape_datum(id), VARDATA_ANY(store),
+								  VARSIZE_ANY_EXHDR(store)))
+			accumArrayResult(own, id, false, TEXTOID, CurrentMemoryContext);
+	}
+	array_free_iterator(iterator);
+	PG_RETURN_DATUM(makeArrayResult(own, CurrentMemoryContext));
+}
+
 /* --- what conditions say about a leaf ----------------------------------------- */
 
 static bool
@@ -185,19 +212,25 @@ is_our_column(LeafFilter *filter, Node *node)
  * run_ops.<name>(ids, store).  A plan that holds a call of it depends on it
  * as on any function it calls.
  */
-static Expr *
-make_gate(LeafFilter *filter, const char *name, Node *ids)
+Expr *
+make_store_call(const char *name, Oid result, Node *ids, Node *store)
 {
 	Oid			argtypes[2] = {exprType(ids), TEXTOID};
 	List	   *qualified = list_make2(makeString("run_ops"),
 									   makeString(pstrdup(name)));
 
 	return (Expr *) makeFuncExpr(LookupFuncName(qualified, 2, argtypes, false),
-								 BOOLOID,
+								 result,
 								 list_make2(copyObject(ids),
-											copyObject(filter->store)),
+											copyObject(store)),
 								 InvalidOid, InvalidOid,
 								 COERCE_EXPLICIT_CALL);
+}
+
+static Expr *
+make_gate(LeafFilter *filter, const char *name, Node *ids)
+{
+	return make_store_call(name, BOOLOID, ids, (Node *) filter->store);
 }
 
 /* column = ids, or column = ANY (ids) */

@@ -5,7 +5,7 @@
 #ifndef RUN_OPS_SEAM_PRUNING_H
 #define RUN_OPS_SEAM_PRUNING_H
 
-#include "nodes/nodes.h"
+#include "nodes/primnodes.h"
 #include "utils/array.h"
 
 /* run_ops_split.seam_pruning */
@@ -16,6 +16,10 @@ extern void seam_shortcut_init(void);
 
 /* Is the clause a call of resides(id, store)? */
 extern bool is_resides(Node *clause);
+
+/* A call of the function of this name in schema run_ops. */
+extern Expr *make_store_call(const char *name, Oid result, Node *ids,
+							 Node *store);
 
 /* Is it text equality where equal means the same bytes? */
 extern bool is_bytewise_equality(Oid opno, Oid collation);
