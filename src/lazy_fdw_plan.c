@@ -14,8 +14,10 @@
  * - cheap costs for scans below a gate, so that a generic plan is not
  *	 rejected for a branch that will mostly not run;
  * - a gate of its own: where the row's id has to equal X and to reside in
- *	 this store, nothing is asked for while X does not reside here; where it
- *	 has to be one of X, only those are asked for that do.
+ *	 this store, nothing is asked for while X does not reside here.
+ *
+ * Beside that, no more is asked of the remote side than is wanted: of a set of
+ * ids those of this store, of ordered rows one page.
  *
  * Non-goals: no remote SQL of its own; which clauses are shipped is
  * postgres_fdw's to decide.
@@ -564,6 +566,39 @@ lazyGetForeignPaths(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 }
 
 /*
+ * A page of ordered rows, merged from several stores: of each, no more rows
+ * are wanted than the page has, and postgres_fdw would fetch "fetch_size" of
+ * them.  Only where nothing but resides() is tested here: a stray it finds
+ * costs one more fetch.
+ *
+ * The number of rows to fetch is the one thing known here of postgres_fdw's
+ * private lists; it has had this place in all versions.
+ */
+#define FDW_PRIVATE_FETCH_SIZE 2
+
+static void
+fetch_one_page(PlannerInfo *root, ForeignPath *path, ForeignScan *plan)
+{
+	ListCell   *cell;
+	ListCell   *lc;
+
+	if (root->limit_tuples < 1 || path->path.pathkeys == NIL ||
+		path->path.param_info != NULL ||
+		bms_membership(root->all_baserels) != BMS_SINGLETON ||
+		list_length(plan->fdw_private) <= FDW_PRIVATE_FETCH_SIZE)
+		return;
+	foreach(lc, plan->scan.plan.qual)
+	{
+		if (!is_resides(lfirst(lc)))
+			return;
+	}
+	cell = list_nth_cell(plan->fdw_private, FDW_PRIVATE_FETCH_SIZE);
+	if (IsA(lfirst(cell), Integer) &&
+		root->limit_tuples < intVal(lfirst(cell)))
+		lfirst(cell) = makeInteger((int) root->limit_tuples);
+}
+
+/*
  * Gates of our own travel among the recheck quals: those get their parameters
  * replaced like every other expression of the plan, and follow from the
  * others there.
@@ -584,6 +619,7 @@ lazyGetForeignPlan(PlannerInfo *root, RelOptInfo *rel, Oid relid,
 														  scan_clauses, &sets),
 										 outer_plan);
 	send_own_ids(plan, sets);
+	fetch_one_page(root, best_path, plan);
 	plan->fdw_recheck_quals =
 		list_concat_copy(plan->fdw_recheck_quals,
 						 derive_gates(root, rel, scan_clauses));

@@ -130,6 +130,15 @@ for my $way ('force_custom_plan', 'force_generic_plan', 'literal')
 	unlike($log, qr/$legacy/, "$way: and for no LEGACY id");
 }
 
+# ordered rows: of the store, as many as the page has
+$position = -s $store->logfile;
+is($control_plane->safe_psql('postgres', "${generic}SELECT string_agg(n::text, ',') FROM (SELECT n FROM runs WHERE n > 7 ORDER BY id LIMIT 3) AS page"),
+	'8,9,10', 'a page of ordered rows');
+like(slurp_file($store->logfile, $position), qr/ORDER BY id.*FETCH 3 FROM/s, 'takes one page from the store');
+$position = -s $store->logfile;
+$control_plane->safe_psql('postgres', 'SELECT n FROM runs WHERE n + random() > 7 ORDER BY id LIMIT 3');
+like(slurp_file($store->logfile, $position), qr/FETCH 100 FROM/s, 'but not where rows are filtered here');
+
 # --- the store goes down under a session that used it ------------------------
 
 my $session = $control_plane->background_psql('postgres', on_error_stop => 0);
