@@ -90,12 +90,13 @@ is_union_view(Query *query, UnionView *view)
 		return false;
 
 	filter = (FuncExpr *) query->jointree->quals;
-	if (!is_resides((Node *) filter))
+	if (!IsA(filter, FuncExpr) || list_length(filter->args) != 2)
 		return false;
 	view->id = linitial(filter->args);
 	view->store = lsecond(filter->args);
 	return is_column_of((Node *) view->id, view->leaves_rti) &&
-		is_column_of((Node *) view->store, view->leaves_rti);
+		is_column_of((Node *) view->store, view->leaves_rti) &&
+		is_resides((Node *) filter);
 }
 
 /* --- which ids ------------------------------------------------------------------ */
