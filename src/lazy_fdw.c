@@ -346,7 +346,7 @@ lazyEndForeignScan(ForeignScanState *node)
 		end_scan(node, scan);
 }
 
-/* Writes connect at once; what is checked is only that they may. */
+/* Writes and ANALYZE connect at once; what is checked is that they may. */
 
 static void
 require_active(Relation rel)
@@ -379,6 +379,24 @@ lazyBeginDirectModify(ForeignScanState *node, int eflags)
 	lazy_fdw_stock.BeginDirectModify(node, eflags);
 }
 
+static void
+lazyExecForeignTruncate(List *rels, DropBehavior behavior, bool restart_seqs)
+{
+	ListCell   *lc;
+
+	foreach(lc, rels)
+		require_active(lfirst(lc));
+	lazy_fdw_stock.ExecForeignTruncate(rels, behavior, restart_seqs);
+}
+
+static bool
+lazyAnalyzeForeignTable(Relation rel, AcquireSampleRowsFunc *func,
+						BlockNumber *totalpages)
+{
+	require_active(rel);
+	return lazy_fdw_stock.AnalyzeForeignTable(rel, func, totalpages);
+}
+
 /*
  * run_ops_fdw_handler() returns fdw_handler
  */
@@ -399,6 +417,8 @@ run_ops_fdw_handler(PG_FUNCTION_ARGS)
 	routine->BeginForeignModify = lazyBeginForeignModify;
 	routine->BeginForeignInsert = lazyBeginForeignInsert;
 	routine->BeginDirectModify = lazyBeginDirectModify;
+	routine->ExecForeignTruncate = lazyExecForeignTruncate;
+	routine->AnalyzeForeignTable = lazyAnalyzeForeignTable;
 	watch_foreign_writes(routine);
 	PG_RETURN_POINTER(routine);
 }
