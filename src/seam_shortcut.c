@@ -21,6 +21,7 @@
 #include "postgres.h"
 
 #include "miscadmin.h"
+#include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
 #include "nodes/params.h"
 #include "optimizer/optimizer.h"
@@ -260,13 +261,19 @@ add_leaves(Query *query, Node *setop, List **leaves)
 	}
 }
 
-/* Are the view's columns the first ones of the leaf, type and all? */
+/*
+ * Are the view's columns the first ones of the leaf, type and all?  Sets
+ * *in_place when they have the same numbers in the leaf's relation as well.
+ */
 static bool
-has_same_columns(UnionView *view, Query *leaf)
+has_same_columns(UnionView *view, Query *leaf, bool *in_place)
 {
+	Index		rti =
+		linitial_node(RangeTblRef, leaf->jointree->fromlist)->rtindex;
 	ListCell   *lc;
 	ListCell   *lc2;
 
+	*in_place = leaf->jointree->quals == NULL;
 	if (list_length(leaf->targetList) < list_length(view->query->targetList))
 		return false;
 	forboth(lc, view->query->targetList, lc2, leaf->targetList)
@@ -274,16 +281,58 @@ has_same_columns(UnionView *view, Query *leaf)
 		TargetEntry *shown = lfirst_node(TargetEntry, lc);
 		TargetEntry *stored = lfirst_node(TargetEntry, lc2);
 		Node	   *column = (Node *) shown->expr;
+		Node	   *source = (Node *) stored->expr;
 
 		if (shown->resjunk || stored->resjunk ||
 			!is_column_of(column, view->leaves_rti) ||
 			((Var *) column)->varattno != stored->resno ||
-			exprType(column) != exprType((Node *) stored->expr) ||
-			exprTypmod(column) != exprTypmod((Node *) stored->expr) ||
-			exprCollation(column) != exprCollation((Node *) stored->expr))
+			exprType(column) != exprType(source) ||
+			exprTypmod(column) != exprTypmod(source) ||
+			exprCollation(column) != exprCollation(source))
 			return false;
+		*in_place &= is_column_of(source, rti) &&
+			((Var *) source)->varattno == shown->resno;
 	}
 	return true;
+}
+
+/* A search for uses of the whole row of a range table entry. */
+typedef struct WholeRow
+{
+	Index		rti;
+	Index		level;
+} WholeRow;
+
+static bool
+uses_whole_row(Node *node, WholeRow *row)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, Var))
+		return ((Var *) node)->varno == row->rti &&
+			((Var *) node)->varlevelsup == row->level &&
+			((Var *) node)->varattno == InvalidAttrNumber;
+	if (IsA(node, Query))
+	{
+		bool		found;
+
+		row->level++;
+		found = query_tree_walker((Query *) node, uses_whole_row, row, 0);
+		row->level--;
+		return found;
+	}
+	return expression_tree_walker(node, uses_whole_row, row);
+}
+
+/* A sub-select that nothing refers to. */
+static Query *
+make_unread_query(void)
+{
+	Query	   *query = makeNode(Query);
+
+	query->commandType = CMD_SELECT;
+	query->jointree = makeFromExpr(NIL, NULL);
+	return query;
 }
 
 /* Puts a leaf in place of the view that is this entry, if it may be. */
@@ -293,6 +342,8 @@ take_shortcut(Query *query, Index rti, UnionView *view, ParamListInfo params)
 	RangeTblEntry *rte = rt_fetch(rti, query->rtable);
 	List	   *leaves = NIL;
 	Query	   *chosen = NULL;
+	bool		in_place;
+	WholeRow	row = {rti, 0};
 	ListCell   *lc;
 
 	/*
@@ -320,7 +371,7 @@ take_shortcut(Query *query, Index rti, UnionView *view, ParamListInfo params)
 			return;
 		chosen = leaf;
 	}
-	if (chosen == NULL || !has_same_columns(view, chosen))
+	if (chosen == NULL || !has_same_columns(view, chosen, &in_place))
 		return;
 
 	chosen->targetList = list_truncate(chosen->targetList,
@@ -335,6 +386,26 @@ take_shortcut(Query *query, Index rti, UnionView *view, ParamListInfo params)
 											   view->leaves_rti - 1);
 	compat_append_rtable(chosen, view->query);
 	rte->subquery = chosen;
+
+	/*
+	 * Spare the planner to pull that up: the table takes the view's entry,
+	 * the entry the table's.
+	 */
+	if (!in_place || rte->security_barrier)
+		return;
+	rte->subquery = make_unread_query();
+	if (query_tree_walker(query, uses_whole_row, &row, 0))
+		rte->subquery = chosen;
+	else
+	{
+		int			moved = list_length(query->rtable);
+
+		query->hasRowSecurity |= chosen->hasRowSecurity;
+		compat_append_rtable(query, chosen);
+		lfirst(list_nth_cell(query->rtable, rti - 1)) =
+			list_nth(query->rtable, moved);
+		lfirst(list_nth_cell(query->rtable, moved)) = rte;
+	}
 }
 
 /* --- finding the views ---------------------------------------------------------- */
