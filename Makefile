@@ -41,7 +41,9 @@ MODULES_C = \
 	id_shape \
 	id_mint \
 	seam_pruning \
+	seam_shortcut \
 	lazy_fdw \
+	lazy_fdw_plan \
 	write_routing \
 	cross_store_writes \
 	split_mode \

@@ -36,6 +36,25 @@
 							NIL, outer, NULL, NIL, NIL)
 #endif
 
+#if PG_VERSION_NUM < 150000
+#define compat_is_merge(query) false
+#else
+#define compat_is_merge(query) ((query)->commandType == CMD_MERGE)
+#endif
+
+/*
+ * Appends the range table of one query to that of another, with what its
+ * entries are checked for; needs rewrite/rewriteManip.h
+ */
+#if PG_VERSION_NUM < 160000
+#define compat_append_rtable(dst, src) \
+	((dst)->rtable = list_concat((dst)->rtable, (src)->rtable))
+#else
+#define compat_append_rtable(dst, src) \
+	CombineRangeTables(&(dst)->rtable, &(dst)->rteperminfos, \
+					   (src)->rtable, (src)->rteperminfos)
+#endif
+
 /* Are writes to the relation counted?  Then it has its pgstat_info. */
 #if PG_VERSION_NUM < 150000
 #define compat_counts_writes(rel) ((rel)->pgstat_info != NULL)
