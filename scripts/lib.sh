@@ -131,6 +131,32 @@ build_extension() {
     { cat "$WORK/build.log"; die "the build failed"; }
 }
 
+# The packages of examples/typescript, in the copy of the checkout, fetched by
+# the one who calls: the registry and its cache are configured for them.  What
+# cannot be had is no failure; a file says why, and the test of the example
+# repeats it.
+install_example() {
+  local dir=$WORK/src/examples/typescript why=
+  local minimum='20.19'
+  if ! command -v node >/dev/null || ! command -v npm >/dev/null; then
+    why='node and npm are not installed'
+  elif [ "$(printf '%s\n' "$minimum" "$(node -p process.versions.node)" | sort -V | head -n 1)" != "$minimum" ]; then
+    why="node $minimum or newer is needed, this is $(node --version)"
+  elif ! (cd "$dir" && npm ci --ignore-scripts --no-audit --no-fund --prefer-offline) >"$WORK/npm.log" 2>&1; then
+    # broken is not the same as out of reach
+    if (cd "$WORK" && npm view --prefer-online --fetch-retries=0 typescript version) >>"$WORK/npm.log" 2>&1; then
+      cat "$WORK/npm.log"
+      die "npm ci failed in examples/typescript"
+    fi
+    why='the npm registry cannot be reached'
+  fi
+  if [ -n "$why" ]; then
+    echo "examples/typescript IS NOT TESTED: $why"
+    echo "$why" >"$dir/not_tested"
+  fi
+  [ "$(id -u)" != 0 ] || chown -R "$RUN_USER" "$dir"
+}
+
 # start_server NAME PORT: data in $WORK/NAME, its socket in $WORK.
 start_server() {
   as_user "$PG/bin/initdb" -D "$WORK/$1" -A trust -N -U postgres \
