@@ -11,10 +11,10 @@ use SplitServers;
 use Test::More;
 
 my $example = getcwd() . '/examples/typescript';
-plan skip_all => "examples/typescript IS NOT TESTED: " . slurp_file("$example/not_tested") =~ s/\n//gr
+plan skip_all => 'examples/typescript IS NOT TESTED: ' . slurp_file("$example/not_tested") =~ s/\n//gr
   if -e "$example/not_tested";
-plan skip_all => 'examples/typescript IS NOT TESTED: its packages are not there, run npm ci in it'
-  if !-d "$example/node_modules";
+die "npm ci failed in examples/typescript\n" . slurp_file("$example/npm_failed") if -e "$example/npm_failed";
+plan skip_all => 'examples/typescript IS NOT TESTED: run npm ci in it' if !-d "$example/node_modules";
 
 my %app_env;    # for the application, not for the psql of the tests
 sub run_in_example
@@ -31,7 +31,7 @@ sub run_in_example
 # its checks for news are none of the test's business
 $ENV{CHECKPOINT_DISABLE} = 1;
 ok((run_in_example('npm', 'run', 'build'))[0], 'the client is generated, types are right')
-  or BAIL_OUT('examples/typescript cannot be built');
+  or die 'examples/typescript cannot be built';
 
 # The servers.  The store starts empty, like a new one.
 my $control_plane = new_server('control_plane');
@@ -79,14 +79,17 @@ sub environment_of
 	SEEN => $control_plane->basedir . '/seen.json');
 
 my ($out, $err) = ('', '');
+my $limit = IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default);
 my $service = do
 {
 	local %ENV = (%ENV, %app_env);
 	IPC::Run::start([ 'node', 'dist/src/server.js' ], '<', \undef, '>', \$out, '2>', \$err,
-		init => sub { chdir $example }, IPC::Run::timer($PostgreSQL::Test::Utils::timeout_default));
+		init => sub { chdir $example }, $limit);
 };
+END { $service->kill_kill if $service }
 $service->pump until $out =~ /\n/ || !$service->pumpable;
-($app_env{APP_URL}) = $out =~ m{listening on (http://\S+)} or BAIL_OUT("the service does not start: $out$err");
+($app_env{APP_URL}) = $out =~ m{listening on (http://\S+)} or die "the service does not start: $out$err";
+$limit->reset;
 
 my $passed;
 sub test_with_split
@@ -112,9 +115,11 @@ $control_plane->poll_query_until('postgres', 'SELECT done FROM run_ops.repatriat
 $control_plane->safe_psql('postgres', 'SELECT run_ops.disable_split(repatriated => true)');
 test_with_split('off', 'split off again');
 
+$limit->start;
 $service->signal('TERM');
 $service->finish;
 is($service->result(0), 0, 'the service ends when told to') or diag($err);
+undef $service;
 # each round of the tests has cut its listener once
 is_deeply([ grep { !/^listener: terminating connection due to administrator command$/ } split /\n/, $err ],
 	[], 'it has nothing else to complain of');

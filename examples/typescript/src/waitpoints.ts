@@ -44,7 +44,7 @@ export async function completeWaitpoint(id: string, output: unknown): Promise<bo
   return count > 0;
 }
 
-const askAgainMs = 2000;
+const askAgainMs = 30_000;
 
 // Waits for what completeWaitpoint() says.  The row is what counts: it is read
 // after starting to listen, so that nothing is missed in between, and again

@@ -133,12 +133,13 @@ test("runs with the same time are listed once each", async () => {
   await prisma.taskRun.deleteMany({ where: { id: { in: made } } });
 });
 
-test("whoever waits for a waitpoint is woken", async () => {
+// long before the row is looked at again
+test("whoever waits for a waitpoint is woken", { timeout: 20_000 }, async () => {
   const run = await create({});
   const { id } = await post<{ id: string }>(`/runs/${run.id}/waitpoints`);
   assert.equal(await residency(id), await residency(run.id));
   assert.equal((await get<{ status: string }>(`/waitpoints/${id}?timeout=50`)).status, "PENDING");
-  const waiting = [1, 2].map(() => get<{ status: string; output: string }>(`/waitpoints/${id}?timeout=20000`));
+  const waiting = [1, 2].map(() => get<{ status: string; output: string }>(`/waitpoints/${id}?timeout=600000`));
   const complete = () => post<{ completed: boolean }>(`/waitpoints/${id}/complete`, { output: { yes: true } });
   const completed = await Promise.all([complete(), complete()]);
   assert.deepEqual(completed.map((c) => c.completed).sort(), [false, true], "one has completed it");
