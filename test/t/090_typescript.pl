@@ -28,6 +28,8 @@ sub run_in_example
 	return ($ok, $out);
 }
 
+unlike(slurp_file("$example/package-lock.json"), qr/"resolved"/, 'the lock file names no host');
+
 # its checks for news are none of the test's business
 $ENV{CHECKPOINT_DISABLE} = 1;
 ok((run_in_example('npm', 'run', 'build'))[0], 'the client is generated, types are right')

@@ -259,10 +259,16 @@ tryOut(
     const update = { output: "again" };
     assert.equal((await prisma.taskRun.upsert({ where: { id }, create: await newRun({ id }), update })).output, "again");
   },
-  async ({ id }) => {
-    const [{ upsert }] = await prisma.$queryRaw<[{ upsert: string }]>`
-      SELECT run_ops.upsert('run_ops."TaskRun"', ${{ id, output: "again" }}::jsonb)`;
-    assert.equal(upsert, "updated");
+  async ({ id, newRun }) => {
+    const upsert = async (row: object) => {
+      const [{ did }] = await prisma.$queryRaw<[{ did: string }]>`
+        SELECT run_ops.upsert('run_ops."TaskRun"', ${row}::jsonb) AS did`;
+      return did;
+    };
+    assert.equal(await upsert({ id, output: "again" }), "updated");
+    const row = { ...(await newRun()), updatedAt: new Date() };
+    assert.equal(await upsert(row), "inserted");
+    assert.equal(await upsert(row), "updated");
   },
 );
 
