@@ -135,13 +135,13 @@ build_extension() {
 # the one who calls: the registry and its cache are configured for them.  What
 # cannot be had is no failure, but said loudly.  Either way the test of the
 # example finds what happened in a file.
-EXAMPLE_NODE=20.19
 install_example() {
-  local dir=$WORK/src/examples/typescript why=
+  local dir=$WORK/src/examples/typescript why= minimum
+  minimum=$(sed -n 's/.*"node": ">=\(.*\)".*/\1/p' "$dir/package.json")
   if ! command -v node >/dev/null || ! command -v npm >/dev/null; then
     why='node and npm are not installed'
-  elif ! printf '%s\n' "$EXAMPLE_NODE" "$(node -p process.versions.node)" | sort -CV; then
-    why="node $EXAMPLE_NODE or newer is needed, this is $(node --version)"
+  elif ! printf '%s\n' "$minimum" "$(node -p process.versions.node)" | sort -CV; then
+    why="node $minimum or newer is needed, this is $(node --version)"
   elif ! (cd "$dir" && timeout 300 npm ci --ignore-scripts --no-audit --no-fund --prefer-offline \
             --fetch-retries=1 --fetch-timeout=20000) >"$WORK/npm.log" 2>&1; then
     # out of reach is not the same as broken

@@ -55,18 +55,20 @@ export async function createRun(env: Environment, run: NewRun) {
   });
 }
 
-// With the id only the store that can hold the run is asked; a friendly id is
-// that id behind "run_", so there is no need to look it up by its own column.
-export function getRun(id: string) {
-  return prisma.taskRun.findUnique({
-    where: { id: id.replace(/^run_/, "") },
-    include: {
-      environment: { select: { slug: true, paused: true } },
-      snapshots: { orderBy: { createdAt: "desc" }, take: 1 },
-      children: { select: { id: true, status: true } },
-      waitsFor: { select: { waitpoint: { select: { id: true, status: true } } } },
-    },
-  });
+const details = {
+  environment: { select: { slug: true, paused: true } },
+  snapshots: { orderBy: { createdAt: "desc" }, take: 1 },
+  children: { select: { id: true, status: true } },
+  waitsFor: { select: { waitpoint: { select: { id: true, status: true } } } },
+} satisfies Prisma.TaskRunInclude;
+
+// A friendly id is the id behind "run_", and with the id only the store that can
+// hold the run is asked.  Old friendly ids are random: every store is asked.
+export async function getRun(id: string) {
+  return (
+    (await prisma.taskRun.findUnique({ where: { id: id.replace(/^run_/, "") }, include: details })) ??
+    (await prisma.taskRun.findUnique({ where: { friendlyId: id }, include: details }))
+  );
 }
 
 export interface Page {

@@ -182,6 +182,12 @@ test("a change while nobody listens is not missed", async () => {
   await becomes(false, thoughtPaused);
 });
 
+test("a run is found by a friendly id that is not its id", async () => {
+  const run = await create({});
+  await prisma.taskRun.update({ where: { id: run.id }, data: { friendlyId: `run_old${seen.length}` } });
+  assert.equal((await get<Run>(`/runs/run_old${seen.length}`)).id, run.id);
+});
+
 test("what is not there is 404", async () => {
   for (const path of ["/runs/run_none", "/waitpoints/none", "/nothing"]) {
     assert.equal((await call("GET", path)).status, 404, path);
