@@ -17,6 +17,8 @@ export const prisma = new PrismaClient({
   adapter: new PrismaPg(pool, {
     statementNameGenerator: ({ sql }) => createHash("sha1").update(sql).digest("hex"),
   }),
+  // the store is a network away; Prisma gives up after 2 and 5 seconds otherwise
+  transactionOptions: { maxWait: 10_000, timeout: 30_000 },
 });
 
 // A row of the store that somebody else changes at the same time is a write
