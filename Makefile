@@ -5,11 +5,14 @@
 #   make test [REGRESS=...] [ISOLATION=...] [PROVE_TESTS=...]
 #   make bench                               the ratio table, test/bench
 #   make check-mutants                       the cache without each of its guards
+#   make check-package                       what is shipped, by make dist and as a Debian package
+#   make reference                           docs/reference.md from the catalog
+#   make dist, make checkver                 the zip of a release; whether its version is one
 #
 # The second group installs what is missing and must work where no pg_config
 # is yet, so nothing of PGXS is read for it.
 
-SERVER_GOALS = demo test bench check-mutants
+SERVER_GOALS = demo test bench check-mutants check-package reference dist checkver
 
 ifneq ($(filter $(SERVER_GOALS),$(MAKECMDGOALS)),)
 
@@ -75,7 +78,8 @@ SQL_PARTS = \
 	cache_epoch \
 	control_plane
 
-DATA = $(EXTENSION)--$(EXTVERSION).sql
+# upgrade/ holds the frozen scripts of released versions
+DATA = $(EXTENSION)--$(EXTVERSION).sql $(wildcard upgrade/*.sql)
 EXTRA_CLEAN = $(EXTENSION)--*.sql
 
 REGRESS ?= \
@@ -133,6 +137,6 @@ $(EXTENSION)--$(EXTVERSION).sql: $(SQL_PARTS:%=src/%.sql) $(EXTENSION).control
 	{ printf '%s\n' '\echo Use "CREATE EXTENSION $(EXTENSION) CASCADE" to load this file. \quit'; \
 	  cat $(SQL_PARTS:%=src/%.sql); } > $@
 
-all: $(DATA)
+all: $(EXTENSION)--$(EXTVERSION).sql
 
 endif
