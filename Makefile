@@ -6,11 +6,14 @@
 #   make bench                               the ratio table, test/bench
 #   make check-mutants                       the cache without each of its guards
 #   make check-versions [VERSIONS="17 18"]   the tests on other PostgreSQL versions
+#   make check-package                       what is shipped, by make dist and as a Debian package
+#   make reference                           docs/reference.md from the catalog
+#   make dist, make checkver                 the zip of a release; whether its version is one
 #
 # The second group installs what is missing and must work where no pg_config
 # is yet, so nothing of PGXS is read for it.
 
-SERVER_GOALS = demo test bench check-mutants check-versions
+SERVER_GOALS = demo test bench check-mutants check-versions check-package reference dist checkver
 
 ifneq ($(filter $(SERVER_GOALS),$(MAKECMDGOALS)),)
 
@@ -78,7 +81,8 @@ SQL_PARTS = \
 	cache_epoch \
 	control_plane
 
-DATA = $(EXTENSION)--$(EXTVERSION).sql
+# upgrade/ holds the frozen scripts of released versions
+DATA = $(EXTENSION)--$(EXTVERSION).sql $(wildcard upgrade/*.sql)
 EXTRA_CLEAN = $(EXTENSION)--*.sql
 
 REGRESS ?= \
@@ -142,6 +146,6 @@ $(EXTENSION)--$(EXTVERSION).sql: $(SQL_PARTS:%=src/%.sql) $(EXTENSION).control
 	{ printf '%s\n' '\echo Use "CREATE EXTENSION $(EXTENSION) CASCADE" to load this file. \quit'; \
 	  cat $(SQL_PARTS:%=src/%.sql); } > $@
 
-all: $(DATA)
+all: $(EXTENSION)--$(EXTVERSION).sql
 
 endif

@@ -30,10 +30,11 @@ find_pg_config() {
   [ -n "$found" ]
 }
 
+# ensure_packages [TOOL=PACKAGE ...]: what a script needs beyond the rest.
 ensure_packages() {
-  local want=()
-  for tool in gcc make perl; do
-    command -v "$tool" >/dev/null || want+=("$tool")
+  local want=() tool
+  for tool in gcc=gcc make=make perl=perl "$@"; do
+    command -v "${tool%=*}" >/dev/null || want+=("${tool#*=}")
   done
   find_pg_config || want+=(postgresql postgresql-server-dev-all)
   perl -MIPC::Run -e1 2>/dev/null || want+=(libipc-run-perl)

@@ -15,6 +15,9 @@ CREATE TABLE run_ops.cache_epoch (
 ) WITH (fillfactor = 70);
 COMMENT ON TABLE run_ops.cache_epoch IS
   'a number per row of the control plane that changes with the row: a value remembered with the epochs of its rows holds while they are the same; key * stands for all keys of the scope';
+COMMENT ON COLUMN run_ops.cache_epoch.scope IS 'the kind of row';
+COMMENT ON COLUMN run_ops.cache_epoch.key IS 'the key of the row, or * for all of the scope';
+COMMENT ON COLUMN run_ops.cache_epoch.epoch IS 'the number; it is replaced, never counted up';
 GRANT SELECT ON run_ops.cache_epoch TO PUBLIC;
 
 -- Writes epochs below privileges and search_path: who may write a control-plane

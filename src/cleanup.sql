@@ -20,7 +20,13 @@ CREATE TABLE run_ops.cleanup_queue (
 );
 COMMENT ON TABLE run_ops.cleanup_queue IS
   'environments and projects whose rows are to be deleted, for each store; a row goes when nothing is left there';
+COMMENT ON COLUMN run_ops.cleanup_queue.scope IS 'environment or project';
+COMMENT ON COLUMN run_ops.cleanup_queue.id IS 'which one';
+COMMENT ON COLUMN run_ops.cleanup_queue.store IS 'the store in which rows are to be deleted';
+COMMENT ON COLUMN run_ops.cleanup_queue.requested_at IS 'when it was deleted from the control plane';
+COMMENT ON COLUMN run_ops.cleanup_queue.started_at IS 'when the first batch was taken; NULL while it waits';
 COMMENT ON COLUMN run_ops.cleanup_queue.deleted IS 'rows deleted so far: {table: count}';
+COMMENT ON COLUMN run_ops.cleanup_queue.failed_at IS 'when a batch last failed; NULL when the last one did not';
 COMMENT ON COLUMN run_ops.cleanup_queue.error IS 'why the last batch failed; it is tried again';
 
 CREATE TABLE run_ops.cleanup_log (
@@ -33,6 +39,12 @@ CREATE TABLE run_ops.cleanup_log (
 );
 COMMENT ON TABLE run_ops.cleanup_log IS
   'start and end of each cleanup, with the rows deleted, by store and table';
+COMMENT ON COLUMN run_ops.cleanup_log.at IS 'when it happened';
+COMMENT ON COLUMN run_ops.cleanup_log.scope IS 'environment or project';
+COMMENT ON COLUMN run_ops.cleanup_log.id IS 'which one';
+COMMENT ON COLUMN run_ops.cleanup_log.store IS 'in which store';
+COMMENT ON COLUMN run_ops.cleanup_log.event IS 'start or end';
+COMMENT ON COLUMN run_ops.cleanup_log.deleted IS 'rows deleted in all, at the end: {table: count}';
 
 CREATE VIEW run_ops.cleanup_progress AS
   SELECT q.scope, q.id, q.store, q.requested_at, q.started_at,

@@ -7,6 +7,8 @@ CREATE TABLE run_ops.control_plane (
 );
 COMMENT ON TABLE run_ops.control_plane IS
   'the schema of the control-plane tables; no row while none is attached';
+COMMENT ON COLUMN run_ops.control_plane.singleton IS 'there is one row at most';
+COMMENT ON COLUMN run_ops.control_plane.schema IS 'where the tables are';
 SELECT pg_catalog.pg_extension_config_dump('run_ops.control_plane', '');
 GRANT SELECT ON run_ops.control_plane TO PUBLIC;
 

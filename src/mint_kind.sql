@@ -117,6 +117,8 @@ CREATE TABLE run_ops.global_mint_kind (
 );
 COMMENT ON TABLE run_ops.global_mint_kind IS
   'what the global flag table says about minting and the stamp of its last flip, in the shape of an organization''s flags; kept by a trigger, because a row of the flag table that is deleted cannot keep a stamp';
+COMMENT ON COLUMN run_ops.global_mint_kind.singleton IS 'there is one row at most';
+COMMENT ON COLUMN run_ops.global_mint_kind.flags IS 'the flags about minting, with the stamp of the last flip';
 -- as precious as the flags it follows: without it, a restored database would
 -- take the next write to the flag table for a flip
 SELECT pg_catalog.pg_extension_config_dump('run_ops.global_mint_kind', '');

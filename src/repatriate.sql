@@ -27,7 +27,14 @@ CREATE TABLE run_ops.copy_progress (
 );
 COMMENT ON TABLE run_ops.copy_progress IS
   'how far run_ops.repatriate() and, forward, run_ops.move_strays() have come in their present pass';
+COMMENT ON COLUMN run_ops.copy_progress.view IS 'the routed table';
+COMMENT ON COLUMN run_ops.copy_progress.store IS 'the store';
+COMMENT ON COLUMN run_ops.copy_progress.forward IS 'false: from the store to here, true: from here to the store';
 COMMENT ON COLUMN run_ops.copy_progress.position IS 'the key up to which this pass has come';
+COMMENT ON COLUMN run_ops.copy_progress.finished IS 'the pass has come to the end';
+COMMENT ON COLUMN run_ops.copy_progress.batches IS 'ranges compared in all';
+COMMENT ON COLUMN run_ops.copy_progress.copied IS 'rows that changed in all';
+COMMENT ON COLUMN run_ops.copy_progress.changed_at IS 'when the last range was done';
 
 CREATE TYPE run_ops.mirror AS (
   store text, routing run_ops.routing, here regclass, there text, columns name[], key_types text[],

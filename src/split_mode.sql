@@ -28,12 +28,16 @@ CREATE TABLE run_ops.split_state (
 );
 COMMENT ON TABLE run_ops.split_state IS
   'whether split mode is on in this very database; never dumped, so that a restored copy comes up with split off';
+COMMENT ON COLUMN run_ops.split_state.singleton IS 'there is one row';
+COMMENT ON COLUMN run_ops.split_state.enabled IS 'split mode is on, on the servers that identities names';
 COMMENT ON COLUMN run_ops.split_state.identities IS
   'servers that may use the stores: where they were attached or split was enabled, and trusted standbys';
+COMMENT ON COLUMN run_ops.split_state.opted_in IS 'split mode is wanted, as the operator says; before that no store is asked';
 COMMENT ON COLUMN run_ops.split_state.native_realtime IS
   'realtime readers see the rows of every store, as the operator says';
 COMMENT ON COLUMN run_ops.split_state.superseded IS
   'split is off and this database holds every row; what the stores hold is older';
+COMMENT ON COLUMN run_ops.split_state.changed_at IS 'when split mode was last switched on or off';
 INSERT INTO run_ops.split_state DEFAULT VALUES;
 GRANT SELECT ON run_ops.split_state TO PUBLIC;
 
@@ -57,6 +61,11 @@ CREATE TABLE run_ops.audit_log (
   detail jsonb NOT NULL
 );
 COMMENT ON TABLE run_ops.audit_log IS 'every change of split mode and of what it rests on';
+COMMENT ON COLUMN run_ops.audit_log.id IS 'the order of the lines';
+COMMENT ON COLUMN run_ops.audit_log.at IS 'when it was done';
+COMMENT ON COLUMN run_ops.audit_log.role IS 'who did it: the role of the session';
+COMMENT ON COLUMN run_ops.audit_log.action IS 'configure, acknowledge, withdraw acknowledgement, trust standby, enable split or disable split';
+COMMENT ON COLUMN run_ops.audit_log.detail IS 'with what';
 COMMENT ON SEQUENCE run_ops.audit_log_id_seq IS 'numbers the lines of run_ops.audit_log';
 
 CREATE FUNCTION run_ops.audit(action text, detail jsonb) RETURNS void
@@ -81,6 +90,11 @@ CREATE TABLE run_ops.acknowledgement (
 );
 COMMENT ON TABLE run_ops.acknowledgement IS
   'failing gates that an operator accepts by name; travels with a dump';
+COMMENT ON COLUMN run_ops.acknowledgement.gate IS 'the gate, as run_ops.check_split() names it';
+COMMENT ON COLUMN run_ops.acknowledgement.object IS 'the object, as run_ops.check_split() names it';
+COMMENT ON COLUMN run_ops.acknowledgement.reason IS 'why it is accepted';
+COMMENT ON COLUMN run_ops.acknowledgement.role IS 'who accepted it';
+COMMENT ON COLUMN run_ops.acknowledgement.at IS 'when it was accepted';
 SELECT pg_catalog.pg_extension_config_dump('run_ops.acknowledgement', '');
 GRANT SELECT ON run_ops.acknowledgement TO PUBLIC;
 

@@ -11,6 +11,7 @@ CREATE TABLE run_ops.store (
 );
 COMMENT ON TABLE run_ops.store IS
   'databases that hold run-ops rows: legacy is this one, new and the shards a-z, 0-9 are foreign servers';
+COMMENT ON COLUMN run_ops.store.name IS 'its name in every function and view';
 COMMENT ON COLUMN run_ops.store.server IS 'foreign server of the store; NULL for legacy';
 INSERT INTO run_ops.store VALUES ('legacy', NULL);
 
@@ -31,10 +32,14 @@ CREATE TABLE run_ops.routed_table (
 );
 COMMENT ON TABLE run_ops.routed_table IS
   'tables that exist in every store and are reached through one view';
+COMMENT ON COLUMN run_ops.routed_table.view IS 'the view that the application asks';
 COMMENT ON COLUMN run_ops.routed_table.legacy IS 'the table in this database';
+COMMENT ON COLUMN run_ops.routed_table.routing IS 'how a row finds its store';
 COMMENT ON COLUMN run_ops.routed_table.route_column IS
   'the column whose shape tells the store; NULL or unclassifiable values belong to legacy';
 COMMENT ON COLUMN run_ops.routed_table.key_columns IS 'columns that identify a row in every store';
+COMMENT ON COLUMN run_ops.routed_table.store_schema IS 'the schema of the table in the stores';
+COMMENT ON COLUMN run_ops.routed_table.store_table IS 'the name of the table in the stores';
 COMMENT ON COLUMN run_ops.routed_table.column_names IS
   'columns named otherwise in the stores: {local name: name in the store}';
 COMMENT ON COLUMN run_ops.routed_table.store_defaults IS
@@ -47,6 +52,9 @@ CREATE TABLE run_ops.routed_store (
   PRIMARY KEY (view, store)
 );
 COMMENT ON TABLE run_ops.routed_store IS 'the foreign table of a routed table in each store but legacy';
+COMMENT ON COLUMN run_ops.routed_store.view IS 'the routed table';
+COMMENT ON COLUMN run_ops.routed_store.store IS 'the store';
+COMMENT ON COLUMN run_ops.routed_store.foreign_table IS 'the foreign table, in the schema run_ops_<store>';
 
 SELECT pg_catalog.pg_extension_config_dump('run_ops.store', 'WHERE name <> ''legacy''');
 SELECT pg_catalog.pg_extension_config_dump('run_ops.routed_table', '');
