@@ -73,7 +73,8 @@ SQL_PARTS = \
 	mint_kind \
 	cache \
 	cache_epoch \
-	control_plane
+	control_plane \
+	stats
 
 DATA = $(EXTENSION)--$(EXTVERSION).sql
 EXTRA_CLEAN = $(EXTENSION)--*.sql

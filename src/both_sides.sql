@@ -11,6 +11,22 @@ AS $$
 $$;
 COMMENT ON FUNCTION run_ops.dblink_schema() IS 'the schema of extension dblink, quoted';
 
+CREATE FUNCTION run_ops.client_name() RETURNS text
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  context text;
+  purpose text;
+BEGIN
+  -- the function of this schema that was called first is what it is all for
+  GET DIAGNOSTICS context = PG_CONTEXT;
+  purpose := (SELECT c.match[1] FROM regexp_matches(context, 'run_ops\.([a-z_]+)\(', 'g') WITH ORDINALITY AS c (match, ord)
+               ORDER BY c.ord DESC LIMIT 1);
+  RETURN format('run_ops_split %s %s %s', purpose, pg_backend_pid(), current_database());
+END $$;
+COMMENT ON FUNCTION run_ops.client_name() IS
+  'the application_name of a connection to a store: which function asks, and the process and database it asks from';
+
 CREATE FUNCTION run_ops.ask_store(store text, query text, patience text DEFAULT NULL) RETURNS SETOF jsonb
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -21,10 +37,10 @@ BEGIN
   SELECT s.server INTO store_server FROM run_ops.store AS s WHERE s.name = store;
   -- The store's own settings must not change what names and types look like.
   -- LOCAL, for a pooler hands the connection on as it is
-  query := format('SET LOCAL statement_timeout = %L; SET LOCAL search_path = pg_catalog; '
+  query := format('SET LOCAL application_name = %L; SET LOCAL statement_timeout = %L; SET LOCAL search_path = pg_catalog; '
                   'SET LOCAL datestyle = ''ISO, YMD''; SET LOCAL timezone = ''UTC''; SET LOCAL intervalstyle = ''postgres''; '
                   'SET LOCAL extra_float_digits = 1; SET LOCAL bytea_output = ''hex''; SELECT to_jsonb(q) FROM (%s) AS q',
-                  coalesce(patience, run_ops.setting('store_timeout')), query);
+                  run_ops.client_name(), coalesce(patience, run_ops.setting('store_timeout')), query);
   RETURN QUERY EXECUTE
     format('SELECT answer FROM %s.dblink(%L, %L) AS t (answer jsonb)', run_ops.dblink_schema(), store_server, query);
 EXCEPTION
