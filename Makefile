@@ -102,7 +102,8 @@ REGRESS ?= \
 	mint_kind_vectors \
 	control_plane \
 	cache \
-	cache_epoch
+	cache_epoch \
+	stats
 ISOLATION ?= \
 	lazy_fdw_recheck \
 	mint_kind_flip \

@@ -22,8 +22,14 @@ COMMENT ON TABLE run_ops.store_contact IS
 CREATE FUNCTION run_ops.stats_query(tables jsonb) RETURNS text
   LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
 AS $$
-  -- partitions count for the table that they belong to
+  -- Partitions count for the table that they belong to.  A size would have to
+  -- wait for whoever changes the table, so it is left out then.
   SELECT format($q$
+    WITH locked AS MATERIALIZED (
+      SELECT coalesce(i.indrelid, l.relation) AS relation
+        FROM pg_locks AS l LEFT JOIN pg_index AS i ON i.indexrelid = l.relation
+       WHERE l.locktype = 'relation' AND l.mode = 'AccessExclusiveLock'
+         AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database()))
     SELECT pg_is_in_recovery() AS in_recovery, current_setting('max_connections')::int AS max_connections,
            (SELECT coalesce(jsonb_agg(to_jsonb(c)), '[]')
               FROM (SELECT a.usename AS role, a.application_name, a.state, count(*) AS connections,
@@ -35,7 +41,8 @@ AS $$
            (SELECT coalesce(jsonb_agg(to_jsonb(c)), '[]')
               FROM (SELECT w.view,
                            CASE WHEN bool_and(c.reltuples >= 0) THEN sum(c.reltuples)::bigint END AS rows,
-                           sum(pg_total_relation_size(c.oid))::bigint AS bytes,
+                           sum(CASE WHEN NOT EXISTS (SELECT FROM locked AS l WHERE l.relation = c.oid)
+                                    THEN pg_total_relation_size(c.oid) END)::bigint AS bytes,
                            sum(s.seq_scan + coalesce(s.idx_scan, 0))::bigint AS scans,
                            sum(s.seq_tup_read + coalesce(s.idx_tup_fetch, 0))::bigint AS rows_read,
                            sum(s.n_tup_ins)::bigint AS rows_inserted, sum(s.n_tup_upd)::bigint AS rows_updated,
@@ -81,7 +88,7 @@ CREATE FUNCTION run_ops.ask_stats(
     OUT last_contact timestamptz, OUT last_error text, OUT last_error_at timestamptz)
   RETURNS SETOF record ROWS 10
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-  -- the size of a table waits for whoever has locked it
+  -- a lock may come just after it was looked for
   SET lock_timeout = '1s'
 AS $$
 #variable_conflict use_variable
@@ -147,7 +154,7 @@ CREATE VIEW run_ops.stat_stores AS
 COMMENT ON VIEW run_ops.stat_stores IS
   'one row per store: whether it answers, its size, its connections, the last error; asks every store, no longer than run_ops_split.store_timeout';
 COMMENT ON COLUMN run_ops.stat_stores.rows IS 'rows of the routed tables as VACUUM and ANALYZE last estimated them there; tables never analyzed are not counted';
-COMMENT ON COLUMN run_ops.stat_stores.bytes IS 'size of the routed tables with their indexes and TOAST';
+COMMENT ON COLUMN run_ops.stat_stores.bytes IS 'size of the routed tables with their indexes and TOAST, but for those that are locked for a change of their definition';
 COMMENT ON COLUMN run_ops.stat_stores.connections IS 'client connections to the database of the store, but for the one that asks';
 COMMENT ON COLUMN run_ops.stat_stores.last_contact IS 'when it last answered one of these views';
 COMMENT ON COLUMN run_ops.stat_stores.last_error IS 'why it last did not answer; kept when it answers again';
@@ -177,6 +184,14 @@ CREATE VIEW run_ops.stat_connections AS
            connections pg_catalog.int8, oldest_transaction pg_catalog.timestamptz);
 COMMENT ON VIEW run_ops.stat_connections IS
   'who is connected to the database of each store, by role, application_name and state; state and transaction are known for roles only that the user of the mapping may look at (pg_read_all_stats in the store: all)';
+
+CREATE VIEW run_ops.stat_cache AS
+  SELECT c.slot, c.entries, c.hits, c.revalidations, c.misses, c.evictions, c.cache_bytes,
+         pg_catalog.round((c.hits OPERATOR(pg_catalog.+) c.revalidations)::pg_catalog.numeric
+           OPERATOR(pg_catalog./) nullif(c.hits OPERATOR(pg_catalog.+) c.revalidations OPERATOR(pg_catalog.+) c.misses, 0), 4) AS hit_ratio
+    FROM run_ops.cache_stats() AS c;
+COMMENT ON VIEW run_ops.stat_cache IS
+  'run_ops.cache_stats() with the share of answers that came from the cache; of this session, as every session has its own';
 
 -- Work in progress ----------------------------------------------------------------
 
@@ -352,5 +367,6 @@ GRANT USAGE ON SCHEMA run_ops TO pg_monitor;
 GRANT EXECUTE ON FUNCTION run_ops.ask_stats(), run_ops.mint_flips(), run_ops.mint_kinds() TO pg_monitor;
 GRANT SELECT ON run_ops.stat_stores, run_ops.stat_routing, run_ops.stat_connections, run_ops.stat_progress,
   run_ops.stat_cleanup, run_ops.stat_gates TO pg_monitor;
+GRANT SELECT ON run_ops.stat_cache TO PUBLIC;
 -- it reads whole tables, as pgstattuple does
 GRANT EXECUTE ON FUNCTION run_ops.record_check() TO pg_stat_scan_tables;
