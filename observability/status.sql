@@ -64,8 +64,9 @@ WITH ink AS (
                       current_database(), to_char(clock_timestamp(), 'YYYY-MM-DD HH24:MI:SS'), ink.plain) FROM ink
   UNION ALL
   SELECT 1, 1, format(' split is %s%s%s%s, %s tables, stores: %s', s.color || ink.bold, upper(s.split), ink.plain,
-                      coalesce(' (' || s.reason || ')', ' since ' || to_char(s.changed_at, 'YYYY-MM-DD HH24:MI'), ''),
+                      CASE WHEN s.reason IS NULL THEN ' since ' || to_char(s.changed_at, 'YYYY-MM-DD HH24:MI') END,
                       s.routed_tables, array_to_string('legacy'::text || s.stores, ', ')) FROM split AS s, ink
+  UNION ALL SELECT 1, 2, '   ' || reason FROM split WHERE reason IS NOT NULL
   UNION ALL SELECT 2, 0, ''
   UNION ALL
   SELECT 2, 1, format('%s STORE     STATE            ROWS      SIZE  CONNECTIONS     ROWS READ  ROWS WRITTEN  HIT   CONTACT%s', ink.bold, ink.plain) FROM ink
@@ -131,9 +132,9 @@ WITH ink AS (
   SELECT 7, 1, format('%s TABLE                                 LEGACY%52s%s', ink.bold, 'STORES', ink.plain) FROM ink
   UNION ALL
   SELECT 7, 1 + ord, format(' %-28s%16s  %s%s%s%s%s %s', left(view, 28), coalesce(to_char(legacy, 'FM999,999,999,999'), '?'),
-                            ink.yellow, repeat(:'full', share), ink.green, repeat(:'empty', 33 - share), ink.plain,
+                            ink.yellow, coalesce(repeat(:'full', share), repeat(' ', 33)), ink.green, repeat(:'empty', 33 - share), ink.plain,
                             lpad(CASE WHEN stored IS NOT NULL THEN to_char(stored, 'FM999,999,999,999') ELSE '?' END, 15))
-    FROM (SELECT t.*, coalesce(round(33 * coalesce(legacy, 0) / nullif(rows, 0))::int, 33) AS share FROM tables AS t) AS t, ink WHERE ord <= 8
+    FROM (SELECT t.*, round(33 * coalesce(legacy, 0) / nullif(rows, 0))::int AS share FROM tables AS t) AS t, ink WHERE ord <= 8
 )
 SELECT text FROM line ORDER BY section, ord
 \if :{?every}
