@@ -47,7 +47,8 @@ MODULES_C = \
 	mint_kind \
 	cache \
 	cache_epoch \
-	control_plane
+	control_plane \
+	stats
 OBJS = $(MODULES_C:%=src/%.o)
 
 # Parts of the install script, in the order of their dependencies.

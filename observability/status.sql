@@ -124,9 +124,9 @@ WITH ink AS (
   SELECT 5, 6, format('   %s more', count(*) - 5) FROM work HAVING count(*) > 5
   UNION ALL
   SELECT 6, 0, format('%s CACHE%s     %s', ink.bold, ink.plain,
-                      coalesce((SELECT string_agg(format('%s: %s %% of %s', slot, round(100 * hit_ratio, 1), hits + revalidations + misses), ', ')
-                                  FROM run_ops.stat_cache WHERE hit_ratio IS NOT NULL), 'not used in this session'))
-    FROM ink
+                      coalesce(format('%s %% of %s lookups by all sessions', round(100 * hit_ratio, 1), to_char(hits + misses, 'FM999,999,999,999')),
+                               'not used yet'))
+    FROM run_ops.stat_cache_lookups, ink
   UNION ALL SELECT 7, 0, ''
   UNION ALL
   SELECT 7, 1, format('%s TABLE                                 LEGACY%52s%s', ink.bold, 'STORES', ink.plain) FROM ink

@@ -124,6 +124,28 @@ SET run_ops_split.mint_flip_grace = 0;
 SELECT * FROM run_ops.mint_flips();
 SELECT * FROM run_ops.mint_kinds();
 
+-- The caches of all sessions together: what this one adds is what it counted.
+INSERT INTO public."Project" (id, slug, name, "externalRef", "organizationId", "updatedAt") VALUES ('p1', 'p1', '', 'p1', 'o1', now());
+INSERT INTO public."RuntimeEnvironment" (id, slug, "apiKey", "pkApiKey", shortcode, "organizationId", "projectId", "updatedAt")
+  VALUES ('e1', 'e1', 'k', 'pk', 's', 'o1', 'p1', now());
+SELECT hits, misses FROM run_ops.stat_cache_lookups \gset before_
+SELECT count((run_ops.resolve_env('e1')).id) FROM generate_series(1, 250);
+SELECT count((run_ops.resolve_env('e2')).id);
+SELECT sum(hits + revalidations) AS hits, sum(misses) AS misses, min(hit_ratio) > 0.9 AS good FROM run_ops.stat_cache;
+SELECT sum(hits + revalidations) + :before_hits AS hits, sum(misses) + :before_misses AS misses FROM run_ops.stat_cache \gset
+\c
+SET search_path = app, public;
+SET run_ops_split.mint_flip_grace = 0;
+SELECT set_config('test.hits', :'hits', false) IS NULL AS x \gset
+DO $$
+BEGIN
+  FOR i IN 1..600 LOOP
+    EXIT WHEN (SELECT hits FROM run_ops.stat_cache_lookups) >= current_setting('test.hits')::bigint;
+    PERFORM pg_sleep(0.1), pg_stat_clear_snapshot();
+  END LOOP;
+END $$;
+SELECT hits = :hits AS hits, misses = :misses AS misses, hit_ratio > 0.9 AS good FROM run_ops.stat_cache_lookups;
+
 -- Gates: those of this database as they are now, the others as recorded.
 SELECT gate, object, ok FROM run_ops.stat_gates;
 INSERT INTO run_ops_new.tag VALUES ('t1');

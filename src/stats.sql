@@ -193,6 +193,17 @@ CREATE VIEW run_ops.stat_cache AS
 COMMENT ON VIEW run_ops.stat_cache IS
   'run_ops.cache_stats() with the share of answers that came from the cache; of this session, as every session has its own';
 
+CREATE TABLE run_ops.cache_lookup ();
+COMMENT ON TABLE run_ops.cache_lookup IS
+  'empty: what PostgreSQL counts as rows read of it are lookups in the caches of all sessions, see run_ops.stat_cache_lookups';
+
+CREATE VIEW run_ops.stat_cache_lookups AS
+  SELECT l.hits, l.misses, pg_catalog.round(l.hits::pg_catalog.numeric OPERATOR(pg_catalog./) nullif(l.hits OPERATOR(pg_catalog.+) l.misses, 0), 4) AS hit_ratio
+    FROM (SELECT pg_catalog.pg_stat_get_tuples_returned(c.oid) AS hits, pg_catalog.pg_stat_get_tuples_fetched(c.oid) AS misses
+            FROM pg_catalog.pg_class AS c WHERE c.oid OPERATOR(pg_catalog.=) 'run_ops.cache_lookup'::pg_catalog.regclass) AS l;
+COMMENT ON VIEW run_ops.stat_cache_lookups IS
+  'how often the caches of all sessions knew the answer, since the statistics were reset; a session adds its hits with its next miss, or a hundred at once';
+
 -- Work in progress ----------------------------------------------------------------
 
 CREATE VIEW run_ops.stat_progress AS
@@ -366,7 +377,7 @@ REVOKE EXECUTE ON FUNCTION run_ops.ask_stats(), run_ops.mint_flips(), run_ops.mi
 GRANT USAGE ON SCHEMA run_ops TO pg_monitor;
 GRANT EXECUTE ON FUNCTION run_ops.ask_stats(), run_ops.mint_flips(), run_ops.mint_kinds() TO pg_monitor;
 GRANT SELECT ON run_ops.stat_stores, run_ops.stat_routing, run_ops.stat_connections, run_ops.stat_progress,
-  run_ops.stat_cleanup, run_ops.stat_gates TO pg_monitor;
+  run_ops.stat_cleanup, run_ops.stat_gates, run_ops.stat_cache_lookups TO pg_monitor;
 GRANT SELECT ON run_ops.stat_cache TO PUBLIC;
 -- it reads whole tables, as pgstattuple does
 GRANT EXECUTE ON FUNCTION run_ops.record_check() TO pg_stat_scan_tables;
