@@ -1,7 +1,8 @@
 -- One screen that says how split mode is doing.  In psql:
 --
 --   \i observability/status.sql                 once
---   \set every 2   \i observability/status.sql  again every 2 seconds, until Ctrl-C
+--   \set every 2
+--   \i observability/status.sql                 again every 2 seconds, until Ctrl-C; as scripts/dashboard does
 --
 -- \set color off leaves the colors out.  Nothing is written and no table is
 -- read in full: gates that need that are shown as run_ops.record_check() found
@@ -50,7 +51,7 @@ WITH ink AS (
   SELECT f.*, row_number() OVER (ORDER BY f.becomes_at, f.organization) AS ord FROM run_ops.mint_flips() AS f
 ), work AS MATERIALIZED (
   SELECT p.*, row_number() OVER (ORDER BY p.error IS NULL, p.changed_at DESC, p.object, p.store) AS ord
-    FROM run_ops.stat_progress AS p WHERE NOT p.finished
+    FROM run_ops.stat_progress AS p WHERE p.operation = 'cleanup'
 ), tables AS MATERIALIZED (
   SELECT c.relname AS view, sum(rows) AS rows, sum(rows) FILTER (WHERE store = 'legacy') AS legacy,
          sum(rows) FILTER (WHERE store <> 'legacy') AS stored,
@@ -79,7 +80,7 @@ WITH ink AS (
                 coalesce(to_char(s.last_contact, 'HH24:MI:SS'), 'never') || ink.plain) END
     FROM stores AS s, ink
   UNION ALL
-  SELECT 2, 1 + s.ord + 0.1 * n, format('   %s%s%s', ink.red, substr(regexp_replace(s.last_error, '\s+', ' ', 'g'), 1 + 95 * (n - 1), 95), ink.plain)
+  SELECT 2, 1 + s.ord + 0.1 * n, format('   %s%s%s', ink.red, substr(s.last_error, 1 + 95 * (n - 1), 95), ink.plain)
     FROM stores AS s, generate_series(1, 2) AS n, ink WHERE NOT s.up AND length(s.last_error) > 95 * (n - 1)
   UNION ALL SELECT 3, 0, ''
   UNION ALL
@@ -117,11 +118,16 @@ WITH ink AS (
                       CASE WHEN c.failing > 0 THEN format(', %s%s failing%s', ink.red, c.failing, ink.plain) ELSE '' END),
                       '   ' ORDER BY c.store <> 'legacy', c.store) FROM run_ops.stat_cleanup AS c)) FROM ink
   UNION ALL
-  SELECT 5, ord, format('   %-11s %-46s in %-7s%14s rows%s', operation, left(object, 46), store, to_char(rows_done, 'FM999,999,999,999'),
+  SELECT 5, ord, format('   %-50s in %-7s%14s rows deleted%s', left(object, 50), store, to_char(rows_done, 'FM999,999,999,999'),
                         CASE WHEN error IS NOT NULL THEN E'\n     ' || ink.red || left(error, 93) || ink.plain ELSE '' END)
     FROM work, ink WHERE ord <= 5
   UNION ALL
   SELECT 5, 6, format('   %s more', count(*) - 5) FROM work HAVING count(*) > 5
+  UNION ALL
+  SELECT 5, 7, format('%s COPY%s      %s: %s of %s tables done, %s rows copied, last batch %s ago', ink.bold, ink.plain, p.operation,
+                      count(*) FILTER (WHERE p.finished), count(*), to_char(sum(p.rows_done), 'FM999,999,999,999'),
+                      date_trunc('second', clock_timestamp() - max(p.changed_at)))
+    FROM run_ops.stat_progress AS p, ink WHERE p.operation <> 'cleanup' GROUP BY p.operation, ink.bold, ink.plain
   UNION ALL
   SELECT 6, 0, format('%s CACHE%s     %s', ink.bold, ink.plain,
                       coalesce(format('%s %% of %s lookups by all sessions', round(100 * hit_ratio, 1), to_char(hits + misses, 'FM999,999,999,999')),

@@ -125,7 +125,7 @@ BEGIN
       END IF;
     EXCEPTION WHEN OTHERS THEN
       GET STACKED DIAGNOSTICS reason = PG_EXCEPTION_DETAIL;
-      last_error := concat_ws(': ', SQLERRM, nullif(reason, ''));
+      last_error := regexp_replace(concat_ws(': ', SQLERRM, nullif(reason, '')), '\s+', ' ', 'g');
       last_error_at := clock_timestamp();
     END;
     -- once a minute, and when it is another answer than the last one
@@ -360,7 +360,7 @@ CREATE FUNCTION run_ops.explain(query text)
   LANGUAGE plpgsql
 AS $$
 DECLARE
-  explanation refcursor;
+  explanation pg_catalog.refcursor;
   plans       pg_catalog.json;
 BEGIN
   OPEN explanation FOR EXECUTE pg_catalog.concat('EXPLAIN (FORMAT JSON, VERBOSE) ', query);
