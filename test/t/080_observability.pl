@@ -64,7 +64,7 @@ sub seen_by_store
 	$asking->finish;
 	return $name;
 }
-like(seen_by_store('pg_catalog.pg_constraint', 'SET run_ops_split.store_timeout = 60000; SELECT run_ops.check_split()'),
+like(seen_by_store('pg_catalog.pg_enum', 'SET run_ops_split.store_timeout = 60000; SELECT run_ops.check_split()'),
 	qr/^run_ops_split check_split \d+ postgres$/, 'check_split() names itself');
 like(seen_by_store('run', 'SELECT run_ops.repatriate(10)'), qr/^run_ops_split repatriate \d+ postgres$/, 'repatriate() names itself');
 SKIP:
