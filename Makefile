@@ -53,7 +53,8 @@ MODULES_C = \
 	mint_kind \
 	cache \
 	cache_epoch \
-	control_plane
+	control_plane \
+	stats
 OBJS = $(MODULES_C:%=src/%.o)
 
 # Parts of the install script, in the order of their dependencies.
@@ -79,7 +80,8 @@ SQL_PARTS = \
 	mint_kind \
 	cache \
 	cache_epoch \
-	control_plane
+	control_plane \
+	stats
 
 # upgrade/ holds the frozen scripts of released versions
 DATA = $(EXTENSION)--$(EXTVERSION).sql $(wildcard upgrade/*.sql)
@@ -114,7 +116,8 @@ REGRESS ?= \
 	identifiers \
 	row_security \
 	security_invoker \
-	traps
+	traps \
+	stats
 ISOLATION ?= \
 	lazy_fdw_recheck \
 	mint_kind_flip \

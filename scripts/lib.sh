@@ -159,6 +159,19 @@ install_example() {
   [ "$(id -u)" != 0 ] || chown -R "$RUN_USER" "$dir"
 }
 
+# The exporter whose queries are tested.  Its package is unpacked and not
+# installed, for it would start a service; where it cannot be had, the test
+# says so and goes without.
+private_exporter() {
+  RUN_OPS_EXPORTER=$(command -v prometheus-postgres-exporter || command -v postgres_exporter || true)
+  if [ -z "$RUN_OPS_EXPORTER" ] && mkdir "$WORK/exporter" &&
+      (cd "$WORK/exporter" && apt-get download prometheus-postgres-exporter &&
+        dpkg-deb -x ./*.deb .) >"$WORK/exporter.log" 2>&1; then
+    RUN_OPS_EXPORTER=$WORK/exporter/usr/bin/prometheus-postgres-exporter
+  fi
+  export RUN_OPS_EXPORTER
+}
+
 # start_server NAME PORT: data in $WORK/NAME, its socket in $WORK.
 start_server() {
   as_user "$PG/bin/initdb" -D "$WORK/$1" -A trust -N -U postgres \

@@ -11,6 +11,22 @@ AS $$
 $$;
 COMMENT ON FUNCTION run_ops.dblink_schema() IS 'the schema of extension dblink, quoted';
 
+CREATE FUNCTION run_ops.client_name() RETURNS text
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  context text;
+  purpose text;
+BEGIN
+  -- the function of this schema that was called first is what it is all for
+  GET DIAGNOSTICS context = PG_CONTEXT;
+  purpose := (SELECT c.match[1] FROM regexp_matches(context, 'run_ops\.([a-z_]+)\(', 'g') WITH ORDINALITY AS c (match, ord)
+               ORDER BY c.ord DESC LIMIT 1);
+  RETURN format('run_ops_split %s %s %s', purpose, pg_backend_pid(), current_database());
+END $$;
+COMMENT ON FUNCTION run_ops.client_name() IS
+  'the application_name of a connection to a store: which function asks, and the process and database it asks from';
+
 CREATE FUNCTION run_ops.ask_store(store text, query text, patience text DEFAULT NULL) RETURNS SETOF jsonb
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -31,10 +47,10 @@ BEGIN
   EXECUTE format('SELECT %s.dblink_connect($1, $2)', dblink) USING connection, store_server;
   -- The store's own settings must not change what names and types look like.
   -- Local, for a pooler hands the connection on as it is
-  query := format('SELECT set_config(name, value, true) FROM (VALUES (''statement_timeout'', %L), (''search_path'', ''pg_catalog''), '
+  query := format('SELECT set_config(name, value, true) FROM (VALUES (''application_name'', %L), (''statement_timeout'', %L), (''search_path'', ''pg_catalog''), '
                   '(''datestyle'', ''ISO, YMD''), (''timezone'', ''UTC''), (''intervalstyle'', ''postgres''), '
                   '(''extra_float_digits'', ''1''), (''bytea_output'', ''hex'')) AS s (name, value); '
-                  'SELECT to_jsonb(q) FROM (%s) AS q', coalesce(patience, run_ops.setting('store_timeout')), query);
+                  'SELECT to_jsonb(q) FROM (%s) AS q', run_ops.client_name(), coalesce(patience, run_ops.setting('store_timeout')), query);
   EXECUTE format('SELECT %s.dblink_send_query($1, $2)', dblink) USING connection, query;
   FOR result IN 1..2 LOOP
     -- dblink itself waits without an end, and nothing interrupts it

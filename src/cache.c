@@ -54,6 +54,7 @@
 #include "cache.h"
 #include "compat.h"
 #include "run_ops_split.h"
+#include "stats.h"
 
 PG_FUNCTION_INFO_V1(run_ops_cache_stats);
 PG_FUNCTION_INFO_V1(run_ops_cache_reset);
@@ -357,6 +358,7 @@ cache_find(CacheSlot *slot, text *key, Datum *answer, bool *isnull)
 	if (entry == NULL)
 	{
 		slot->misses++;
+		count_cache_lookup(false);
 		return false;
 	}
 	if (GUARD(12, false) || entry->serial == serial)
@@ -370,6 +372,7 @@ cache_find(CacheSlot *slot, text *key, Datum *answer, bool *isnull)
 	{
 		drop_entry(slot, entry);
 		slot->misses++;
+		count_cache_lookup(false);
 		return false;
 	}
 	dlist_move_head(&slot->lru, &entry->lru);
@@ -377,6 +380,7 @@ cache_find(CacheSlot *slot, text *key, Datum *answer, bool *isnull)
 	*isnull = entry->isnull;
 	if (!entry->isnull)
 		*answer = datumCopy(entry->answer, slot->typbyval, slot->typlen);
+	count_cache_lookup(true);
 	return true;
 }
 

@@ -190,7 +190,8 @@ CREATE FUNCTION run_ops.write_there(m run_ops.mirror, gone text[], came text[]) 
   SET intervalstyle = 'postgres' SET extra_float_digits = 1 SET bytea_output = 'hex'
 AS $$
 DECLARE
-  command text := 'BEGIN; SET LOCAL search_path = pg_catalog; SET LOCAL session_replication_role = replica; '
+  command text := format('BEGIN; SET LOCAL application_name = %L; ', run_ops.client_name()) ||
+                  'SET LOCAL search_path = pg_catalog; SET LOCAL session_replication_role = replica; '
                   'SET LOCAL datestyle = ''ISO, YMD''; SET LOCAL timezone = ''UTC''; SET LOCAL intervalstyle = ''postgres'';';
   inserted text;
 BEGIN
