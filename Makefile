@@ -5,11 +5,12 @@
 #   make test [REGRESS=...] [ISOLATION=...] [PROVE_TESTS=...]
 #   make bench                               the ratio table, test/bench
 #   make check-mutants                       the cache without each of its guards
+#   make check-hard                          the tests that take long
 #
 # The second group installs what is missing and must work where no pg_config
 # is yet, so nothing of PGXS is read for it.
 
-SERVER_GOALS = demo test bench check-mutants
+SERVER_GOALS = demo test bench check-mutants check-hard
 
 ifneq ($(filter $(SERVER_GOALS),$(MAKECMDGOALS)),)
 
