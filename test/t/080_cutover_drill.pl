@@ -55,6 +55,7 @@ run_ops_split.mint_flip_grace = '200ms'
 ));
 $control_plane->reload;
 
+my $main = $$;
 my $ledgers = $control_plane->basedir . '/ledgers';
 mkdir $ledgers or die;
 my ($host, $port) = ($store->host, $store->port);
@@ -389,7 +390,7 @@ package Client
 	{
 		my ($self) = @_;
 		my @work = ((map { 'create' } 1 .. 4), 'children', (map { 'update' } 1 .. 5), 'remove', 'remove', 'environment', 'look', 'look');
-		while (!-e "$ledgers/stop")
+		while (!-e "$ledgers/stop" && getppid == $main)
 		{
 			my $what = $work[ rand @work ];
 			$self->$what;
@@ -416,7 +417,15 @@ foreach my $n (0 .. $clients - 1)
 
 sub answers { my ($node) = @_; $node->poll_query_until('postgres', 'SELECT true') or die $node->name . ' does not come back'; return }
 
-sub try_sql { my ($node, $sql) = @_; my ($ret, $out) = $node->psql('postgres', $sql); return $ret ? '' : $out }
+# psql() dies when the connection is lost
+sub try_psql
+{
+	my ($node, $sql) = @_;
+	my @result = eval { $node->psql('postgres', $sql, on_error_stop => 1) };
+	return @result ? @result : (2, '', "psql: error: $@");
+}
+
+sub try_sql { my ($ret, $out) = try_psql(@_); return $ret ? '' : $out }
 
 my $added = 0;
 my %faults = (
@@ -455,7 +464,7 @@ sub until_done
 	my $error = '';
 	foreach my $try (1 .. $tries // 100)
 	{
-		my ($ret, $out, $err) = $node->psql('postgres', "\\set VERBOSITY verbose\n$sql", on_error_stop => 1);
+		my ($ret, $out, $err) = try_psql($node, "\\set VERBOSITY verbose\n$sql");
 		return $out if !$ret;
 		$error = $err;
 		push @complaints, $err unless Client::expected_error($err) || $err =~ /\b55P03\b/;
@@ -505,7 +514,7 @@ my $flip = q[UPDATE "Organization" SET "featureFlags" = %s WHERE id = 'org%d'];
 step('attach', q[
 	SELECT run_ops.attach_store('new', 'new') WHERE NOT EXISTS (SELECT FROM run_ops.store WHERE name = 'new');
 	SELECT count(*) FROM run_ops.attach_all_tables();
-	SELECT run_ops.attach_control_plane('public');
+	SELECT run_ops.attach_control_plane('public') WHERE NOT EXISTS (SELECT FROM run_ops.control_plane);
 	SELECT run_ops.configure_split(opted_in => true, native_realtime => true)], 2);
 append_to_file("$ledgers/attached", '');
 my $acknowledge = q[DO $$ BEGIN PERFORM run_ops.acknowledge(gate, object, 'known') FROM run_ops.check_split()
