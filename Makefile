@@ -76,7 +76,7 @@ SQL_PARTS = \
 	cache_epoch \
 	control_plane
 
-DATA = $(EXTENSION)--$(EXTVERSION).sql
+DATA = $(EXTENSION)--$(EXTVERSION).sql $(wildcard upgrade/$(EXTENSION)--*--*.sql)
 EXTRA_CLEAN = $(EXTENSION)--*.sql
 
 REGRESS ?= \
@@ -134,6 +134,6 @@ $(EXTENSION)--$(EXTVERSION).sql: $(SQL_PARTS:%=src/%.sql) $(EXTENSION).control
 	{ printf '%s\n' '\echo Use "CREATE EXTENSION $(EXTENSION) CASCADE" to load this file. \quit'; \
 	  cat $(SQL_PARTS:%=src/%.sql); } > $@
 
-all: $(DATA)
+all: $(EXTENSION)--$(EXTVERSION).sql
 
 endif

@@ -43,6 +43,7 @@ AS $$
     FROM pg_attribute AS a WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped
 $$;
 COMMENT ON FUNCTION run_ops.row_shape(regclass) IS 'the columns of a relation in their order, to be compared; NULL when it has none';
+REVOKE EXECUTE ON FUNCTION run_ops.row_shape(regclass) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.waiting_table(t run_ops.routed_table, store text) RETURNS regclass
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET client_min_messages = warning
@@ -89,6 +90,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION run_ops.belongs_condition(run_ops.routed_table, text, text) IS
   'a condition on a local row: would it go to the store, if it were inserted now and every row it refers to were in its place';
+REVOKE EXECUTE ON FUNCTION run_ops.belongs_condition(run_ops.routed_table, text, text) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.mirror_of(t run_ops.routed_table, store text, forward boolean) RETURNS run_ops.mirror
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp

@@ -272,6 +272,7 @@ AS $$
 DECLARE
   gates    run_ops.gate[];
   unlocked text;
+  was_on   boolean := (SELECT s.enabled FROM run_ops.split_state AS s);
 BEGIN
   PERFORM run_ops.lock_registry();
   IF run_ops.split_enabled() THEN
@@ -279,6 +280,9 @@ BEGIN
     RETURN;
   END IF;
   PERFORM run_ops.bind_server();
+  -- In a copy made with split on the views and the write lock are those of
+  -- split on, and so is what waits to come home.
+  UPDATE run_ops.split_state AS s SET enabled = was_on WHERE s.enabled <> was_on;
   gates := ARRAY(SELECT g FROM run_ops.check_split() AS g);
   PERFORM run_ops.refuse_failing_gates('cannot enable split mode', gates);
   PERFORM run_ops.switch_split(true, false);

@@ -185,7 +185,8 @@ BEGIN
   INSERT INTO run_ops.store VALUES (name, server);
   PERFORM run_ops.refuse_differences(format('store "%s" does not match this database', name),
     ARRAY(SELECT run_ops.database_differences(name)));
-  EXECUTE format('CREATE SCHEMA %I', run_ops.store_schema(name));
+  -- DROP EXTENSION leaves it
+  EXECUTE format('CREATE SCHEMA IF NOT EXISTS %I', run_ops.store_schema(name));
   FOR routed IN SELECT * FROM run_ops.routed_table LOOP
     PERFORM run_ops.import_table(name, routed);
     PERFORM run_ops.build_view(routed, run_ops.split_enabled());
