@@ -150,7 +150,7 @@ BEGIN
   LOCK TABLE run_ops.control_plane IN SHARE ROW EXCLUSIVE MODE;
   IF EXISTS (SELECT FROM run_ops.control_plane) THEN
     RAISE EXCEPTION 'the control plane is attached already, in schema "%"',
-        (SELECT e.relnamespace::regnamespace FROM run_ops.control_plane AS p JOIN pg_class AS e ON e.oid = p.environments)
+        (SELECT c.relnamespace::regnamespace FROM run_ops.control_plane AS p JOIN pg_class AS c ON c.oid = p.environments)
       USING ERRCODE = 'duplicate_object', HINT = 'run_ops.detach_control_plane() removes it.';
   END IF;
   PERFORM run_ops.refuse_control_plane_faults(schema);
