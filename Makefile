@@ -9,11 +9,12 @@
 #   make check-package                       what is shipped, by make dist and as a Debian package
 #   make reference                           docs/reference.md from the catalog
 #   make dist, make checkver                 the zip of a release; whether its version is one
+#   make check-hard                          the tests that take long
 #
 # The second group installs what is missing and must work where no pg_config
 # is yet, so nothing of PGXS is read for it.
 
-SERVER_GOALS = demo test bench check-mutants check-versions check-package reference dist checkver
+SERVER_GOALS = demo test bench check-mutants check-versions check-hard check-package reference dist checkver
 
 ifneq ($(filter $(SERVER_GOALS),$(MAKECMDGOALS)),)
 
@@ -83,8 +84,7 @@ SQL_PARTS = \
 	control_plane \
 	stats
 
-# upgrade/ holds the frozen scripts of released versions
-DATA = $(EXTENSION)--$(EXTVERSION).sql $(wildcard upgrade/*.sql)
+DATA = $(EXTENSION)--$(EXTVERSION).sql $(wildcard upgrade/$(EXTENSION)--*--*.sql)
 EXTRA_CLEAN = $(EXTENSION)--*.sql
 
 REGRESS ?= \

@@ -2,13 +2,15 @@
 -- control_plane: answers about environments and workers.
 
 CREATE TABLE run_ops.control_plane (
-  singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
-  schema    regnamespace NOT NULL
+  singleton    boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+  -- follows a rename of the schema; pg_upgrade takes over no regnamespace
+  environments regclass NOT NULL
 );
 COMMENT ON TABLE run_ops.control_plane IS
-  'the schema of the control-plane tables; no row while none is attached';
+  'where the control-plane tables are; no row while none is attached';
 COMMENT ON COLUMN run_ops.control_plane.singleton IS 'there is one row at most';
-COMMENT ON COLUMN run_ops.control_plane.schema IS 'where the tables are';
+COMMENT ON COLUMN run_ops.control_plane.environments IS
+  'the table RuntimeEnvironment, whose schema is that of all of them';
 SELECT pg_catalog.pg_extension_config_dump('run_ops.control_plane', '');
 GRANT SELECT ON run_ops.control_plane TO PUBLIC;
 
@@ -119,7 +121,8 @@ CREATE FUNCTION run_ops.control_plane_tables(OUT schema name, OUT owner oid, OUT
 AS $$
 BEGIN
   SELECT n.nspname INTO schema
-    FROM run_ops.control_plane AS p LEFT JOIN pg_namespace AS n ON n.oid = p.schema;
+    FROM run_ops.control_plane AS p LEFT JOIN pg_class AS e ON e.oid = p.environments
+    LEFT JOIN pg_namespace AS n ON n.oid = e.relnamespace;
   IF NOT FOUND THEN
     RAISE EXCEPTION 'no control plane is attached'
       USING ERRCODE = 'object_not_in_prerequisite_state',
@@ -148,11 +151,11 @@ BEGIN
   LOCK TABLE run_ops.control_plane IN SHARE ROW EXCLUSIVE MODE;
   IF EXISTS (SELECT FROM run_ops.control_plane) THEN
     RAISE EXCEPTION 'the control plane is attached already, in schema "%"',
-        (SELECT p.schema FROM run_ops.control_plane AS p)
+        (SELECT c.relnamespace::regnamespace FROM run_ops.control_plane AS p JOIN pg_class AS c ON c.oid = p.environments)
       USING ERRCODE = 'duplicate_object', HINT = 'run_ops.detach_control_plane() removes it.';
   END IF;
   PERFORM run_ops.refuse_control_plane_faults(schema);
-  INSERT INTO run_ops.control_plane (schema) VALUES (quote_ident(schema)::regnamespace);
+  INSERT INTO run_ops.control_plane (environments) VALUES (format('%I."RuntimeEnvironment"', schema)::regclass);
   -- the resolver's queries run as the owner of the tables and name types of this schema
   EXECUTE format('GRANT USAGE ON SCHEMA run_ops TO %I', (
     SELECT pg_get_userbyid(c.relowner) FROM pg_class AS c

@@ -135,6 +135,9 @@ AS $$
 DECLARE
   t run_ops.routed_table;
   n bigint;
+  -- While split is on, the write lock keeps strays out: what is here are
+  -- copies, which run_ops.repatriate() made.
+  copies boolean := (SELECT s.enabled FROM run_ops.split_state AS s);
 BEGIN
   FOR t IN SELECT * FROM run_ops.routed_table AS r WHERE r.routing <> 'store' ORDER BY r.view LOOP
     n := 0;
@@ -142,9 +145,10 @@ BEGIN
       EXECUTE format('SELECT count(*) FROM %s AS x WHERE NOT run_ops.resides(x.%I, ''legacy'')',
                      t.legacy, t.route_column) INTO n;
     END IF;
-    RETURN NEXT ROW('strays', t.legacy::text, n = 0,
-      format('%s rows here belong to a store by the shape of their id', n),
-      CASE WHEN n > 0 THEN 'run_ops.move_strays() copies them there; enabling then moves them.' END)::run_ops.gate;
+    RETURN NEXT ROW('strays', t.legacy::text, copies OR n = 0,
+      format(CASE WHEN copies THEN '%s copies of rows of the stores'
+                  ELSE '%s rows here belong to a store by the shape of their id' END, n),
+      CASE WHEN n > 0 AND NOT copies THEN 'run_ops.move_strays() copies them there; enabling then moves them.' END)::run_ops.gate;
   END LOOP;
 END $$;
 COMMENT ON FUNCTION run_ops.local_stray_gates() IS

@@ -20,24 +20,35 @@ COMMENT ON FUNCTION run_ops.allow_strays() IS
   'lifts the write lock of local tables until the transaction ends: for bringing rows back from a store';
 REVOKE EXECUTE ON FUNCTION run_ops.allow_strays() FROM PUBLIC;
 
-CREATE FUNCTION run_ops.owner_columns(t run_ops.routed_table)
-  RETURNS TABLE (ord bigint, column_name name, store text, query text)
+CREATE FUNCTION run_ops.owners(t run_ops.routed_table)
+  RETURNS TABLE (ord int, column_name name, owner run_ops.routed_table, owner_column name)
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
   -- A table whose rows have no shape is usually bound to one that has by a
-  -- foreign key of the local table.  Where that one has no shape either, its
-  -- row is looked for, in the last store without asking.
-  SELECT row_number() OVER (ORDER BY a.attnum, c.precedence DESC, c.store), a.attname, c.store,
-         CASE WHEN c.store <> last_value(c.store) OVER (
-                PARTITION BY a.attnum ORDER BY c.precedence DESC, c.store
-                ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)
-              THEN format('SELECT FROM %s AS x WHERE x.%I OPERATOR(pg_catalog.=) $1', c.relation, f.attname) END
+  -- foreign key of the local table.
+  SELECT a.attnum, a.attname, CASE WHEN o.route_column IS DISTINCT FROM f.attname THEN o END, f.attname
     FROM pg_constraint AS k
     JOIN pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum = k.conkey[1]
     JOIN pg_attribute AS f ON f.attrelid = k.confrelid AND f.attnum = k.confkey[1]
     JOIN run_ops.routed_table AS o ON o.legacy = k.confrelid
-    LEFT JOIN LATERAL run_ops.copies(o) AS c ON o.route_column IS DISTINCT FROM f.attname
    WHERE k.conrelid = t.legacy AND k.contype = 'f' AND cardinality(k.conkey) = 1
+$$;
+COMMENT ON FUNCTION run_ops.owners(run_ops.routed_table) IS
+  'which columns of a row tell its store when its own id does not, the first that is not NULL: by the shape of the value where owner is NULL, else by the place of the owner''s row that it names';
+
+CREATE FUNCTION run_ops.owner_columns(t run_ops.routed_table)
+  RETURNS TABLE (ord bigint, column_name name, store text, query text)
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  -- Where the owner has no shape either, its row is looked for, in the last
+  -- store without asking.
+  SELECT row_number() OVER (ORDER BY o.ord, c.precedence DESC, c.store), o.column_name, c.store,
+         CASE WHEN c.store <> last_value(c.store) OVER (
+                PARTITION BY o.ord ORDER BY c.precedence DESC, c.store
+                ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)
+              THEN format('SELECT FROM %s AS x WHERE x.%I OPERATOR(pg_catalog.=) $1', c.relation, o.owner_column) END
+    FROM run_ops.owners(t) AS o
+    LEFT JOIN LATERAL run_ops.copies(o.owner) AS c ON NOT o.owner IS NULL
 $$;
 COMMENT ON FUNCTION run_ops.owner_columns(run_ops.routed_table) IS
   'which columns of a new row tell its store when its own id does not: the shape of the value where store is NULL, else the first store where the query finds the row that the value names';
