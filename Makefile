@@ -41,7 +41,9 @@ MODULES_C = \
 	id_mint \
 	seam_pruning \
 	lazy_fdw \
+	routed_view \
 	write_routing \
+	write_lock \
 	cross_store_writes \
 	split_mode \
 	mint_kind \
