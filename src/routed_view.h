@@ -9,6 +9,7 @@
 #include "executor/spi.h"
 #include "nodes/bitmapset.h"
 #include "nodes/pg_list.h"
+#include "storage/lock.h"
 #include "utils/reltrigger.h"
 
 /* The name by which an INSERT reads the rows that were collected for it. */
@@ -68,6 +69,7 @@ typedef struct RoutedView
 	MemoryContext context;
 	bool		valid;			/* false: to be looked up again */
 	int			npins;			/* statements that use it */
+	LocalTransactionId checked_in;	/* where its servers may be written to */
 	TupleDesc	desc;
 	Routing		routing;
 	AttrNumber	route_column;	/* ROUTING_STORE: a key with a shape, or 0 */

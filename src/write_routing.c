@@ -42,6 +42,7 @@
 #include "fmgr.h"
 #include "foreign/foreign.h"
 #include "miscadmin.h"
+#include "storage/proc.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
@@ -158,12 +159,18 @@ push_frame(TriggerData *trigdata, RoutedView *view)
 	frame->outer = frames;
 	frames = frame;
 
-	/* a copy of the database must not write, not even its local rows */
+	/*
+	 * A copy of the database must not write, not even its local rows.  No
+	 * transaction takes a server for the original one and then for a copy.
+	 */
+	if (view->checked_in == compat_local_transaction_id())
+		return;
 	for (int i = 0; i < view->ntables; i++)
 	{
 		if (view->tables[i].foreign)
 			split_require_active(GetForeignServerIdByRelId(view->tables[i].relid));
 	}
+	view->checked_in = compat_local_transaction_id();
 }
 
 /*
