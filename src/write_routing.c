@@ -71,7 +71,7 @@ PG_FUNCTION_INFO_V1(run_ops_fire_on_replica);
  * Foreign rows that one statement changes.  The store looks each key up in a
  * list of this length, so the work there grows with its square.
  */
-#define MAX_CHANGES 100
+#define MAX_CHANGES 50
 
 /* run_ops_split.insert_conflicts */
 typedef enum InsertConflicts
@@ -374,8 +374,8 @@ send_changes(RoutedView *view, StoreTable *table, Changes *changes)
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 				 errmsg("could not serialize access due to concurrent update"),
-				 errdetail("Of %d rows of table \"%s\" in store \"%s\" that the statement on its view has seen, " UINT64_FORMAT " were there to be written to.",
-						   n, get_rel_name(table->relid), table->store, processed),
+				 errdetail("Rows of table \"%s\" in store \"%s\" that the statement on its view has counted: %d; changed there: " UINT64_FORMAT ".",
+						   get_rel_name(table->relid), table->store, n, processed),
 				 errhint("Try the transaction again. "
 						 "If the table in the store has got a trigger that keeps rows, use run_ops.refresh_table().")));
 	MemoryContextReset(changes->context);
