@@ -97,6 +97,7 @@ REGRESS ?= \
 	cross_store_writes \
 	cleanup \
 	life_of_a_run \
+	shards \
 	split_mode \
 	repatriate \
 	mint_kind \

@@ -173,8 +173,9 @@ END $$;
 COMMENT ON FUNCTION run_ops.store_write_lock(regclass, text) IS
   'SQL to run in a store: a constraint that refuses rows which do not belong there, without the extension; rows that are there already are left to run_ops.find_strays(); NULL where rows have no shape';
 
+-- Its own INSERT must not skip a row that is there.
 CREATE FUNCTION run_ops.upsert(view regclass, new_row jsonb, conflict_columns name[] DEFAULT NULL) RETURNS text
-  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET run_ops_split.insert_conflicts = error
 AS $$
 #variable_conflict use_variable
 DECLARE
