@@ -303,7 +303,8 @@ SELECT id FROM run_ops_new.step WHERE note = 'z' ORDER BY id;
 -- Split off again: the view is the local table, and the write lock is gone.
 SELECT run_ops.swap_views(false);
 INSERT INTO run_ops.step (id, "runId") VALUES ('off', :'ksuid') ON CONFLICT DO NOTHING RETURNING *;
-\d+ run_ops.step
+EXPLAIN (COSTS OFF) SELECT * FROM run_ops.step;
+\d run_ops.step
 SELECT tgrelid::regclass, tgname FROM pg_trigger WHERE tgname LIKE 'run_ops%';
 DROP OWNED BY regress_write_app;
 DROP ROLE regress_write_app;

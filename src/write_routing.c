@@ -91,13 +91,14 @@ static int	insert_conflicts = INSERT_CONFLICTS_ERROR;
 /* Updates or deletions of rows of a foreign table, collected. */
 typedef struct Changes
 {
+	MemoryContext context;		/* of all this */
 	StoreAction action;			/* for one of them */
 	Bitmapset  *columns;		/* that are set */
 	int			nparams;		/* the key and these columns */
 	AttrNumber *params;
 	int			n;
 	Size		size;
-	MemoryContext context;		/* of the values */
+	MemoryContext values_context;
 	Datum	   *values;			/* MAX_CHANGES for each parameter */
 	bool	   *nulls;
 } Changes;
@@ -378,14 +379,54 @@ send_changes(RoutedView *view, StoreTable *table, Changes *changes)
 						   get_rel_name(table->relid), table->store, n, processed),
 				 errhint("Try the transaction again. "
 						 "If the table in the store has got a trigger that keeps rows, use run_ops.refresh_table().")));
-	MemoryContextReset(changes->context);
+	MemoryContextReset(changes->values_context);
 	changes->size = 0;
 }
 
-/*
- * Collects a change that is not yet made, if that can be done for this table
- * and these columns.  False: to be made at once.
- */
+/* Can changes of these columns be sent together?  Arrays have no array type. */
+static bool
+may_collect(RoutedView *view, StoreTable *table, Bitmapset *columns)
+{
+	int			column = -1;
+
+	/* with routing "store" it has to be known whether the row was there */
+	if (table->changes_rows || view->nkeys > 1 || view->routing == ROUTING_STORE)
+		return false;
+	while ((column = bms_next_member(columns, column)) >= 0)
+	{
+		if (!OidIsValid(get_array_type(TupleDescAttr(view->desc, column - 1)->atttypid)))
+			return false;
+	}
+	return OidIsValid(get_array_type(TupleDescAttr(view->desc, view->keys[0] - 1)->atttypid));
+}
+
+static Changes *
+begin_changes(WriteFrame *frame, StoreAction action, Bitmapset *columns)
+{
+	MemoryContext context = AllocSetContextCreate(frame->context,
+												  "run_ops changes",
+												  ALLOCSET_SMALL_SIZES);
+	MemoryContext oldcontext = MemoryContextSwitchTo(context);
+	Changes    *changes = palloc0(sizeof(Changes));
+	int			column = -1;
+
+	changes->context = context;
+	changes->values_context = AllocSetContextCreate(context, "run_ops changed values",
+													ALLOCSET_DEFAULT_SIZES);
+	changes->action = action;
+	changes->columns = bms_copy(columns);
+	changes->nparams = 1 + bms_num_members(columns);
+	changes->params = palloc(sizeof(AttrNumber) * changes->nparams);
+	changes->params[0] = frame->view->keys[0];
+	for (int p = 1; p < changes->nparams; p++)
+		changes->params[p] = column = bms_next_member(columns, column);
+	changes->values = palloc(sizeof(Datum) * changes->nparams * MAX_CHANGES);
+	changes->nulls = palloc(sizeof(bool) * changes->nparams * MAX_CHANGES);
+	MemoryContextSwitchTo(oldcontext);
+	return changes;
+}
+
+/* Collects a change that is not yet made.  False: it is to be made at once. */
 static bool
 collect_change(WriteFrame *frame, int i, StoreAction action, Bitmapset *columns,
 			   Datum *values, char *nulls)
@@ -395,50 +436,18 @@ collect_change(WriteFrame *frame, int i, StoreAction action, Bitmapset *columns,
 	Changes    *changes = frame->collected[i].changes;
 	MemoryContext oldcontext;
 
-	/* with routing "store" it has to be known whether the row was there */
-	if (table->changes_rows || view->nkeys > 1 || view->routing == ROUTING_STORE)
-		return false;
-	if (changes && !bms_equal(changes->columns, columns))
+	if (changes == NULL || !bms_equal(changes->columns, columns))
 	{
-		if (changes->n > 0)
+		if (changes && changes->n > 0)
 			send_changes(view, table, changes);
-		MemoryContextDelete(changes->context);
-		frame->collected[i].changes = changes = NULL;
-	}
-	if (changes == NULL)
-	{
-		int			nparams = 1 + bms_num_members(columns);
-		AttrNumber *params;
-		int			column = -1;
-
-		oldcontext = MemoryContextSwitchTo(frame->context);
-		params = palloc(sizeof(AttrNumber) * nparams);
-		params[0] = view->keys[0];
-		for (int p = 1; p < nparams; p++)
-			params[p] = column = bms_next_member(columns, column);
-		MemoryContextSwitchTo(oldcontext);
-		/* arrays have no array type */
-		for (int p = 0; p < nparams; p++)
-		{
-			if (!OidIsValid(get_array_type(TupleDescAttr(view->desc, params[p] - 1)->atttypid)))
-				return false;
-		}
-		oldcontext = MemoryContextSwitchTo(frame->context);
-		changes = palloc0(sizeof(Changes));
-		changes->action = action;
-		changes->columns = bms_copy(columns);
-		changes->nparams = nparams;
-		changes->params = params;
-		changes->values = palloc(sizeof(Datum) * nparams * MAX_CHANGES);
-		changes->nulls = palloc(sizeof(bool) * nparams * MAX_CHANGES);
-		changes->context = AllocSetContextCreate(frame->context,
-												 "run_ops changes",
-												 ALLOCSET_DEFAULT_SIZES);
-		frame->collected[i].changes = changes;
-		MemoryContextSwitchTo(oldcontext);
+		if (!may_collect(view, table, columns))
+			return false;
+		if (changes)
+			MemoryContextDelete(changes->context);
+		frame->collected[i].changes = changes = begin_changes(frame, action, columns);
 	}
 
-	oldcontext = MemoryContextSwitchTo(changes->context);
+	oldcontext = MemoryContextSwitchTo(changes->values_context);
 	for (int p = 0; p < changes->nparams; p++)
 	{
 		Form_pg_attribute att = TupleDescAttr(view->desc, changes->params[p] - 1);
@@ -494,7 +503,7 @@ is_changed_before(WriteFrame *frame, int i, Datum *keys)
 	StringInfoData bytes;
 	ChangedKey	changed;
 	bool		found;
-	MemoryContext oldcontext = MemoryContextSwitchTo(frame->context);
+	ChangedKey *entry;
 
 	if (collected->changed_keys == NULL)
 	{
@@ -530,13 +539,13 @@ is_changed_before(WriteFrame *frame, int i, Datum *keys)
 								   datumGetSize(keys[k], false, att->attlen));
 	}
 	SET_VARSIZE(bytes.data, bytes.len);
-	changed.key = palloc(bytes.len);
-	memcpy(changed.key, bytes.data, bytes.len);
-	pfree(bytes.data);
-	hash_search(collected->changed_keys, &changed, HASH_ENTER, &found);
-	if (found)
-		pfree(changed.key);
-	MemoryContextSwitchTo(oldcontext);
+	changed.key = (bytea *) bytes.data;
+	entry = hash_search(collected->changed_keys, &changed, HASH_ENTER, &found);
+	if (!found)
+	{
+		entry->key = MemoryContextAlloc(frame->context, bytes.len);
+		memcpy(entry->key, bytes.data, bytes.len);
+	}
 	return found;
 }
 
