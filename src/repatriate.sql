@@ -170,7 +170,8 @@ BEGIN
                  'ON CONFLICT (%s) DO NOTHING', m.here,
     (SELECT string_agg(quote_ident(c), ', ' ORDER BY ord) FROM unnest(m.columns) WITH ORDINALITY AS u (c, ord)),
     (SELECT string_agg(format('(r.v).%I', c), ', ' ORDER BY ord) FROM unnest(m.columns) WITH ORDINALITY AS u (c, ord)),
-    m.here, replace(array_to_string(m.here_keys, ', '), 'x.', '')) USING came;
+    m.here, (SELECT string_agg(substr(k, length('x.') + 1), ', ' ORDER BY ord)
+               FROM unnest(m.here_keys) WITH ORDINALITY AS u (k, ord))) USING came;
 END $$;
 COMMENT ON FUNCTION run_ops.write_here(run_ops.mirror, text[], text[]) IS
   'deletes rows by key and inserts rows by text in the local table, without its triggers';

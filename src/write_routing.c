@@ -17,7 +17,8 @@
  *
  * The statements run with the rights of the view's owner, which is what
  * PostgreSQL does for a view that it updates by itself: who may write to the
- * view needs no rights on the tables behind it.
+ * view needs no rights on the tables behind it.  With security_invoker they
+ * run with the rights of the writer.
  *
  * When a row has changed since the statement began, PostgreSQL looks again
  * whether the row still meets the conditions (READ COMMITTED).  A trigger
@@ -43,6 +44,7 @@
 #include "foreign/foreign.h"
 #include "miscadmin.h"
 #include "storage/proc.h"
+#include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
@@ -66,6 +68,9 @@
 PG_FUNCTION_INFO_V1(run_ops_route_write);
 PG_FUNCTION_INFO_V1(run_ops_is_as_seen);
 PG_FUNCTION_INFO_V1(run_ops_fire_on_replica);
+
+/* The search_path of what runs with more rights than the writer has. */
+#define PINNED_PATH "pg_catalog, pg_temp"
 
 /*
  * Foreign rows that one statement changes.  The store looks each key up in a
@@ -118,6 +123,10 @@ typedef struct WriteFrame
 	struct WriteFrame *outer;
 	MemoryContext context;
 	RoutedView *view;
+	Oid			writer;			/* who runs it */
+	int			writer_context;
+	bool		as_writer;		/* with the rights of the writer */
+	bool		pin_path;		/* else with rights that the writer has not */
 	TriggerEvent operation;
 	Snapshot	query;			/* tells one query from those around it */
 	int			nest_level;		/* of the transaction it runs in */
@@ -136,7 +145,8 @@ static Snapshot statement_snapshot = NULL;
  */
 
 static void
-push_frame(TriggerData *trigdata, RoutedView *view)
+push_frame(TriggerData *trigdata, RoutedView *view,
+		   Oid writer, int writer_context)
 {
 	MemoryContext context = AllocSetContextCreate(TopTransactionContext,
 												  "run_ops write frame",
@@ -147,6 +157,11 @@ push_frame(TriggerData *trigdata, RoutedView *view)
 
 	frame->context = context;
 	frame->view = view;
+	frame->writer = writer;
+	frame->writer_context = writer_context;
+	frame->as_writer = compat_has_security_invoker(trigdata->tg_relation);
+	frame->pin_path = !frame->as_writer &&
+		!has_privs_of_role(writer, trigdata->tg_relation->rd_rel->relowner);
 	frame->operation = trigdata->tg_event & TRIGGER_EVENT_OPMASK;
 	frame->query = GetActiveSnapshot();
 	frame->nest_level = GetCurrentTransactionNestLevel();
@@ -234,12 +249,59 @@ end_frames_of_subtransaction(SubXactEvent event, SubTransactionId mySubid,
  * ----------------------------------------------------------------
  */
 
+static void
+pinned_path_context(void *arg)
+{
+	errcontext("writing behind view \"%s\" as its owner, with search_path \"%s\"",
+			   get_rel_name(((WriteFrame *) arg)->view->relid), PINNED_PATH);
+}
+
+/*
+ * Executes a plan of the frame as the owner of the view, which is who we are,
+ * or as the writer.  What the tables bring along (triggers, checks, defaults)
+ * runs with the same rights, so a writer who lacks them must not choose, by
+ * search_path, which functions and operators it gets.
+ */
+static int
+execute_plan(WriteFrame *frame, SPIPlanPtr plan, Datum *values,
+			 const char *nulls, bool read_only, long count)
+{
+	ErrorContextCallback errcallback;
+	Oid			owner;
+	int			owner_context;
+	int			guc_level = 0;
+	int			result;
+
+	GetUserIdAndSecContext(&owner, &owner_context);
+	if (frame->as_writer)
+		SetUserIdAndSecContext(frame->writer, frame->writer_context);
+	if (frame->pin_path)
+	{
+		errcallback.callback = pinned_path_context;
+		errcallback.arg = frame;
+		errcallback.previous = error_context_stack;
+		error_context_stack = &errcallback;
+		guc_level = NewGUCNestLevel();
+		(void) set_config_option("search_path", PINNED_PATH,
+								 PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
+	}
+	result = SPI_execute_plan(plan, values, nulls, read_only, count);
+	if (frame->pin_path)
+	{
+		AtEOXact_GUC(false, guc_level);
+		error_context_stack = errcallback.previous;
+	}
+	SetUserIdAndSecContext(owner, owner_context);
+	return result;
+}
+
 /*
  * Runs a statement; see StoreAction for its parameters.  Gives the number of
  * rows, and what is returned of the first one in the caller's memory.
  */
 static uint64
-run_statement(RoutedView *view, StoreTable *table, StoreAction action,
+run_statement(WriteFrame *frame, StoreTable *table, StoreAction action,
 			  Bitmapset *columns, Datum *values, char *nulls,
 			  HeapTuple *returned)
 {
@@ -248,8 +310,8 @@ run_statement(RoutedView *view, StoreTable *table, StoreAction action,
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
-	plan = routed_view_statement(view, table, action, columns);
-	if (SPI_execute_plan(plan, values, nulls, false, 0) < 0)
+	plan = routed_view_statement(frame->view, table, action, columns);
+	if (execute_plan(frame, plan, values, nulls, false, 0) < 0)
 		elog(ERROR, "could not write to store \"%s\"", table->store);
 	processed = SPI_processed;
 	if (table->foreign && action != ACTION_FIND && processed > 0)
@@ -262,8 +324,9 @@ run_statement(RoutedView *view, StoreTable *table, StoreAction action,
 
 /* Inserts one row.  Gives it as stored, if asked for; NULL when skipped. */
 static HeapTuple
-insert_one(RoutedView *view, StoreTable *table, StoreAction action, HeapTuple row)
+insert_one(WriteFrame *frame, StoreTable *table, StoreAction action, HeapTuple row)
 {
+	RoutedView *view = frame->view;
 	int			natts = view->desc->natts;
 	Datum	   *values = palloc(sizeof(Datum) * natts);
 	bool	   *isnull = palloc(sizeof(bool) * natts);
@@ -279,14 +342,15 @@ insert_one(RoutedView *view, StoreTable *table, StoreAction action, HeapTuple ro
 		values[n] = values[i];
 		nulls[n++] = isnull[i] ? 'n' : ' ';
 	}
-	run_statement(view, table, action, NULL, values, nulls,
+	run_statement(frame, table, action, NULL, values, nulls,
 				  action == ACTION_INSERT_ONE ? NULL : &stored);
 	return stored;
 }
 
 static void
-insert_rows(RoutedView *view, StoreTable *table, Tuplestorestate *rows)
+insert_rows(WriteFrame *frame, StoreTable *table, Tuplestorestate *rows)
 {
+	RoutedView *view = frame->view;
 	EphemeralNamedRelation enr;
 
 	if (SPI_connect() != SPI_OK_CONNECT)
@@ -299,8 +363,8 @@ insert_rows(RoutedView *view, StoreTable *table, Tuplestorestate *rows)
 	enr->reldata = rows;
 	if (SPI_register_relation(enr) != SPI_OK_REL_REGISTER)
 		elog(ERROR, "could not register the rows");
-	if (SPI_execute_plan(routed_view_statement(view, table, ACTION_INSERT, NULL),
-						 NULL, NULL, false, 0) < 0)
+	if (execute_plan(frame, routed_view_statement(view, table, ACTION_INSERT, NULL),
+					 NULL, NULL, false, 0) < 0)
 		elog(ERROR, "could not write to store \"%s\"", table->store);
 	if (table->foreign && SPI_processed > 0)
 		note_foreign_write(table->relid);
@@ -339,8 +403,9 @@ collect_row(WriteFrame *frame, Collected *collected, HeapTuple row)
  * else the row count of the statement would be wrong.
  */
 static void
-send_changes(RoutedView *view, StoreTable *table, Changes *changes)
+send_changes(WriteFrame *frame, StoreTable *table, Changes *changes)
 {
+	RoutedView *view = frame->view;
 	int			n = changes->n;
 	Datum	   *values = palloc(sizeof(Datum) * changes->nparams);
 	char	   *nulls = palloc(changes->nparams);
@@ -369,7 +434,7 @@ send_changes(RoutedView *view, StoreTable *table, Changes *changes)
 	}
 	if (n > 1)
 		action = action == ACTION_UPDATE ? ACTION_UPDATE_MANY : ACTION_DELETE_MANY;
-	processed = run_statement(view, table, action, changes->columns,
+	processed = run_statement(frame, table, action, changes->columns,
 							  values, nulls, NULL);
 	if (processed != n)
 		ereport(ERROR,
@@ -439,7 +504,7 @@ collect_change(WriteFrame *frame, int i, StoreAction action, Bitmapset *columns,
 	if (changes == NULL || !bms_equal(changes->columns, columns))
 	{
 		if (changes && changes->n > 0)
-			send_changes(view, table, changes);
+			send_changes(frame, table, changes);
 		if (!may_collect(view, table, columns))
 			return false;
 		if (changes)
@@ -462,7 +527,7 @@ collect_change(WriteFrame *frame, int i, StoreAction action, Bitmapset *columns,
 	MemoryContextSwitchTo(oldcontext);
 	changes->n++;
 	if (changes->n == MAX_CHANGES || changes->size > work_mem * (Size) 1024)
-		send_changes(view, table, changes);
+		send_changes(frame, table, changes);
 	return true;
 }
 
@@ -563,11 +628,11 @@ write_collected(WriteFrame *frame)
 		collected->row = NULL;
 		collected->rows = NULL;
 		if (row)
-			insert_one(frame->view, table, ACTION_INSERT_ONE, row);
+			insert_one(frame, table, ACTION_INSERT_ONE, row);
 		if (rows)
-			insert_rows(frame->view, table, rows);
+			insert_rows(frame, table, rows);
 		if (collected->changes && collected->changes->n > 0)
-			send_changes(frame->view, table, collected->changes);
+			send_changes(frame, table, collected->changes);
 	}
 }
 
@@ -640,13 +705,13 @@ refuse_unclassifiable(RoutedView *view, HeapTuple row, IdShape shape)
 
 /* Is the row there that the column names? */
 static bool
-owner_is_there(OwnerRule *rule, Datum value)
+owner_is_there(WriteFrame *frame, OwnerRule *rule, Datum value)
 {
 	bool		result;
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
-	if (SPI_execute_plan(rule->probe, &value, NULL, false, 1) != SPI_OK_SELECT)
+	if (execute_plan(frame, rule->probe, &value, NULL, false, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not look for the row's owner");
 	result = SPI_processed > 0;
 	SPI_finish();
@@ -654,8 +719,9 @@ owner_is_there(OwnerRule *rule, Datum value)
 }
 
 static int
-table_of_owner(RoutedView *view, HeapTuple row)
+table_of_owner(WriteFrame *frame, HeapTuple row)
 {
+	RoutedView *view = frame->view;
 	ListCell   *lc;
 
 	foreach(lc, view->owners)
@@ -671,7 +737,7 @@ table_of_owner(RoutedView *view, HeapTuple row)
 		if (rule->probe)
 		{
 			write_all_collected(frames, view, NULL);
-			if (!owner_is_there(rule, value))
+			if (!owner_is_there(frame, rule, value))
 				continue;
 		}
 		for (int i = 0; i < view->ntables; i++)
@@ -684,8 +750,9 @@ table_of_owner(RoutedView *view, HeapTuple row)
 }
 
 static int
-table_of_new_row(RoutedView *view, HeapTuple row)
+table_of_new_row(WriteFrame *frame, HeapTuple row)
 {
+	RoutedView *view = frame->view;
 	IdShape		shape = {ID_KIND_NONE, '\0'};
 
 	if (view->route_column)
@@ -696,19 +763,20 @@ table_of_new_row(RoutedView *view, HeapTuple row)
 	/* a LEGACY-shaped key is what rows without residency have everywhere */
 	if (view->routing == ROUTING_STORE &&
 		(shape.kind == ID_KIND_NONE || shape.kind == ID_KIND_CUID))
-		return table_of_owner(view, row);
+		return table_of_owner(frame, row);
 	return table_of_shape(view, shape);
 }
 
 /* With routing "store": the table that holds a row which the view has shown. */
 static int
-find_table(RoutedView *view, Datum *keys, char *nulls)
+find_table(WriteFrame *frame, Datum *keys, char *nulls)
 {
+	RoutedView *view = frame->view;
 	int			last = view->ntables - 1;
 
 	for (int i = 0; i < last; i++)
 	{
-		if (run_statement(view, &view->tables[i], ACTION_FIND, NULL, keys, nulls,
+		if (run_statement(frame, &view->tables[i], ACTION_FIND, NULL, keys, nulls,
 						  NULL) > 0)
 			return i;
 	}
@@ -765,7 +833,7 @@ run_ops_is_as_seen(PG_FUNCTION_ARGS)
 }
 
 static bool
-change_local_row(RoutedView *view, StoreTable *table, StoreAction action,
+change_local_row(WriteFrame *frame, StoreTable *table, StoreAction action,
 				 Bitmapset *columns, Datum *values, char *nulls,
 				 HeapTuple *stored)
 {
@@ -775,7 +843,7 @@ change_local_row(RoutedView *view, StoreTable *table, StoreAction action,
 	PG_TRY();
 	{
 		statement_snapshot = GetActiveSnapshot();
-		processed = run_statement(view, table, action, columns, values, nulls,
+		processed = run_statement(frame, table, action, columns, values, nulls,
 								  stored);
 	}
 	PG_FINALLY();
@@ -800,11 +868,11 @@ change_in_table(WriteFrame *frame, int i, StoreAction action, Bitmapset *columns
 	if (action != ACTION_UPDATE || !table->changes_rows)
 		stored = NULL;
 	if (!table->foreign)
-		return change_local_row(view, table, action, columns, values, nulls, stored);
+		return change_local_row(frame, table, action, columns, values, nulls, stored);
 	if (is_changed_before(frame, i, values))
 		return false;
 	return collect_change(frame, i, action, columns, values, nulls) ||
-		run_statement(view, table, action, columns, values, nulls, stored) > 0;
+		run_statement(frame, table, action, columns, values, nulls, stored) > 0;
 }
 
 static void
@@ -823,7 +891,7 @@ static HeapTuple
 insert_row(WriteFrame *frame, HeapTuple row)
 {
 	RoutedView *view = frame->view;
-	int			i = table_of_new_row(view, row);
+	int			i = table_of_new_row(frame, row);
 	int			column = -1;
 	bool		isnull;
 
@@ -841,7 +909,7 @@ insert_row(WriteFrame *frame, HeapTuple row)
 		return row;
 	}
 	write_all_collected(frames, NULL, NULL);
-	return insert_one(view, &view->tables[i],
+	return insert_one(frame, &view->tables[i],
 					  insert_conflicts == INSERT_CONFLICTS_SKIP ?
 					  ACTION_INSERT_ONE_SKIP : ACTION_INSERT_ONE_RETURNING,
 					  row);
@@ -946,7 +1014,7 @@ change_row(WriteFrame *frame, HeapTuple old, HeapTuple row)
 	if (view->route_column && bms_is_member(view->route_column, columns))
 	{
 		if (view->routing == ROUTING_STORE)
-			first = last = find_table(view, params, nulls);
+			first = last = find_table(frame, params, nulls);
 		refuse_move(view, first, old, row);
 	}
 	for (int i = first; i <= last; i++)
@@ -955,7 +1023,7 @@ change_row(WriteFrame *frame, HeapTuple old, HeapTuple row)
 			return stored ? stored : row ? row : old;
 		/* it may be there, and kept as it is by a trigger */
 		if (i < last && view->tables[i].changes_rows &&
-			run_statement(view, &view->tables[i], ACTION_FIND, NULL, params, nulls,
+			run_statement(frame, &view->tables[i], ACTION_FIND, NULL, params, nulls,
 						  NULL) > 0)
 			break;
 	}
@@ -988,8 +1056,10 @@ run_ops_route_write(PG_FUNCTION_ARGS)
 						   sec_context | SECURITY_LOCAL_USERID_CHANGE);
 
 	if (TRIGGER_FIRED_BEFORE(trigdata->tg_event))
-		push_frame(trigdata, routed_view_pin(RelationGetRelid(trigdata->tg_relation),
-											 trigdata->tg_trigger));
+		push_frame(trigdata,
+				   routed_view_pin(RelationGetRelid(trigdata->tg_relation),
+								   trigdata->tg_trigger),
+				   userid, sec_context);
 	else
 	{
 		frame = *find_frame(trigdata);
