@@ -48,7 +48,9 @@ MODULES_C = \
 	seam_shortcut \
 	lazy_fdw \
 	lazy_fdw_plan \
+	routed_view \
 	write_routing \
+	write_lock \
 	cross_store_writes \
 	split_mode \
 	mint_kind \
@@ -104,6 +106,7 @@ REGRESS ?= \
 	cross_store_writes \
 	cleanup \
 	life_of_a_run \
+	shards \
 	split_mode \
 	repatriate \
 	mint_kind \

@@ -5,7 +5,21 @@ CREATE FUNCTION run_ops.route_write() RETURNS trigger
   LANGUAGE c
   AS 'MODULE_PATHNAME', 'run_ops_route_write';
 COMMENT ON FUNCTION run_ops.route_write() IS
-  'sends each row that is written to a view to the one store that owns it, with the rights of the view''s owner; like any trigger it does not fire with session_replication_role = replica, where the rows would be lost';
+  'sends each row that is written to a view to the one store that owns it, with the rights of the view''s owner';
+
+CREATE FUNCTION run_ops.fire_on_replica(view regclass, trigger_name name) RETURNS void
+  LANGUAGE c STRICT
+  AS 'MODULE_PATHNAME', 'run_ops_fire_on_replica';
+COMMENT ON FUNCTION run_ops.fire_on_replica(regclass, name) IS
+  'makes a trigger of a view fire with session_replication_role = replica only, and keeps it out of dumps: ALTER TABLE ... ENABLE REPLICA TRIGGER is not for views';
+REVOKE EXECUTE ON FUNCTION run_ops.fire_on_replica(regclass, name) FROM PUBLIC;
+
+-- Its cost makes it the last condition that is looked at.
+CREATE FUNCTION run_ops.is_as_seen(tableoid oid, ctid tid) RETURNS boolean
+  LANGUAGE c STRICT COST 1000
+  AS 'MODULE_PATHNAME', 'run_ops_is_as_seen';
+COMMENT ON FUNCTION run_ops.is_as_seen(oid, tid) IS
+  'whether a version of a row is the one that the statement on the view has seen; an error when another transaction has changed it since; for statements that route_write() runs';
 
 CREATE FUNCTION run_ops.refuse_stray() RETURNS trigger
   LANGUAGE c
@@ -106,7 +120,7 @@ CREATE FUNCTION run_ops.build_triggers(t run_ops.routed_table, split boolean) RE
 AS $$
 DECLARE
   stores text;
-  timing text[];
+  part   record;
   old    record;
 BEGIN
   PERFORM run_ops.build_defaults(t, split);
@@ -120,12 +134,17 @@ BEGIN
     RETURN;
   END IF;
   stores := (SELECT string_agg(quote_literal(s), ', ') FROM run_ops.stores_that_change_rows(t) AS s);
-  FOREACH timing SLICE 1 IN ARRAY ARRAY[
-    ['begin', 'BEFORE', 'STATEMENT'], ['route', 'INSTEAD OF', 'ROW'], ['write', 'AFTER', 'STATEMENT']]
+  -- Each once more for session_replication_role = replica, under which the
+  -- rows would else be lost without a word.
+  FOR part IN
+    SELECT p.*, replica, 'run_ops_' || CASE WHEN replica THEN 'replica_' ELSE '' END || p.name AS trigger_name
+      FROM (VALUES ('begin', 'BEFORE', 'STATEMENT'), ('route', 'INSTEAD OF', 'ROW'), ('write', 'AFTER', 'STATEMENT'))
+           AS p (name, timing, level), (VALUES (false), (true)) AS r (replica)
   LOOP
-    EXECUTE format('CREATE TRIGGER run_ops_%s %s INSERT OR UPDATE OR DELETE ON %s '
+    EXECUTE format('CREATE TRIGGER %s %s INSERT OR UPDATE OR DELETE ON %s '
                    'FOR EACH %s EXECUTE FUNCTION run_ops.route_write(%s)',
-                   timing[1], timing[2], t.view, timing[3], stores);
+                   part.trigger_name, part.timing, t.view, part.level, stores);
+    PERFORM run_ops.fire_on_replica(t.view, part.trigger_name) WHERE part.replica;
   END LOOP;
 
   -- with routing "store" a row may be anywhere
@@ -165,8 +184,9 @@ END $$;
 COMMENT ON FUNCTION run_ops.store_write_lock(regclass, text) IS
   'SQL to run in a store: a constraint that refuses rows which do not belong there, without the extension; rows that are there already are left to run_ops.find_strays(); NULL where rows have no shape';
 
+-- Its own INSERT must not skip a row that is there.
 CREATE FUNCTION run_ops.upsert(view regclass, new_row jsonb, conflict_columns name[] DEFAULT NULL) RETURNS text
-  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET run_ops_split.insert_conflicts = error
 AS $$
 #variable_conflict use_variable
 DECLARE
