@@ -27,6 +27,13 @@ END $$;
 COMMENT ON FUNCTION run_ops.client_name() IS
   'the application_name of a connection to a store: which function asks, and the process and database it asks from';
 
+CREATE FUNCTION run_ops.limit_wait(what text) RETURNS boolean
+  LANGUAGE c VOLATILE STRICT
+  AS 'MODULE_PATHNAME', 'run_ops_limit_wait';
+COMMENT ON FUNCTION run_ops.limit_wait(text) IS
+  'cancels the query when a store keeps it waiting from ''begin'' to ''end'' for more than twice run_ops_split.store_timeout; end says whether that was so';
+REVOKE EXECUTE ON FUNCTION run_ops.limit_wait(text) FROM PUBLIC;
+
 CREATE FUNCTION run_ops.ask_store(store text, query text, patience text DEFAULT NULL) RETURNS SETOF jsonb
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -41,9 +48,18 @@ BEGIN
                   'SET LOCAL datestyle = ''ISO, YMD''; SET LOCAL timezone = ''UTC''; SET LOCAL intervalstyle = ''postgres''; '
                   'SET LOCAL extra_float_digits = 1; SET LOCAL bytea_output = ''hex''; SELECT to_jsonb(q) FROM (%s) AS q',
                   run_ops.client_name(), coalesce(patience, run_ops.setting('store_timeout')), query);
+  PERFORM run_ops.limit_wait('begin') WHERE patience IS NULL;
   RETURN QUERY EXECUTE
     format('SELECT answer FROM %s.dblink(%L, %L) AS t (answer jsonb)', run_ops.dblink_schema(), store_server, query);
+  PERFORM run_ops.limit_wait('end');
 EXCEPTION
+  WHEN query_canceled THEN
+    IF NOT run_ops.limit_wait('end') THEN
+      RAISE;
+    END IF;
+    RAISE EXCEPTION 'store "%" cannot be reached', store
+      USING ERRCODE = 'sqlclient_unable_to_establish_sqlconnection', DETAIL = 'timeout expired',
+            HINT = format('Check the options of server %I.', store_server);
   WHEN sqlclient_unable_to_establish_sqlconnection THEN
     GET STACKED DIAGNOSTICS reason = PG_EXCEPTION_DETAIL;
     RAISE EXCEPTION 'store "%" cannot be reached', store
