@@ -27,6 +27,13 @@ END $$;
 COMMENT ON FUNCTION run_ops.client_name() IS
   'the application_name of a connection to a store: which function asks, and the process and database it asks from';
 
+CREATE FUNCTION run_ops.limit_wait(what text) RETURNS boolean
+  LANGUAGE c VOLATILE STRICT
+  AS 'MODULE_PATHNAME', 'run_ops_limit_wait';
+COMMENT ON FUNCTION run_ops.limit_wait(text) IS
+  'cancels the query when a store keeps it waiting from ''begin'' to ''end'' for more than twice run_ops_split.store_timeout; end says whether that was so';
+REVOKE EXECUTE ON FUNCTION run_ops.limit_wait(text) FROM PUBLIC;
+
 CREATE FUNCTION run_ops.ask_store(store text, query text, patience text DEFAULT NULL) RETURNS SETOF jsonb
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -44,7 +51,9 @@ BEGIN
   -- one that a cancelled statement has left
   EXECUTE format('SELECT %s.dblink_disconnect(c) FROM unnest(%1$s.dblink_get_connections()) AS c WHERE c = $1', dblink)
     USING connection;
+  PERFORM run_ops.limit_wait('begin');
   EXECUTE format('SELECT %s.dblink_connect($1, $2)', dblink) USING connection, store_server;
+  PERFORM run_ops.limit_wait('end');
   -- The store's own settings must not change what names and types look like.
   -- Local, for a pooler hands the connection on as it is
   query := format('SELECT set_config(name, value, true) FROM (VALUES (''application_name'', %L), (''statement_timeout'', %L), (''search_path'', ''pg_catalog''), '
@@ -72,6 +81,15 @@ BEGIN
   END LOOP;
   EXECUTE format('SELECT %s.dblink_disconnect($1)', dblink) USING connection;
 EXCEPTION
+  WHEN query_canceled THEN
+    IF NOT run_ops.limit_wait('end') THEN
+      EXECUTE format('SELECT %s.dblink_disconnect(c) FROM unnest(%1$s.dblink_get_connections()) AS c WHERE c = $1', dblink)
+        USING connection;
+      RAISE;
+    END IF;
+    RAISE EXCEPTION 'store "%" cannot be reached', store
+      USING ERRCODE = 'sqlclient_unable_to_establish_sqlconnection', DETAIL = 'timeout expired',
+            HINT = format('Check the options of server %I.', store_server);
   WHEN sqlclient_unable_to_establish_sqlconnection THEN
     GET STACKED DIAGNOSTICS reason = PG_EXCEPTION_DETAIL;
     RAISE EXCEPTION 'store "%" cannot be reached', store

@@ -31,12 +31,14 @@
 #include "common/hashfn.h"
 #include "foreign/foreign.h"
 #include "miscadmin.h"
+#include "storage/latch.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
+#include "utils/timeout.h"
 
 #include "compat.h"
 #include "run_ops_split.h"
@@ -46,6 +48,7 @@ PG_FUNCTION_INFO_V1(run_ops_split_enabled);
 PG_FUNCTION_INFO_V1(run_ops_server_identity);
 PG_FUNCTION_INFO_V1(run_ops_refuse_in_copy);
 PG_FUNCTION_INFO_V1(run_ops_setting);
+PG_FUNCTION_INFO_V1(run_ops_limit_wait);
 
 /* columns of run_ops.split_state and run_ops.store that are read here */
 #define Anum_split_state_enabled 2
@@ -63,6 +66,10 @@ typedef struct SplitState
 	bool		enabled;		/* switched on */
 	bool		bound;			/* ... or attached, in this very server */
 } SplitState;
+
+/* A wait for a store that is limited: MAX_TIMEOUTS until the first one. */
+static TimeoutId wait_limit = MAX_TIMEOUTS;
+static volatile sig_atomic_t wait_limit_reached = false;
 
 /*
  * What the answer was seen with.  Of two snapshots of one transaction with
@@ -207,9 +214,27 @@ current_state(void)
 }
 
 static void
+end_wait_limit(void)
+{
+	if (wait_limit != MAX_TIMEOUTS)
+		disable_timeout(wait_limit, false);
+}
+
+static void
 forget_state(XactEvent event, void *arg)
 {
 	cache.valid = false;
+	end_wait_limit();
+	wait_limit_reached = false;
+}
+
+static void
+subxact_ended(SubXactEvent event, SubTransactionId subid,
+			  SubTransactionId parent, void *arg)
+{
+	/* what was limited has failed; why is still to be asked for */
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+		end_wait_limit();
 }
 
 bool
@@ -307,6 +332,46 @@ run_ops_setting(PG_FUNCTION_ARGS)
 	PG_RETURN_TEXT_P(cstring_to_text(GetConfigOptionByName(name, NULL, false)));
 }
 
+static void
+cancel_wait(void)
+{
+	wait_limit_reached = true;
+	InterruptPending = true;
+	QueryCancelPending = true;
+	SetLatch(MyLatch);
+}
+
+/*
+ * SQL: limits the wait for a store from 'begin' to 'end', which tells whether
+ * the limit was reached; the query is cancelled then.
+ *
+ * From PostgreSQL 16 on, dblink waits for a connection in a loop of the
+ * backend's, which knows nothing of libpq's connect_timeout.  That one is
+ * twice store_timeout at the most, so it comes first where it does work.
+ */
+Datum
+run_ops_limit_wait(PG_FUNCTION_ARGS)
+{
+	char	   *what = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	bool		begin = strcmp(what, "begin") == 0;
+	bool		reached = wait_limit_reached;
+
+	if (!begin && strcmp(what, "end") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid value \"%s\"", what),
+				 errdetail("It is \"begin\" or \"end\".")));
+	if (wait_limit == MAX_TIMEOUTS)
+		wait_limit = RegisterTimeout(USER_TIMEOUT, cancel_wait);
+	end_wait_limit();
+	if (reached)
+		QueryCancelPending = false; /* it came when the wait was over */
+	wait_limit_reached = false;
+	if (begin && store_timeout > 0)
+		enable_timeout_after(wait_limit, Min(store_timeout, INT_MAX / 4) * 2 + 1000);
+	PG_RETURN_BOOL(reached);
+}
+
 /*
  * libpq takes its time limit for opening a connection from the environment
  * where neither the server's options nor the user mapping set one, and dblink
@@ -351,4 +416,5 @@ split_mode_init(void)
 							&swap_attempts, 50, 1, INT_MAX, PGC_USERSET,
 							0, NULL, NULL, NULL);
 	RegisterXactCallback(forget_state, NULL);
+	RegisterSubXactCallback(subxact_ended, NULL);
 }
