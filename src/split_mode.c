@@ -67,10 +67,6 @@ typedef struct SplitState
 	bool		bound;			/* ... or attached, in this very server */
 } SplitState;
 
-/* A wait for a store that is limited: MAX_TIMEOUTS until the first one. */
-static TimeoutId wait_limit = MAX_TIMEOUTS;
-static volatile sig_atomic_t wait_limit_reached = false;
-
 /*
  * What the answer was seen with.  Of two snapshots of one transaction with
  * the same xmax, the later one has lost those transactions that ended between
@@ -214,27 +210,9 @@ current_state(void)
 }
 
 static void
-end_wait_limit(void)
-{
-	if (wait_limit != MAX_TIMEOUTS)
-		disable_timeout(wait_limit, false);
-}
-
-static void
 forget_state(XactEvent event, void *arg)
 {
 	cache.valid = false;
-	end_wait_limit();
-	wait_limit_reached = false;
-}
-
-static void
-subxact_ended(SubXactEvent event, SubTransactionId subid,
-			  SubTransactionId parent, void *arg)
-{
-	/* what was limited has failed; why is still to be asked for */
-	if (event == SUBXACT_EVENT_ABORT_SUB)
-		end_wait_limit();
 }
 
 bool
@@ -332,44 +310,52 @@ run_ops_setting(PG_FUNCTION_ARGS)
 	PG_RETURN_TEXT_P(cstring_to_text(GetConfigOptionByName(name, NULL, false)));
 }
 
+/*
+ * From PostgreSQL 16 on, dblink opens a connection in a loop of its own: that
+ * obeys a cancel, but no time limit of libpq's.  So a timer cancels.
+ */
+static TimeoutId wait_timer = MAX_TIMEOUTS;
+static volatile sig_atomic_t wait_timer_fired = false;
+
 static void
 cancel_wait(void)
 {
-	wait_limit_reached = true;
-	InterruptPending = true;
+	wait_timer_fired = true;
 	QueryCancelPending = true;
+	InterruptPending = true;
 	SetLatch(MyLatch);
 }
 
+static bool
+end_wait(void)
+{
+	bool		fired = wait_timer_fired;
+
+	if (wait_timer != MAX_TIMEOUTS)
+		disable_timeout(wait_timer, false);
+	if (fired)
+		QueryCancelPending = false; /* in case nobody has seen it */
+	wait_timer_fired = false;
+	return fired;
+}
+
 /*
- * SQL: limits the wait for a store from 'begin' to 'end', which tells whether
- * the limit was reached; the query is cancelled then.
- *
- * From PostgreSQL 16 on, dblink waits for a connection in a loop of the
- * backend's, which knows nothing of libpq's connect_timeout.  That one is
- * twice store_timeout at the most, so it comes first where it does work.
+ * SQL: cancels what this session does after so many milliseconds; 0 ends that,
+ * and says whether the time was over.
  */
 Datum
 run_ops_limit_wait(PG_FUNCTION_ARGS)
 {
-	char	   *what = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	bool		begin = strcmp(what, "begin") == 0;
-	bool		reached = wait_limit_reached;
+	bool		fired = end_wait();
+	int32		ms = PG_GETARG_INT32(0);
 
-	if (!begin && strcmp(what, "end") != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid value \"%s\"", what),
-				 errdetail("It is \"begin\" or \"end\".")));
-	if (wait_limit == MAX_TIMEOUTS)
-		wait_limit = RegisterTimeout(USER_TIMEOUT, cancel_wait);
-	end_wait_limit();
-	if (reached)
-		QueryCancelPending = false; /* it came when the wait was over */
-	wait_limit_reached = false;
-	if (begin && store_timeout > 0)
-		enable_timeout_after(wait_limit, Min(store_timeout, INT_MAX / 4) * 2 + 1000);
-	PG_RETURN_BOOL(reached);
+	if (ms > 0 && COMPAT_CONNECT_NEEDS_TIMER)
+	{
+		if (wait_timer == MAX_TIMEOUTS)
+			wait_timer = RegisterTimeout(USER_TIMEOUT, cancel_wait);
+		enable_timeout_after(wait_timer, ms);
+	}
+	PG_RETURN_BOOL(fired);
 }
 
 /*
@@ -416,5 +402,4 @@ split_mode_init(void)
 							&swap_attempts, 50, 1, INT_MAX, PGC_USERSET,
 							0, NULL, NULL, NULL);
 	RegisterXactCallback(forget_state, NULL);
-	RegisterSubXactCallback(subxact_ended, NULL);
 }
