@@ -72,11 +72,11 @@ point_read() { # what base target table id protocol transactions
 }
 read -r legacy new < <(echo 'SELECT legacy[1], new[1] FROM ids' | run_sql | tr '|' ' ')
 for plan in custom generic; do
-  export PGOPTIONS="-c plan_cache_mode=force_${plan}_plan"
+  export PGOPTIONS="-c jit=off -c plan_cache_mode=force_${plan}_plan"
   point_read "LEGACY point read, prepared, $plan plan" 'the base table' 'at most 1.20' run "$legacy" prepared 8000
   point_read "NEW point read, prepared, $plan plan" 'the foreign table' 'at most 1.10' run_ops_new.run "$new" prepared 1500
 done
-unset PGOPTIONS
+export PGOPTIONS="-c jit=off"
 point_read 'LEGACY point read, not prepared' 'the base table' '-' run "$legacy" simple 4000
 
 run_sql <<'SQL'
