@@ -5,14 +5,16 @@
 #   make test [REGRESS=...] [ISOLATION=...] [PROVE_TESTS=...]
 #   make bench                               the ratio table, test/bench
 #   make check-mutants                       the cache without each of its guards
+#   make check-versions [VERSIONS="17 18"]   the tests on other PostgreSQL versions
 #   make check-package                       what is shipped, by make dist and as a Debian package
 #   make reference                           docs/reference.md from the catalog
 #   make dist, make checkver                 the zip of a release; whether its version is one
+#   make check-hard                          the tests that take long
 #
 # The second group installs what is missing and must work where no pg_config
 # is yet, so nothing of PGXS is read for it.
 
-SERVER_GOALS = demo test bench check-mutants check-package reference dist checkver
+SERVER_GOALS = demo test bench check-mutants check-versions check-hard check-package reference dist checkver
 
 ifneq ($(filter $(SERVER_GOALS),$(MAKECMDGOALS)),)
 
@@ -20,7 +22,7 @@ ifneq ($(filter $(SERVER_GOALS),$(MAKECMDGOALS)),)
 $(SERVER_GOALS):
 	@scripts/$@
 
-export KEEP
+export KEEP VERSIONS
 ifdef REGRESS
 export REGRESS
 endif
@@ -43,14 +45,19 @@ MODULES_C = \
 	id_shape \
 	id_mint \
 	seam_pruning \
+	seam_shortcut \
 	lazy_fdw \
+	lazy_fdw_plan \
+	routed_view \
 	write_routing \
+	write_lock \
 	cross_store_writes \
 	split_mode \
 	mint_kind \
 	cache \
 	cache_epoch \
-	control_plane
+	control_plane \
+	stats
 OBJS = $(MODULES_C:%=src/%.o)
 
 # Parts of the install script, in the order of their dependencies.
@@ -76,10 +83,10 @@ SQL_PARTS = \
 	mint_kind \
 	cache \
 	cache_epoch \
-	control_plane
+	control_plane \
+	stats
 
-# upgrade/ holds the frozen scripts of released versions
-DATA = $(EXTENSION)--$(EXTVERSION).sql $(wildcard upgrade/*.sql)
+DATA = $(EXTENSION)--$(EXTVERSION).sql $(wildcard upgrade/$(EXTENSION)--*--*.sql)
 EXTRA_CLEAN = $(EXTENSION)--*.sql
 
 REGRESS ?= \
@@ -99,13 +106,21 @@ REGRESS ?= \
 	cross_store_writes \
 	cleanup \
 	life_of_a_run \
+	shards \
 	split_mode \
 	repatriate \
 	mint_kind \
 	mint_kind_vectors \
 	control_plane \
 	cache \
-	cache_epoch
+	cache_epoch \
+	privileges \
+	search_path \
+	identifiers \
+	row_security \
+	security_invoker \
+	traps \
+	stats
 ISOLATION ?= \
 	lazy_fdw_recheck \
 	mint_kind_flip \

@@ -132,6 +132,46 @@ build_extension() {
     { cat "$WORK/build.log"; die "the build failed"; }
 }
 
+# The packages of examples/typescript, in the copy of the checkout, fetched by
+# the one who calls: the registry and its cache are configured for them.  What
+# cannot be had is no failure, but said loudly.  Either way the test of the
+# example finds what happened in a file.
+install_example() {
+  local dir=$WORK/src/examples/typescript why= minimum
+  minimum=$(sed -n 's/.*"node": ">=\(.*\)".*/\1/p' "$dir/package.json")
+  if ! command -v node >/dev/null || ! command -v npm >/dev/null; then
+    why='node and npm are not installed'
+  elif ! printf '%s\n' "$minimum" "$(node -p process.versions.node)" | sort -CV; then
+    why="node $minimum or newer is needed, this is $(node --version)"
+  elif ! (cd "$dir" && timeout 300 npm ci --ignore-scripts --no-audit --no-fund --prefer-offline \
+            --fetch-retries=1 --fetch-timeout=20000) >"$WORK/npm.log" 2>&1; then
+    # out of reach is not the same as broken
+    if (cd "$WORK" && timeout 60 npm view --prefer-online --fetch-retries=0 typescript version) >>"$WORK/npm.log" 2>&1; then
+      cp "$WORK/npm.log" "$dir/npm_failed"
+    else
+      why='the npm registry cannot be reached'
+    fi
+  fi
+  if [ -n "$why" ]; then
+    echo "examples/typescript IS NOT TESTED: $why"
+    echo "$why" >"$dir/not_tested"
+  fi
+  [ "$(id -u)" != 0 ] || chown -R "$RUN_USER" "$dir"
+}
+
+# The exporter whose queries are tested.  Its package is unpacked and not
+# installed, for it would start a service; where it cannot be had, the test
+# says so and goes without.
+private_exporter() {
+  RUN_OPS_EXPORTER=$(command -v prometheus-postgres-exporter || command -v postgres_exporter || true)
+  if [ -z "$RUN_OPS_EXPORTER" ] && mkdir "$WORK/exporter" &&
+      (cd "$WORK/exporter" && apt-get download prometheus-postgres-exporter &&
+        dpkg-deb -x ./*.deb .) >"$WORK/exporter.log" 2>&1; then
+    RUN_OPS_EXPORTER=$WORK/exporter/usr/bin/prometheus-postgres-exporter
+  fi
+  export RUN_OPS_EXPORTER
+}
+
 # start_server NAME PORT: data in $WORK/NAME, its socket in $WORK.
 start_server() {
   as_user "$PG/bin/initdb" -D "$WORK/$1" -A trust -N -U postgres \

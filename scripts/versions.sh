@@ -179,9 +179,9 @@ remote_server() {
     # the package keeps symbolic links in a list
     node -e 'const fs = require("fs"), path = require("path");
       for (const link of JSON.parse(fs.readFileSync("pg-symlinks.json"))) {
-        const file = link.source.slice("native/".length), target = link.target.slice("native/".length);
-        fs.rmSync(file, {force: true});
-        fs.symlinkSync(path.relative(path.dirname(file), target), file);
+        const file = link.source.slice("native/".length), name = link.target.slice("native/".length);
+        fs.rmSync(name, {force: true});
+        fs.symlinkSync(path.relative(path.dirname(name), file), name);
       }'
     chmod -R a+rX .
     chmod 755 bin/*

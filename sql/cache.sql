@@ -136,6 +136,14 @@ SELECT (run_ops.resolve_env((:'ids'::text[])[1])).id IS NOT NULL AS still_there;
 SELECT entries, misses, evictions FROM stats WHERE slot = 'env';
 RESET run_ops_split.cache_entries;
 
+-- An entry is read anew at an age.
+SELECT run_ops.cache_reset();
+SET run_ops_split.cache_ttl = '1s';
+SELECT (run_ops.resolve_env(:'env')).type;
+SELECT pg_sleep(1.1);
+SELECT (run_ops.resolve_env(:'env')).type;
+SELECT entries, revalidations, misses FROM stats WHERE slot = 'env';
+RESET run_ops_split.cache_ttl;
 -- Off: the same answers.  Long keys: not cached.
 SET run_ops_split.cache = off;
 SELECT (run_ops.resolve_env(:'env')).type, run_ops.resolve_env(repeat('x', 1000));
@@ -144,10 +152,24 @@ SELECT run_ops.resolve_env(repeat('x', 1000));
 SELECT run_ops.cache_reset();
 SELECT sum(entries) AS entries, sum(hits + misses) AS asked FROM run_ops.cache_stats();
 
+-- Tables may be made anew more often than the cache can count.
+SELECT (run_ops.resolve_env(:'env')).type;
+DO $$ BEGIN
+  FOR i IN 1 .. 40 LOOP
+    CREATE TABLE anew (LIKE "FeatureFlag" INCLUDING ALL);
+    DROP TABLE "FeatureFlag";
+    ALTER TABLE anew RENAME TO "FeatureFlag";
+    ASSERT (SELECT bool_and((run_ops.resolve_env(id)).id = id AND (run_ops.resolve_authenticated_env(id)).id = id)
+              FROM "RuntimeEnvironment");
+  END LOOP;
+END $$;
+SELECT (run_ops.resolve_env(:'env')).type;
+
 -- Parallel workers answer as well.
 BEGIN;
 SET LOCAL parallel_setup_cost = 0;
 SET LOCAL parallel_tuple_cost = 0;
+SET LOCAL max_parallel_workers_per_gather = 1;
 SET LOCAL min_parallel_table_scan_size = 0;
 UPDATE "RuntimeEnvironment" SET "maximumConcurrencyLimit" = 77;
 EXPLAIN (COSTS OFF) SELECT count(*) FROM "RuntimeEnvironment" AS e WHERE (run_ops.resolve_env(e.id)).maximum_concurrency_limit = 77;

@@ -21,6 +21,9 @@ BEGIN
       CASE WHEN length(c.key) < 20 THEN c.key ELSE 'an id' END);
 END $$;
 
+-- Nothing that was remembered before the triggers were there holds.
+SELECT * FROM bumped() ORDER BY 1;
+
 -- A row bumps its own epoch, and no other's: two writers never wait for each
 -- other because their rows have an owner in common.
 UPDATE "RuntimeEnvironment" SET paused = NOT paused WHERE id = :'env';
@@ -86,15 +89,74 @@ SELECT count(*) FROM bumped();
 CREATE ROLE regress_writer;
 GRANT SELECT, UPDATE ON "RuntimeEnvironment" TO regress_writer;
 SET ROLE regress_writer;
+-- for the first epoch of a key, and for the next one
+UPDATE "RuntimeEnvironment" SET paused = NOT paused WHERE id = :'env';
+RESET ROLE;
+SELECT epoch AS first FROM run_ops.cache_epoch \gset
+SET ROLE regress_writer;
 UPDATE "RuntimeEnvironment" SET paused = NOT paused WHERE id = :'env';
 DELETE FROM run_ops.cache_epoch;
 SELECT run_ops.invalidate_environment('x');
 RESET ROLE;
+SELECT epoch > :first AS bumped_twice FROM run_ops.cache_epoch;
 SELECT * FROM bumped();
 SET session_replication_role = replica;
 UPDATE "RuntimeEnvironment" SET paused = NOT paused WHERE id = :'env';
 RESET session_replication_role;
 SELECT * FROM bumped();
+
+-- By hand is a write, and refused where writes are.
+BEGIN READ ONLY;
+SELECT run_ops.invalidate_environment(:'env');
+ROLLBACK;
+
+-- One transaction may bump a key many times, also in one command.
+BEGIN;
+CREATE TRIGGER again AFTER UPDATE ON "Organization" REFERENCING OLD TABLE AS rows_before NEW TABLE AS rows_after
+  FOR EACH STATEMENT EXECUTE FUNCTION run_ops.bump_changed('organization', 'id', 'title');
+UPDATE "Organization" SET title = 'a' WHERE id = :'org';
+UPDATE "Organization" SET title = 'b' WHERE id = :'org';
+WITH e AS (UPDATE run_ops.cache_epoch SET epoch = -1 RETURNING epoch)
+UPDATE "Organization" SET title = 'c' FROM e WHERE id = :'org';
+SELECT scope, epoch > 0 AS bumped FROM run_ops.cache_epoch;
+ROLLBACK;
+
+-- With a trigger or an index of its own, the table is written as any other is.
+BEGIN;
+CREATE INDEX ON run_ops.cache_epoch (epoch);
+UPDATE "Organization" SET title = 'd' WHERE id = :'org';
+SELECT scope, epoch AS first FROM run_ops.cache_epoch \gset
+UPDATE "Organization" SET title = 'e' WHERE id = :'org';
+SET LOCAL enable_seqscan = off;
+SELECT count(*) FROM run_ops.cache_epoch WHERE epoch > :first;
+ROLLBACK;
+
+-- No key is too long for its epoch: it counts as all of the scope.
+INSERT INTO "FeatureFlag" (id, key, value) SELECT 'long' || i, repeat(md5(i::text), 50), 'true' FROM generate_series(1, 3) AS i;
+SELECT run_ops.invalidate_environment(repeat(:'env', 1000));
+SELECT * FROM bumped() ORDER BY 1;
+
+-- So many epochs that a page is full: the index follows.
+SELECT count(run_ops.invalidate_environment('environment ' || i % 100)) FROM generate_series(1, 5000) AS i;
+SET enable_seqscan = off;
+SELECT count(*), count(DISTINCT epoch) FROM run_ops.cache_epoch WHERE scope = 'environment' AND key LIKE 'environment %';
+SELECT count(*) FROM generate_series(0, 99) AS i, run_ops.cache_epoch WHERE scope = 'environment' AND key = 'environment ' || i;
+RESET enable_seqscan;
+DELETE FROM run_ops.cache_epoch;
+
+-- A migration that takes a column away stops no write: every changed row
+-- counts then, and every key when it is the key that is gone.
+BEGIN;
+ALTER TABLE "Project" RENAME "externalRef" TO reference;
+UPDATE "Project" SET "buildSettings" = '{}' WHERE slug = 'project-1';
+SELECT * FROM bumped();
+ALTER TABLE "Project" RENAME reference TO "externalRef";
+UPDATE "Project" SET "buildSettings" = '{}' WHERE slug = 'project-1';
+SELECT * FROM bumped();
+ALTER TABLE "Project" RENAME id TO identity;
+UPDATE "Project" SET "buildSettings" = '{}' WHERE slug = 'project-1';
+SELECT scope, key FROM run_ops.cache_epoch;
+ROLLBACK;
 
 -- A prepared transaction changes rows and epochs together, but cannot notify.
 BEGIN;
@@ -106,3 +168,8 @@ SELECT * FROM bumped();
 
 DROP OWNED BY regress_writer;
 DROP ROLE regress_writer;
+
+-- Detached, there are no epochs.
+SELECT run_ops.invalidate_environment(:'env');
+SELECT run_ops.detach_control_plane();
+SELECT count(*) FROM run_ops.cache_epoch;

@@ -97,6 +97,11 @@ SELECT e.type, d.type AS promoted, version(run_ops.resolve_worker_version(e.id, 
 SELECT version(run_ops.resolve_worker_version(:'prod', :'worker', 'PRODUCTION')) AS named,
        version(run_ops.resolve_worker_version(:'prod', :'worker', 'DEVELOPMENT')) AS named_in_development,
        version(run_ops.resolve_worker_version(:'prod', :'worker', task_slug => 'task-1', queue_name => 'task/task-3')) AS filtered;
+-- A48: of tasks and queues, only those that were asked for, and few columns
+SELECT ((run_ops.resolve_worker_version(:'prod', :'worker', task_slug => 'task-1', queue_name => 'task/task-3')).tasks)[1].slug AS task,
+       pg_column_size(run_ops.resolve_worker_version(:'prod', :'worker')) AS all_of_them,
+       pg_column_size(run_ops.resolve_worker_version(:'prod', :'worker', task_slug => 'task-1', queue_name => 'task/task-3')) AS one,
+       (SELECT sum(pg_column_size(t)) FROM "BackgroundWorkerTask" AS t WHERE t."workerId" = :'worker') AS whole_rows_of_tasks;
 -- L27: the worker of another environment
 SELECT version(run_ops.resolve_worker_version(:'env', :'worker')) AS foreign_worker;
 SELECT environment_id = :'prod' AS prod, version(v.version) FROM run_ops.resolve_worker_versions(ARRAY[:'prod', :'dev'], '{}', '{PRODUCTION,DEVELOPMENT}') AS v;
@@ -114,7 +119,7 @@ UPDATE "WorkerDeploymentPromotion" SET "deploymentId" = (
   SELECT id FROM "WorkerDeployment" WHERE "environmentId" = :'prod' AND version = '20260101.1')
  WHERE "environmentId" = :'prod';
 SELECT version(run_ops.resolve_worker_version(:'prod', NULL, 'PRODUCTION'));
--- and a newer worker in development; by its creation time, not by its id
+-- A44: and a newer worker in development; by its creation time, not by its id
 INSERT INTO "BackgroundWorker" (id, "projectId", "runtimeEnvironmentId", version, metadata, "createdAt", "updatedAt", "contentHash", "friendlyId")
   SELECT 'a', "projectId", id, 'newest', '{}', '2027-01-01', '2027-01-01', '', 'worker_a' FROM "RuntimeEnvironment" WHERE id = :'dev';
 SELECT version(run_ops.resolve_worker_version(:'dev', NULL, 'DEVELOPMENT'));
@@ -170,7 +175,7 @@ ALTER SCHEMA moved RENAME TO public;
 
 SELECT run_ops.detach_control_plane();
 SELECT run_ops.detach_control_plane();
-SELECT count(*) FROM pg_trigger WHERE tgname ~ '^run_ops_epoch';
+SELECT count(*) FROM pg_trigger WHERE tgname ~ '^run_ops';
 SELECT run_ops.resolve_env(:'env');
 REASSIGN OWNED BY regress_owner TO CURRENT_USER;
 DROP OWNED BY regress_reader, regress_owner;

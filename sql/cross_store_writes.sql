@@ -27,10 +27,6 @@ BEGIN;
 INSERT INTO run_ops_new.run (id) VALUES (:'ksuid');
 INSERT INTO note VALUES ('control plane');
 COMMIT;
-BEGIN;
-UPDATE run_ops_new.run SET note = 'x' WHERE id = :'ksuid';
-INSERT INTO note VALUES ('control plane');
-COMMIT;
 SELECT (SELECT count(*) FROM run_ops_new.run) AS new, (SELECT count(*) FROM run) AS legacy, (SELECT count(*) FROM note) AS notes;
 -- One database in a transaction is fine; so are reads, temporary tables, and
 -- what was rolled back in the store.
@@ -53,6 +49,29 @@ ROLLBACK TO s;
 INSERT INTO mine SELECT id FROM run_ops.run;
 UPDATE run_ops.run SET note = 'alone' WHERE id = :'ksuid';
 COMMIT;
+-- an UPDATE that the store makes by itself
+BEGIN;
+UPDATE run_ops_new.run SET note = 'x' WHERE id = :'ksuid';
+INSERT INTO note VALUES ('control plane');
+COMMIT;
+-- what finds no row in the store does not write to it, as when a row of no
+-- shape is looked for in every store
+CREATE TABLE tag (id text PRIMARY KEY, note text);
+SELECT 1 AS x FROM dblink('new', 'CREATE TABLE tag (id text PRIMARY KEY, note text)') AS t (x text);
+SELECT run_ops.attach_table('tag', 'store');
+INSERT INTO tag VALUES ('here', 'old');
+INSERT INTO run_ops_new.tag VALUES ('there', 'old');
+UPDATE run_ops.tag SET note = 'new' WHERE id = 'here' RETURNING *;
+BEGIN;
+UPDATE run_ops_new.tag SET note = 'none' WHERE id = 'nowhere';
+UPDATE tag SET note = 'newer';
+COMMIT;
+UPDATE run_ops.tag SET note = 'newest' RETURNING *;
+BEGIN;
+WITH u AS (UPDATE run_ops_new.tag SET note = 'x' WHERE id = 'there') SELECT;
+INSERT INTO note VALUES ('control plane');
+COMMIT;
+SELECT * FROM run_ops.tag ORDER BY id;
 -- Accepted: a matter of the transaction.
 BEGIN;
 SET LOCAL run_ops_split.cross_store_writes = allow;

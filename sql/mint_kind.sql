@@ -75,7 +75,7 @@ SELECT run_ops.classify_kind((run_ops.mint_run_id(NULL, 'run_3G2Os5DWGMmuIMa4K5i
 -- an older friendly id has no shape: the caller must pass the parent's id
 SELECT run_ops.mint_run_id('env_plain', 'run_123456789abcdefghijkm');
 
--- A flip: the trigger stamps it, and for the grace the kind before it stays.
+-- A flip (L12: by plain SQL, whoever writes): the trigger stamps it, and for the grace the kind before it stays.
 UPDATE "Organization" SET "featureFlags" = '{"runOpsMintKind": "ksuid", "beta": true}'
  WHERE id = 'org_plain';
 SELECT "featureFlags" - 'runOpsMintKindFlippedAt' AS flags,
@@ -86,6 +86,15 @@ SELECT run_ops.resolve_mint_kind('env_plain') AS in_the_grace;
 SET run_ops_split.mint_flip_grace = 0;
 SELECT run_ops.resolve_mint_kind('env_plain') AS after_it;
 RESET run_ops_split.mint_flip_grace;
+
+-- A23: another save of the same flags, or of others, moves nothing.
+SELECT "featureFlags" AS before FROM "Organization" WHERE id = 'org_plain' \gset
+UPDATE "Organization" SET title = 'other' WHERE id = 'org_plain';
+UPDATE "Organization" SET "featureFlags" = "featureFlags" || '{"more": 1}' WHERE id = 'org_plain';
+UPDATE "Organization" SET "featureFlags" = '{"runOpsMintKind": "ksuid", "beta": true}' WHERE id = 'org_plain'
+ RETURNING "featureFlags" = :'before' AS same;
+SELECT organization('follower', '{"beta": true}');
+UPDATE "Organization" SET "featureFlags" = '{"beta": false}' WHERE id = 'org_follower' RETURNING "featureFlags";
 
 -- What a client writes into the stamp does not count, in a new row neither.
 UPDATE "Organization"
@@ -98,7 +107,7 @@ SELECT organization('forged', '{"runOpsMintKind": "ksuid", "runOpsMintKindPrev":
                                 "runOpsMintKindFlippedAt": "2999-01-01T00:00:00.000Z"}');
 SELECT "featureFlags" FROM "Organization" WHERE id = 'org_forged';
 
--- To take the flag away is a flip as well: the stamp stays in the row although
+-- L12: to take the flag away is a flip as well: the stamp stays in the row although
 -- the flag does not, also when the next save leaves it out.
 UPDATE "Organization" SET "featureFlags" = NULL WHERE id = 'org_early'
  RETURNING "featureFlags" - 'runOpsMintKindFlippedAt' AS flags;
@@ -115,7 +124,7 @@ INSERT INTO "Organization" (id, slug, title, "updatedAt", "featureFlags")
   ON CONFLICT (id) DO UPDATE SET "featureFlags" = excluded."featureFlags"
   RETURNING "featureFlags" - 'runOpsMintKindFlippedAt' AS flags;
 
--- The global flag is for organizations without one of their own.  Every way to
+-- The global flag is for organizations without one of their own.  L12: every way to
 -- change the table is followed, under the older key too.
 CREATE VIEW global AS
   SELECT g.flags - 'runOpsMintKindFlippedAt' AS flags,
@@ -149,7 +158,23 @@ SELECT * FROM global;
 TRUNCATE "FeatureFlag";
 SELECT * FROM global;
 
--- Minting never fails because a flag could not be read: it is a cuid then,
+-- L29: two environments of one organization have one answer, that of its row.
+INSERT INTO "RuntimeEnvironment" (id, slug, "apiKey", "organizationId", "updatedAt", "projectId", "pkApiKey", shortcode)
+  SELECT 'env_second', 'second', 'second', "organizationId", now(), "projectId", 'second', 'second'
+    FROM "RuntimeEnvironment" WHERE id = 'env_early';
+SELECT run_ops.resolve_mint_kind('env_early'), run_ops.resolve_mint_kind('env_second');
+SET run_ops_split.mint_flip_grace = 0;
+UPDATE "Organization" SET "featureFlags" = '{"runOpsMintKind": "runOpsId"}' WHERE id = 'org_early';
+SELECT run_ops.resolve_mint_kind('env_early'), run_ops.resolve_mint_kind('env_second');
+RESET run_ops_split.mint_flip_grace;
+
+-- L13: the stamp is of the database's clock, and a reader whose clock is
+-- behind it is in the grace too.
+SELECT run_ops.effective_mint_kind('{"runOpsMintKind": "ksuid", "runOpsMintKindPrev": "cuid",
+                                     "runOpsMintKindFlippedAt": "2026-03-01T12:00:00.000Z"}'::jsonb, at::timestamptz)
+  FROM unnest('{2026-03-01 11:59:59+00,2026-03-01 12:01:29.999+00,2026-03-01 12:01:30+00}'::text[]) AS at;
+
+-- L14: minting never fails because a flag could not be read: it is a cuid then,
 -- with a WARNING.
 SELECT organization('malformed', '["runOpsMintKind", "ksuid"]'),
        organization('scalar', '"runOpsMintKindPrev"'),
@@ -187,6 +212,12 @@ ROLLBACK;
 -- Every role comes to the same kind, whatever it may read itself; and a role
 -- that may save flags need not be able to read the global ones.
 CREATE ROLE regress_mint_kind;
+-- not even the schema is needed to save
+GRANT SELECT (id, title), UPDATE ("featureFlags") ON "Organization" TO regress_mint_kind;
+SET ROLE regress_mint_kind;
+UPDATE "Organization" SET "featureFlags" = '{"runOpsMintKind": "ksuid"}' WHERE id = 'org_follower';
+RESET ROLE;
+SELECT "featureFlags" - 'runOpsMintKindFlippedAt' AS flags FROM "Organization" WHERE id = 'org_follower';
 GRANT USAGE ON SCHEMA run_ops TO regress_mint_kind;
 GRANT SELECT (id), UPDATE ("featureFlags") ON "Organization" TO regress_mint_kind;
 GRANT SELECT, INSERT ON "FeatureFlag" TO regress_mint_kind;

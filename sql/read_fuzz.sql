@@ -67,6 +67,12 @@ INSERT INTO run_ops_new.step (id, "runId", note, n) SELECT id, "runId", 'stray',
 ANALYZE;
 SELECT run_ops.swap_views(true) \g /dev/null
 
+-- views over the views, one of them a security barrier
+SELECT format('CREATE VIEW %1$srun_steps AS SELECT r.id, r.note, r.n, s.id AS step FROM %1$srun AS r LEFT JOIN %1$sstep AS s ON s."runId" = r.id',
+              prefix),
+       format('CREATE VIEW %1$sopen_run WITH (security_barrier) AS SELECT * FROM %1$srun WHERE n < 8', prefix)
+  FROM unnest('{run_ops.,whole_}'::text[]) AS prefix \gexec
+
 CREATE FUNCTION pick(VARIADIC choices text[]) RETURNS text LANGUAGE sql VOLATILE
   RETURN choices[1 + floor(random() * cardinality(choices))];
 CREATE FUNCTION any_id() RETURNS text LANGUAGE plpgsql AS $$
@@ -109,7 +115,7 @@ DECLARE
   page text := ' ORDER BY r.created ' || pick('', 'DESC') || ', r.id LIMIT ' || pick('1', '5', '25', 'ALL') || ' OFFSET ' || pick('0', '3');
 BEGIN
   ordered := false;
-  CASE floor(random() * 16)::int
+  CASE floor(random() * 24)::int
     WHEN 0, 1 THEN query := 'SELECT r.* FROM {run} AS r WHERE ' || r;
     WHEN 2 THEN query := 'SELECT s.* FROM {step} AS s WHERE ' || s;
     WHEN 3 THEN query := 'SELECT r.* FROM {run} AS r WHERE ' || r || page; ordered := true;
@@ -124,6 +130,18 @@ BEGIN
     WHEN 12 THEN query := 'WITH c AS ' || pick('', 'MATERIALIZED ') || '(SELECT r.* FROM {run} AS r) SELECT r.id, p.id FROM c AS r JOIN {run} AS p ON p.id = r.parent WHERE ' || r;
     WHEN 13 THEN query := 'SELECT r.id FROM {run} AS r WHERE ' || pick('', 'NOT ') || 'EXISTS (SELECT FROM {step} AS s WHERE s."runId" = r.id AND ' || s || ')';
     WHEN 14 THEN query := 'SELECT e.id, (SELECT r.note FROM {run} AS r WHERE r.id = e.run_id), (SELECT count(*) FROM {step} AS s WHERE s."runId" = e.run_id OR ' || s || ') FROM env AS e';
+    WHEN 16 THEN query := 'SELECT r, r.note FROM {run} AS r WHERE ' || pick('r.id = $1', 'r.id = ANY ($3)', 'r.id IN ($1, $2)') || ' AND ' || r;
+    WHEN 17 THEN query := 'SELECT r.id, r.note FROM (SELECT * FROM {run} AS r WHERE ' || r || pick('', ' OFFSET 0', ' ORDER BY r.id LIMIT 5') || ') AS r WHERE '
+      || pick('r.id = $1', 'r.id = ANY ($3)', condition('r', 'id', 1));
+    WHEN 18 THEN query := 'SELECT r.id, r.step, r.note FROM {run_steps} AS r WHERE ' || r;
+    WHEN 19 THEN query := 'SELECT r.id, r.env FROM {open_run} AS r WHERE ' || r || ' AND ' || pick('r.id = $1', 'r.note ~ ''a''', 'r.id = ANY ($3)');
+    WHEN 20 THEN query := 'SELECT r.id, e.id, p.note FROM env AS e ' || pick('', 'LEFT ', 'FULL ') || 'JOIN {run} AS r ON r.id = e.run_id ' || pick('', 'LEFT ', 'RIGHT ')
+      || 'JOIN {run} AS p ON p.id = r.parent WHERE ' || pick('e.run_id = $1', 'r.id = $1', 'p.id = $2', 'p.id = $2 AND r.id = $1', 'coalesce(r.id, $1) = $1', 'r.id = $1 OR p.id IS NULL', condition('p', 'id', 1));
+    WHEN 21 THEN query := 'SELECT r.id, count(*), grouping(r.env) FROM {run} AS r WHERE ' || pick('r.id = $1', 'r.id = ANY ($3)', r) || ' GROUP BY GROUPING SETS ((r.id, r.env), (r.id), ()) HAVING count(*) > 0 AND '
+      || pick('true', 'r.id = $2', 'r.id = $1', 'r.id IS NULL');
+    WHEN 22 THEN query := 'SELECT id, r.note, s.note FROM {run} AS r ' || pick('', 'LEFT ', 'FULL ') || 'JOIN (SELECT "runId" AS id, note FROM {step}) AS s USING (id) WHERE ' || pick('id = $1', 'r.id = $1', 's.id = $1', 's.id = ANY ($3)', 'id IN ($1, $2)');
+    WHEN 23 THEN query := 'SELECT e.id, ARRAY(SELECT r.note FROM {run} AS r WHERE ' || pick('r.id = $1', 'r.id = ANY ($3)', 'r.id = e.run_id AND r.id = $1', r) || ' ORDER BY r.id), '
+      || '(SELECT max(p.n) FROM {run} AS p LEFT JOIN {step} AS s ON s."runId" = p.id AND s."runId" = $1 WHERE p.id = ANY (ARRAY[e.run_id, $2])) FROM env AS e';
     WHEN 15 THEN query := 'SELECT * FROM (SELECT r.id, r.note, rank() OVER (ORDER BY r.n) FROM {run} AS r UNION ALL SELECT s."runId", s.note, 0 FROM {step} AS s) AS r WHERE '
       || pick('r.id = $1', 'r.id = ANY ($3)', 'r.id = $1 OR r.id = $2');
   END CASE;
@@ -139,8 +157,8 @@ BEGIN
     q := random_query();
     digest := CASE WHEN q.ordered THEN 'SELECT count(*) || md5(string_agg(q::text, ''|'')) FROM (%s) AS q'
                    ELSE 'SELECT count(*) || md5(string_agg(q::text, ''|'' ORDER BY q::text COLLATE "C")) FROM (%s) AS q' END;
-    over_views := format(digest, replace(replace(q.query, '{run}', 'run_ops.run'), '{step}', 'run_ops.step'));
-    over_whole := format(digest, replace(replace(q.query, '{run}', 'whole_run'), '{step}', 'whole_step'));
+    over_views := format(digest, regexp_replace(q.query, '\{(run|step|run_steps|open_run)\}', 'run_ops.\1', 'g'));
+    over_whole := format(digest, regexp_replace(q.query, '\{(run|step|run_steps|open_run)\}', 'whole_\1', 'g'));
     FOREACH setting IN ARRAY '{hashjoin,mergejoin,nestloop,indexscan,bitmapscan,seqscan,material,memoize}'::text[] LOOP
       PERFORM set_config('enable_' || setting, CASE WHEN random() < 0.8 THEN 'on' ELSE 'off' END, true);
     END LOOP;

@@ -85,3 +85,23 @@ SELECT run_ops.lock_row('run_ops.run', :'cuid', 'update nowait');
 SELECT run_ops.lock_row('run_ops.run', :'cuid', NULL);
 SELECT run_ops.lock_row('run_ops.link', :'cuid');
 SELECT run_ops.lock_row('pg_class', :'cuid');
+
+-- As with FOR UPDATE it takes the rights on the view, and none on what is behind it.
+CREATE ROLE regress_read_locks;
+GRANT USAGE ON SCHEMA run_ops TO regress_read_locks;
+GRANT SELECT ON run_ops.run TO regress_read_locks;
+SET ROLE regress_read_locks;
+SELECT run_ops.lock_row('run_ops.run', :'ksuid');
+RESET ROLE;
+GRANT UPDATE (note) ON run_ops.run TO regress_read_locks;
+SET ROLE regress_read_locks;
+BEGIN;
+SELECT run_ops.lock_row('run_ops.run', :'cuid') AS cuid, run_ops.lock_row('run_ops.run', :'ksuid') AS ksuid;
+RESET ROLE;
+SELECT * FROM locks;
+COMMIT;
+SET SESSION AUTHORIZATION regress_read_locks;
+SELECT run_ops.lock_row('run_ops.tag', 't1');
+RESET SESSION AUTHORIZATION;
+DROP OWNED BY regress_read_locks;
+DROP ROLE regress_read_locks;

@@ -47,7 +47,9 @@ SELECT * FROM run_ops.run ORDER BY note;
 SELECT * FROM run_ops.step ORDER BY note;
 SELECT * FROM run_ops.tag ORDER BY id, n;
 SELECT note FROM run_ops.run WHERE id IN (:'cuid', :'ksuid') ORDER BY note;
-\d+ run_ops.run
+SELECT regexp_replace(pg_get_viewdef('run_ops.run'::regclass), '\mu\.', '', 'g') AS definition;
+\d run_ops.run
+SELECT rulename FROM pg_rules WHERE schemaname = 'run_ops' AND tablename = 'run';
 SELECT c.oid::regclass AS view, obj_description(c.oid) FROM pg_class AS c
  WHERE relnamespace = 'run_ops'::regnamespace AND relname IN ('run', 'step', 'tag') ORDER BY relname;
 -- what PostgreSQL would silently not honour through a union, it refuses

@@ -11,22 +11,66 @@ AS $$
 $$;
 COMMENT ON FUNCTION run_ops.dblink_schema() IS 'the schema of extension dblink, quoted';
 
+CREATE FUNCTION run_ops.client_name() RETURNS text
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  context text;
+  purpose text;
+BEGIN
+  -- the function of this schema that was called first is what it is all for
+  GET DIAGNOSTICS context = PG_CONTEXT;
+  purpose := (SELECT c.match[1] FROM regexp_matches(context, 'run_ops\.([a-z_]+)\(', 'g') WITH ORDINALITY AS c (match, ord)
+               ORDER BY c.ord DESC LIMIT 1);
+  RETURN format('run_ops_split %s %s %s', purpose, pg_backend_pid(), current_database());
+END $$;
+COMMENT ON FUNCTION run_ops.client_name() IS
+  'the application_name of a connection to a store: which function asks, and the process and database it asks from';
+
 CREATE FUNCTION run_ops.ask_store(store text, query text, patience text DEFAULT NULL) RETURNS SETOF jsonb
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
   store_server  name;
+  dblink        text := run_ops.dblink_schema();
+  connection    text := 'run_ops_ask';
+  allowed       interval := coalesce(patience, run_ops.setting('store_timeout'));
+  since         timestamptz := clock_timestamp();
+  pause         float8 := 0.0005;
+  busy          boolean;
   reason        text;
 BEGIN
   SELECT s.server INTO store_server FROM run_ops.store AS s WHERE s.name = store;
+  -- one that a cancelled statement has left
+  EXECUTE format('SELECT %s.dblink_disconnect(c) FROM unnest(%1$s.dblink_get_connections()) AS c WHERE c = $1', dblink)
+    USING connection;
+  EXECUTE format('SELECT %s.dblink_connect($1, $2)', dblink) USING connection, store_server;
   -- The store's own settings must not change what names and types look like.
-  -- LOCAL, for a pooler hands the connection on as it is
-  query := format('SET LOCAL statement_timeout = %L; SET LOCAL search_path = pg_catalog; '
-                  'SET LOCAL datestyle = ''ISO, YMD''; SET LOCAL timezone = ''UTC''; SET LOCAL intervalstyle = ''postgres''; '
-                  'SET LOCAL extra_float_digits = 1; SET LOCAL bytea_output = ''hex''; SELECT to_jsonb(q) FROM (%s) AS q',
-                  coalesce(patience, run_ops.setting('store_timeout')), query);
-  RETURN QUERY EXECUTE
-    format('SELECT answer FROM %s.dblink(%L, %L) AS t (answer jsonb)', run_ops.dblink_schema(), store_server, query);
+  -- Local, for a pooler hands the connection on as it is
+  query := format('SELECT set_config(name, value, true) FROM (VALUES (''application_name'', %L), (''statement_timeout'', %L), (''search_path'', ''pg_catalog''), '
+                  '(''datestyle'', ''ISO, YMD''), (''timezone'', ''UTC''), (''intervalstyle'', ''postgres''), '
+                  '(''extra_float_digits'', ''1''), (''bytea_output'', ''hex'')) AS s (name, value); '
+                  'SELECT to_jsonb(q) FROM (%s) AS q', run_ops.client_name(), coalesce(patience, run_ops.setting('store_timeout')), query);
+  EXECUTE format('SELECT %s.dblink_send_query($1, $2)', dblink) USING connection, query;
+  FOR result IN 1..2 LOOP
+    -- dblink itself waits without an end, and nothing interrupts it
+    LOOP
+      EXECUTE format('SELECT %s.dblink_is_busy($1) = 1', dblink) INTO busy USING connection;
+      EXIT WHEN NOT busy;
+      IF allowed > '0' AND clock_timestamp() > since + allowed + '1 second' THEN
+        RAISE EXCEPTION 'store "%" does not answer', store
+          USING ERRCODE = 'query_canceled', DETAIL = format('It was asked for %s, and did not give up by itself.', allowed);
+      END IF;
+      PERFORM pg_sleep(pause);
+      pause := least(pause * 1.5, 0.05);
+    END LOOP;
+    IF result = 1 THEN
+      EXECUTE format('SELECT count(*) FROM %s.dblink_get_result($1) AS t (setting text)', dblink) USING connection;
+    ELSE
+      RETURN QUERY EXECUTE format('SELECT answer FROM %s.dblink_get_result($1) AS t (answer jsonb)', dblink) USING connection;
+    END IF;
+  END LOOP;
+  EXECUTE format('SELECT %s.dblink_disconnect($1)', dblink) USING connection;
 EXCEPTION
   WHEN sqlclient_unable_to_establish_sqlconnection THEN
     GET STACKED DIAGNOSTICS reason = PG_EXCEPTION_DETAIL;
@@ -34,6 +78,10 @@ EXCEPTION
       USING ERRCODE = 'sqlclient_unable_to_establish_sqlconnection', DETAIL = reason,
             HINT = format('Check the options of server %I and the user mapping of %I.',
                           store_server, current_user);
+  WHEN OTHERS THEN
+    EXECUTE format('SELECT %s.dblink_disconnect(c) FROM unnest(%1$s.dblink_get_connections()) AS c WHERE c = $1', dblink)
+      USING connection;
+    RAISE;
 END $$;
 COMMENT ON FUNCTION run_ops.ask_store(text, text, text) IS
   'rows of a query run in a store over a connection of its own, outside the current transaction; an error when the store cannot be reached, or does not answer within patience (run_ops_split.store_timeout unless said, 0 for ever)';

@@ -54,6 +54,7 @@
 #include "cache.h"
 #include "compat.h"
 #include "run_ops_split.h"
+#include "stats.h"
 
 PG_FUNCTION_INFO_V1(run_ops_cache_stats);
 PG_FUNCTION_INFO_V1(run_ops_cache_reset);
@@ -104,7 +105,7 @@ static int	nsources = 0;
 static uint64 generation = 1;	/* counted up by callbacks */
 static uint64 settled_generation = 1;	/* the one the entries belong to */
 static uint64 aborted_subxacts = 0;
-static uint64 transaction_period = 0;
+static uint64 transaction_period = 1;	/* 0 is none */
 
 /* ---- what changes behind our back ---------------------------------------- */
 
@@ -210,10 +211,11 @@ forget_everything(void)
 static void
 settle(void)
 {
-	if (GUARD(7, settled_generation == generation))
+	if (settled_generation == generation)
 		return;
 	settled_generation = generation;
-	forget_everything();
+	if (!GUARD(7, false))
+		forget_everything();
 }
 
 static int
@@ -308,8 +310,7 @@ entry_visible(Entry *entry, Snapshot snapshot)
 		if (rel == NULL)
 			return false;
 		/* locking may have told us of a changed definition */
-		visible = GUARD(7, settled_generation == generation) &&
-			GUARD(11, settled_generation == generation) &&
+		visible = GUARD(11, settled_generation == generation) &&
 			version_visible(rel, source, version, snapshot);
 		relation_close(rel, NoLock);
 		if (!visible)
@@ -321,8 +322,7 @@ entry_visible(Entry *entry, Snapshot snapshot)
 static bool
 expired(Entry *entry)
 {
-	return cache_ttl > 0 &&
-		GetCurrentStatementStartTimestamp() - entry->born >=
+	return GetCurrentStatementStartTimestamp() - entry->born >=
 		(int64) cache_ttl * USECS_PER_SEC;
 }
 
@@ -358,6 +358,7 @@ cache_find(CacheSlot *slot, text *key, Datum *answer, bool *isnull)
 	if (entry == NULL)
 	{
 		slot->misses++;
+		count_cache_lookup(false);
 		return false;
 	}
 	if (GUARD(12, false) || entry->serial == serial)
@@ -371,6 +372,7 @@ cache_find(CacheSlot *slot, text *key, Datum *answer, bool *isnull)
 	{
 		drop_entry(slot, entry);
 		slot->misses++;
+		count_cache_lookup(false);
 		return false;
 	}
 	dlist_move_head(&slot->lru, &entry->lru);
@@ -378,6 +380,7 @@ cache_find(CacheSlot *slot, text *key, Datum *answer, bool *isnull)
 	*isnull = entry->isnull;
 	if (!entry->isnull)
 		*answer = datumCopy(entry->answer, slot->typbyval, slot->typlen);
+	count_cache_lookup(true);
 	return true;
 }
 
@@ -439,7 +442,8 @@ cache_enter(CacheSlot *slot, text *key, Datum answer, bool isnull,
 		kept[i].ctid = versions[i].ctid;
 		kept[i].xmin = versions[i].xmin;
 	}
-	if (!GUARD(7, moment.generation == generation))
+	/* else the next use of the cache would forget it, and slot->entries may be gone */
+	if (moment.generation != generation)
 		return;
 	old = MemoryContextSwitchTo(cache_context);
 	if (!isnull)
@@ -544,9 +548,9 @@ cache_init(void)
 							&cache_entries, 10000, 1, 1000000,
 							PGC_USERSET, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("run_ops_split.cache_ttl",
-							"Age at which an entry of the cache is read anew; 0 means never.",
-							"Entries are exact at any age; this bounds how long memory is held for what nobody changes.",
-							&cache_ttl, 3600, 0, 86400,
+							"Age at which an entry of the cache is read anew.",
+							"Entries are exact at any age below it; it also bounds how long memory is held for what nobody asks.",
+							&cache_ttl, 3600, 1, 86400,
 							PGC_USERSET, GUC_UNIT_S, NULL, NULL, NULL);
 	CacheRegisterRelcacheCallback(relation_changed, (Datum) 0);
 	CacheRegisterSyscacheCallback(ENUMOID, catalog_changed, (Datum) 0);

@@ -17,10 +17,16 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "access/htup_details.h"
+#include "access/table.h"
+#include "access/tableam.h"
 #include "access/xact.h"
+#include "catalog/index.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "commands/async.h"
+#include "commands/sequence.h"
 #include "commands/trigger.h"
 #include "executor/executor.h"
 #include "executor/spi.h"
@@ -30,12 +36,18 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
+#include "utils/fmgroids.h"
 #include "utils/guc.h"
+#include "utils/hsearch.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/snapmgr.h"
 #include "utils/tuplestore.h"
 
+#include "cache.h"
 #include "cache_epoch.h"
+#include "compat.h"
 #include "run_ops_split.h"
 
 PG_FUNCTION_INFO_V1(run_ops_bump_changed);
@@ -44,6 +56,9 @@ PG_FUNCTION_INFO_V1(run_ops_bump_epoch);
 #define CHANNEL "run_ops_cache"
 #define ALL_KEYS "*"
 #define BULK 100
+
+/* Longer keys are bumped as '*': indexes and payloads have their limits. */
+#define MAX_KEY_SIZE 256
 
 static bool cache_notify = true;
 
@@ -105,31 +120,91 @@ xact_ended(XactEvent event, void *arg)
 	}
 }
 
-/* Give these keys of a scope a new epoch.  Inside SPI. */
+/* The row of a key: (scope, key, epoch). */
+#define EPOCH_COLUMNS 3
+#define EPOCH_KEY_COLUMNS 2
+
+/*
+ * Give a key that has an epoch the new one, below the executor, which would
+ * take three times as long.  False when the key has none, or seems to have
+ * none while others write it.
+ *
+ * The newest row is replaced whatever the snapshot of the transaction sees:
+ * the new epoch does not depend on the old one.  The row cannot be vacuumed
+ * away between the look and the update, as whoever deletes it is not older
+ * than the active snapshot.
+ */
+static bool
+replace_epoch(Relation rel, Oid index_id, TupleTableSlot *row)
+{
+	ScanKeyData key[EPOCH_KEY_COLUMNS];
+
+	for (int i = 0; i < EPOCH_KEY_COLUMNS; i++)
+		ScanKeyEntryInitialize(&key[i], 0, i + 1, BTEqualStrategyNumber,
+							   InvalidOid,
+							   TupleDescAttr(RelationGetDescr(rel), i)->attcollation,
+							   F_TEXTEQ, row->tts_values[i]);
+	for (;;)
+	{
+		SysScanDesc scan = systable_beginscan(rel, index_id, true, SnapshotSelf,
+											  EPOCH_KEY_COLUMNS, key);
+		HeapTuple	old = systable_getnext(scan);
+		ItemPointerData ctid;
+		TM_FailureData failure;
+		LockTupleMode lock_mode;
+		TU_UpdateIndexes update_indexes;
+		TM_Result	result;
+
+		if (HeapTupleIsValid(old))
+			ctid = old->t_self;
+		systable_endscan(scan);
+		if (!HeapTupleIsValid(old))
+			return false;
+		result = table_tuple_update(rel, &ctid, row, GetCurrentCommandId(true),
+									InvalidSnapshot, InvalidSnapshot, true,
+									&failure, &lock_mode, &update_indexes);
+		if (result == TM_Updated || result == TM_Deleted)
+		{
+			/* waited for another writer */
+			CHECK_FOR_INTERRUPTS();
+			continue;
+		}
+		if (result != TM_Ok)
+			return false;
+		if (update_indexes != TU_None)
+		{
+			Relation	index = index_open(index_id, RowExclusiveLock);
+
+			index_insert(index, row->tts_values, row->tts_isnull,
+						 &row->tts_tid, rel, UNIQUE_CHECK_YES, true,
+						 BuildIndexInfo(index));
+			index_close(index, NoLock);
+		}
+		return true;
+	}
+}
+
+/* Give a key an epoch, which it most likely has not had so far. */
 static void
-bump(const char *scope, List *keys)
+insert_epoch(Relation rel, TupleTableSlot *row)
 {
 	static SPIPlanPtr plan = NULL;
-	Datum	   *elements = palloc(list_length(keys) * sizeof(Datum));
-	int			n = 0;
-	Datum		args[2];
-	ListCell   *lc;
+	Oid			save_user;
+	int			save_context;
 
-	foreach(lc, keys)
-	{
-		elements[n++] = CStringGetTextDatum(lfirst(lc));
-		say_at_commit(scope, lfirst(lc));
-	}
+	SPI_connect();
+	/* who may write a control-plane table need not be allowed to write here */
+	GetUserIdAndSecContext(&save_user, &save_context);
+	SetUserIdAndSecContext(rel->rd_rel->relowner,
+						   save_context | SECURITY_LOCAL_USERID_CHANGE);
 	if (plan == NULL)
 	{
-		Oid			argtypes[] = {TEXTOID, TEXTARRAYOID};
-
-		/* in the order of the keys, so that two writers cannot wait in a circle */
+		Oid			argtypes[] = {TEXTOID, TEXTOID, INT8OID};
 		SPIPlanPtr	p = SPI_prepare("INSERT INTO run_ops.cache_epoch (scope, key, epoch)"
-									" SELECT $1, k, pg_catalog.nextval('run_ops.cache_epoch_value')"
-									"   FROM pg_catalog.unnest($2) AS k ORDER BY k USING OPERATOR(pg_catalog.<)"
-									" ON CONFLICT ON CONSTRAINT cache_epoch_pkey DO UPDATE SET epoch = EXCLUDED.epoch",
-									2, argtypes);
+									" VALUES ($1, $2, $3)"
+									" ON CONFLICT ON CONSTRAINT cache_epoch_pkey"
+									" DO UPDATE SET epoch = EXCLUDED.epoch",
+									EPOCH_COLUMNS, argtypes);
 
 		if (p == NULL)
 			elog(ERROR, "could not prepare: %s",
@@ -137,11 +212,57 @@ bump(const char *scope, List *keys)
 		SPI_keepplan(p);
 		plan = p;
 	}
-	args[0] = CStringGetTextDatum(scope);
-	args[1] = PointerGetDatum(construct_array(elements, n, TEXTOID, -1, false,
-											  TYPALIGN_INT));
-	if (SPI_execute_plan(plan, args, NULL, false, 0) != SPI_OK_INSERT)
-		elog(ERROR, "could not bump the epochs of scope \"%s\"", scope);
+	if (SPI_execute_plan(plan, row->tts_values, NULL, false, 0) != SPI_OK_INSERT)
+		elog(ERROR, "could not insert an epoch");
+	SetUserIdAndSecContext(save_user, save_context);
+	SPI_finish();
+}
+
+static int
+compare_keys(const ListCell *a, const ListCell *b)
+{
+	return strcmp(lfirst(a), lfirst(b));
+}
+
+/* Give these keys of a scope a new epoch. */
+static void
+bump(const char *scope, List *keys)
+{
+	Oid			schema = get_namespace_oid("run_ops", false);
+	Oid			sequence = get_relname_relid("cache_epoch_value", schema);
+	Relation	rel = table_open(get_relname_relid("cache_epoch", schema),
+								 RowExclusiveLock);
+	List	   *indexes = RelationGetIndexList(rel);
+	/* with nothing but its primary key, the table needs no executor */
+	bool		plain = list_length(indexes) == 1 && rel->trigdesc == NULL &&
+		RelationGetNumberOfAttributes(rel) == EPOCH_COLUMNS &&
+		ActiveSnapshotSet();
+	TupleTableSlot *row = MakeSingleTupleTableSlot(RelationGetDescr(rel),
+												   &TTSOpsVirtual);
+	ListCell   *lc;
+
+	/* in one order, so that two writers cannot wait in a circle */
+	list_sort(keys, compare_keys);
+	/* as SPI does before and after a command that writes */
+	CommandCounterIncrement();
+	foreach(lc, keys)
+	{
+		const char *key = strlen(lfirst(lc)) < MAX_KEY_SIZE ? lfirst(lc) : ALL_KEYS;
+
+		ExecClearTuple(row);
+		row->tts_values[0] = CStringGetTextDatum(scope);
+		row->tts_values[1] = CStringGetTextDatum(key);
+		row->tts_values[2] = Int64GetDatum(nextval_internal(sequence, false));
+		memset(row->tts_isnull, false, EPOCH_COLUMNS * sizeof(bool));
+		ExecStoreVirtualTuple(row);
+		if (!plain || !replace_epoch(rel, linitial_oid(indexes), row))
+			insert_epoch(rel, row);
+		say_at_commit(scope, key);
+		/* two long keys are one */
+		CommandCounterIncrement();
+	}
+	ExecDropSingleTupleTableSlot(row);
+	table_close(rel, NoLock);
 }
 
 /* ---- what a statement has changed ------------------------------------------ */
@@ -175,17 +296,34 @@ next_row(Rows *rows)
 	return tuplestore_gettupleslot(rows->store, true, false, rows->slot);
 }
 
-static bool
-columns_differ(Rows *before, Rows *after, const AttrNumber *columns, int n)
+/*
+ * What a trigger looks at, found once: the names of its arguments as numbers.
+ *
+ * A column may have been dropped or renamed since.  That is an error of the
+ * resolver (see control_plane.c), but no reason to refuse a write: then every
+ * row counts as changed, or every key when it is the key that is missing.
+ */
+typedef struct Watch
 {
-	for (int i = 0; i < n; i++)
+	Oid			trigger;		/* key */
+	bool		complete;		/* all columns are there */
+	AttrNumber	key_column;		/* 0: missing */
+	int			ncolumns;
+	AttrNumber	columns[FLEXIBLE_ARRAY_MEMBER];
+} Watch;
+
+static bool
+columns_differ(Rows *before, Rows *after, const Watch *watch)
+{
+	for (int i = 0; i < watch->ncolumns; i++)
 	{
+		AttrNumber	column = watch->columns[i];
 		Form_pg_attribute attr =
-		TupleDescAttr(before->slot->tts_tupleDescriptor, columns[i] - 1);
+			TupleDescAttr(before->slot->tts_tupleDescriptor, column - 1);
 		bool		null1,
 					null2;
-		Datum		value1 = slot_getattr(before->slot, columns[i], &null1);
-		Datum		value2 = slot_getattr(after->slot, columns[i], &null2);
+		Datum		value1 = slot_getattr(before->slot, column, &null1);
+		Datum		value2 = slot_getattr(after->slot, column, &null2);
 
 		if (null1 != null2)
 			return true;
@@ -215,24 +353,68 @@ add_key(List *keys, TupleTableSlot *slot, AttrNumber column)
 	return lappend(keys, key);
 }
 
-static AttrNumber
-column_number(Relation rel, const char *name)
-{
-	int			attnum = SPI_fnumber(RelationGetDescr(rel), name);
+#define MAX_WATCHED 64
 
-	if (attnum <= 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_COLUMN),
-				 errmsg("table \"%s\" has no column \"%s\"",
-						RelationGetRelationName(rel), name),
-				 errhint("After a migration, run run_ops.detach_control_plane() and run_ops.attach_control_plane().")));
-	return attnum;
+static Watch *
+find_watch(Trigger *trigger, Relation rel)
+{
+	static HTAB *watches = NULL;
+	static uint64 generation = 0;
+	TupleDesc	desc = RelationGetDescr(rel);
+	AttrNumber	columns[MAX_WATCHED];
+	int			ncolumns = 0;
+	bool		complete = true;
+	char	   *names;
+	char	   *name;
+	char	   *rest;
+	Watch	   *watch;
+
+	if (watches != NULL && generation != cache_generation())
+	{
+		hash_destroy(watches);
+		watches = NULL;
+	}
+	if (watches == NULL)
+	{
+		HASHCTL		ctl = {.keysize = sizeof(Oid),
+			.entrysize = offsetof(Watch, columns) + sizeof(columns)};
+
+		watches = hash_create("run_ops_split epoch triggers", 64, &ctl,
+							  HASH_ELEM | HASH_BLOBS);
+		generation = cache_generation();
+	}
+	watch = hash_search(watches, &trigger->tgoid, HASH_FIND, NULL);
+	if (watch != NULL)
+		return watch;
+
+	names = pstrdup(trigger->tgargs[2]);
+	for (name = strtok_r(names, " ", &rest); name != NULL;
+		 name = strtok_r(NULL, " ", &rest))
+	{
+		int			attnum = SPI_fnumber(desc, name);
+
+		if (ncolumns == MAX_WATCHED)
+			elog(ERROR, "too many columns");
+		if (attnum > 0)
+			columns[ncolumns++] = attnum;
+		else
+			complete = false;
+	}
+	/* may count a change itself: then this entry is not found again */
+	cache_watch(RelationGetRelid(rel));
+	watch = hash_search(watches, &trigger->tgoid, HASH_ENTER, NULL);
+	watch->complete = complete;
+	watch->key_column = Max(SPI_fnumber(desc, trigger->tgargs[1]), 0);
+	watch->ncolumns = ncolumns;
+	memcpy(watch->columns, columns, ncolumns * sizeof(AttrNumber));
+	return watch;
 }
 
 /*
- * bump_changed(scope, key column, resolved column, ...): a trigger AFTER
+ * bump_changed(scope, key column, 'resolved column ...'): a trigger AFTER
  * INSERT, UPDATE, DELETE or TRUNCATE, FOR EACH STATEMENT, with the transition
- * tables of its event.
+ * tables of its event.  The columns are one argument, as the executor copies
+ * all arguments of all triggers of a table for each statement.
  *
  * The two transition tables of an UPDATE hold the same rows in the same
  * order: the executor adds to both for each row.
@@ -243,9 +425,6 @@ run_ops_bump_changed(PG_FUNCTION_ARGS)
 	TriggerData *data = (TriggerData *) fcinfo->context;
 	Trigger    *trigger;
 	Relation	rel;
-	AttrNumber *columns;
-	int			ncolumns;
-	AttrNumber	key_column;
 	Rows		before = {0},
 				after = {0};
 	List	   *keys = NIL;
@@ -261,11 +440,8 @@ run_ops_bump_changed(PG_FUNCTION_ARGS)
 		keys = list_make1(ALL_KEYS);
 	else
 	{
-		ncolumns = trigger->tgnargs - 2;
-		columns = palloc(ncolumns * sizeof(AttrNumber));
-		key_column = column_number(rel, trigger->tgargs[1]);
-		for (int i = 0; i < ncolumns; i++)
-			columns[i] = column_number(rel, trigger->tgargs[i + 2]);
+		Watch	   *watch = find_watch(trigger, rel);
+
 		open_rows(&before, data->tg_oldtable, RelationGetDescr(rel));
 		open_rows(&after, data->tg_newtable, RelationGetDescr(rel));
 		for (;;)
@@ -276,13 +452,14 @@ run_ops_bump_changed(PG_FUNCTION_ARGS)
 			CHECK_FOR_INTERRUPTS();
 			if (!had && !has)
 				break;
-			if (had && has && !columns_differ(&before, &after, columns, ncolumns))
+			if (had && has && watch->complete &&
+				!columns_differ(&before, &after, watch))
 				continue;
-			if (had)
-				keys = add_key(keys, before.slot, key_column);
-			if (has)
-				keys = add_key(keys, after.slot, key_column);
-			if (list_length(keys) > BULK)
+			if (had && watch->key_column > 0)
+				keys = add_key(keys, before.slot, watch->key_column);
+			if (has && watch->key_column > 0)
+				keys = add_key(keys, after.slot, watch->key_column);
+			if (list_length(keys) > BULK || watch->key_column == 0)
 			{
 				keys = list_make1(ALL_KEYS);
 				break;
@@ -294,11 +471,7 @@ run_ops_bump_changed(PG_FUNCTION_ARGS)
 			ExecDropSingleTupleTableSlot(after.slot);
 	}
 	if (keys != NIL)
-	{
-		SPI_connect();
 		bump(trigger->tgargs[0], keys);
-		SPI_finish();
-	}
 	return PointerGetDatum(NULL);
 }
 
@@ -306,10 +479,10 @@ run_ops_bump_changed(PG_FUNCTION_ARGS)
 Datum
 run_ops_bump_epoch(PG_FUNCTION_ARGS)
 {
-	SPI_connect();
+	PreventCommandIfReadOnly("run_ops.bump_epoch()");
+	PreventCommandIfParallelMode("run_ops.bump_epoch()");
 	bump(text_to_cstring(PG_GETARG_TEXT_PP(0)),
 		 list_make1(text_to_cstring(PG_GETARG_TEXT_PP(1))));
-	SPI_finish();
 	PG_RETURN_VOID();
 }
 

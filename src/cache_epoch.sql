@@ -20,13 +20,12 @@ COMMENT ON COLUMN run_ops.cache_epoch.key IS 'the key of the row, or * for all o
 COMMENT ON COLUMN run_ops.cache_epoch.epoch IS 'the number; it is replaced, never counted up';
 GRANT SELECT ON run_ops.cache_epoch TO PUBLIC;
 
--- SECURITY DEFINER: who may write a control-plane table need not be allowed
--- to write epochs at will.
-CREATE FUNCTION run_ops.bump_changed() RETURNS trigger LANGUAGE c SECURITY DEFINER
-  SET search_path = pg_catalog, pg_temp
+-- Writes epochs below privileges and search_path: who may write a control-plane
+-- table need not be allowed to write epochs at will.
+CREATE FUNCTION run_ops.bump_changed() RETURNS trigger LANGUAGE c
   AS 'MODULE_PATHNAME', 'run_ops_bump_changed';
 COMMENT ON FUNCTION run_ops.bump_changed() IS
-  'trigger (scope, key column, resolved column, ...): bumps the epochs of the rows whose resolved columns a statement has changed';
+  'trigger (scope, key column, resolved columns in one text): bumps the epochs of the rows whose resolved columns a statement has changed';
 
 REVOKE EXECUTE ON FUNCTION run_ops.bump_changed() FROM PUBLIC;
 

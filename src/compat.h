@@ -36,6 +36,25 @@
 							NIL, outer, NULL, NIL, NIL)
 #endif
 
+#if PG_VERSION_NUM < 150000
+#define compat_is_merge(query) false
+#else
+#define compat_is_merge(query) ((query)->commandType == CMD_MERGE)
+#endif
+
+/*
+ * Appends the range table of one query to that of another, with what its
+ * entries are checked for; needs rewrite/rewriteManip.h
+ */
+#if PG_VERSION_NUM < 160000
+#define compat_append_rtable(dst, src) \
+	((dst)->rtable = list_concat((dst)->rtable, (src)->rtable))
+#else
+#define compat_append_rtable(dst, src) \
+	CombineRangeTables(&(dst)->rtable, &(dst)->rteperminfos, \
+					   (src)->rtable, (src)->rteperminfos)
+#endif
+
 /* Are writes to the relation counted?  Then it has its pgstat_info. */
 #if PG_VERSION_NUM < 150000
 #define compat_counts_writes(rel) ((rel)->pgstat_info != NULL)
@@ -43,11 +62,31 @@
 #define compat_counts_writes(rel) pgstat_should_count_relation(rel)
 #endif
 
+/* what table_tuple_update() says about indexes */
+#if PG_VERSION_NUM < 160000
+typedef bool TU_UpdateIndexes;
+#define TU_None false
+#endif
+
 /* Does the view read its tables with the rights of the caller? */
 #if PG_VERSION_NUM < 150000
 #define compat_has_security_invoker(rel) false
 #else
 #define compat_has_security_invoker(rel) RelationHasSecurityInvoker(rel)
+#endif
+
+/* Building a jsonb value; needs utils/jsonb.h. */
+#if PG_VERSION_NUM < 190000
+typedef struct CompatJsonb
+{
+	struct JsonbParseState *state;
+	struct JsonbValue *result;
+} CompatJsonb;
+#define compat_push_jsonb(jsonb, token, value) \
+	((jsonb)->result = pushJsonbValue(&(jsonb)->state, token, value))
+#else
+#define CompatJsonb JsonbInState
+#define compat_push_jsonb(jsonb, token, value) pushJsonbValue(jsonb, token, value)
 #endif
 
 /* the number of the transaction this backend is in; needs storage/proc.h */

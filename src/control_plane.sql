@@ -2,13 +2,15 @@
 -- control_plane: answers about environments and workers.
 
 CREATE TABLE run_ops.control_plane (
-  singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
-  schema    regnamespace NOT NULL
+  singleton    boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+  -- follows a rename of the schema; pg_upgrade takes over no regnamespace
+  environments regclass NOT NULL
 );
 COMMENT ON TABLE run_ops.control_plane IS
-  'the schema of the control-plane tables; no row while none is attached';
+  'where the control-plane tables are; no row while none is attached';
 COMMENT ON COLUMN run_ops.control_plane.singleton IS 'there is one row at most';
-COMMENT ON COLUMN run_ops.control_plane.schema IS 'where the tables are';
+COMMENT ON COLUMN run_ops.control_plane.environments IS
+  'the table RuntimeEnvironment, whose schema is that of all of them';
 SELECT pg_catalog.pg_extension_config_dump('run_ops.control_plane', '');
 GRANT SELECT ON run_ops.control_plane TO PUBLIC;
 
@@ -119,7 +121,8 @@ CREATE FUNCTION run_ops.control_plane_tables(OUT schema name, OUT owner oid, OUT
 AS $$
 BEGIN
   SELECT n.nspname INTO schema
-    FROM run_ops.control_plane AS p LEFT JOIN pg_namespace AS n ON n.oid = p.schema;
+    FROM run_ops.control_plane AS p LEFT JOIN pg_class AS e ON e.oid = p.environments
+    LEFT JOIN pg_namespace AS n ON n.oid = e.relnamespace;
   IF NOT FOUND THEN
     RAISE EXCEPTION 'no control plane is attached'
       USING ERRCODE = 'object_not_in_prerequisite_state',
@@ -148,18 +151,18 @@ BEGIN
   LOCK TABLE run_ops.control_plane IN SHARE ROW EXCLUSIVE MODE;
   IF EXISTS (SELECT FROM run_ops.control_plane) THEN
     RAISE EXCEPTION 'the control plane is attached already, in schema "%"',
-        (SELECT p.schema FROM run_ops.control_plane AS p)
+        (SELECT c.relnamespace::regnamespace FROM run_ops.control_plane AS p JOIN pg_class AS c ON c.oid = p.environments)
       USING ERRCODE = 'duplicate_object', HINT = 'run_ops.detach_control_plane() removes it.';
   END IF;
   PERFORM run_ops.refuse_control_plane_faults(schema);
-  INSERT INTO run_ops.control_plane (schema) VALUES (quote_ident(schema)::regnamespace);
+  INSERT INTO run_ops.control_plane (environments) VALUES (format('%I."RuntimeEnvironment"', schema)::regclass);
   -- the resolver's queries run as the owner of the tables and name types of this schema
   EXECUTE format('GRANT USAGE ON SCHEMA run_ops TO %I', (
     SELECT pg_get_userbyid(c.relowner) FROM pg_class AS c
      WHERE c.oid = format('%I."RuntimeEnvironment"', schema)::regclass));
   FOR t IN
-    SELECT c.table_name, format('%L, %L, ', c.scope, c.key_column)
-             || string_agg(quote_literal(c.column_name), ', ' ORDER BY c.position) AS arguments
+    SELECT c.table_name, format('%L, %L, %L', c.scope, c.key_column,
+             string_agg(c.column_name, ' ' ORDER BY c.position)) AS arguments
       FROM run_ops.control_plane_column AS c GROUP BY c.table_name, c.scope, c.key_column
      ORDER BY c.table_name COLLATE "C"
   LOOP
@@ -177,6 +180,8 @@ BEGIN
                      schema, t.table_name, 'run_ops_epoch_' || e.event);
     END LOOP;
   END LOOP;
+  -- what a cache outside remembers may have changed while there were no triggers
+  PERFORM run_ops.bump_epoch(c.scope, '*') FROM run_ops.control_plane_column AS c GROUP BY c.scope;
   PERFORM run_ops.install_mint_flip_triggers(schema), run_ops.attach_cleanup(schema);
 END $$;
 COMMENT ON FUNCTION run_ops.attach_control_plane(name) IS
@@ -201,9 +206,10 @@ BEGIN
     EXECUTE format('DROP TRIGGER %I ON %s', t.tgname, t.relation);
   END LOOP;
   PERFORM run_ops.remove_mint_flip_triggers();
+  DELETE FROM run_ops.cache_epoch;
 END $$;
 COMMENT ON FUNCTION run_ops.detach_control_plane() IS
-  'removes the triggers of the control plane and forgets where it is; its tables stay as they are';
+  'removes the triggers and the epochs of the control plane and forgets where it is; its tables stay as they are';
 REVOKE EXECUTE ON FUNCTION run_ops.detach_control_plane() FROM PUBLIC;
 
 -- What the answers look like ----------------------------------------------------
@@ -414,7 +420,7 @@ WHEN 'worker_version' THEN $$
            WHEN k.type IN ('STAGING', 'PREVIEW', 'PRODUCTION')
                 AND current."workerId" IS NOT NULL AND current.type <> 'MANAGED' THEN
              (SELECT newest."workerId" FROM ONLY %1$I."WorkerDeployment" AS newest
-               WHERE newest."environmentId" = k.environment_id AND newest.type = 'MANAGED'
+               WHERE newest."environmentId" = k.environment_id AND newest.type::text = 'MANAGED'
                ORDER BY newest."createdAt" DESC, newest.id COLLATE "C" DESC LIMIT 1)
            ELSE current."workerId" END
     LEFT JOIN ONLY %1$I."WorkerDeployment" AS d

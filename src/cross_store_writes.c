@@ -292,13 +292,21 @@ watchExecForeignDelete(EState *estate, ResultRelInfo *resultRelInfo,
 	return result;
 }
 
-/* An UPDATE or DELETE that the store executes by itself. */
+/*
+ * An UPDATE or DELETE that the store executes by itself.  Whether it has found
+ * any row is told by its count, where it is the one that the statement counts.
+ */
 static TupleTableSlot *
 watchIterateDirectModify(ForeignScanState *node)
 {
+	EState	   *estate = node->ss.ps.state;
+	uint64		before = estate->es_processed;
 	TupleTableSlot *result = stock.IterateDirectModify(node);
 
-	note_foreign_write(RelationGetRelid(node->resultRelInfo->ri_RelationDesc));
+	if (!TupIsNull(result) || estate->es_processed > before ||
+		!estate->es_plannedstmt->canSetTag ||
+		estate->es_plannedstmt->hasModifyingCTE)
+		note_foreign_write(RelationGetRelid(node->resultRelInfo->ri_RelationDesc));
 	return result;
 }
 

@@ -52,7 +52,8 @@ BEGIN
   EXECUTE format('SELECT %s.dblink_connect($1, s.server) FROM run_ops.store AS s WHERE s.name = $2', dblink)
     USING connection, store;
   BEGIN
-    EXECUTE format('SELECT %s.dblink_exec($1, ''BEGIN'')', dblink) USING connection;
+    EXECUTE format('SELECT %s.dblink_exec($1, $2)', dblink)
+      USING connection, format('BEGIN; SET LOCAL application_name = %L', run_ops.client_name());
     EXECUTE format('SELECT * FROM %s.dblink($1, $2) AS t (void text)', dblink)
       USING connection, format('SELECT pg_advisory_xact_lock(%s)::text', there);
     free_here := pg_try_advisory_xact_lock(there);
@@ -74,7 +75,8 @@ CREATE FUNCTION run_ops.distinct_gate(store text) RETURNS run_ops.gate
 AS $$
 DECLARE
   print jsonb := run_ops.fingerprints(store);
-  shake jsonb := run_ops.handshake(store);
+  -- a store that does not answer is not waited for a second time
+  shake jsonb := CASE WHEN print ? 'error' THEN print ELSE run_ops.handshake(store) END;
   g     run_ops.gate := ('distinct', store, false, NULL, NULL);
   same_print boolean := print -> 'legacy' -> 'system_identifier' = print -> 'store' -> 'system_identifier'
                         AND print -> 'legacy' -> 'database' = print -> 'store' -> 'database';

@@ -1,9 +1,11 @@
 /*
  * lazy_fdw.h
- *		Names other parts need to know of run_ops_fdw.
+ *		run_ops_fdw: its options, and what its two files share.
  */
 #ifndef RUN_OPS_LAZY_FDW_H
 #define RUN_OPS_LAZY_FDW_H
+
+#include "foreign/fdwapi.h"
 
 /*
  * Option of a foreign table's column: true says that the column leads an
@@ -16,5 +18,17 @@
  * remote table, so that a lookup by it is known to find one row.
  */
 #define RUN_OPS_FDW_OPTION_KEY "key"
+
+/* postgres_fdw's own callbacks; there once the handler has run */
+extern FdwRoutine lazy_fdw_stock;
+
+/* lazy_fdw_plan.c: its callbacks */
+extern void lazyGetForeignRelSize(PlannerInfo *root, RelOptInfo *rel,
+								  Oid relid);
+extern void lazyGetForeignPaths(PlannerInfo *root, RelOptInfo *rel, Oid relid);
+extern ForeignScan *lazyGetForeignPlan(PlannerInfo *root, RelOptInfo *rel,
+									   Oid relid, ForeignPath *best_path,
+									   List *tlist, List *scan_clauses,
+									   Plan *outer_plan);
 
 #endif							/* RUN_OPS_LAZY_FDW_H */

@@ -143,12 +143,11 @@ Datum
 run_ops_mint_flags(PG_FUNCTION_ARGS)
 {
 	Jsonb	   *flags = PG_GETARG_JSONB_P(0);
-	JsonbParseState *state = NULL;
-	JsonbValue *result;
+	CompatJsonb state = {0};
 
 	if (!JB_ROOT_IS_OBJECT(flags))
 		PG_RETURN_JSONB_P(flags);
-	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	compat_push_jsonb(&state, WJB_BEGIN_OBJECT, NULL);
 	for (int i = 0; i < lengthof(mint_flag_keys); i++)
 	{
 		JsonbValue	buffer;
@@ -161,12 +160,12 @@ run_ops_mint_flags(PG_FUNCTION_ARGS)
 			key.type = jbvString;
 			key.val.string.val = unconstify(char *, mint_flag_keys[i]);
 			key.val.string.len = strlen(mint_flag_keys[i]);
-			pushJsonbValue(&state, WJB_KEY, &key);
-			pushJsonbValue(&state, WJB_VALUE, value);
+			compat_push_jsonb(&state, WJB_KEY, &key);
+			compat_push_jsonb(&state, WJB_VALUE, value);
 		}
 	}
-	result = pushJsonbValue(&state, WJB_END_OBJECT, NULL);
-	PG_RETURN_JSONB_P(JsonbValueToJsonb(result));
+	compat_push_jsonb(&state, WJB_END_OBJECT, NULL);
+	PG_RETURN_JSONB_P(JsonbValueToJsonb(state.result));
 }
 
 /* A flag as text; NULL where it is absent or a JSON null. */

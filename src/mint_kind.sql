@@ -139,9 +139,6 @@ BEGIN
     NEW."featureFlags" := NEW."featureFlags"
       - '{runOpsMintKindPrev,runOpsMintKindFlippedAt}'::text[];
     RETURN NEW;
-  ELSIF run_ops.mint_flags(OLD."featureFlags")
-        IS NOT DISTINCT FROM run_ops.mint_flags(NEW."featureFlags") THEN
-    RETURN NEW;
   END IF;
   -- The lock is for the newest global flags, not those of an old snapshot.
   SELECT g.flags INTO global_flags FROM run_ops.global_mint_kind AS g FOR SHARE;
@@ -200,7 +197,8 @@ BEGIN
   PERFORM run_ops.remove_mint_flip_triggers();
   EXECUTE format(
     'CREATE TRIGGER run_ops_mint_flip BEFORE UPDATE OF "featureFlags" ON %I."Organization" '
-    'FOR EACH ROW EXECUTE FUNCTION run_ops.stamp_organization_mint_kind()', control_plane);
+    'FOR EACH ROW WHEN (run_ops.mint_flags(OLD."featureFlags") IS DISTINCT FROM run_ops.mint_flags(NEW."featureFlags")) '
+    'EXECUTE FUNCTION run_ops.stamp_organization_mint_kind()', control_plane);
   EXECUTE format(
     'CREATE TRIGGER run_ops_mint_stamp BEFORE INSERT ON %I."Organization" '
     'FOR EACH ROW WHEN (jsonb_typeof(NEW."featureFlags") = ''object'' '

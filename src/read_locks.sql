@@ -2,12 +2,16 @@
 -- read_locks: row locks through a view over several stores, where FOR UPDATE
 -- is refused because it would lock nothing.
 
+-- SECURITY DEFINER: as with the view, who has rights on it needs none on the
+-- tables behind it.  Those rights are checked below.
 CREATE FUNCTION run_ops.lock_row(view regclass, id text, mode text DEFAULT 'update') RETURNS boolean
-  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_variable
 DECLARE
   t    run_ops.routed_table := run_ops.routed(view);
+  -- current_user is the owner of this function here
+  role name := coalesce(nullif(current_setting('role'), 'none'), session_user);
   copy record;
   hit  boolean;
 BEGIN
@@ -20,6 +24,9 @@ BEGIN
     RAISE EXCEPTION 'rows of % are not identified by one id', t.view
       USING ERRCODE = 'wrong_object_type',
             DETAIL = format('Its key is (%s).', array_to_string(t.key_columns, ', '));
+  ELSIF NOT (has_any_column_privilege(role, t.view, 'SELECT') AND has_any_column_privilege(role, t.view, 'UPDATE')) THEN
+    RAISE EXCEPTION 'permission denied for view %', t.view
+      USING ERRCODE = 'insufficient_privilege', DETAIL = 'Locking a row needs SELECT and UPDATE.';
   END IF;
   -- the stores that can show the row, in the order in which the view does
   FOR copy IN
@@ -41,4 +48,4 @@ BEGIN
   RETURN false;
 END $$;
 COMMENT ON FUNCTION run_ops.lock_row(regclass, text, text) IS
-  'locks the row of a routed table in its store until the end of the transaction, as FOR UPDATE does (or no key update, share, key share; a foreign store knows update and share only and takes the stronger); false when there is no such row; needs UPDATE on the table of the store, and fails with 40001 when the row changed there after this transaction first read from that store';
+  'locks the row of a routed table in its store until the end of the transaction, as FOR UPDATE does (or no key update, share, key share; a foreign store knows update and share only and takes the stronger); false when there is no such row; needs SELECT and UPDATE on the view, and fails with 40001 when the row changed there after this transaction first read from that store';

@@ -43,6 +43,15 @@ CREATE TYPE run_ops.mirror AS (
 COMMENT ON TYPE run_ops.mirror IS
   'SQL fragments that read a routed table''s rows of one store on both sides: relation, key columns, text of a row';
 
+CREATE FUNCTION run_ops.row_shape(relation regclass) RETURNS text
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT string_agg(concat_ws(' ', a.attname, a.atttypid, a.atttypmod, a.attnotnull, a.attgenerated), ', ' ORDER BY a.attnum)
+    FROM pg_attribute AS a WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped
+$$;
+COMMENT ON FUNCTION run_ops.row_shape(regclass) IS 'the columns of a relation in their order, to be compared; NULL when it has none';
+REVOKE EXECUTE ON FUNCTION run_ops.row_shape(regclass) FROM PUBLIC;
+
 CREATE FUNCTION run_ops.waiting_table(t run_ops.routed_table, store text) RETURNS regclass
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET client_min_messages = warning
 AS $$
@@ -50,13 +59,45 @@ DECLARE
   waiting text := format('run_ops_repatriated.%I', (SELECT oid FROM pg_class WHERE oid = t.legacy) || '_' || store);
 BEGIN
   CREATE SCHEMA IF NOT EXISTS run_ops_repatriated;
-  EXECUTE format('CREATE TABLE IF NOT EXISTS %s (LIKE %s, PRIMARY KEY (%s))', waiting, t.legacy,
+  -- copies only: after a migration they are made again
+  IF run_ops.row_shape(to_regclass(waiting)) <> run_ops.row_shape(t.legacy) THEN
+    EXECUTE format('DROP TABLE %s', waiting);
+  END IF;
+  EXECUTE format('CREATE TABLE IF NOT EXISTS %s (LIKE %s INCLUDING GENERATED, PRIMARY KEY (%s))', waiting, t.legacy,
                  (SELECT string_agg(quote_ident(k), ', ') FROM unnest(t.key_columns) AS k));
   RETURN waiting::regclass;
 END $$;
 COMMENT ON FUNCTION run_ops.waiting_table(run_ops.routed_table, text) IS
-  'the table in which copied rows wait whose shape does not keep them hidden; made when missing';
+  'the table in which copied rows wait whose shape does not keep them hidden; made when missing, and anew when the local table has other columns';
 REVOKE EXECUTE ON FUNCTION run_ops.waiting_table(run_ops.routed_table, text) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.belongs_condition(t run_ops.routed_table, store text, alias text) RETURNS text
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  rules text;
+BEGIN
+  IF t.routing <> 'store' THEN
+    RETURN format('run_ops.resides(%s.%I, %L)', alias, t.route_column, store);
+  ELSIF length(alias) > 5 THEN
+    RETURN 'false';  -- tables that refer to each other in a circle
+  END IF;
+  -- a key with a shape tells, else the first row that the row refers to
+  rules := (SELECT format('WHEN NOT run_ops.resides(%s.%I, ''legacy'') THEN run_ops.resides(%1$s.%2$I, %3$L) ', alias, a.attname, store)
+              FROM pg_attribute AS a
+             WHERE a.attrelid = t.legacy AND ARRAY[a.attname] = t.key_columns AND a.atttypid = 'text'::regtype);
+  rules := concat(rules, (
+    SELECT string_agg(format('WHEN %s.%I IS NOT NULL THEN ', alias, o.column_name)
+             || CASE WHEN o.owner IS NULL THEN format('run_ops.resides(%s.%I, %L) ', alias, o.column_name, store)
+                     ELSE format('EXISTS (SELECT FROM %1$s AS %2$sy WHERE %2$sy.%3$I = %2$s.%4$I AND %5$s) ', (o.owner).legacy, alias,
+                                 o.owner_column, o.column_name, run_ops.belongs_condition(o.owner, store, alias || 'y')) END,
+             '' ORDER BY o.ord)
+      FROM run_ops.owners(t) AS o));
+  RETURN coalesce('CASE ' || nullif(rules, '') || 'ELSE false END', 'false');
+END $$;
+COMMENT ON FUNCTION run_ops.belongs_condition(run_ops.routed_table, text, text) IS
+  'a condition on a local row: would it go to the store, if it were inserted now and every row it refers to were in its place';
+REVOKE EXECUTE ON FUNCTION run_ops.belongs_condition(run_ops.routed_table, text, text) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.mirror_of(t run_ops.routed_table, store text, forward boolean) RETURNS run_ops.mirror
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -70,7 +111,7 @@ BEGIN
   m.here := CASE WHEN t.routing = 'store' AND NOT forward THEN run_ops.waiting_table(t, store) ELSE t.legacy END;
   m.there := format('%I.%I', t.store_schema, t.store_table);
   m.here_from := format('%s AS x WHERE ', m.here)
-    || CASE t.routing WHEN 'store' THEN 'true' ELSE format('run_ops.resides(x.%I, %L)', t.route_column, store) END;
+    || CASE WHEN t.routing = 'store' AND NOT forward THEN 'true' ELSE run_ops.belongs_condition(t, store, 'x') END;
   m.there_from := format('%s AS x WHERE true', m.there);
   SELECT array_agg(format('x.%I', k) ORDER BY ord),
          array_agg(format('x.%I', coalesce(t.column_names ->> k, k)) ORDER BY ord),
@@ -117,7 +158,7 @@ CREATE FUNCTION run_ops.digest_query(range_query text) RETURNS text
 COMMENT ON FUNCTION run_ops.digest_query(text) IS
   'a query for the number of rows of a range and a hash of them that does not depend on their order';
 
-CREATE FUNCTION run_ops.upper_key(m run_ops.mirror, above jsonb, batch_size int, forward boolean) RETURNS jsonb
+CREATE FUNCTION run_ops.upper_key(m run_ops.mirror, above jsonb, batch_size int) RETURNS jsonb
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -126,20 +167,18 @@ DECLARE
 BEGIN
   SELECT array_agg((a ->> 'key')::jsonb) INTO bounds FROM run_ops.ask_store(m.store, format('SELECT key FROM (%s ORDER BY %s OFFSET %s LIMIT 1) AS k',
     run_ops.range_query(m.there_from, m.there_keys, '''''', above, NULL), array_to_string(m.there_keys, ', '), batch_size - 1)) AS a;
-  IF NOT (forward AND m.routing = 'store') THEN
-    EXECUTE format('%s ORDER BY %s OFFSET %s LIMIT 1',
-      run_ops.range_query(m.here_from, m.here_keys, '''''', above, NULL), array_to_string(m.here_keys, ', '), batch_size - 1)
-      INTO here;
-    bounds := bounds || here::jsonb;
-  END IF;
+  EXECUTE format('%s ORDER BY %s OFFSET %s LIMIT 1',
+    run_ops.range_query(m.here_from, m.here_keys, '''''', above, NULL), array_to_string(m.here_keys, ', '), batch_size - 1)
+    INTO here;
+  bounds := bounds || here::jsonb;
   EXECUTE format('SELECT b FROM unnest($1) AS b WHERE b IS NOT NULL ORDER BY %s LIMIT 1',
     (SELECT string_agg(format('(b ->> %s)::%s', ord - 1, type), ', ' ORDER BY ord)
        FROM unnest(m.key_types) WITH ORDINALITY AS u (type, ord))) INTO here USING bounds;
   RETURN here::jsonb;
 END $$;
-COMMENT ON FUNCTION run_ops.upper_key(run_ops.mirror, jsonb, int, boolean) IS
+COMMENT ON FUNCTION run_ops.upper_key(run_ops.mirror, jsonb, int) IS
   'where a range ends so that neither side has more than batch_size rows in it; NULL when both end before';
-REVOKE EXECUTE ON FUNCTION run_ops.upper_key(run_ops.mirror, jsonb, int, boolean) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION run_ops.upper_key(run_ops.mirror, jsonb, int) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.range_differs(m run_ops.mirror, above jsonb, upto jsonb) RETURNS boolean
   LANGUAGE plpgsql
@@ -174,11 +213,13 @@ BEGIN
     (SELECT string_agg(format('%s = (g ->> %s)::%s', k, ord - 1, m.key_types[ord]), ' AND ')
        FROM unnest(m.here_keys) WITH ORDINALITY AS u (k, ord))) USING gone;
   EXECUTE format('INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM (SELECT u::%s AS v FROM unnest($1) AS u) AS r '
-                 'ON CONFLICT (%s) DO NOTHING', m.here,
+                 'ON CONFLICT %s DO NOTHING', m.here,
     (SELECT string_agg(quote_ident(c), ', ' ORDER BY ord) FROM unnest(m.columns) WITH ORDINALITY AS u (c, ord)),
     (SELECT string_agg(format('(r.v).%I', c), ', ' ORDER BY ord) FROM unnest(m.columns) WITH ORDINALITY AS u (c, ord)),
-    m.here, (SELECT string_agg(substr(k, length('x.') + 1), ', ' ORDER BY ord)
-               FROM unnest(m.here_keys) WITH ORDINALITY AS u (k, ord))) USING came;
+    -- an older copy may still have a unique value that another row has by now; its own range has it renewed
+    m.here, CASE WHEN NOT run_ops.split_enabled() THEN (
+      SELECT format('(%s)', string_agg(substr(k, length('x.') + 1), ', ' ORDER BY ord))
+        FROM unnest(m.here_keys) WITH ORDINALITY AS u (k, ord)) END) USING came;
 END $$;
 COMMENT ON FUNCTION run_ops.write_here(run_ops.mirror, text[], text[]) IS
   'deletes rows by key and inserts rows by text in the local table, without its triggers';
@@ -190,7 +231,8 @@ CREATE FUNCTION run_ops.write_there(m run_ops.mirror, gone text[], came text[]) 
   SET intervalstyle = 'postgres' SET extra_float_digits = 1 SET bytea_output = 'hex'
 AS $$
 DECLARE
-  command text := 'BEGIN; SET LOCAL search_path = pg_catalog; SET LOCAL session_replication_role = replica; '
+  command text := format('BEGIN; SET LOCAL application_name = %L; ', run_ops.client_name()) ||
+                  'SET LOCAL search_path = pg_catalog; SET LOCAL session_replication_role = replica; '
                   'SET LOCAL datestyle = ''ISO, YMD''; SET LOCAL timezone = ''UTC''; SET LOCAL intervalstyle = ''postgres'';';
   inserted text;
 BEGIN
@@ -200,10 +242,11 @@ BEGIN
                                    FROM jsonb_array_elements_text(g::jsonb) WITH ORDINALITY AS u (v, ord)) || ')', ', ')
          FROM unnest(gone) AS g));
   END IF;
+  -- ON CONFLICT for the reason given in write_here()
   IF came <> '{}' THEN
     EXECUTE format('SELECT string_agg(''('' || array_to_string(ARRAY[%s], '', '') || '')'', '', '') '
                    'FROM (SELECT u::%s AS v FROM unnest($1) AS u) AS r', m.there_values, m.here) INTO inserted USING came;
-    command := command || format('INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE VALUES %s;', m.there, m.there_columns, inserted);
+    command := command || format('INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE VALUES %s ON CONFLICT DO NOTHING;', m.there, m.there_columns, inserted);
   END IF;
   EXECUTE format('SELECT %s.dblink_exec(s.server, $1) FROM run_ops.store AS s WHERE s.name = $2', run_ops.dblink_schema())
     USING command || 'COMMIT', m.store;
@@ -225,10 +268,13 @@ DECLARE
 BEGIN
   SELECT coalesce(jsonb_object_agg(a ->> 'key', a ->> 'r'), '{}') INTO there
     FROM run_ops.ask_store(m.store, run_ops.range_query(m.there_from, m.there_keys, m.there_row, above, upto)) AS a;
-  EXECUTE format('SELECT coalesce(jsonb_object_agg(key, r), ''{}'') FROM (%s) AS rows %s',
+  EXECUTE format('SELECT coalesce(jsonb_object_agg(key, r), ''{}'') FROM (%s%s) AS rows',
     run_ops.range_query(m.here_from, m.here_keys, m.here_row, above, upto),
-    -- without a shape, a row belongs to the store when the store has its key
-    CASE WHEN forward AND m.routing = 'store' THEN 'WHERE $1 ? key' END) INTO here USING there;
+    -- without a shape, a row whose key the store has belongs there as well
+    CASE WHEN forward AND m.routing = 'store' THEN ' UNION ' || run_ops.range_query(
+      format('%s AS x WHERE $1 ? jsonb_build_array(%s)::text', m.here,
+             (SELECT string_agg(k || '::text', ', ' ORDER BY ord) FROM unnest(m.here_keys) WITH ORDINALITY AS u (k, ord))),
+      m.here_keys, m.here_row, above, upto) END) INTO here USING there;
   SELECT coalesce(array_agg(key) FILTER (WHERE old.value IS NOT NULL), '{}'),
          coalesce(array_agg(now.value) FILTER (WHERE now.value IS NOT NULL), '{}')
     INTO gone, came
@@ -285,7 +331,7 @@ BEGIN
     RETURN;
   END IF;
   m := run_ops.mirror_of(run_ops.routed(p.view), p.store, going_forward);
-  upto := run_ops.upper_key(m, p.position, batch_size, going_forward);
+  upto := run_ops.upper_key(m, p.position, batch_size);
   n := run_ops.copy_range(m, p.position, upto, going_forward)
     WHERE m.routing = 'store' AND going_forward OR run_ops.range_differs(m, p.position, upto);
   UPDATE run_ops.copy_progress AS c
@@ -353,7 +399,7 @@ BEGIN
     m := run_ops.mirror_of(r.t, r.store, false);
     view := (r.t).view; store := r.store; ranges := 0; differing := 0; above := NULL;
     LOOP
-      upto := run_ops.upper_key(m, above, 10000, false);
+      upto := run_ops.upper_key(m, above, 10000);
       ranges := ranges + 1;
       differing := differing + run_ops.range_differs(m, above, upto)::int;
       above := upto;
@@ -385,7 +431,10 @@ BEGIN
     -- a row with the same key is the same row
     RETURN QUERY EXECUTE (
       SELECT format('SELECT %L::regclass, %L, %L::regclass, jsonb_build_object(%s), jsonb_build_object(%s) '
-                    'FROM %s AS y JOIN %s AS x ON %s WHERE (%s) <> (%s)',
+                    'FROM %s AS y JOIN %s AS x ON %s WHERE (%s) <> (%s)'
+                    -- a copy is not in the way: it is renewed
+                    || CASE WHEN run_ops.split_enabled() AND (r.t).routing <> 'store'
+                         THEN ' AND NOT ' || run_ops.belongs_condition(r.t, r.store, 'x') ELSE '' END,
                (r.t).view, r.store, r.index, string_agg(format('%L, y.%1$I', k), ', '), string_agg(format('%L, x.%1$I', k), ', '),
                r.foreign_table, (r.t).legacy, r.equal, string_agg(format('y.%I', k), ', '), string_agg(format('x.%I', k), ', '))
         FROM unnest((r.t).key_columns) AS k);
@@ -396,35 +445,89 @@ COMMENT ON FUNCTION run_ops.repatriation_conflicts() IS
 
 -- With writes closed --------------------------------------------------------------
 
+CREATE FUNCTION run_ops.await_store_writers() RETURNS void
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  s       run_ops.store;
+  writers text;
+  started timestamptz := clock_timestamp();
+  patience interval := run_ops.setting('swap_lock_timeout');
+BEGIN
+  -- A session of this database that ended in the middle of its commit may have
+  -- left a transaction that is still about to commit in the store.  It holds
+  -- the lock of its writes until then.
+  FOR s IN SELECT * FROM run_ops.store AS r WHERE r.server IS NOT NULL LOOP
+    writers := '{}';
+    LOOP
+      SELECT a ->> 'writers' INTO writers FROM run_ops.ask_store(s.name, format(
+        'SELECT array_agg(DISTINCT l.virtualtransaction) AS writers FROM pg_locks AS l '
+        'WHERE l.locktype = ''relation'' AND l.mode = ''RowExclusiveLock'' AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) '
+        'AND l.relation IN (SELECT to_regclass(t) FROM unnest(%L::text[]) AS t) AND (%L = ''{}'' OR l.virtualtransaction = ANY (%2$L))',
+        ARRAY(SELECT format('%I.%I', t.store_schema, t.store_table) FROM run_ops.routed_table AS t), writers)) AS a;
+      EXIT WHEN writers IS NULL;
+      writers := translate(writers, '[]"', '{}');
+      IF clock_timestamp() - started > patience THEN
+        RAISE EXCEPTION 'store "%" has transactions that write', s.name USING ERRCODE = 'lock_not_available';
+      END IF;
+      PERFORM pg_sleep(0.01);
+    END LOOP;
+  END LOOP;
+END $$;
+COMMENT ON FUNCTION run_ops.await_store_writers() IS
+  'waits until the transactions are over that are writing to a routed table in a store; writes through the views must be closed';
+REVOKE EXECUTE ON FUNCTION run_ops.await_store_writers() FROM PUBLIC;
+
+CREATE FUNCTION run_ops.settle_range(m run_ops.mirror, above jsonb, upto jsonb, forward boolean) RETURNS boolean
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+  IF forward AND m.routing = 'store' THEN
+    RETURN run_ops.copy_range(m, above, upto, true) = 0 OR run_ops.copy_range(m, above, upto, true) = 0;
+  ELSIF NOT run_ops.range_differs(m, above, upto) THEN
+    RETURN true;
+  END IF;
+  PERFORM run_ops.copy_range(m, above, upto, forward);
+  -- after a forced disable the rows here may be newer ones
+  RETURN NOT (forward OR run_ops.split_enabled()) OR NOT run_ops.range_differs(m, above, upto);
+END $$;
+COMMENT ON FUNCTION run_ops.settle_range(run_ops.mirror, jsonb, jsonb, boolean) IS
+  'copies a range where it differs, and says whether it is the same on both sides then';
+REVOKE EXECUTE ON FUNCTION run_ops.settle_range(run_ops.mirror, jsonb, jsonb, boolean) FROM PUBLIC;
+
 CREATE FUNCTION run_ops.finish_copy(going_forward boolean) RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-  r      record;
-  m      run_ops.mirror;
-  above  jsonb;
-  upto   jsonb;
-  copies boolean;
+  r     record;
+  m     run_ops.mirror;
+  above jsonb;
+  upto  jsonb;
+  again jsonb[];
 BEGIN
+  PERFORM run_ops.await_store_writers();
   FOR r IN SELECT t, s.store FROM run_ops.routed_table AS t JOIN run_ops.routed_store AS s ON s.view = t.view
             ORDER BY t.view, s.store LOOP
     m := run_ops.mirror_of(r.t, r.store, going_forward);
     above := NULL;
+    again := '{}';
     LOOP
-      upto := run_ops.upper_key(m, above, 10000, going_forward);
-      IF going_forward AND m.routing = 'store' THEN
-        PERFORM run_ops.copy_range(m, above, upto, true);
-      ELSIF run_ops.range_differs(m, above, upto) THEN
-        PERFORM run_ops.copy_range(m, above, upto, going_forward);
-        copies := going_forward OR run_ops.split_enabled();
-        IF copies AND run_ops.range_differs(m, above, upto) THEN
-          RAISE EXCEPTION 'rows of % are not the same here and in store "%"', (r.t).view, r.store
-            USING ERRCODE = 'data_exception',
-                  DETAIL = format('They differ after copying, above key %s up to %s.', coalesce(above::text, 'none'), coalesce(upto::text, 'the last'));
-        END IF;
+      upto := run_ops.upper_key(m, above, 10000);
+      IF NOT run_ops.settle_range(m, above, upto, going_forward) THEN
+        again := again || jsonb_build_array(above, upto);
       END IF;
       above := upto;
       EXIT WHEN upto IS NULL;
+    END LOOP;
+    -- once more, now that no older row is left that could be in the way
+    FOR i IN 1 .. cardinality(again) LOOP
+      above := nullif(again[i] -> 0, 'null');
+      upto := nullif(again[i] -> 1, 'null');
+      IF NOT run_ops.settle_range(m, above, upto, going_forward) THEN
+        RAISE EXCEPTION 'rows of % are not the same here and in store "%"', (r.t).view, r.store
+          USING ERRCODE = 'data_exception',
+                DETAIL = format('They differ after copying, above key %s up to %s.', coalesce(above::text, 'none'), coalesce(upto::text, 'the last'));
+      END IF;
     END LOOP;
   END LOOP;
   DELETE FROM run_ops.copy_progress;
@@ -514,13 +617,21 @@ CREATE FUNCTION run_ops.finish_move_to_stores() RETURNS void
 AS $$
 DECLARE
   r record;
+  m run_ops.mirror;
 BEGIN
   PERFORM run_ops.finish_copy(true);
-  FOR r IN SELECT t, s.store, s.foreign_table FROM run_ops.routed_table AS t JOIN run_ops.routed_store AS s ON s.view = t.view LOOP
-    EXECUTE format('DELETE FROM %s AS x ', (r.t).legacy)
-      || CASE (r.t).routing WHEN 'store' THEN format('USING %s AS y WHERE %s', r.foreign_table,
-           (SELECT string_agg(format('x.%I = y.%1$I', k), ' AND ') FROM unnest((r.t).key_columns) AS k))
-         ELSE format('WHERE run_ops.resides(x.%I, %L)', (r.t).route_column, r.store) END;
+  FOR r IN SELECT t, s.store FROM run_ops.routed_table AS t JOIN run_ops.routed_store AS s ON s.view = t.view LOOP
+    m := run_ops.mirror_of(r.t, r.store, true);
+    -- Asked anew: a foreign table would show the store as it was at the first
+    -- attempt of this transaction.
+    EXECUTE format('DELETE FROM %s AS x ', m.here)
+      || CASE (r.t).routing WHEN 'store' THEN format('USING run_ops.ask_store($1, $2, ''0'') AS a WHERE %s',
+           (SELECT string_agg(format('%s = (a ->> %L)::%s', k, 'k' || ord, m.key_types[ord]), ' AND ')
+              FROM unnest(m.here_keys) WITH ORDINALITY AS u (k, ord)))
+         ELSE format('WHERE run_ops.resides(x.%I, %L)', (r.t).route_column, r.store) END
+      USING r.store, format('SELECT %s FROM %s',
+        (SELECT string_agg(format('%s::text AS k%s', k, ord), ', ' ORDER BY ord) FROM unnest(m.there_keys) WITH ORDINALITY AS u (k, ord)),
+        m.there_from);
   END LOOP;
   PERFORM run_ops.refuse_orphans();
 END $$;

@@ -260,7 +260,8 @@ BEGIN
   END LOOP;
   IF (SELECT c.relrowsecurity FROM pg_class AS c WHERE c.oid = legacy) THEN
     RAISE WARNING 'row security of table % does not reach the readers of view %', legacy, view_text
-      USING DETAIL = format('The view reads the table as role %I.', current_user);
+      USING DETAIL = format('The view reads the table as role %I.', current_user),
+            HINT = 'From PostgreSQL 15 on it does with ALTER VIEW ... SET (security_invoker); callers then need rights on what is behind the view, and a user mapping.';
   END IF;
   RETURN t.view;
 END $$;
@@ -316,7 +317,7 @@ COMMENT ON FUNCTION run_ops.attach_all_tables(name, name, name) IS
   'attaches every table of the schema that a store has as well and that is not routed yet; returns what it attached';
 REVOKE EXECUTE ON FUNCTION run_ops.attach_all_tables(name, name, name) FROM PUBLIC;
 
-CREATE FUNCTION run_ops.refresh_table(view regclass) RETURNS void
+CREATE FUNCTION run_ops.attempt_refresh(view regclass) RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_variable
@@ -325,8 +326,10 @@ DECLARE
   old     run_ops.routed_store;
   renamed record;
 BEGIN
-  PERFORM run_ops.lock_registry();
   t := run_ops.routed(view);
+  -- Locks the view and nothing else, before the foreign tables, as those do
+  -- that use it; another order would end in a deadlock.
+  EXECUTE format('ALTER VIEW %s OWNER TO %s', t.view, (SELECT c.relowner::regrole FROM pg_class AS c WHERE c.oid = t.view));
   -- a view keeps the name that a column had when the view was made
   FOR renamed IN
     SELECT v.attname AS old_name, l.attname AS new_name
@@ -346,6 +349,17 @@ BEGIN
     PERFORM run_ops.build_view(t, run_ops.split_enabled());
     EXECUTE format('DROP FOREIGN TABLE %s', old.foreign_table);
   END LOOP;
+END $$;
+COMMENT ON FUNCTION run_ops.attempt_refresh(regclass) IS
+  'one attempt to follow a migration: new foreign tables in place of the old ones, and the view over them';
+REVOKE EXECUTE ON FUNCTION run_ops.attempt_refresh(regclass) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.refresh_table(view regclass) RETURNS void
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+  PERFORM run_ops.lock_registry();
+  PERFORM run_ops.in_attempts(format('SELECT run_ops.attempt_refresh(%L)', view));
 END $$;
 COMMENT ON FUNCTION run_ops.refresh_table(regclass) IS
   'follows a migration that added or renamed a column on every side; the view keeps its place, its grants and its dependents';

@@ -50,9 +50,10 @@ PG_FUNCTION_INFO_V1(run_ops_resides_selectivity);
 PG_FUNCTION_INFO_V1(run_ops_refuse_locks_support);
 PG_FUNCTION_INFO_V1(run_ops_refuse_locks);
 PG_FUNCTION_INFO_V1(run_ops_any_id_resides);
+PG_FUNCTION_INFO_V1(run_ops_own_ids);
 
 /* run_ops_split.seam_pruning */
-static bool seam_pruning = true;
+bool		seam_pruning = true;
 
 /* One filter resides(column, store) at one leaf of a union. */
 typedef struct LeafFilter
@@ -89,6 +90,7 @@ seam_pruning_init(void)
 							 PGC_USERSET,
 							 GUC_EXPLAIN,
 							 NULL, NULL, NULL);
+	seam_shortcut_init();
 }
 
 /* --- sets of ids ---------------------------------------------------------- */
@@ -98,7 +100,7 @@ seam_pruning_init(void)
  * NULL elements equal nothing, so they do not count.  False and true for an
  * empty array.
  */
-static void
+void
 array_residency(ArrayType *ids, const char *store, int store_len,
 				bool *any, bool *all)
 {
@@ -135,6 +137,32 @@ run_ops_any_id_resides(PG_FUNCTION_ARGS)
 	array_residency(PG_GETARG_ARRAYTYPE_P(0), VARDATA_ANY(store),
 					VARSIZE_ANY_EXHDR(store), &any, &all);
 	PG_RETURN_BOOL(any);
+}
+
+/*
+ * own_ids(ids text[], store text) returns text[]
+ *
+ * Strict.  The ids that belong into the store.
+ */
+Datum
+run_ops_own_ids(PG_FUNCTION_ARGS)
+{
+	ArrayIterator iterator = array_create_iterator(PG_GETARG_ARRAYTYPE_P(0),
+												   0, NULL);
+	text	   *store = PG_GETARG_TEXT_PP(1);
+	ArrayBuildState *own = initArrayResult(TEXTOID, CurrentMemoryContext,
+										   false);
+	Datum		id;
+	bool		isnull;
+
+	while (array_iterate(iterator, &id, &isnull))
+	{
+		if (!isnull && id_resides(id_shape_datum(id), VARDATA_ANY(store),
+								  VARSIZE_ANY_EXHDR(store)))
+			accumArrayResult(own, id, false, TEXTOID, CurrentMemoryContext);
+	}
+	array_free_iterator(iterator);
+	PG_RETURN_DATUM(makeArrayResult(own, CurrentMemoryContext));
 }
 
 /* --- what conditions say about a leaf ----------------------------------------- */
@@ -184,19 +212,25 @@ is_our_column(LeafFilter *filter, Node *node)
  * run_ops.<name>(ids, store).  A plan that holds a call of it depends on it
  * as on any function it calls.
  */
-static Expr *
-make_gate(LeafFilter *filter, const char *name, Node *ids)
+Expr *
+make_store_call(const char *name, Oid result, Node *ids, Node *store)
 {
 	Oid			argtypes[2] = {exprType(ids), TEXTOID};
 	List	   *qualified = list_make2(makeString("run_ops"),
 									   makeString(pstrdup(name)));
 
 	return (Expr *) makeFuncExpr(LookupFuncName(qualified, 2, argtypes, false),
-								 BOOLOID,
+								 result,
 								 list_make2(copyObject(ids),
-											copyObject(filter->store)),
+											copyObject(store)),
 								 InvalidOid, InvalidOid,
 								 COERCE_EXPLICIT_CALL);
+}
+
+static Expr *
+make_gate(LeafFilter *filter, const char *name, Node *ids)
+{
+	return make_store_call(name, BOOLOID, ids, (Node *) filter->store);
 }
 
 /* column = ids, or column = ANY (ids) */
@@ -305,7 +339,7 @@ bound_of_or(LeafFilter *filter, List *clauses)
  * Equality must be text's own under a collation where equal means the same
  * bytes, which is all that the shape of an id depends on.
  */
-static bool
+bool
 is_bytewise_equality(Oid opno, Oid collation)
 {
 	return opno == TextEqualOperator && OidIsValid(collation) &&
@@ -344,6 +378,23 @@ bound_of_clause(LeafFilter *filter, Node *clause)
 			return bound_of_equality(filter, lsecond(op->args), true);
 	}
 	return unbounded;
+}
+
+/*
+ * Told by the C function, so that nothing depends on names in the catalog.
+ * run_ops.id_resides() is the same one.
+ */
+bool
+is_resides(Node *clause)
+{
+	FuncExpr   *func = (FuncExpr *) clause;
+	FmgrInfo	flinfo;
+
+	if (!IsA(clause, FuncExpr) || list_length(func->args) != 2 ||
+		get_func_rettype(func->funcid) != BOOLOID)
+		return false;
+	fmgr_info(func->funcid, &flinfo);
+	return flinfo.fn_addr == run_ops_resides;
 }
 
 /* --- the support functions ------------------------------------------------------ */

@@ -20,7 +20,7 @@ CREATE FUNCTION run_ops.refuse_locks_support(internal) RETURNS internal
 COMMENT ON FUNCTION run_ops.refuse_locks_support(internal) IS
   'planner support of run_ops.refuse_locks()';
 
--- What the planner puts in place of resides(): these two are not looked at
+-- What the planner puts in place of resides(): they are not looked at
 -- again, so they may stand in a plan.
 
 CREATE FUNCTION run_ops.id_resides(id text, store text) RETURNS boolean
@@ -34,6 +34,12 @@ CREATE FUNCTION run_ops.any_id_resides(ids text[], store text) RETURNS boolean
   AS 'MODULE_PATHNAME', 'run_ops_any_id_resides';
 COMMENT ON FUNCTION run_ops.any_id_resides(text[], text) IS
   'whether one of the ids belongs into the store; stands in a plan before a store is asked for a set of ids';
+
+CREATE FUNCTION run_ops.own_ids(ids text[], store text) RETURNS text[]
+  LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+  AS 'MODULE_PATHNAME', 'run_ops_own_ids';
+COMMENT ON FUNCTION run_ops.own_ids(text[], text) IS
+  'those of the ids that belong into the store; what a store is asked for of a set of ids';
 
 CREATE FUNCTION run_ops.refuse_locks("any") RETURNS boolean
   LANGUAGE c IMMUTABLE PARALLEL SAFE SUPPORT run_ops.refuse_locks_support

@@ -135,6 +135,9 @@ AS $$
 DECLARE
   t run_ops.routed_table;
   n bigint;
+  -- While split is on, the write lock keeps strays out: what is here are
+  -- copies, which run_ops.repatriate() made.
+  copies boolean := (SELECT s.enabled FROM run_ops.split_state AS s);
 BEGIN
   FOR t IN SELECT * FROM run_ops.routed_table AS r WHERE r.routing <> 'store' ORDER BY r.view LOOP
     n := 0;
@@ -142,9 +145,10 @@ BEGIN
       EXECUTE format('SELECT count(*) FROM %s AS x WHERE NOT run_ops.resides(x.%I, ''legacy'')',
                      t.legacy, t.route_column) INTO n;
     END IF;
-    RETURN NEXT ROW('strays', t.legacy::text, n = 0,
-      format('%s rows here belong to a store by the shape of their id', n),
-      CASE WHEN n > 0 THEN 'run_ops.move_strays() copies them there; enabling then moves them.' END)::run_ops.gate;
+    RETURN NEXT ROW('strays', t.legacy::text, copies OR n = 0,
+      format(CASE WHEN copies THEN '%s copies of rows of the stores'
+                  ELSE '%s rows here belong to a store by the shape of their id' END, n),
+      CASE WHEN n > 0 AND NOT copies THEN 'run_ops.move_strays() copies them there; enabling then moves them.' END)::run_ops.gate;
   END LOOP;
 END $$;
 COMMENT ON FUNCTION run_ops.local_stray_gates() IS
@@ -347,6 +351,22 @@ AS $$
 $$;
 COMMENT ON FUNCTION run_ops.view_gates() IS 'views that do not show what the mode says';
 
+CREATE FUNCTION run_ops.local_gates() RETURNS SETOF run_ops.gate
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT 'opted in', '', s.opted_in,
+         CASE WHEN s.opted_in THEN 'yes' ELSE 'no; no store is asked' END,
+         CASE WHEN NOT s.opted_in THEN 'SELECT run_ops.configure_split(opted_in => true);' END
+    FROM run_ops.split_state AS s
+  UNION ALL SELECT * FROM run_ops.server_gates()
+  UNION ALL SELECT * FROM run_ops.attached_gates()
+  UNION ALL SELECT * FROM run_ops.foreign_key_gates()
+  UNION ALL SELECT * FROM run_ops.realtime_gates()
+  UNION ALL SELECT g.* FROM run_ops.split_state AS s, run_ops.view_gates() AS g WHERE s.enabled
+$$;
+COMMENT ON FUNCTION run_ops.local_gates() IS
+  'gates that ask no store and read no table, before acknowledgements';
+
 CREATE FUNCTION run_ops.gates() RETURNS SETOF run_ops.gate
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -354,16 +374,7 @@ DECLARE
   state run_ops.split_state;
 BEGIN
   SELECT * INTO state FROM run_ops.split_state;
-  RETURN NEXT ROW('opted in', '', state.opted_in,
-    CASE WHEN state.opted_in THEN 'yes' ELSE 'no; no store is asked' END,
-    CASE WHEN NOT state.opted_in THEN 'SELECT run_ops.configure_split(opted_in => true);' END)::run_ops.gate;
-  RETURN QUERY SELECT * FROM run_ops.server_gates();
-  RETURN QUERY SELECT * FROM run_ops.attached_gates();
-  RETURN QUERY SELECT * FROM run_ops.foreign_key_gates();
-  RETURN QUERY SELECT * FROM run_ops.realtime_gates();
-  IF state.enabled THEN
-    RETURN QUERY SELECT * FROM run_ops.view_gates();
-  END IF;
+  RETURN QUERY SELECT * FROM run_ops.local_gates();
   IF state.opted_in THEN
     RETURN QUERY SELECT g.* FROM run_ops.store AS s, run_ops.store_gates(s.name) AS g WHERE s.server IS NOT NULL;
     -- after a repatriation every row is here, and enabling moves them
@@ -378,10 +389,11 @@ REVOKE EXECUTE ON FUNCTION run_ops.gates() FROM PUBLIC;
 
 -- SECURITY DEFINER for the reason given in split_mode.sql.
 CREATE FUNCTION run_ops.check_split() RETURNS SETOF run_ops.gate
-  LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
+BEGIN
   -- with the rights of the owner, whose user mapping reaches the stores
-  SELECT a.* FROM run_ops.gates() AS g, run_ops.acknowledged(g) AS a
-$$;
+  RETURN QUERY SELECT a.* FROM run_ops.gates() AS g, run_ops.acknowledged(g) AS a;
+END $$;
 COMMENT ON FUNCTION run_ops.check_split() IS
   'one row for each gate and object: does it hold, what was found, what to do; asks every store, and reads whole tables for strays';

@@ -137,7 +137,7 @@ names_this_server(ArrayType *identities)
 	return false;
 }
 
-static Relation
+Relation
 open_own_table(const char *name)
 {
 	Oid			schema = get_namespace_oid("run_ops", true);

@@ -5,6 +5,8 @@
 #ifndef RUN_OPS_SPLIT_MODE_H
 #define RUN_OPS_SPLIT_MODE_H
 
+#include "utils/relcache.h"
+
 extern void split_mode_init(void);
 
 /*
@@ -19,5 +21,11 @@ extern bool split_enabled(void);
  * read from or written to a foreign server; contacts no server itself.
  */
 extern void split_require_active(Oid serverid);
+
+/*
+ * A table of the extension, locked for reading; NULL where there is none, as
+ * while the extension is dropped.
+ */
+extern Relation open_own_table(const char *name);
 
 #endif							/* RUN_OPS_SPLIT_MODE_H */

@@ -221,8 +221,10 @@ AS $$
 DECLARE
   views text := (SELECT string_agg(t.view::text, ', ' ORDER BY t.view) FROM run_ops.routed_table AS t);
 BEGIN
-  -- the lock reaches the local tables under the views as well
-  EXECUTE 'LOCK TABLE ' || views || ' IN SHARE MODE';
+  IF views IS NOT NULL THEN
+    -- the lock reaches the local tables under the views as well
+    EXECUTE 'LOCK TABLE ' || views || ' IN SHARE MODE';
+  END IF;
 END $$;
 COMMENT ON FUNCTION run_ops.close_writes() IS
   'waits for the writers of all routed tables and keeps new ones out until the transaction ends; readers go on';
@@ -253,35 +255,13 @@ CREATE FUNCTION run_ops.switch_split(split boolean, repatriated boolean) RETURNS
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-  attempts int := run_ops.setting('swap_attempts')::int;
-  old_lock_timeout     text := current_setting('lock_timeout');
-  old_deadlock_timeout text := current_setting('deadlock_timeout');
-  since timestamptz;
+  attempts int;
+  seconds  numeric;
 BEGIN
-  PERFORM set_config('lock_timeout', run_ops.setting('swap_lock_timeout'), true),
-  -- Earlier than that, so that a deadlock ends here and not in a client, and
-  -- so that an autovacuum worker in the way is cancelled.
-          set_config('deadlock_timeout', '10ms', true);
-  FOR attempt IN 1..attempts LOOP
-    BEGIN
-      since := clock_timestamp();
-      PERFORM run_ops.attempt_switch(split, repatriated);
-      PERFORM run_ops.audit(CASE WHEN split THEN 'enable split' ELSE 'disable split' END,
-        jsonb_build_object('repatriated', repatriated, 'attempt', attempt, 'locked_ms',
-          round(extract(epoch FROM clock_timestamp() - since)::numeric * 1000, 1)));
-      EXIT;
-    EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
-      IF attempt = attempts THEN
-        RAISE EXCEPTION 'could not lock the views in % attempts', attempts
-          USING ERRCODE = 'lock_not_available', DETAIL = SQLERRM,
-                HINT = 'A long transaction uses them. Try later, or raise run_ops_split.swap_lock_timeout or run_ops_split.swap_attempts.';
-      END IF;
-      -- those who queued behind the attempt get their turn
-      PERFORM pg_sleep(random() * 0.1);
-    END;
-  END LOOP;
-  PERFORM set_config('lock_timeout', old_lock_timeout, true),
-          set_config('deadlock_timeout', old_deadlock_timeout, true);
+  SELECT * INTO attempts, seconds
+    FROM run_ops.in_attempts(format('SELECT run_ops.attempt_switch(%L, %L)', split, repatriated));
+  PERFORM run_ops.audit(CASE WHEN split THEN 'enable split' ELSE 'disable split' END,
+    jsonb_build_object('repatriated', repatriated, 'attempt', attempts, 'locked_ms', round(seconds * 1000, 1)));
 END $$;
 COMMENT ON FUNCTION run_ops.switch_split(boolean, boolean) IS
   'switches the views in attempts that wait shortly for their locks and give way between them';
@@ -309,6 +289,7 @@ AS $$
 DECLARE
   gates    run_ops.gate[];
   unlocked text;
+  was_on   boolean := (SELECT s.enabled FROM run_ops.split_state AS s);
 BEGIN
   PERFORM run_ops.lock_registry();
   IF run_ops.split_enabled() THEN
@@ -316,6 +297,9 @@ BEGIN
     RETURN;
   END IF;
   PERFORM run_ops.bind_server();
+  -- In a copy made with split on the views and the write lock are those of
+  -- split on, and so is what waits to come home.
+  UPDATE run_ops.split_state AS s SET enabled = was_on WHERE s.enabled <> was_on;
   gates := ARRAY(SELECT g FROM run_ops.check_split() AS g);
   PERFORM run_ops.refuse_failing_gates('cannot enable split mode', gates);
   PERFORM run_ops.switch_split(true, false);

@@ -89,6 +89,43 @@ $$;
 COMMENT ON FUNCTION run_ops.lock_registry() IS
   'lets one session at a time change what is attached; readers go on';
 
+CREATE FUNCTION run_ops.in_attempts(command text, OUT attempts int, OUT seconds numeric)
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  most  int := run_ops.setting('swap_attempts')::int;
+  old_lock_timeout     text := current_setting('lock_timeout');
+  old_deadlock_timeout text := current_setting('deadlock_timeout');
+  since timestamptz;
+BEGIN
+  PERFORM set_config('lock_timeout', run_ops.setting('swap_lock_timeout'), true),
+  -- Earlier than that, so that a deadlock ends here and not in a client, and
+  -- so that an autovacuum worker in the way is cancelled.
+          set_config('deadlock_timeout', '10ms', true);
+  FOR attempt IN 1..most LOOP
+    BEGIN
+      since := clock_timestamp();
+      EXECUTE command;
+      attempts := attempt;
+      seconds := extract(epoch FROM clock_timestamp() - since);
+      EXIT;
+    EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
+      IF attempt = most THEN
+        RAISE EXCEPTION 'could not lock the views in % attempts', most
+          USING ERRCODE = 'lock_not_available', DETAIL = SQLERRM,
+                HINT = 'A long transaction uses them. Try later, or raise run_ops_split.swap_lock_timeout or run_ops_split.swap_attempts.';
+      END IF;
+      -- those who queued behind the attempt get their turn
+      PERFORM pg_sleep(random() * 0.1);
+    END;
+  END LOOP;
+  PERFORM set_config('lock_timeout', old_lock_timeout, true),
+          set_config('deadlock_timeout', old_deadlock_timeout, true);
+END $$;
+COMMENT ON FUNCTION run_ops.in_attempts(text) IS
+  'runs a command that locks views in attempts that wait shortly for their locks and give way between them; says how many it took, and how long the last one';
+REVOKE EXECUTE ON FUNCTION run_ops.in_attempts(text) FROM PUBLIC;
+
 CREATE FUNCTION run_ops.store_schema(store text) RETURNS name
   LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
   RETURN ('run_ops_' OPERATOR(pg_catalog.||) store)::pg_catalog.name;
@@ -156,7 +193,8 @@ BEGIN
   INSERT INTO run_ops.store VALUES (name, server);
   PERFORM run_ops.refuse_differences(format('store "%s" does not match this database', name),
     ARRAY(SELECT run_ops.database_differences(name)));
-  EXECUTE format('CREATE SCHEMA %I', run_ops.store_schema(name));
+  -- DROP EXTENSION leaves it
+  EXECUTE format('CREATE SCHEMA IF NOT EXISTS %I', run_ops.store_schema(name));
   FOR routed IN SELECT * FROM run_ops.routed_table LOOP
     PERFORM run_ops.import_table(name, routed);
     PERFORM run_ops.build_view(routed, run_ops.split_enabled());

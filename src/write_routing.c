@@ -5,9 +5,10 @@
  * The one idea: a statement on a view is a frame, opened by its BEFORE
  * STATEMENT trigger and closed by its AFTER STATEMENT trigger.  In between,
  * the INSTEAD OF trigger finds the store of each row.  Inserted rows are
- * collected in the frame, by store, and written by one INSERT ... SELECT for
- * each store when the frame closes, so that postgres_fdw can send them in
- * batches.
+ * collected in the frame, by store, and written by one INSERT for each store
+ * when the frame closes, so that postgres_fdw can send them in batches.
+ * Updates and deletions of foreign rows are collected as well, and sent as one
+ * statement for many keys.
  *
  * RETURNING shows collected rows as they will be stored: the view has the
  * defaults of the table.  Where the table of a store changes rows on their way
@@ -22,53 +23,60 @@
  * When a row has changed since the statement began, PostgreSQL looks again
  * whether the row still meets the conditions (READ COMMITTED).  A trigger
  * cannot, so a row that is not as the statement has seen it ends the statement
- * with a serialization failure.  A foreign store does the same by itself.
+ * with a serialization failure.  A foreign store does the same by itself: its
+ * transaction has one snapshot, in which the statement has seen the row.
  */
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/sysattr.h"
 #include "access/table.h"
+#include "access/tableam.h"
 #include "access/xact.h"
+#include "catalog/indexing.h"
 #include "catalog/pg_class.h"
-#include "catalog/pg_type.h"
+#include "catalog/pg_trigger.h"
 #include "commands/trigger.h"
+#include "common/hashfn.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "foreign/foreign.h"
 #include "miscadmin.h"
+#include "storage/proc.h"
 #include "utils/acl.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
+#include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/snapmgr.h"
 #include "utils/tuplestore.h"
 
 #include "compat.h"
 #include "cross_store_writes.h"
 #include "id_shape.h"
+#include "routed_view.h"
 #include "run_ops_split.h"
 #include "split_mode.h"
 
 PG_FUNCTION_INFO_V1(run_ops_route_write);
-PG_FUNCTION_INFO_V1(run_ops_refuse_stray);
-PG_FUNCTION_INFO_V1(run_ops_allow_strays);
-
-/* The name by which an INSERT reads the rows that were collected for it. */
-#define ROWS_NAME "run_ops_rows"
+PG_FUNCTION_INFO_V1(run_ops_is_as_seen);
+PG_FUNCTION_INFO_V1(run_ops_fire_on_replica);
 
 /* The search_path of what runs with more rights than the writer has. */
 #define PINNED_PATH "pg_catalog, pg_temp"
 
 /*
- * Statements kept for the table of a store: UPDATE has one for each set of
- * columns.  What comes beyond is prepared for one use.
+ * Foreign rows that one statement changes.  The store looks each key up in a
+ * list of this length, so the work there grows with its square.
  */
-#define MAX_KEPT_STATEMENTS 64
+#define MAX_CHANGES 50
 
 /* run_ops_split.insert_conflicts */
 typedef enum InsertConflicts
@@ -85,75 +93,29 @@ static const struct config_enum_entry insert_conflicts_options[] = {
 
 static int	insert_conflicts = INSERT_CONFLICTS_ERROR;
 
-/* What is done to the table of one store. */
-typedef enum StoreAction
+/* Updates or deletions of rows of a foreign table, collected. */
+typedef struct Changes
 {
-	ACTION_INSERT,				/* all collected rows */
-	ACTION_INSERT_RETURNING,	/* the same, and give them back as stored */
-	ACTION_INSERT_SKIP,			/* the same, but for rows that conflict */
-	ACTION_UPDATE,				/* the row of a key */
-	ACTION_DELETE,				/* the row of a key */
-	ACTION_READ					/* the row of a key, and its version */
-} StoreAction;
+	MemoryContext context;		/* of all this */
+	StoreAction action;			/* for one of them */
+	Bitmapset  *columns;		/* that are set */
+	int			nparams;		/* the key and these columns */
+	AttrNumber *params;
+	int			n;
+	Size		size;
+	MemoryContext values_context;
+	Datum	   *values;			/* MAX_CHANGES for each parameter */
+	bool	   *nulls;
+} Changes;
 
-typedef struct KeptStatement
+/* What a statement has collected for the table of one store. */
+typedef struct Collected
 {
-	StoreAction action;
-	Bitmapset  *columns;		/* set by ACTION_UPDATE */
-	SPIPlanPtr	plan;
-} KeptStatement;
-
-/* The table of one store. */
-typedef struct StoreTable
-{
-	char	   *store;
-	Oid			relid;
-	bool		foreign;
-	bool		changes_rows;	/* what is stored may differ from what was sent */
-	List	   *statements;		/* of KeptStatement */
-} StoreTable;
-
-/*
- * One rule for the store of a new row that has no shape itself: a column that
- * names a row of another routed table, to whose store it belongs.  Rules are
- * tried in order; NULL in the column: the next one.
- */
-typedef struct OwnerRule
-{
-	AttrNumber	attno;
-	char	   *store;			/* NULL: the shape of the value tells */
-	SPIPlanPtr	probe;			/* is the named row there?  NULL: sure */
-} OwnerRule;
-
-typedef enum Routing
-{
-	ROUTING_SHAPE,
-	ROUTING_ANCHOR,
-	ROUTING_STORE
-} Routing;
-
-/* What is known of a view, in a memory context of its own. */
-typedef struct RoutedView
-{
-	Oid			relid;
-	MemoryContext context;
-	bool		valid;			/* false: to be looked up again */
-	int			nframes;		/* statements that use it */
-	Routing		routing;
-	AttrNumber	route_column;	/* ROUTING_STORE: a key with a shape, or 0 */
-	int			nkeys;
-	AttrNumber *keys;
-	Bitmapset  *generated;		/* columns that nobody writes */
-	List	   *owners;			/* of OwnerRule */
-	int			ntables;
-	StoreTable *tables;			/* in the order in which they are asked */
-} RoutedView;
-
-typedef struct RoutedViewEntry
-{
-	Oid			relid;
-	RoutedView *view;
-} RoutedViewEntry;
+	HeapTuple	row;			/* the only row inserted so far */
+	Tuplestorestate *rows;		/* or all of them */
+	Changes    *changes;
+	HTAB	   *changed_keys;	/* of ChangedKey, of foreign rows */
+} Collected;
 
 /* A statement on a view that is being executed. */
 typedef struct WriteFrame
@@ -166,242 +128,16 @@ typedef struct WriteFrame
 	bool		as_writer;		/* with the rights of the writer */
 	bool		pin_path;		/* else with rights that the writer has not */
 	TriggerEvent operation;
+	Snapshot	query;			/* tells one query from those around it */
 	int			nest_level;		/* of the transaction it runs in */
-	Bitmapset  *columns;		/* that UPDATE sets */
-	Tuplestorestate **rows;		/* collected for each table, or NULL */
+	Bitmapset  *columns;		/* that UPDATE sets, as far as announced */
+	Collected  *collected;		/* for each table */
 } WriteFrame;
 
-static HTAB *routed_views = NULL;
-static uint64 invalidations = 0;
 static WriteFrame *frames = NULL;	/* innermost first */
-static bool strays_allowed = false; /* until the transaction ends */
 
-/* ----------------------------------------------------------------
- *		What is known of a view
- * ----------------------------------------------------------------
- */
-
-static void
-free_view(RoutedView *view)
-{
-	ListCell   *lc;
-
-	for (int i = 0; i < view->ntables; i++)
-	{
-		foreach(lc, view->tables[i].statements)
-			SPI_freeplan(((KeptStatement *) lfirst(lc))->plan);
-	}
-	foreach(lc, view->owners)
-	{
-		OwnerRule  *rule = lfirst(lc);
-
-		if (rule->probe)
-			SPI_freeplan(rule->probe);
-	}
-	MemoryContextDelete(view->context);
-}
-
-/* Relcache callback: only marks, as it may come at any time. */
-static void
-invalidate_views(Datum arg, Oid relid)
-{
-	HASH_SEQ_STATUS status;
-	RoutedViewEntry *entry;
-
-	invalidations++;
-	hash_seq_init(&status, routed_views);
-	while ((entry = hash_seq_search(&status)) != NULL)
-	{
-		RoutedView *view = entry->view;
-
-		if (relid == InvalidOid || relid == view->relid)
-			view->valid = false;
-		for (int i = 0; i < view->ntables; i++)
-		{
-			if (relid == view->tables[i].relid)
-				view->valid = false;
-		}
-	}
-}
-
-/* Rows of a query about the view, whose Oid is its only parameter. */
-static void
-ask_registry(const char *query, Oid relid)
-{
-	Oid			argtype = REGCLASSOID;
-	Datum		arg = ObjectIdGetDatum(relid);
-
-	if (SPI_execute_with_args(query, 1, &argtype, &arg, NULL, true, 0) !=
-		SPI_OK_SELECT)
-		elog(ERROR, "could not read the registry");
-}
-
-/* A field of the answer as text, in the memory context; NULL for NULL. */
-static char *
-answer(int row, int field, MemoryContext context)
-{
-	char	   *value = SPI_getvalue(SPI_tuptable->vals[row],
-									 SPI_tuptable->tupdesc, field);
-
-	return value ? MemoryContextStrdup(context, value) : NULL;
-}
-
-/*
- * Does the table change rows, as far as it can be seen from here?  Also
- * collects its generated columns, by their number in the view.
- */
-static bool
-local_table_changes_rows(RoutedView *view, Oid relid)
-{
-	Relation	rel = table_open(relid, AccessShareLock);
-	TupleDesc	desc = RelationGetDescr(rel);
-	bool		result;
-	MemoryContext oldcontext = MemoryContextSwitchTo(view->context);
-
-	/* partitions may have triggers of their own */
-	result = rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE ||
-		(rel->trigdesc && (rel->trigdesc->trig_insert_before_row ||
-						   rel->trigdesc->trig_update_before_row));
-	for (int i = 0; i < desc->natts; i++)
-	{
-		Form_pg_attribute att = TupleDescAttr(desc, i);
-
-		if (att->attisdropped || att->attgenerated == '\0')
-			continue;
-		result = true;
-		view->generated = bms_add_member(view->generated,
-										 get_attnum(view->relid,
-													NameStr(att->attname)));
-	}
-	MemoryContextSwitchTo(oldcontext);
-	table_close(rel, AccessShareLock);
-	return result;
-}
-
-/*
- * Fills a RoutedView from the registry.  The arguments of the trigger name
- * the stores whose tables have BEFORE ROW triggers.  Inside SPI.
- */
-static RoutedView *
-look_up_view(Oid relid, Trigger *trigger)
-{
-	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
-												  "run_ops routed view",
-												  ALLOCSET_SMALL_SIZES);
-	RoutedView *view = MemoryContextAllocZero(context, sizeof(RoutedView));
-	char	   *routing;
-	char	   *route_column;
-	MemoryContext oldcontext;
-
-	view->relid = relid;
-	view->context = context;
-
-	ask_registry("SELECT t.routing, t.route_column, k.name "
-				 "FROM run_ops.routed_table AS t, pg_catalog.unnest(t.key_columns) AS k (name) "
-				 "WHERE t.view OPERATOR(pg_catalog.=) $1", relid);
-	if (SPI_processed == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("\"%s\" is not the view of a routed table",
-						get_rel_name(relid)),
-				 errhint("Use run_ops.attach_table().")));
-	routing = answer(0, 1, context);
-	route_column = answer(0, 2, context);
-	view->routing = strcmp(routing, "shape") == 0 ? ROUTING_SHAPE :
-		strcmp(routing, "anchor") == 0 ? ROUTING_ANCHOR : ROUTING_STORE;
-	view->nkeys = SPI_processed;
-	view->keys = MemoryContextAlloc(context, sizeof(AttrNumber) * view->nkeys);
-	for (int i = 0; i < view->nkeys; i++)
-		view->keys[i] = get_attnum(relid, answer(i, 3, context));
-	if (route_column)
-		view->route_column = get_attnum(relid, route_column);
-	else if (view->nkeys == 1 && get_atttype(relid, view->keys[0]) == TEXTOID)
-		view->route_column = view->keys[0];
-
-	ask_registry("SELECT c.store, c.relation::pg_catalog.oid "
-				 "FROM run_ops.routed_table AS t, LATERAL run_ops.copies(t) AS c "
-				 "WHERE t.view OPERATOR(pg_catalog.=) $1 ORDER BY c.precedence, c.store", relid);
-	view->ntables = SPI_processed;
-	view->tables = MemoryContextAllocZero(context, sizeof(StoreTable) * view->ntables);
-	for (int i = 0; i < view->ntables; i++)
-	{
-		StoreTable *table = &view->tables[i];
-
-		table->store = answer(i, 1, context);
-		table->relid = atooid(answer(i, 2, context));
-		table->foreign = get_rel_relkind(table->relid) == RELKIND_FOREIGN_TABLE;
-		for (int j = 0; j < trigger->tgnargs; j++)
-		{
-			if (strcmp(trigger->tgargs[j], table->store) == 0)
-				table->changes_rows = true;
-		}
-		if (local_table_changes_rows(view, table->relid))
-			table->changes_rows = true;
-	}
-
-	if (view->routing == ROUTING_STORE)
-	{
-		ask_registry("SELECT o.column_name, o.store, o.query "
-					 "FROM run_ops.routed_table AS t, LATERAL run_ops.owner_columns(t) AS o "
-					 "WHERE t.view OPERATOR(pg_catalog.=) $1 ORDER BY o.ord", relid);
-		for (uint64 i = 0; i < SPI_processed; i++)
-		{
-			OwnerRule  *rule = MemoryContextAllocZero(context, sizeof(OwnerRule));
-			char	   *query = answer(i, 3, context);
-
-			rule->attno = get_attnum(relid, answer(i, 1, context));
-			rule->store = answer(i, 2, context);
-			if (query)
-			{
-				Oid			type = get_atttype(relid, rule->attno);
-
-				rule->probe = SPI_prepare(query, 1, &type);
-				if (rule->probe == NULL || SPI_keepplan(rule->probe) != 0)
-					elog(ERROR, "could not prepare \"%s\"", query);
-			}
-			/* SPI has changed the current context */
-			oldcontext = MemoryContextSwitchTo(context);
-			view->owners = lappend(view->owners, rule);
-			MemoryContextSwitchTo(oldcontext);
-		}
-	}
-	return view;
-}
-
-/* The view, looked up if need be.  Inside SPI. */
-static RoutedView *
-get_view(Oid relid, Trigger *trigger)
-{
-	RoutedViewEntry *entry;
-	RoutedView *view;
-	bool		found;
-	uint64		before;
-
-	if (routed_views == NULL)
-	{
-		HASHCTL		ctl = {.keysize = sizeof(Oid),
-		.entrysize = sizeof(RoutedViewEntry)};
-
-		routed_views = hash_create("run_ops routed views", 16, &ctl,
-								   HASH_ELEM | HASH_BLOBS);
-		CacheRegisterRelcacheCallback(invalidate_views, (Datum) 0);
-	}
-	entry = hash_search(routed_views, &relid, HASH_FIND, NULL);
-	if (entry && entry->view->valid)
-		return entry->view;
-
-	before = invalidations;
-	view = look_up_view(relid, trigger);
-	entry = hash_search(routed_views, &relid, HASH_ENTER, &found);
-	if (found && entry->view->nframes == 0)
-		free_view(entry->view);
-	/* else the last of its frames frees it */
-	MemoryContextSetParent(view->context, CacheMemoryContext);
-	/* news that came during the look-up may be about it */
-	view->valid = invalidations == before;
-	entry->view = view;
-	return view;
-}
+/* what the statement sees whose local row is being changed */
+static Snapshot statement_snapshot = NULL;
 
 /* ----------------------------------------------------------------
  *		Frames
@@ -419,13 +155,6 @@ push_frame(TriggerData *trigdata, RoutedView *view,
 	WriteFrame *frame = palloc0(sizeof(WriteFrame));
 	int			column = -1;
 
-	/* a copy of the database must not write, not even its local rows */
-	for (int i = 0; i < view->ntables; i++)
-	{
-		if (view->tables[i].foreign)
-			split_require_active(GetForeignServerIdByRelId(view->tables[i].relid));
-	}
-
 	frame->context = context;
 	frame->view = view;
 	frame->writer = writer;
@@ -434,23 +163,38 @@ push_frame(TriggerData *trigdata, RoutedView *view,
 	frame->pin_path = !frame->as_writer &&
 		!has_privs_of_role(writer, trigdata->tg_relation->rd_rel->relowner);
 	frame->operation = trigdata->tg_event & TRIGGER_EVENT_OPMASK;
+	frame->query = GetActiveSnapshot();
 	frame->nest_level = GetCurrentTransactionNestLevel();
-	frame->rows = palloc0(sizeof(Tuplestorestate *) * view->ntables);
+	frame->collected = palloc0(sizeof(Collected) * view->ntables);
 	while ((column = bms_next_member(trigdata->tg_updatedcols, column)) >= 0)
 		frame->columns =
 			bms_add_member(frame->columns,
 						   column + FirstLowInvalidHeapAttributeNumber);
 	MemoryContextSwitchTo(oldcontext);
 
-	view->nframes++;
 	frame->outer = frames;
 	frames = frame;
+
+	/*
+	 * A copy of the database must not write, not even its local rows.  No
+	 * transaction takes a server for the original one and then for a copy.
+	 */
+	if (view->checked_in == compat_local_transaction_id())
+		return;
+	for (int i = 0; i < view->ntables; i++)
+	{
+		if (view->tables[i].foreign)
+			split_require_active(GetForeignServerIdByRelId(view->tables[i].relid));
+	}
+	view->checked_in = compat_local_transaction_id();
 }
 
 /*
  * The frame of the statement that fires the trigger.  Statements nest, and
  * each is through with its triggers before the one around it goes on, so it
- * is the innermost one of the same view and operation.
+ * is the innermost one of the same view and operation.  Several such
+ * statements of one query share it: PostgreSQL fires their BEFORE STATEMENT
+ * triggers once, for the first one.
  */
 static WriteFrame **
 find_frame(TriggerData *trigdata)
@@ -471,16 +215,10 @@ static void
 drop_frame(WriteFrame **link)
 {
 	WriteFrame *frame = *link;
-	RoutedView *view = frame->view;
-	RoutedViewEntry *entry;
 
 	*link = frame->outer;
+	routed_view_unpin(frame->view);
 	MemoryContextDelete(frame->context);
-	if (--view->nframes > 0)
-		return;
-	entry = hash_search(routed_views, &view->relid, HASH_FIND, NULL);
-	if (entry->view != view)
-		free_view(view);		/* was replaced in the meantime */
 }
 
 static void
@@ -494,7 +232,6 @@ end_frames_of_transaction(XactEvent event, void *arg)
 		return;
 	while (frames)
 		drop_frame(&frames);
-	strays_allowed = false;
 }
 
 static void
@@ -511,137 +248,6 @@ end_frames_of_subtransaction(SubXactEvent event, SubTransactionId mySubid,
  *		Statements
  * ----------------------------------------------------------------
  */
-
-static char *
-column_name(RoutedView *view, AttrNumber attno)
-{
-	return pstrdup(quote_identifier(get_attname(view->relid, attno, false)));
-}
-
-/* The columns of the view but for some, each behind the prefix. */
-static char *
-column_list(TupleDesc desc, const char *prefix, Bitmapset *but)
-{
-	StringInfoData list;
-
-	initStringInfo(&list);
-	for (int i = 0; i < desc->natts; i++)
-	{
-		if (!bms_is_member(i + 1, but))
-			appendStringInfo(&list, "%s%s%s", list.len ? ", " : "", prefix,
-							 quote_identifier(NameStr(TupleDescAttr(desc, i)->attname)));
-	}
-	return list.data;
-}
-
-/*
- * Text and parameter types of a statement.  Parameters of ACTION_UPDATE are
- * the columns it sets; then come the key, and the version for a local table.
- */
-static char *
-statement_text(RoutedView *view, StoreTable *table, TupleDesc desc,
-			   StoreAction action, Bitmapset *columns,
-			   int *nargs, Oid *argtypes)
-{
-	StringInfoData sql;
-	char	   *name = quote_qualified_identifier(get_namespace_name(get_rel_namespace(table->relid)),
-												  get_rel_name(table->relid));
-	char	   *returned = column_list(desc, "t.", NULL);
-	int			column = -1;
-
-	*nargs = 0;
-	initStringInfo(&sql);
-	switch (action)
-	{
-		case ACTION_INSERT:
-		case ACTION_INSERT_RETURNING:
-		case ACTION_INSERT_SKIP:
-			appendStringInfo(&sql,
-							 "INSERT INTO %s AS t (%s) SELECT %s FROM " ROWS_NAME " AS r",
-							 name, column_list(desc, "", view->generated),
-							 column_list(desc, "r.", view->generated));
-			if (action == ACTION_INSERT_SKIP)
-				appendStringInfoString(&sql, " ON CONFLICT DO NOTHING");
-			if (action != ACTION_INSERT)
-				appendStringInfo(&sql, " RETURNING %s", returned);
-			return sql.data;
-		case ACTION_READ:
-			/* of a foreign table only whether the row is there */
-			if (table->foreign)
-				appendStringInfo(&sql, "SELECT FROM %s AS t", name);
-			else
-				appendStringInfo(&sql, "SELECT %s, t.xmin FROM %s AS t",
-								 returned, name);
-			break;
-		case ACTION_DELETE:
-			appendStringInfo(&sql, "DELETE FROM %s AS t", name);
-			break;
-		case ACTION_UPDATE:
-			appendStringInfo(&sql, "UPDATE %s AS t", name);
-			while ((column = bms_next_member(columns, column)) >= 0)
-			{
-				appendStringInfo(&sql, "%s %s = $%d", *nargs ? "," : " SET",
-								 column_name(view, column), *nargs + 1);
-				argtypes[(*nargs)++] = TupleDescAttr(desc, column - 1)->atttypid;
-			}
-			break;
-	}
-	for (int i = 0; i < view->nkeys; i++)
-	{
-		appendStringInfo(&sql, " %s t.%s OPERATOR(pg_catalog.=) $%d",
-						 i ? "AND" : "WHERE",
-						 column_name(view, view->keys[i]), *nargs + 1);
-		argtypes[(*nargs)++] = TupleDescAttr(desc, view->keys[i] - 1)->atttypid;
-	}
-	if (action != ACTION_READ && !table->foreign)
-	{
-		appendStringInfo(&sql, " AND t.xmin OPERATOR(pg_catalog.=) $%d", *nargs + 1);
-		argtypes[(*nargs)++] = XIDOID;
-	}
-	if (action == ACTION_UPDATE && table->changes_rows)
-		appendStringInfo(&sql, " RETURNING %s", returned);
-	return sql.data;
-}
-
-/* A statement on the table of a store, prepared.  Inside SPI. */
-static SPIPlanPtr
-get_statement(RoutedView *view, StoreTable *table, TupleDesc desc,
-			  StoreAction action, Bitmapset *columns)
-{
-	ListCell   *lc;
-	KeptStatement *kept;
-	SPIPlanPtr	plan;
-	char	   *text;
-	int			nargs;
-	Oid		   *argtypes;
-	MemoryContext oldcontext;
-
-	foreach(lc, table->statements)
-	{
-		kept = lfirst(lc);
-		if (kept->action == action && bms_equal(kept->columns, columns))
-			return kept->plan;
-	}
-
-	argtypes = palloc(sizeof(Oid) * (desc->natts + view->nkeys + 1));
-	text = statement_text(view, table, desc, action, columns, &nargs, argtypes);
-	/* the table and the key are all that matters: no need to plan anew */
-	plan = SPI_prepare_cursor(text, nargs, argtypes, CURSOR_OPT_GENERIC_PLAN);
-	if (plan == NULL)
-		elog(ERROR, "could not prepare \"%s\"", text);
-	if (list_length(table->statements) >= MAX_KEPT_STATEMENTS)
-		return plan;			/* freed with the SPI connection */
-	if (SPI_keepplan(plan) != 0)
-		elog(ERROR, "could not keep \"%s\"", text);
-	oldcontext = MemoryContextSwitchTo(view->context);
-	kept = palloc(sizeof(KeptStatement));
-	kept->action = action;
-	kept->columns = bms_copy(columns);
-	kept->plan = plan;
-	table->statements = lappend(table->statements, kept);
-	MemoryContextSwitchTo(oldcontext);
-	return plan;
-}
 
 static void
 pinned_path_context(void *arg)
@@ -691,112 +297,359 @@ execute_plan(WriteFrame *frame, SPIPlanPtr plan, Datum *values,
 }
 
 /*
- * Runs a statement for the row of a key.  "row" has the columns to set; "key"
- * the values of the key; "version" is the xmin of ACTION_READ.  What it
- * returned is in SPI_tuptable.
+ * Runs a statement; see StoreAction for its parameters.  Gives the number of
+ * rows, and what is returned of the first one in the caller's memory.
  */
 static uint64
-run_statement(WriteFrame *frame, StoreTable *table, TupleDesc desc,
-			  StoreAction action, Bitmapset *columns,
-			  HeapTuple row, HeapTuple key, Datum version)
+run_statement(WriteFrame *frame, StoreTable *table, StoreAction action,
+			  Bitmapset *columns, Datum *values, char *nulls,
+			  HeapTuple *returned)
 {
-	RoutedView *view = frame->view;
-	SPIPlanPtr	plan = get_statement(view, table, desc, action, columns);
-	Datum	   *values = palloc(sizeof(Datum) * (desc->natts + view->nkeys + 1));
-	char	   *nulls = palloc(desc->natts + view->nkeys + 1);
-	int			n = 0;
-	int			column = -1;
-	bool		isnull;
+	SPIPlanPtr	plan;
+	uint64		processed;
 
-	while ((column = bms_next_member(columns, column)) >= 0)
-	{
-		values[n] = heap_getattr(row, column, desc, &isnull);
-		nulls[n++] = isnull ? 'n' : ' ';
-	}
-	for (int i = 0; i < view->nkeys; i++)
-	{
-		values[n] = heap_getattr(key, view->keys[i], desc, &isnull);
-		nulls[n++] = isnull ? 'n' : ' ';
-	}
-	values[n] = version;
-	nulls[n] = ' ';
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	plan = routed_view_statement(frame->view, table, action, columns);
 	if (execute_plan(frame, plan, values, nulls, false, 0) < 0)
 		elog(ERROR, "could not write to store \"%s\"", table->store);
-	if (table->foreign && action != ACTION_READ && SPI_processed > 0)
+	processed = SPI_processed;
+	if (table->foreign && action != ACTION_FIND && processed > 0)
 		note_foreign_write(table->relid);
-	return SPI_processed;
+	if (returned)
+		*returned = processed > 0 ? SPI_copytuple(SPI_tuptable->vals[0]) : NULL;
+	SPI_finish();
+	return processed;
 }
 
-/* The row that a statement returned, in the caller's memory. */
+/* Inserts one row.  Gives it as stored, if asked for; NULL when skipped. */
 static HeapTuple
-returned_row(void)
+insert_one(WriteFrame *frame, StoreTable *table, StoreAction action, HeapTuple row)
 {
-	return SPI_copytuple(SPI_tuptable->vals[0]);
+	RoutedView *view = frame->view;
+	int			natts = view->desc->natts;
+	Datum	   *values = palloc(sizeof(Datum) * natts);
+	bool	   *isnull = palloc(sizeof(bool) * natts);
+	char	   *nulls = palloc(natts);
+	HeapTuple	stored = NULL;
+	int			n = 0;
+
+	heap_deform_tuple(row, view->desc, values, isnull);
+	for (int i = 0; i < natts; i++)
+	{
+		if (bms_is_member(i + 1, view->generated))
+			continue;
+		values[n] = values[i];
+		nulls[n++] = isnull[i] ? 'n' : ' ';
+	}
+	run_statement(frame, table, action, NULL, values, nulls,
+				  action == ACTION_INSERT_ONE ? NULL : &stored);
+	return stored;
 }
 
-/*
- * Writes the rows that were collected for a table.  Returns the only one as
- * stored, if asked for; NULL when it was skipped.
- */
-static HeapTuple
-write_rows(WriteFrame *frame, int i, TupleDesc desc, StoreAction action)
+static void
+insert_rows(WriteFrame *frame, StoreTable *table, Tuplestorestate *rows)
 {
-	StoreTable *table = &frame->view->tables[i];
-	Tuplestorestate *rows = frame->rows[i];
+	RoutedView *view = frame->view;
 	EphemeralNamedRelation enr;
-	HeapTuple	result = NULL;
 
-	/* no longer collected, should a trigger come back to this frame */
-	frame->rows[i] = NULL;
-
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
 	enr = palloc0(sizeof(EphemeralNamedRelationData));
-	enr->md.name = ROWS_NAME;
-	enr->md.reliddesc = frame->view->relid;
+	enr->md.name = COLLECTED_ROWS;
+	enr->md.reliddesc = view->relid;
 	enr->md.enrtype = ENR_NAMED_TUPLESTORE;
 	enr->md.enrtuples = tuplestore_tuple_count(rows);
 	enr->reldata = rows;
 	if (SPI_register_relation(enr) != SPI_OK_REL_REGISTER)
 		elog(ERROR, "could not register the rows");
-	if (execute_plan(frame, get_statement(frame->view, table, desc, action, NULL),
+	if (execute_plan(frame, routed_view_statement(view, table, ACTION_INSERT, NULL),
 					 NULL, NULL, false, 0) < 0)
 		elog(ERROR, "could not write to store \"%s\"", table->store);
 	if (table->foreign && SPI_processed > 0)
 		note_foreign_write(table->relid);
-	if (action != ACTION_INSERT && SPI_processed > 0)
-		result = returned_row();
-	SPI_unregister_relation(ROWS_NAME);
+	SPI_finish();
 	tuplestore_end(rows);
-	return result;
+}
+
+/* ----------------------------------------------------------------
+ *		Collected rows
+ * ----------------------------------------------------------------
+ */
+
+static void
+collect_row(WriteFrame *frame, Collected *collected, HeapTuple row)
+{
+	MemoryContext oldcontext = MemoryContextSwitchTo(frame->context);
+
+	if (collected->rows == NULL && collected->row == NULL)
+		collected->row = heap_copytuple(row);
+	else
+	{
+		if (collected->rows == NULL)
+		{
+			collected->rows = tuplestore_begin_heap(false, false, work_mem);
+			tuplestore_puttuple(collected->rows, collected->row);
+			heap_freetuple(collected->row);
+			collected->row = NULL;
+		}
+		tuplestore_puttuple(collected->rows, row);
+	}
+	MemoryContextSwitchTo(oldcontext);
+}
+
+/*
+ * Sends what is collected.  What has been counted as changed must have been:
+ * else the row count of the statement would be wrong.
+ */
+static void
+send_changes(WriteFrame *frame, StoreTable *table, Changes *changes)
+{
+	RoutedView *view = frame->view;
+	int			n = changes->n;
+	Datum	   *values = palloc(sizeof(Datum) * changes->nparams);
+	char	   *nulls = palloc(changes->nparams);
+	StoreAction action = changes->action;
+	uint64		processed;
+
+	/* no longer collected, should a trigger come back to this frame */
+	changes->n = 0;
+	for (int i = 0; i < changes->nparams; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(view->desc, changes->params[i] - 1);
+		Datum	   *column = &changes->values[i * MAX_CHANGES];
+		bool	   *isnull = &changes->nulls[i * MAX_CHANGES];
+		int			one = 1;
+
+		nulls[i] = ' ';
+		if (n > 1)
+			values[i] = PointerGetDatum(construct_md_array(column, isnull, 1, &n, &one,
+														   att->atttypid, att->attlen,
+														   att->attbyval, att->attalign));
+		else
+		{
+			values[i] = column[0];
+			nulls[i] = isnull[0] ? 'n' : ' ';
+		}
+	}
+	if (n > 1)
+		action = action == ACTION_UPDATE ? ACTION_UPDATE_MANY : ACTION_DELETE_MANY;
+	processed = run_statement(frame, table, action, changes->columns,
+							  values, nulls, NULL);
+	if (processed != n)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("could not serialize access due to concurrent update"),
+				 errdetail("Rows of table \"%s\" in store \"%s\" that the statement on its view has counted: %d; changed there: " UINT64_FORMAT ".",
+						   get_rel_name(table->relid), table->store, n, processed),
+				 errhint("Try the transaction again. "
+						 "If the table in the store has got a trigger that keeps rows, use run_ops.refresh_table().")));
+	MemoryContextReset(changes->values_context);
+	changes->size = 0;
+}
+
+/* Can changes of these columns be sent together?  Arrays have no array type. */
+static bool
+may_collect(RoutedView *view, StoreTable *table, Bitmapset *columns)
+{
+	int			column = -1;
+
+	/* with routing "store" it has to be known whether the row was there */
+	if (table->changes_rows || view->nkeys > 1 || view->routing == ROUTING_STORE)
+		return false;
+	while ((column = bms_next_member(columns, column)) >= 0)
+	{
+		if (!OidIsValid(get_array_type(TupleDescAttr(view->desc, column - 1)->atttypid)))
+			return false;
+	}
+	return OidIsValid(get_array_type(TupleDescAttr(view->desc, view->keys[0] - 1)->atttypid));
+}
+
+static Changes *
+begin_changes(WriteFrame *frame, StoreAction action, Bitmapset *columns)
+{
+	MemoryContext context = AllocSetContextCreate(frame->context,
+												  "run_ops changes",
+												  ALLOCSET_SMALL_SIZES);
+	MemoryContext oldcontext = MemoryContextSwitchTo(context);
+	Changes    *changes = palloc0(sizeof(Changes));
+	int			column = -1;
+
+	changes->context = context;
+	changes->values_context = AllocSetContextCreate(context, "run_ops changed values",
+													ALLOCSET_DEFAULT_SIZES);
+	changes->action = action;
+	changes->columns = bms_copy(columns);
+	changes->nparams = 1 + bms_num_members(columns);
+	changes->params = palloc(sizeof(AttrNumber) * changes->nparams);
+	changes->params[0] = frame->view->keys[0];
+	for (int p = 1; p < changes->nparams; p++)
+		changes->params[p] = column = bms_next_member(columns, column);
+	changes->values = palloc(sizeof(Datum) * changes->nparams * MAX_CHANGES);
+	changes->nulls = palloc(sizeof(bool) * changes->nparams * MAX_CHANGES);
+	MemoryContextSwitchTo(oldcontext);
+	return changes;
+}
+
+/* Collects a change that is not yet made.  False: it is to be made at once. */
+static bool
+collect_change(WriteFrame *frame, int i, StoreAction action, Bitmapset *columns,
+			   Datum *values, char *nulls)
+{
+	RoutedView *view = frame->view;
+	StoreTable *table = &view->tables[i];
+	Changes    *changes = frame->collected[i].changes;
+	MemoryContext oldcontext;
+
+	if (changes == NULL || !bms_equal(changes->columns, columns))
+	{
+		if (changes && changes->n > 0)
+			send_changes(frame, table, changes);
+		if (!may_collect(view, table, columns))
+			return false;
+		if (changes)
+			MemoryContextDelete(changes->context);
+		frame->collected[i].changes = changes = begin_changes(frame, action, columns);
+	}
+
+	oldcontext = MemoryContextSwitchTo(changes->values_context);
+	for (int p = 0; p < changes->nparams; p++)
+	{
+		Form_pg_attribute att = TupleDescAttr(view->desc, changes->params[p] - 1);
+		int			at = p * MAX_CHANGES + changes->n;
+
+		changes->nulls[at] = nulls[p] == 'n';
+		if (changes->nulls[at])
+			continue;
+		changes->values[at] = datumCopy(values[p], att->attbyval, att->attlen);
+		changes->size += datumGetSize(values[p], att->attbyval, att->attlen);
+	}
+	MemoryContextSwitchTo(oldcontext);
+	changes->n++;
+	if (changes->n == MAX_CHANGES || changes->size > work_mem * (Size) 1024)
+		send_changes(frame, table, changes);
+	return true;
+}
+
+/* The values of a key that a statement has changed, as bytes. */
+typedef struct ChangedKey
+{
+	bytea	   *key;
+} ChangedKey;
+
+static uint32
+changed_key_hash(const void *key, Size keysize)
+{
+	bytea	   *bytes = ((const ChangedKey *) key)->key;
+
+	return DatumGetUInt32(hash_any((unsigned char *) VARDATA(bytes),
+								   VARSIZE(bytes) - VARHDRSZ));
+}
+
+static int
+changed_key_match(const void *a, const void *b, Size keysize)
+{
+	bytea	   *x = ((const ChangedKey *) a)->key;
+	bytea	   *y = ((const ChangedKey *) b)->key;
+
+	return VARSIZE(x) == VARSIZE(y) ? memcmp(x, y, VARSIZE(x)) : 1;
+}
+
+/*
+ * Has the statement changed this row before?  As in PostgreSQL, of several
+ * changes the first one counts.  The store cannot tell: to it they are
+ * changes by several statements.
+ */
+static bool
+is_changed_before(WriteFrame *frame, int i, Datum *keys)
+{
+	RoutedView *view = frame->view;
+	Collected  *collected = &frame->collected[i];
+	StringInfoData bytes;
+	ChangedKey	changed;
+	bool		found;
+	ChangedKey *entry;
+
+	if (collected->changed_keys == NULL)
+	{
+		HASHCTL		ctl = {.keysize = sizeof(ChangedKey),
+			.entrysize = sizeof(ChangedKey),
+			.hash = changed_key_hash,
+			.match = changed_key_match,
+		.hcxt = frame->context};
+
+		collected->changed_keys =
+			hash_create("run_ops changed keys", 16, &ctl,
+						HASH_ELEM | HASH_FUNCTION | HASH_COMPARE | HASH_CONTEXT);
+	}
+	initStringInfo(&bytes);
+	appendStringInfoSpaces(&bytes, VARHDRSZ);
+	for (int k = 0; k < view->nkeys; k++)
+	{
+		Form_pg_attribute att = TupleDescAttr(view->desc, view->keys[k] - 1);
+
+		if (att->attbyval)
+			appendBinaryStringInfo(&bytes, (char *) &keys[k], sizeof(Datum));
+		else if (att->attlen == -1)
+		{
+			/* whatever header it has */
+			struct varlena *value = PG_DETOAST_DATUM_PACKED(keys[k]);
+			int32		len = VARSIZE_ANY_EXHDR(value);
+
+			appendBinaryStringInfo(&bytes, (char *) &len, sizeof(len));
+			appendBinaryStringInfo(&bytes, VARDATA_ANY(value), len);
+		}
+		else
+			appendBinaryStringInfo(&bytes, DatumGetPointer(keys[k]),
+								   datumGetSize(keys[k], false, att->attlen));
+	}
+	SET_VARSIZE(bytes.data, bytes.len);
+	changed.key = (bytea *) bytes.data;
+	entry = hash_search(collected->changed_keys, &changed, HASH_ENTER, &found);
+	if (!found)
+	{
+		entry->key = MemoryContextAlloc(frame->context, bytes.len);
+		memcpy(entry->key, bytes.data, bytes.len);
+	}
+	return found;
 }
 
 static void
-write_collected_rows(WriteFrame *frame, TupleDesc desc)
+write_collected(WriteFrame *frame)
 {
 	for (int i = 0; i < frame->view->ntables; i++)
 	{
-		if (frame->rows[i])
-			write_rows(frame, i, desc, ACTION_INSERT);
+		StoreTable *table = &frame->view->tables[i];
+		Collected  *collected = &frame->collected[i];
+		HeapTuple	row = collected->row;
+		Tuplestorestate *rows = collected->rows;
+
+		/* no longer collected, should a trigger come back to this frame */
+		collected->row = NULL;
+		collected->rows = NULL;
+		if (row)
+			insert_one(frame, table, ACTION_INSERT_ONE, row);
+		if (rows)
+			insert_rows(frame, table, rows);
+		if (collected->changes && collected->changes->n > 0)
+			send_changes(frame, table, collected->changes);
 	}
 }
 
 /*
- * Writes what is collected for all views but one, outer statements first: a
- * row that is written or placed now may refer to it.
+ * Writes what is collected by the statements from this one outwards, outer
+ * ones first, but for one view and one query: a row that is written or placed
+ * now may refer to it.
  */
 static void
-write_all_collected_rows(WriteFrame *frame, RoutedView *but)
+write_all_collected(WriteFrame *frame, RoutedView *but, Snapshot but_query)
 {
-	Relation	rel;
-
 	if (frame == NULL)
 		return;
 	check_stack_depth();
-	write_all_collected_rows(frame->outer, but);
-	if (frame->view == but)
-		return;
-	rel = table_open(frame->view->relid, NoLock);
-	write_collected_rows(frame, RelationGetDescr(rel));
-	table_close(rel, NoLock);
+	write_all_collected(frame->outer, but, but_query);
+	if (frame->view != but && frame->query != but_query)
+		write_collected(frame);
 }
 
 /* ----------------------------------------------------------------
@@ -827,32 +680,46 @@ table_of_shape(RoutedView *view, IdShape shape)
 			 errhint("Use run_ops.attach_store().")));
 }
 
-/* The shape in a text column of the row; of no kind for NULL. */
+/* The shape in the row's route column; of no kind for NULL. */
 static IdShape
-shape_in(HeapTuple row, AttrNumber attno, TupleDesc desc)
+shape_in(RoutedView *view, HeapTuple row)
 {
 	IdShape		none = {ID_KIND_NONE, '\0'};
 	bool		isnull;
-	Datum		id = heap_getattr(row, attno, desc, &isnull);
+	Datum		id = heap_getattr(row, view->route_column, view->desc, &isnull);
 
 	return isnull ? none : id_shape_datum(id);
 }
 
 /* An id that decides about its own row must be classifiable. */
 static void
-refuse_unclassifiable(RoutedView *view, HeapTuple row, TupleDesc desc,
-					  IdShape shape)
+refuse_unclassifiable(RoutedView *view, HeapTuple row, IdShape shape)
 {
 	bool		isnull;
-	Datum		id = heap_getattr(row, view->route_column, desc, &isnull);
+	Datum		id = heap_getattr(row, view->route_column, view->desc, &isnull);
 
 	/* NULL is left to the NOT NULL constraint of the key */
 	if (view->routing == ROUTING_SHAPE && shape.kind == ID_KIND_NONE && !isnull)
 		id_report_unclassifiable(DatumGetTextPP(id));
 }
 
+/* Is the row there that the column names? */
+static bool
+owner_is_there(WriteFrame *frame, OwnerRule *rule, Datum value)
+{
+	bool		result;
+
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	if (execute_plan(frame, rule->probe, &value, NULL, false, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not look for the row's owner");
+	result = SPI_processed > 0;
+	SPI_finish();
+	return result;
+}
+
 static int
-table_of_owner(WriteFrame *frame, HeapTuple row, TupleDesc desc)
+table_of_owner(WriteFrame *frame, HeapTuple row)
 {
 	RoutedView *view = frame->view;
 	ListCell   *lc;
@@ -861,7 +728,7 @@ table_of_owner(WriteFrame *frame, HeapTuple row, TupleDesc desc)
 	{
 		OwnerRule  *rule = lfirst(lc);
 		bool		isnull;
-		Datum		value = heap_getattr(row, rule->attno, desc, &isnull);
+		Datum		value = heap_getattr(row, rule->attno, view->desc, &isnull);
 
 		if (isnull)
 			continue;
@@ -869,10 +736,8 @@ table_of_owner(WriteFrame *frame, HeapTuple row, TupleDesc desc)
 			return table_of_shape(view, id_shape_datum(value));
 		if (rule->probe)
 		{
-			write_all_collected_rows(frames, view);
-			if (execute_plan(frame, rule->probe, &value, NULL, false, 1) != SPI_OK_SELECT)
-				elog(ERROR, "could not look for the row's owner");
-			if (SPI_processed == 0)
+			write_all_collected(frames, view, NULL);
+			if (!owner_is_there(frame, rule, value))
 				continue;
 		}
 		for (int i = 0; i < view->ntables; i++)
@@ -885,36 +750,34 @@ table_of_owner(WriteFrame *frame, HeapTuple row, TupleDesc desc)
 }
 
 static int
-table_of_new_row(WriteFrame *frame, HeapTuple row, TupleDesc desc)
+table_of_new_row(WriteFrame *frame, HeapTuple row)
 {
 	RoutedView *view = frame->view;
 	IdShape		shape = {ID_KIND_NONE, '\0'};
 
 	if (view->route_column)
 	{
-		shape = shape_in(row, view->route_column, desc);
-		refuse_unclassifiable(view, row, desc, shape);
+		shape = shape_in(view, row);
+		refuse_unclassifiable(view, row, shape);
 	}
 	/* a LEGACY-shaped key is what rows without residency have everywhere */
 	if (view->routing == ROUTING_STORE &&
 		(shape.kind == ID_KIND_NONE || shape.kind == ID_KIND_CUID))
-		return table_of_owner(frame, row, desc);
+		return table_of_owner(frame, row);
 	return table_of_shape(view, shape);
 }
 
-/* The table that holds a row which the view has shown. */
+/* With routing "store": the table that holds a row which the view has shown. */
 static int
-table_of_old_row(WriteFrame *frame, HeapTuple row, TupleDesc desc)
+find_table(WriteFrame *frame, Datum *keys, char *nulls)
 {
 	RoutedView *view = frame->view;
 	int			last = view->ntables - 1;
 
-	if (view->routing != ROUTING_STORE)
-		return table_of_shape(view, shape_in(row, view->route_column, desc));
 	for (int i = 0; i < last; i++)
 	{
-		if (run_statement(frame, &view->tables[i], desc, ACTION_READ, NULL,
-						  NULL, row, (Datum) 0) > 0)
+		if (run_statement(frame, &view->tables[i], ACTION_FIND, NULL, keys, nulls,
+						  NULL) > 0)
 			return i;
 	}
 	return last;
@@ -925,179 +788,246 @@ table_of_old_row(WriteFrame *frame, HeapTuple row, TupleDesc desc)
  * ----------------------------------------------------------------
  */
 
-static bool
-same_value(Form_pg_attribute att, Datum a, Datum b)
+/*
+ * is_as_seen(tableoid oid, ctid tid) returns boolean
+ *
+ * Last condition of the statements that change a local row: is this version
+ * of the row the one that the statement on the view has seen?  False for one
+ * that the transaction itself has made since: as in PostgreSQL, of several
+ * changes the first one counts.  An error for one of another transaction.
+ */
+Datum
+run_ops_is_as_seen(PG_FUNCTION_ARGS)
 {
-	/* a value that is stored out of line never changes in its place */
-	if (att->attlen == -1 &&
-		VARATT_IS_EXTERNAL_ONDISK(DatumGetPointer(a)) &&
-		VARATT_IS_EXTERNAL_ONDISK(DatumGetPointer(b)))
-	{
-		Size		size = VARSIZE_EXTERNAL(DatumGetPointer(a));
+	ItemPointer tid = (ItemPointer) PG_GETARG_POINTER(1);
+	Relation	rel;
+	TupleTableSlot *slot;
+	bool		seen;
+	bool		own = false;
 
-		if (memcmp(DatumGetPointer(a), DatumGetPointer(b), size) == 0)
-			return true;
+	if (statement_snapshot == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("run_ops.is_as_seen() is for statements of the views of routed tables")));
+	rel = table_open(PG_GETARG_OID(0), AccessShareLock);
+	slot = table_slot_create(rel, NULL);
+	seen = table_tuple_fetch_row_version(rel, tid, statement_snapshot, slot);
+	if (!seen && table_tuple_fetch_row_version(rel, tid, SnapshotAny, slot))
+	{
+		bool		isnull;
+		Datum		xmin = slot_getsysattr(slot, MinTransactionIdAttributeNumber,
+										   &isnull);
+
+		own = TransactionIdIsCurrentTransactionId(DatumGetTransactionId(xmin));
 	}
-	return datum_image_eq(a, b, att->attbyval, att->attlen);
+	ExecDropSingleTupleTableSlot(slot);
+	if (!seen && !own)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("could not serialize access due to concurrent update"),
+				 errdetail("A row of table \"%s\" is not as the statement on its view has seen it.",
+						   RelationGetRelationName(rel)),
+				 errhint("Try the transaction again.")));
+	table_close(rel, AccessShareLock);
+	PG_RETURN_BOOL(seen);
 }
 
 static bool
-same_row(TupleDesc desc, HeapTuple a, HeapTuple b, TupleDesc b_desc)
+change_local_row(WriteFrame *frame, StoreTable *table, StoreAction action,
+				 Bitmapset *columns, Datum *values, char *nulls,
+				 HeapTuple *stored)
 {
-	for (int i = 0; i < desc->natts; i++)
-	{
-		bool		a_null;
-		bool		b_null;
-		Datum		a_value = heap_getattr(a, i + 1, desc, &a_null);
-		Datum		b_value = heap_getattr(b, i + 1, b_desc, &b_null);
+	Snapshot	outer_snapshot = statement_snapshot;
+	uint64		processed;
 
-		if (a_null != b_null ||
-			(!a_null && !same_value(TupleDescAttr(desc, i), a_value, b_value)))
-			return false;
+	PG_TRY();
+	{
+		statement_snapshot = GetActiveSnapshot();
+		processed = run_statement(frame, table, action, columns, values, nulls,
+								  stored);
 	}
-	return true;
+	PG_FINALLY();
+	{
+		statement_snapshot = outer_snapshot;
+	}
+	PG_END_TRY();
+	return processed > 0;
 }
 
 /*
- * Updates or deletes the row that the statement has seen as "old".  False
- * when there is no such row any more.
+ * Updates or deletes a row in one table.  False when there is nothing to do.
+ * "stored" is set where the table changes rows.
  */
 static bool
-change_row(WriteFrame *frame, StoreTable *table, TupleDesc desc,
-		   StoreAction action, Bitmapset *columns,
-		   HeapTuple row, HeapTuple old)
+change_in_table(WriteFrame *frame, int i, StoreAction action, Bitmapset *columns,
+				Datum *values, char *nulls, HeapTuple *stored)
 {
-	TransactionId tried = InvalidTransactionId;
+	RoutedView *view = frame->view;
+	StoreTable *table = &view->tables[i];
 
-	/* the remote transaction sees what the statement saw, or fails */
-	if (table->foreign)
-		return run_statement(frame, table, desc, action, columns, row, old,
-							 (Datum) 0) > 0;
-
-	for (;;)
-	{
-		HeapTuple	now;
-		Datum		version;
-		bool		isnull;
-
-		CHECK_FOR_INTERRUPTS();
-		if (run_statement(frame, table, desc, ACTION_READ, NULL, NULL, old,
-						  (Datum) 0) == 0)
-			return false;
-		now = SPI_tuptable->vals[0];
-		version = heap_getattr(now, desc->natts + 1, SPI_tuptable->tupdesc,
-							   &isnull);
-		if (!same_row(desc, old, now, SPI_tuptable->tupdesc))
-		{
-			/* as PostgreSQL does: of several changes the first one counts */
-			if (TransactionIdIsCurrentTransactionId(DatumGetTransactionId(version)))
-				return false;
-			ereport(ERROR,
-					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-					 errmsg("could not serialize access due to concurrent update"),
-					 errdetail("A row of table \"%s\" is not as the statement on its view has seen it.",
-							   get_rel_name(table->relid)),
-					 errhint("Try the transaction again.")));
-		}
-		/* still the same version: a trigger or rule of the table keeps it */
-		if (tried == DatumGetTransactionId(version))
-			return false;
-		tried = DatumGetTransactionId(version);
-		if (run_statement(frame, table, desc, action, columns, row, old,
-						  version) > 0)
-			return true;
-	}
+	if (action != ACTION_UPDATE || !table->changes_rows)
+		stored = NULL;
+	if (!table->foreign)
+		return change_local_row(frame, table, action, columns, values, nulls, stored);
+	if (is_changed_before(frame, i, values))
+		return false;
+	return collect_change(frame, i, action, columns, values, nulls) ||
+		run_statement(frame, table, action, columns, values, nulls, stored) > 0;
 }
 
 static void
-refuse_generated(RoutedView *view, TupleDesc desc, AttrNumber column)
+refuse_generated(RoutedView *view, AttrNumber column)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_GENERATED_ALWAYS),
 			 errmsg("cannot write to column \"%s\" of view \"%s\"",
-					NameStr(TupleDescAttr(desc, column - 1)->attname),
+					NameStr(TupleDescAttr(view->desc, column - 1)->attname),
 					get_rel_name(view->relid)),
 			 errdetail("It is a generated column of the table.")));
 }
 
 /* INSTEAD OF INSERT: the row as stored, or NULL when it was skipped. */
 static HeapTuple
-insert_row(WriteFrame *frame, HeapTuple row, TupleDesc desc)
+insert_row(WriteFrame *frame, HeapTuple row)
 {
 	RoutedView *view = frame->view;
-	int			i = table_of_new_row(frame, row, desc);
+	int			i = table_of_new_row(frame, row);
 	int			column = -1;
 	bool		isnull;
-	MemoryContext oldcontext;
 
 	while ((column = bms_next_member(view->generated, column)) >= 0)
 	{
-		(void) heap_getattr(row, column, desc, &isnull);
+		(void) heap_getattr(row, column, view->desc, &isnull);
 		if (!isnull)
-			refuse_generated(view, desc, column);
+			refuse_generated(view, column);
 	}
 
-	if (insert_conflicts == INSERT_CONFLICTS_SKIP ||
-		view->tables[i].changes_rows)
-		write_all_collected_rows(frames, NULL);
-	if (frame->rows[i] == NULL)
+	if (insert_conflicts == INSERT_CONFLICTS_ERROR &&
+		!view->tables[i].changes_rows)
 	{
-		oldcontext = MemoryContextSwitchTo(frame->context);
-		frame->rows[i] = tuplestore_begin_heap(false, false, work_mem);
-		MemoryContextSwitchTo(oldcontext);
+		collect_row(frame, &frame->collected[i], row);
+		return row;
 	}
-	tuplestore_puttuple(frame->rows[i], row);
-	if (insert_conflicts == INSERT_CONFLICTS_SKIP)
-		return write_rows(frame, i, desc, ACTION_INSERT_SKIP);
-	if (view->tables[i].changes_rows)
-		return write_rows(frame, i, desc, ACTION_INSERT_RETURNING);
-	return row;
+	write_all_collected(frames, NULL, NULL);
+	return insert_one(frame, &view->tables[i],
+					  insert_conflicts == INSERT_CONFLICTS_SKIP ?
+					  ACTION_INSERT_ONE_SKIP : ACTION_INSERT_ONE_RETURNING,
+					  row);
 }
 
-/* INSTEAD OF UPDATE: the row as stored, or NULL when it is gone. */
+/* An UPDATE of the column that tells the store must not move the row. */
+static void
+refuse_move(RoutedView *view, int i, HeapTuple old, HeapTuple row)
+{
+	IdShape		was = shape_in(view, old);
+	IdShape		is = shape_in(view, row);
+	int			to = table_of_shape(view, is);
+
+	if (was.kind != ID_KIND_NONE)
+		refuse_unclassifiable(view, row, is);
+	/* with routing "store" a LEGACY-shaped key may be anywhere */
+	if (to != i && to != table_of_shape(view, was))
+		ereport(ERROR,
+				(errcode(ERRCODE_RUN_OPS_CROSSES_SEAM),
+				 errmsg("row of view \"%s\" would move from store \"%s\" to store \"%s\"",
+						get_rel_name(view->relid), view->tables[i].store,
+						view->tables[to].store),
+				 errdetail("The new value of column \"%s\" belongs there.",
+						   NameStr(TupleDescAttr(view->desc, view->route_column - 1)->attname)),
+				 errhint("Insert a new row and delete the old one.")));
+}
+
+/*
+ * The columns that an UPDATE sets: those that were announced, and others that
+ * differ, as several UPDATEs of one view in a query share one announcement.
+ */
+static Bitmapset *
+columns_to_set(WriteFrame *frame, Datum *old, bool *old_nulls,
+			   Datum *values, bool *nulls)
+{
+	TupleDesc	desc = frame->view->desc;
+	Bitmapset  *result = frame->columns;
+
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+
+		if (bms_is_member(i + 1, frame->columns) ||
+			(old_nulls[i] && nulls[i]) ||
+			(!old_nulls[i] && !nulls[i] &&
+			 datum_image_eq(old[i], values[i], att->attbyval, att->attlen)))
+			continue;
+		result = bms_add_member(result == frame->columns ? bms_copy(result) : result,
+								i + 1);
+	}
+	return result;
+}
+
+/*
+ * INSTEAD OF UPDATE or DELETE: the new or the old row as stored, or NULL when
+ * nothing was done.
+ */
 static HeapTuple
-update_row(WriteFrame *frame, HeapTuple old, HeapTuple row, TupleDesc desc)
+change_row(WriteFrame *frame, HeapTuple old, HeapTuple row)
 {
 	RoutedView *view = frame->view;
-	int			i = table_of_old_row(frame, old, desc);
-	StoreTable *table = &view->tables[i];
-	Bitmapset  *generated = bms_intersect(frame->columns, view->generated);
+	int			natts = view->desc->natts;
+	StoreAction action = row ? ACTION_UPDATE : ACTION_DELETE;
+	Datum	   *old_values = palloc(sizeof(Datum) * natts);
+	bool	   *old_nulls = palloc(sizeof(bool) * natts);
+	Datum	   *params = palloc(sizeof(Datum) * (view->nkeys + natts));
+	char	   *nulls = palloc(view->nkeys + natts);
+	Bitmapset  *columns = NULL;
+	HeapTuple	stored = NULL;
+	int			first;
+	int			last;
 
-	if (!bms_is_empty(generated))
-		refuse_generated(view, desc, bms_next_member(generated, -1));
-	if (view->route_column &&
-		bms_is_member(view->route_column, frame->columns))
+	heap_deform_tuple(old, view->desc, old_values, old_nulls);
+	for (int k = 0; k < view->nkeys; k++)
 	{
-		IdShape		was = shape_in(old, view->route_column, desc);
-		IdShape		is = shape_in(row, view->route_column, desc);
-		int			to = table_of_shape(view, is);
-
-		if (was.kind != ID_KIND_NONE)
-			refuse_unclassifiable(view, row, desc, is);
-		/* with routing "store" a LEGACY-shaped key may be anywhere */
-		if (to != i && to != table_of_shape(view, was))
-			ereport(ERROR,
-					(errcode(ERRCODE_RUN_OPS_CROSSES_SEAM),
-					 errmsg("row of view \"%s\" would move from store \"%s\" to store \"%s\"",
-							get_rel_name(view->relid), table->store,
-							view->tables[to].store),
-					 errdetail("The new value of column \"%s\" belongs there.",
-							   NameStr(TupleDescAttr(desc, view->route_column - 1)->attname)),
-					 errhint("Insert a new row and delete the old one.")));
+		params[k] = old_values[view->keys[k] - 1];
+		nulls[k] = old_nulls[view->keys[k] - 1] ? 'n' : ' ';
 	}
-	if (!change_row(frame, table, desc, ACTION_UPDATE, frame->columns, row, old))
-		return NULL;
-	return table->changes_rows ? returned_row() : row;
-}
+	if (row)
+	{
+		Datum	   *new_values = palloc(sizeof(Datum) * natts);
+		bool	   *new_nulls = palloc(sizeof(bool) * natts);
+		int			n = view->nkeys;
+		int			column = -1;
 
-/* INSTEAD OF DELETE: the row, or NULL when it was gone. */
-static HeapTuple
-delete_row(WriteFrame *frame, HeapTuple old, TupleDesc desc)
-{
-	StoreTable *table = &frame->view->tables[table_of_old_row(frame, old, desc)];
+		heap_deform_tuple(row, view->desc, new_values, new_nulls);
+		columns = columns_to_set(frame, old_values, old_nulls, new_values, new_nulls);
+		while ((column = bms_next_member(columns, column)) >= 0)
+		{
+			if (bms_is_member(column, view->generated))
+				refuse_generated(view, column);
+			params[n] = new_values[column - 1];
+			nulls[n++] = new_nulls[column - 1] ? 'n' : ' ';
+		}
+	}
 
-	return change_row(frame, table, desc, ACTION_DELETE, NULL, NULL, old) ?
-		old : NULL;
+	/* with routing "store": the first one that has the row */
+	first = 0;
+	last = view->ntables - 1;
+	if (view->routing != ROUTING_STORE)
+		first = last = table_of_shape(view, shape_in(view, old));
+	if (view->route_column && bms_is_member(view->route_column, columns))
+	{
+		if (view->routing == ROUTING_STORE)
+			first = last = find_table(frame, params, nulls);
+		refuse_move(view, first, old, row);
+	}
+	for (int i = first; i <= last; i++)
+	{
+		if (change_in_table(frame, i, action, columns, params, nulls, &stored))
+			return stored ? stored : row ? row : old;
+		/* it may be there, and kept as it is by a trigger */
+		if (i < last && view->tables[i].changes_rows &&
+			run_statement(frame, &view->tables[i], ACTION_FIND, NULL, params, nulls,
+						  NULL) > 0)
+			break;
+	}
+	return NULL;
 }
 
 /*
@@ -1110,9 +1040,8 @@ Datum
 run_ops_route_write(PG_FUNCTION_ARGS)
 {
 	TriggerData *trigdata = (TriggerData *) fcinfo->context;
-	TupleDesc	desc;
 	HeapTuple	result = NULL;
-	WriteFrame **frame;
+	WriteFrame *frame;
 	Oid			userid;
 	int			sec_context;
 
@@ -1121,91 +1050,77 @@ run_ops_route_write(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("run_ops.route_write() is the trigger function of the views of routed tables")));
-	desc = RelationGetDescr(trigdata->tg_relation);
 
 	GetUserIdAndSecContext(&userid, &sec_context);
 	SetUserIdAndSecContext(trigdata->tg_relation->rd_rel->relowner,
 						   sec_context | SECURITY_LOCAL_USERID_CHANGE);
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
 
 	if (TRIGGER_FIRED_BEFORE(trigdata->tg_event))
 		push_frame(trigdata,
-				   get_view(RelationGetRelid(trigdata->tg_relation),
-							trigdata->tg_trigger),
+				   routed_view_pin(RelationGetRelid(trigdata->tg_relation),
+								   trigdata->tg_trigger),
 				   userid, sec_context);
 	else
 	{
-		frame = find_frame(trigdata);
+		frame = *find_frame(trigdata);
 		if (TRIGGER_FIRED_AFTER(trigdata->tg_event))
 		{
-			write_collected_rows(*frame, desc);
+			write_all_collected(frame->outer, NULL, frame->query);
+			write_collected(frame);
 			/* statements within have come and gone: look again */
 			drop_frame(find_frame(trigdata));
 		}
 		else if (TRIGGER_FIRED_BY_INSERT(trigdata->tg_event))
-			result = insert_row(*frame, trigdata->tg_trigtuple, desc);
-		else if (TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event))
-			result = update_row(*frame, trigdata->tg_trigtuple,
-								trigdata->tg_newtuple, desc);
+			result = insert_row(frame, trigdata->tg_trigtuple);
 		else
-			result = delete_row(*frame, trigdata->tg_trigtuple, desc);
+			result = change_row(frame, trigdata->tg_trigtuple,
+								TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event) ?
+								trigdata->tg_newtuple : NULL);
 	}
 
-	SPI_finish();
 	SetUserIdAndSecContext(userid, sec_context);
 	PG_RETURN_POINTER(result);
 }
 
-/* ----------------------------------------------------------------
- *		The write lock of local tables
- * ----------------------------------------------------------------
- */
-
 /*
- * refuse_stray() returns trigger
+ * fire_on_replica(view regclass, trigger_name name) returns void
  *
- * Fires only for a row that does not belong into this database.  Argument:
- * the column whose shape says so.
+ * Makes a trigger of a view fire with session_replication_role = replica, and
+ * only then.  PostgreSQL can do that, but has no ALTER VIEW for it; so the
+ * trigger is also marked as internal, or pg_dump would write an ALTER TABLE
+ * that cannot be restored.
  */
 Datum
-run_ops_refuse_stray(PG_FUNCTION_ARGS)
+run_ops_fire_on_replica(PG_FUNCTION_ARGS)
 {
-	TriggerData *trigdata = (TriggerData *) fcinfo->context;
-	const char *column;
-	HeapTuple	row;
-	char	   *id;
+	Oid			relid = PG_GETARG_OID(0);
+	Name		name = PG_GETARG_NAME(1);
+	Relation	triggers;
+	ScanKeyData key[2];
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	Form_pg_trigger trigger;
 
-	if (!CALLED_AS_TRIGGER(fcinfo) || trigdata->tg_trigger->tgnargs != 1)
+	triggers = table_open(TriggerRelationId, RowExclusiveLock);
+	ScanKeyInit(&key[0], Anum_pg_trigger_tgrelid, BTEqualStrategyNumber,
+				F_OIDEQ, ObjectIdGetDatum(relid));
+	ScanKeyInit(&key[1], Anum_pg_trigger_tgname, BTEqualStrategyNumber,
+				F_NAMEEQ, NameGetDatum(name));
+	scan = systable_beginscan(triggers, TriggerRelidNameIndexId, true, NULL, 2, key);
+	tuple = systable_getnext(scan);
+	if (tuple == NULL || get_rel_relkind(relid) != RELKIND_VIEW)
 		ereport(ERROR,
-				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("run_ops.refuse_stray() is the write-lock trigger of routed tables")));
-	if (strays_allowed)
-		PG_RETURN_POINTER(NULL);
-	column = trigdata->tg_trigger->tgargs[0];
-	row = TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event) ?
-		trigdata->tg_newtuple : trigdata->tg_trigtuple;
-	id = SPI_getvalue(row, RelationGetDescr(trigdata->tg_relation),
-					  SPI_fnumber(RelationGetDescr(trigdata->tg_relation), column));
-	ereport(ERROR,
-			(errcode(ERRCODE_RUN_OPS_STRAY),
-			 errmsg("row does not belong into table \"%s\" while split is on",
-					RelationGetRelationName(trigdata->tg_relation)),
-			 errdetail("The shape of \"%s\" = \"%.64s\" says that the row lives in another store.",
-					   column, id ? id : ""),
-			 errhint("Write through the view of the table."),
-			 errtable(trigdata->tg_relation)));
-}
-
-/*
- * allow_strays() returns void
- *
- * Lifts the write lock until the current transaction ends.
- */
-Datum
-run_ops_allow_strays(PG_FUNCTION_ARGS)
-{
-	strays_allowed = true;
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("trigger \"%s\" of view %u does not exist",
+						NameStr(*name), relid)));
+	tuple = heap_copytuple(tuple);
+	trigger = (Form_pg_trigger) GETSTRUCT(tuple);
+	trigger->tgenabled = TRIGGER_FIRES_ON_REPLICA;
+	trigger->tgisinternal = true;
+	CatalogTupleUpdate(triggers, &tuple->t_self, tuple);
+	systable_endscan(scan);
+	table_close(triggers, RowExclusiveLock);
+	CacheInvalidateRelcacheByRelid(relid);
 	PG_RETURN_VOID();
 }
 

@@ -5,7 +5,21 @@ CREATE FUNCTION run_ops.route_write() RETURNS trigger
   LANGUAGE c
   AS 'MODULE_PATHNAME', 'run_ops_route_write';
 COMMENT ON FUNCTION run_ops.route_write() IS
-  'sends each row that is written to a view to the one store that owns it, with the rights of the view''s owner; like any trigger it does not fire with session_replication_role = replica, where the rows would be lost';
+  'sends each row that is written to a view to the one store that owns it, with the rights of the view''s owner';
+
+CREATE FUNCTION run_ops.fire_on_replica(view regclass, trigger_name name) RETURNS void
+  LANGUAGE c STRICT
+  AS 'MODULE_PATHNAME', 'run_ops_fire_on_replica';
+COMMENT ON FUNCTION run_ops.fire_on_replica(regclass, name) IS
+  'makes a trigger of a view fire with session_replication_role = replica only, and keeps it out of dumps: ALTER TABLE ... ENABLE REPLICA TRIGGER is not for views';
+REVOKE EXECUTE ON FUNCTION run_ops.fire_on_replica(regclass, name) FROM PUBLIC;
+
+-- Its cost makes it the last condition that is looked at.
+CREATE FUNCTION run_ops.is_as_seen(tableoid oid, ctid tid) RETURNS boolean
+  LANGUAGE c STRICT COST 1000
+  AS 'MODULE_PATHNAME', 'run_ops_is_as_seen';
+COMMENT ON FUNCTION run_ops.is_as_seen(oid, tid) IS
+  'whether a version of a row is the one that the statement on the view has seen; an error when another transaction has changed it since; for statements that route_write() runs';
 
 CREATE FUNCTION run_ops.refuse_stray() RETURNS trigger
   LANGUAGE c
@@ -20,24 +34,35 @@ COMMENT ON FUNCTION run_ops.allow_strays() IS
   'lifts the write lock of local tables until the transaction ends: for bringing rows back from a store';
 REVOKE EXECUTE ON FUNCTION run_ops.allow_strays() FROM PUBLIC;
 
-CREATE FUNCTION run_ops.owner_columns(t run_ops.routed_table)
-  RETURNS TABLE (ord bigint, column_name name, store text, query text)
+CREATE FUNCTION run_ops.owners(t run_ops.routed_table)
+  RETURNS TABLE (ord int, column_name name, owner run_ops.routed_table, owner_column name)
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
   -- A table whose rows have no shape is usually bound to one that has by a
-  -- foreign key of the local table.  Where that one has no shape either, its
-  -- row is looked for, in the last store without asking.
-  SELECT row_number() OVER (ORDER BY a.attnum, c.precedence DESC, c.store), a.attname, c.store,
-         CASE WHEN c.store <> last_value(c.store) OVER (
-                PARTITION BY a.attnum ORDER BY c.precedence DESC, c.store
-                ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)
-              THEN format('SELECT FROM %s AS x WHERE x.%I OPERATOR(pg_catalog.=) $1', c.relation, f.attname) END
+  -- foreign key of the local table.
+  SELECT a.attnum, a.attname, CASE WHEN o.route_column IS DISTINCT FROM f.attname THEN o END, f.attname
     FROM pg_constraint AS k
     JOIN pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum = k.conkey[1]
     JOIN pg_attribute AS f ON f.attrelid = k.confrelid AND f.attnum = k.confkey[1]
     JOIN run_ops.routed_table AS o ON o.legacy = k.confrelid
-    LEFT JOIN LATERAL run_ops.copies(o) AS c ON o.route_column IS DISTINCT FROM f.attname
    WHERE k.conrelid = t.legacy AND k.contype = 'f' AND cardinality(k.conkey) = 1
+$$;
+COMMENT ON FUNCTION run_ops.owners(run_ops.routed_table) IS
+  'which columns of a row tell its store when its own id does not, the first that is not NULL: by the shape of the value where owner is NULL, else by the place of the owner''s row that it names';
+
+CREATE FUNCTION run_ops.owner_columns(t run_ops.routed_table)
+  RETURNS TABLE (ord bigint, column_name name, store text, query text)
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  -- Where the owner has no shape either, its row is looked for, in the last
+  -- store without asking.
+  SELECT row_number() OVER (ORDER BY o.ord, c.precedence DESC, c.store), o.column_name, c.store,
+         CASE WHEN c.store <> last_value(c.store) OVER (
+                PARTITION BY o.ord ORDER BY c.precedence DESC, c.store
+                ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)
+              THEN format('SELECT FROM %s AS x WHERE x.%I OPERATOR(pg_catalog.=) $1', c.relation, o.owner_column) END
+    FROM run_ops.owners(t) AS o
+    LEFT JOIN LATERAL run_ops.copies(o.owner) AS c ON NOT o.owner IS NULL
 $$;
 COMMENT ON FUNCTION run_ops.owner_columns(run_ops.routed_table) IS
   'which columns of a new row tell its store when its own id does not: the shape of the value where store is NULL, else the first store where the query finds the row that the value names';
@@ -95,7 +120,7 @@ CREATE FUNCTION run_ops.build_triggers(t run_ops.routed_table, split boolean) RE
 AS $$
 DECLARE
   stores text;
-  timing text[];
+  part   record;
   old    record;
 BEGIN
   PERFORM run_ops.build_defaults(t, split);
@@ -109,12 +134,17 @@ BEGIN
     RETURN;
   END IF;
   stores := (SELECT string_agg(quote_literal(s), ', ') FROM run_ops.stores_that_change_rows(t) AS s);
-  FOREACH timing SLICE 1 IN ARRAY ARRAY[
-    ['begin', 'BEFORE', 'STATEMENT'], ['route', 'INSTEAD OF', 'ROW'], ['write', 'AFTER', 'STATEMENT']]
+  -- Each once more for session_replication_role = replica, under which the
+  -- rows would else be lost without a word.
+  FOR part IN
+    SELECT p.*, replica, 'run_ops_' || CASE WHEN replica THEN 'replica_' ELSE '' END || p.name AS trigger_name
+      FROM (VALUES ('begin', 'BEFORE', 'STATEMENT'), ('route', 'INSTEAD OF', 'ROW'), ('write', 'AFTER', 'STATEMENT'))
+           AS p (name, timing, level), (VALUES (false), (true)) AS r (replica)
   LOOP
-    EXECUTE format('CREATE TRIGGER run_ops_%s %s INSERT OR UPDATE OR DELETE ON %s '
+    EXECUTE format('CREATE TRIGGER %s %s INSERT OR UPDATE OR DELETE ON %s '
                    'FOR EACH %s EXECUTE FUNCTION run_ops.route_write(%s)',
-                   timing[1], timing[2], t.view, timing[3], stores);
+                   part.trigger_name, part.timing, t.view, part.level, stores);
+    PERFORM run_ops.fire_on_replica(t.view, part.trigger_name) WHERE part.replica;
   END LOOP;
 
   -- with routing "store" a row may be anywhere
@@ -154,8 +184,9 @@ END $$;
 COMMENT ON FUNCTION run_ops.store_write_lock(regclass, text) IS
   'SQL to run in a store: a constraint that refuses rows which do not belong there, without the extension; rows that are there already are left to run_ops.find_strays(); NULL where rows have no shape';
 
+-- Its own INSERT must not skip a row that is there.
 CREATE FUNCTION run_ops.upsert(view regclass, new_row jsonb, conflict_columns name[] DEFAULT NULL) RETURNS text
-  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET run_ops_split.insert_conflicts = error
 AS $$
 #variable_conflict use_variable
 DECLARE

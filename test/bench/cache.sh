@@ -50,44 +50,63 @@ SELECT 'resolver hit, new snapshot, 100 keys', 'the join in an SQL function', 'a
 SELECT 'resolver hit, new snapshot, 10,000 keys', 'the join in an SQL function', 'at least 12 times', round(:join_result / :newbig_result);
 SQL
 
-# transactions a second of pgbench, each client with environments of its own,
-# all of one organization
+# What the triggers cost a writer.  The same table is measured with and without
+# them in turn, vacuumed before each run; the least of the rounds counts.
 sql -c "CREATE TABLE busy AS SELECT id, row_number() OVER () AS n FROM (SELECT id FROM \"RuntimeEnvironment\" ORDER BY id LIMIT 64) AS e;
-        UPDATE \"RuntimeEnvironment\" SET \"organizationId\" = (SELECT min(id) FROM \"Organization\") WHERE id IN (SELECT id FROM busy)"
-one=$(mktemp) busy=$(mktemp)
-cat >"$one" <<'SQL'
-\set n random(1, 64)
-UPDATE "RuntimeEnvironment" SET "maximumConcurrencyLimit" = "maximumConcurrencyLimit" + 1 WHERE id = (SELECT id FROM busy WHERE n = :n);
-SQL
-cat >"$busy" <<'SQL'
-\set n random(1, 8)
-UPDATE "RuntimeEnvironment" SET "maximumConcurrencyLimit" = "maximumConcurrencyLimit" + 1 WHERE id = (SELECT id FROM busy WHERE n = :client_id * 8 + :n);
-SQL
-latency() { # script, clients, notify
-  PGOPTIONS="-c run_ops_split.cache_notify=$3" pgbench -n -M prepared -c "$2" -j 2 -t "$((1200 / $2))" -f "$1" 2>/dev/null |
-    sed -n 's/^latency average = \(.*\) ms/\1/p'
+        UPDATE \"RuntimeEnvironment\" SET \"organizationId\" = (SELECT min(id) FROM \"Organization\") WHERE id IN (SELECT id FROM busy)" \
+    -c "VACUUM ANALYZE busy"
+dir=$(mktemp -d)
+change='UPDATE "RuntimeEnvironment" SET "maximumConcurrencyLimit" = "maximumConcurrencyLimit" + 1'
+printf '%s\n' '\set n random(1, 64)' "$change WHERE id = (SELECT id FROM busy WHERE n = :n);" >"$dir/one"
+# each client has environments of its own, all of one organization
+printf '%s\n' '\set n random(1, 8)' "$change WHERE id = (SELECT id FROM busy WHERE n = :client_id * 8 + :n);" >"$dir/busy"
+# and what PostgreSQL itself asks for a NOTIFY: its commits go one by one
+printf '%s\n' '\set n random(1, 8)' "WITH u AS ($change WHERE id = (SELECT id FROM busy WHERE n = :client_id * 8 + :n) RETURNING id) SELECT pg_notify('run_ops_cache', 'environment:' || id) FROM u;" >"$dir/notify"
+# reads environments that nobody writes, each time in a new snapshot
+printf '%s\n' 'SELECT count(run_ops.resolve_authenticated_env(id)) FROM key_100 WHERE id NOT IN (SELECT id FROM busy);' >"$dir/read"
+
+triggers() { # on, quiet (without NOTIFY) or off
+  local state=DISABLE
+  [ "$1" = off ] || state='ENABLE ALWAYS'
+  sql -c "ALTER TABLE \"RuntimeEnvironment\" $state TRIGGER run_ops_epoch_update" \
+      -c 'VACUUM "RuntimeEnvironment", run_ops.cache_epoch'
+  export PGOPTIONS="-c run_ops_split.cache_notify=$([ "$1" = quiet ] && echo off || echo on)"
 }
+latency() { sed -n 's/^latency average = \(.*\) ms/\1/p'; }
+run() { pgbench -n -M prepared -T 2 "$@" 2>/dev/null; }
 bulk() {
-  sql -c "VACUUM \"RuntimeEnvironment\"" -c "DO \$\$ DECLARE t timestamptz; BEGIN t := clock_timestamp();
-    UPDATE \"RuntimeEnvironment\" SET \"maximumConcurrencyLimit\" = \"maximumConcurrencyLimit\" + 1;
+  sql -c "DO \$\$ DECLARE t timestamptz; BEGIN t := clock_timestamp(); $change;
     RAISE NOTICE '%', extract(epoch FROM clock_timestamp() - t) * 1000; END \$\$" 2>&1 | sed 's/.*NOTICE: *//'
 }
-least() { sort -g | head -n 1; }
-measure() { # name
-  for run in 1 2 3; do latency "$one" 1 on; done | least >"$1.one" 
-  for run in 1 2 3; do latency "$one" 1 off; done | least >"$1.one_quiet" 
-  for run in 1 2 3; do latency "$busy" 8 on; done | least >"$1.busy" 
-  for run in 1 2 3; do latency "$busy" 8 off; done | least >"$1.busy_quiet" 
-  for run in 1 2 3; do bulk; done | least >"$1.bulk" 
+beside_writer() { # what a reader takes beside 1,000 writes a second
+  run -c 4 -R 1000 -T 3 -f "$dir/one" >"$dir/writer" &
+  sleep 0.5
+  run -c 1 -f "$dir/read" | latency
+  wait $!
 }
-dir=$(mktemp -d)
-measure "$dir/with"
-sql -c "SELECT run_ops.detach_control_plane()" >/dev/null
-measure "$dir/without"
-row() { awk -v a="$(cat "$dir/with.$2")" -v b="$(cat "$dir/without.$2")" -v w="$1" -v t="$3" 'BEGIN { printf "%s|without triggers|%s|%.2f\n", w, t, a / b }'; }
-row 'control-plane UPDATE of one row' one 'at most 1.50'
-row 'control-plane UPDATE of one row, cache_notify off' one_quiet 'at most 1.50'
-row '8 clients, environments of one organization' busy 'at most 1.50'
-row '8 clients, environments of one organization, cache_notify off' busy_quiet 'at most 1.50'
-row 'control-plane bulk UPDATE of 10,000 rows' bulk 'at most 1.25'
-rm -rf "$dir" "$one" "$busy"
+for round in 1 2 3 4 5; do
+  for state in on quiet off; do
+    triggers $state
+    run -c 1 -f "$dir/one" | latency >>"$dir/one.$state"
+    run -c 8 -j 2 -f "$dir/busy" | latency >>"$dir/busy.$state"
+    [ $state = quiet ] || bulk >>"$dir/bulk.$state"
+    [ $state = quiet ] || beside_writer >>"$dir/read.$state"
+  done
+  run -c 1 -f "$dir/read" | latency >>"$dir/read.alone"
+  run -c 8 -j 2 -f "$dir/notify" | latency >>"$dir/busy.notify"
+done
+triggers on
+least() { sort -g "$dir/$1" | head -n 1; }
+row() { # work, compared with, target, two files
+  awk -v a="$(least "$4")" -v b="$(least "$5")" -v w="$1" -v c="$2" -v t="$3" 'BEGIN { printf "%s|%s|%s|%.2f\n", w, c, t, a / b }'
+}
+row 'control-plane UPDATE of one row' 'without triggers' 'at most 1.50' one.on one.off
+row 'control-plane UPDATE of one row, cache_notify off' 'without triggers' 'at most 1.50' one.quiet one.off
+row '8 clients, environments of one organization' 'without triggers' 'at most 1.50' busy.on busy.off
+row '8 clients, environments of one organization' 'without triggers, NOTIFY by hand' 'at most 1.50' busy.on busy.notify
+row '8 clients, environments of one organization, cache_notify off' 'without triggers' 'at most 1.50' busy.quiet busy.off
+row 'control-plane bulk UPDATE of 10,000 rows' 'without triggers' 'at most 1.25' bulk.on bulk.off
+row 'reader of other environments beside 1,000 control-plane writes a second' 'the same beside writes without triggers' 'told' read.on read.off
+row 'reader of other environments beside 1,000 control-plane writes a second' 'without a writer' 'told' read.on read.alone
+printf 'control-plane writes a second beside that reader|asked for|1,000|%.0f\n' "$(sed -n 's/^tps = \([0-9.]*\).*/\1/p' "$dir/writer")"
+rm -rf "$dir"

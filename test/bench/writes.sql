@@ -62,3 +62,16 @@ SELECT 'delete by id and insert, LEGACY', 'the same directly', '',
   bench.ratio(deletes('run_ops."BatchTaskRun"', 'cuid'), deletes('public."BatchTaskRun"', 'cuid'));
 SELECT 'delete by id and insert, NEW', 'the same directly', '',
   bench.ratio(deletes('run_ops."BatchTaskRun"', 'ksuid'), deletes('run_ops_new."BatchTaskRun"', 'ksuid'));
+
+-- many rows at once
+INSERT INTO run_ops_new."BatchTaskRun" (id, "friendlyId", "runtimeEnvironmentId", "updatedAt")
+  SELECT k, k, 'm', now() FROM (SELECT run_ops.generate_ksuid() AS k FROM generate_series(1, 5000)) AS m;
+CREATE FUNCTION bulk_update(target text, change text) RETURNS text LANGUAGE sql AS $$
+  SELECT format('UPDATE %s SET %s WHERE "runtimeEnvironmentId" = ''m''', target, change)
+$$;
+SELECT 'update of 5,000 rows in NEW', 'direct update in the same store', '',
+  bench.ratio(bulk_update('run_ops."BatchTaskRun"', '"completedCount" = "completedCount" + 1'),
+              bulk_update('run_ops_new."BatchTaskRun"', '"completedCount" = "completedCount" + 1'), 3);
+SELECT 'update of 5,000 rows in NEW, of an enum', 'direct update in the same store', '',
+  bench.ratio(bulk_update('run_ops."BatchTaskRun"', 'status = ''COMPLETED'''),
+              bulk_update('run_ops_new."BatchTaskRun"', 'status = ''COMPLETED'''), 3);

@@ -61,5 +61,11 @@ $control_plane->safe_psql('split_off', q(SELECT run_ops.detach_table('"Task Run"
 
 $control_plane->safe_psql('regress_dump', 'SELECT run_ops.swap_views(true)');
 same_after_restore('split_on');
+# what fires with session_replication_role = replica is in no dump, and comes
+# back with the switch
+my $replica_triggers = q(SELECT count(*) FROM pg_trigger WHERE tgenabled = 'R');
+is($control_plane->safe_psql('regress_dump', $replica_triggers), '48', 'triggers for the replica role');
+is($control_plane->safe_psql('split_on', $replica_triggers), '0', 'they are not restored');
+is($control_plane->safe_psql('split_on', "SELECT run_ops.swap_views(true); $replica_triggers"), "\n48", 'and made again');
 
 done_testing();

@@ -114,6 +114,31 @@ is($control_plane->safe_psql('postgres', 'SELECT count(*) FROM wanted_mixed w JO
 is(scalar(grep { /DECLARE c\d+ CURSOR/ } remote_statements($position)),
 	3, 'with one remote query for each NEW id');
 
+# a set of ids: one remote query, for the store's own
+for my $way ('force_custom_plan', 'force_generic_plan', 'literal')
+{
+	my $ids = "'{$legacy,$new,x,NULL}'::text[]";
+	$position = -s $store->logfile;
+	is( $control_plane->safe_psql('postgres', $way eq 'literal'
+			? "SELECT count(*) FROM runs WHERE id = ANY ($ids)"
+			: "SET plan_cache_mode = $way; PREPARE s (text[]) AS SELECT count(*) FROM runs WHERE id = ANY (\$1); EXECUTE s ($ids)"),
+		2, "$way: a mixed set of ids finds both");
+	is(scalar(grep { /DECLARE c\d+ CURSOR/ } remote_statements($position)),
+		1, "$way: with one remote query");
+	my $log = slurp_file($store->logfile, $position);
+	like($log, qr/parameters: \$1 = '\{$new\}'/, "$way: for the NEW id");
+	unlike($log, qr/$legacy/, "$way: and for no LEGACY id");
+}
+
+# ordered rows: of the store, as many as the page has
+$position = -s $store->logfile;
+is($control_plane->safe_psql('postgres', "${generic}SELECT string_agg(n::text, ',') FROM (SELECT n FROM runs WHERE n > 7 ORDER BY id LIMIT 3) AS page"),
+	'8,9,10', 'a page of ordered rows');
+like(slurp_file($store->logfile, $position), qr/ORDER BY id.*FETCH 3 FROM/s, 'takes one page from the store');
+$position = -s $store->logfile;
+$control_plane->safe_psql('postgres', 'SELECT n FROM runs WHERE n + random() > 7 ORDER BY id LIMIT 3');
+like(slurp_file($store->logfile, $position), qr/FETCH 100 FROM/s, 'but not where rows are filtered here');
+
 # --- the store goes down under a session that used it ------------------------
 
 my $session = $control_plane->background_psql('postgres', on_error_stop => 0);

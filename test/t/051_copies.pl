@@ -34,7 +34,7 @@ sub suspended
 	is($copy->safe_psql($db, 'SELECT split FROM run_ops.split_status'), 'suspended', "$what: and is called suspended");
 	foreach my $query ("SELECT n FROM run_ops.run WHERE id = '$ksuid'", $both, 'SELECT * FROM run_ops.tag',
 		'SELECT run_ops.find_strays(\'run_ops.run\')', 'INSERT INTO run_ops_new.run (id) VALUES (\'' . ksuid(2) . '\')',
-		"UPDATE run_ops_new.run SET n = 5 WHERE id = '$ksuid'", 'DELETE FROM run_ops_new.run',
+		"UPDATE run_ops_new.run SET n = 5 WHERE id = '$ksuid'", 'DELETE FROM run_ops_new.run', 'TRUNCATE run_ops_new.run', 'ANALYZE run_ops_new.run',
 		"COPY run_ops_new.run (id) FROM PROGRAM 'echo x'",
 		'SELECT run_ops.repatriate()', 'SELECT run_ops.verify_repatriation()', 'SELECT run_ops.disable_split()',
 		'SELECT run_ops.disable_split(repatriated => true)', 'SELECT run_ops.move_strays()')

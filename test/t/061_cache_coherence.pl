@@ -151,6 +151,9 @@ my $env_near = 'UPDATE "RuntimeEnvironment" SET "maximumConcurrencyLimit" = :x W
 my $project = "UPDATE \"Project\" SET name = 'n' || :x WHERE id = " . one('project', ':b') . ";\n";
 my $project2 = "UPDATE \"Project\" SET \"deletedAt\" = CASE WHEN :z = 1 THEN now() END WHERE id = " . one('project', ':c') . ";\n";
 my $org = "UPDATE \"Organization\" SET title = 't' || :x WHERE id = " . one('org', ':b') . ";\n";
+my $move = 'UPDATE "RuntimeEnvironment" SET "projectId" = ' . one('project', ':c') . ', "organizationId" = ' . one('org', ':c')
+  . ', "parentEnvironmentId" = ' . one('env', ':x') . ' WHERE id = ' . one('env', ':b') . ";\n";
+my $move_project = 'UPDATE "Project" SET "organizationId" = ' . one('org', ':c') . ' WHERE id = ' . one('project', ':b') . ";\n";
 my $user_gone = 'DELETE FROM "User" WHERE id = ' . one('"user"', ':b') . ";\n";
 my $user_back = 'INSERT INTO "User" SELECT * FROM saved_user ON CONFLICT DO NOTHING;' . "\n";
 my $env_gone = 'DELETE FROM "RuntimeEnvironment" WHERE id = ' . one('env', ':b') . ";\n";
@@ -175,6 +178,7 @@ my %on_primary = (
 	parallel => [ 1, "BEGIN;\nSET LOCAL force_parallel_mode = on;\nSELECT count(*)::text::int AS bad FROM differences(:a) \\gset\nSELECT 1 / (CASE WHEN :bad > 0 THEN 0 ELSE 1 END);\nCOMMIT;\n" ],
 	update => [ 8, $env . $project . $org ],
 	deleted => [ 2, $project2 . compare('deleted project') ],
+	move => [ 3, "BEGIN;\n" . $move . compare('moved') . $move_project . compare('moved project') . $end . compare('after move') ],
 	user => [ 2, "BEGIN;\n" . $user_gone . compare('user gone') . $end . compare('user 2') . $user_back . compare('user back') ],
 	env => [ 3, $env_gone . compare('env gone') . $env_back . compare('env back') ],
 	deployment => [ 2, $deployment_gone . compare('deployment gone') . $deployment_back . compare('deployment back') ],

@@ -1,5 +1,8 @@
--- Reads through a view of two stores, against the table that holds the rows,
--- or against what a client would write by hand. 100,000 rows a store.
+# Reads through a view of two stores, against the table that holds the rows,
+# or against what a client would write by hand. 100,000 rows a store.
+run_sql() { psql -XAtqv ON_ERROR_STOP=1 -f - ; }
+
+run_sql <<'SQL'
 SET client_min_messages = warning;
 SET jit = off;
 \getenv store_host RUN_OPS_STORE_HOST
@@ -48,12 +51,39 @@ BEGIN
     bench.ratio(format('SELECT %I(%s, %L, %L)', 'work ' || what, times, one, many),
                 format('SELECT %I(%s, %L, %L)', 'base ' || what, times, one, many)));
 END $f$;
+SQL
 
-SELECT measured('LEGACY point read, ' || mode || ' plan', 'the base table', 'at most 1.20',
+# Single statements as a client sends them: the best rate of several runs of
+# the base, taken in turn with the view's, divided by the view's.
+script=$(mktemp)
+trap 'rm -f "$script"' EXIT
+rate() { # table id protocol transactions
+  echo "SELECT * FROM $1 WHERE id = '$2';" >"$script"
+  [ "$3" = simple ] || echo "SELECT * FROM $1 WHERE id = :id;" >"$script"
+  pgbench -n -M "$3" -D "id=$2" -t "$4" -f "$script" 2>/dev/null |
+    sed -n 's/^tps = \([0-9.]*\).*/\1/p' | head -n 1
+}
+point_read() { # what base target table id protocol transactions
+  for _ in 1 2 3 4 5 6; do
+    echo "$(rate run_ops.run "$5" "$6" "$7") $(rate "$4" "$5" "$6" "$7")"
+  done | awk -v what="$1" -v base="$2" -v target="$3" '
+    $1 > view { view = $1 } $2 > table { table = $2 }
+    END { printf "%s|%s|%s|%.2f\n", what, base, target, table / view }'
+}
+read -r legacy new < <(echo 'SELECT legacy[1], new[1] FROM ids' | run_sql | tr '|' ' ')
+for plan in custom generic; do
+  export PGOPTIONS="-c plan_cache_mode=force_${plan}_plan"
+  point_read "LEGACY point read, prepared, $plan plan" 'the base table' 'at most 1.20' run "$legacy" prepared 8000
+  point_read "NEW point read, prepared, $plan plan" 'the foreign table' 'at most 1.10' run_ops_new.run "$new" prepared 1500
+done
+unset PGOPTIONS
+point_read 'LEGACY point read, not prepared' 'the base table' '-' run "$legacy" simple 4000
+
+run_sql <<'SQL'
+SET client_min_messages = warning;
+SET jit = off;
+SELECT measured('LEGACY point read in a PL/pgSQL loop, ' || mode || ' plan', 'the base table', '-',
                 '* FROM run_ops.run AS r WHERE r.id = $1', '* FROM run AS r WHERE r.id = $1', 2000, legacy, NULL, mode)
-  FROM ids, unnest(ARRAY['custom', 'generic']) AS mode;
-SELECT measured('NEW point read, ' || mode || ' plan', 'the foreign table', 'at most 1.10',
-                '* FROM run_ops.run AS r WHERE r.id = $1', '* FROM run_ops_new.run AS r WHERE r.id = $1', 300, new, NULL, mode)
   FROM ids, unnest(ARRAY['custom', 'generic']) AS mode;
 SELECT measured('newest 25 of an environment, ' || mode || ' plan', 'the two queries merged by hand', 'at most 1.2',
                 '* FROM run_ops.run AS r WHERE r.env = $1 ORDER BY r.created DESC LIMIT 25',
@@ -70,3 +100,4 @@ SELECT measured('join of 100 LEGACY ids', 'the base table', 'at most 1.3',
                 'count(r.payload) FROM wanted AS w JOIN run_ops.run AS r ON r.id = w.id',
                 'count(r.payload) FROM wanted AS w JOIN run AS r ON r.id = w.id', 100, legacy, NULL, 'generic')
   FROM ids;
+SQL

@@ -1,0 +1,52 @@
+// One connection that listens, for the whole process.  It is its own, past any
+// pooler that shares connections between transactions.  What is said while it
+// is lost is not said again: "ready" comes with each new connection.
+
+import { EventEmitter } from "node:events";
+import pg from "pg";
+
+const retryAfterMs = 1000;
+
+export class Listener extends EventEmitter {
+  ready = false;
+  #channels: string[];
+  #client: pg.Client | undefined;
+  #retry: NodeJS.Timeout | undefined;
+  #closed = false;
+
+  constructor(channels: string[]) {
+    super();
+    this.#channels = channels;
+    this.setMaxListeners(0); // as many as there are requests that wait
+  }
+
+  async connect(): Promise<void> {
+    const client = new pg.Client({ keepAlive: true });
+    const lost = (error?: Error) => {
+      if (this.#client !== client || this.#closed) return;
+      console.error(`listener: ${error?.message ?? "connection ended"}`);
+      this.#client = undefined;
+      this.ready = false;
+      this.emit("lost");
+      this.#retry = setTimeout(() => void this.connect(), retryAfterMs);
+    };
+    this.#client = client;
+    client.on("error", lost);
+    client.on("end", lost);
+    client.on("notification", ({ channel, payload }) => this.emit(channel, payload ?? ""));
+    try {
+      await client.connect();
+      for (const channel of this.#channels) await client.query(`LISTEN ${pg.escapeIdentifier(channel)}`);
+      this.ready = true;
+      this.emit("ready");
+    } catch (error) {
+      lost(error as Error);
+    }
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true;
+    clearTimeout(this.#retry);
+    await this.#client?.end();
+  }
+}

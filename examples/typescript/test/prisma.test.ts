@@ -1,0 +1,662 @@
+// What Prisma can do over the views, found by trying.  The table in README.md is
+// what is expected: each of its lines is tried here, and nothing else is.  With
+// split on, each is tried with a run of either store.  A trial that asserts
+// something else than it finds fails, whatever the table says.
+
+import assert from "node:assert/strict";
+import { randomBytes } from "node:crypto";
+import { readFileSync } from "node:fs";
+import { after, test } from "node:test";
+import { close, pool, prisma } from "../src/database.js";
+import type { Prisma } from "../src/generated/client.js";
+import { mintRunId } from "../src/runs.js";
+import { env } from "./settings.js";
+
+// Where a trial takes place: a run, fresh for each, in an environment that mints
+// for one of the stores.
+interface Place {
+  id: string; // of the run
+  other: string; // a run of the other store, with split on
+  environmentId: string;
+  projectId: string;
+  newRun(values?: Partial<Prisma.TaskRunUncheckedCreateInput>): Promise<Prisma.TaskRunUncheckedCreateInput>;
+  newWaitpoint(): Promise<Prisma.WaitpointUncheckedCreateInput>;
+  newSnapshot(runId: string): Prisma.TaskRunExecutionSnapshotUncheckedCreateInput;
+}
+
+type Trial = (here: Place) => Promise<void>;
+const trials = new Map<string, { trial: Trial; around: Trial | undefined }>();
+
+function tryOut(operation: string, trial: Trial, around?: Trial): void {
+  trials.set(operation, { trial, around });
+}
+
+const text = () => randomBytes(12).toString("hex");
+
+async function place(environmentId: string, other: string): Promise<Place> {
+  const { projectId } = await prisma.runtimeEnvironment.findUniqueOrThrow({ where: { id: environmentId } });
+  const newRun: Place["newRun"] = async (values = {}) => {
+    const { id, friendly_id: friendlyId } = await mintRunId(environmentId);
+    return {
+      id,
+      friendlyId,
+      taskIdentifier: "trial",
+      payload: "{}",
+      queue: "task/trial",
+      traceId: "t",
+      spanId: "s",
+      projectId,
+      runtimeEnvironmentId: environmentId,
+      ...values,
+    };
+  };
+  const { id } = await prisma.taskRun.create({ data: await newRun() });
+  return {
+    id,
+    other,
+    environmentId,
+    projectId,
+    newRun,
+    async newWaitpoint() {
+      const [minted] = await prisma.$queryRaw<[{ id: string }]>`SELECT run_ops.mint_waitpoint_id(${id}) AS id`;
+      return {
+        id: minted.id,
+        friendlyId: `waitpoint_${minted.id}`,
+        type: "MANUAL",
+        idempotencyKey: text(),
+        userProvidedIdempotencyKey: false,
+        projectId,
+        environmentId,
+      };
+    },
+    newSnapshot: (runId) => ({
+      executionStatus: "QUEUED",
+      description: "trial",
+      runId,
+      runStatus: "PENDING",
+      environmentId,
+      environmentType: "PRODUCTION",
+      projectId,
+      organizationId: "o",
+    }),
+  };
+}
+
+// Reading ------------------------------------------------------------------------
+
+tryOut("findUnique by id", async ({ id }) => {
+  assert.equal((await prisma.taskRun.findUnique({ where: { id } }))?.id, id);
+});
+
+tryOut("findUnique by another unique column", async ({ id }) => {
+  assert.equal((await prisma.taskRun.findUnique({ where: { friendlyId: `run_${id}` } }))?.id, id);
+});
+
+tryOut("findMany of ids of both stores", async ({ id, other }) => {
+  const found = await prisma.taskRun.findMany({ where: { id: { in: [id, other, "none"] } } });
+  assert.deepEqual(found.map((r) => r.id).sort(), [id, other].sort());
+});
+
+tryOut("cursor and skip", async ({ environmentId, newRun }) => {
+  const tag = text();
+  const ids: string[] = [];
+  for (const n of [1, 2, 3, 4, 5]) {
+    const createdAt = new Date(Date.UTC(2026, 0, 1) + (n >> 1)); // some at the same time
+    ids.push((await prisma.taskRun.create({ data: await newRun({ createdAt, runTags: [tag] }) })).id);
+  }
+  const all = { where: { runtimeEnvironmentId: environmentId, runTags: { has: tag } } };
+  const orderBy: Prisma.TaskRunOrderByWithRelationInput[] = [{ createdAt: "desc" }, { id: "desc" }];
+  const pages: string[] = [];
+  let page = await prisma.taskRun.findMany({ ...all, orderBy, take: 2 });
+  while (page.length > 0) {
+    pages.push(...page.map((r) => r.id));
+    page = await prisma.taskRun.findMany({ ...all, orderBy, take: 2, skip: 1, cursor: { id: pages.at(-1)! } });
+  }
+  assert.equal(pages.length, 5);
+  assert.deepEqual([...pages].sort(), ids.sort());
+});
+
+tryOut("filters on enum, array, JSON and text", async ({ newRun }) => {
+  const tag = text();
+  const { id } = await prisma.taskRun.create({
+    data: await newRun({ runTags: [tag, "b"], context: { n: { m: 1 } }, status: "CRASHED", output: "Done 100%" }),
+  });
+  const filters: Prisma.TaskRunWhereInput[] = [
+    { status: { in: ["CRASHED", "EXPIRED"] } },
+    { status: { not: "PENDING" } },
+    { runTags: { hasEvery: [tag, "b"] } },
+    { runTags: { hasSome: ["x", "b"] } },
+    { context: { path: ["n", "m"], equals: 1 } },
+    { output: { contains: "dONE", mode: "insensitive" } },
+    { output: { endsWith: "100%" } },
+    { completedAt: null },
+  ];
+  for (const filter of filters) {
+    const found = await prisma.taskRun.findMany({ where: { AND: [{ runTags: { has: tag } }, filter] } });
+    assert.deepEqual(found.map((r) => r.id), [id], JSON.stringify(filter));
+  }
+});
+
+tryOut("include and select of relations", async (here) => {
+  await prisma.taskRunExecutionSnapshot.create({ data: here.newSnapshot(here.id) });
+  const child = await prisma.taskRun.create({ data: await here.newRun({ parentTaskRunId: here.id }) });
+  const run = await prisma.taskRun.findUnique({
+    where: { id: here.id },
+    include: {
+      environment: { include: { organization: true } },
+      snapshots: true,
+      children: true,
+      _count: { select: { snapshots: true } },
+    },
+  });
+  assert.equal(run?.environment.organization.id, run?.environment.organizationId);
+  assert.equal(run?.snapshots.length, 1);
+  assert.equal(run?._count.snapshots, 1);
+  assert.deepEqual(run?.children.map((r) => r.id), [child.id]);
+});
+
+tryOut("include of a row of the other store", async ({ other, projectId, newWaitpoint }) => {
+  const waitpoint = await prisma.waitpoint.create({ data: await newWaitpoint() });
+  await prisma.taskRunWaitpoint.create({ data: { taskRunId: other, waitpointId: waitpoint.id, projectId } });
+  const run = await prisma.taskRun.findUnique({ where: { id: other }, include: { waitsFor: { include: { waitpoint: true } } } });
+  assert.ok(run?.waitsFor.some((edge) => edge.waitpoint.id === waitpoint.id));
+});
+
+tryOut("filters and order by a relation", async (here) => {
+  await prisma.taskRunExecutionSnapshot.create({ data: here.newSnapshot(here.id) });
+  const found = await prisma.taskRun.findMany({
+    where: {
+      id: here.id,
+      snapshots: { some: { executionStatus: "QUEUED" }, none: { executionStatus: "FINISHED" } },
+      environment: { organization: { slug: { not: "none" } } },
+    },
+    orderBy: { environment: { slug: "asc" } },
+  });
+  assert.equal(found.length, 1);
+});
+
+tryOut("count, aggregate, groupBy, distinct", async ({ environmentId, newRun }) => {
+  const tag = text();
+  for (const costInCents of [1, 2, 3]) {
+    const status = costInCents > 1 ? "DELAYED" : "PENDING"; // in this order here, in the other one in the store
+    await prisma.taskRun.create({ data: await newRun({ runTags: [tag], costInCents, status }) });
+  }
+  const where = { runtimeEnvironmentId: environmentId, runTags: { has: tag } };
+  assert.equal(await prisma.taskRun.count({ where }), 3);
+  const sum = await prisma.taskRun.aggregate({ where, _sum: { costInCents: true }, _max: { createdAt: true } });
+  assert.equal(sum._sum.costInCents, 6);
+  const groups = await prisma.taskRun.groupBy({ by: ["status"], where, _count: true, orderBy: { status: "asc" } });
+  assert.deepEqual(groups, [
+    { status: "PENDING", _count: 1 },
+    { status: "DELAYED", _count: 2 },
+  ]);
+  assert.equal((await prisma.taskRun.findMany({ where, distinct: ["status"] })).length, 2);
+});
+
+tryOut("a `view` of the schema", async () => {
+  assert.match((await prisma.splitStatus.findFirstOrThrow()).split, /^(on|off)$/);
+});
+
+// Inserting ----------------------------------------------------------------------
+
+tryOut("create", async ({ newRun }) => {
+  const data = await newRun({
+    context: { a: [1, null], b: "ü" },
+    runTags: ["ä", 'b,"c'],
+    status: "DELAYED",
+    costInCents: 0.1,
+    completedAt: new Date("2026-03-29T01:30:00.123Z"),
+  });
+  const run = await prisma.taskRun.create({ data });
+  assert.deepEqual(await prisma.taskRun.findUnique({ where: { id: run.id } }), run);
+  const stored: Record<string, unknown> = run;
+  for (const [key, value] of Object.entries(data)) assert.deepEqual(stored[key], value, key);
+  assert.equal(run.depth, 0);
+});
+
+tryOut("create with nested create", async ({ newRun, newSnapshot }) => {
+  const { runId, ...snapshot } = newSnapshot("");
+  const data = await newRun();
+  const run = await prisma.taskRun.create({
+    data: { ...data, snapshots: { create: [snapshot, snapshot] } },
+    include: { snapshots: true },
+  });
+  assert.equal(run.snapshots.length, 2);
+});
+
+tryOut("createMany", async ({ newRun }) => {
+  const data = [await newRun(), await newRun()];
+  assert.deepEqual(await prisma.taskRun.createMany({ data }), { count: 2 });
+});
+
+tryOut("createManyAndReturn", async ({ newRun }) => {
+  const data = [await newRun(), await newRun()];
+  const runs = await prisma.taskRun.createManyAndReturn({ data, select: { id: true, status: true } });
+  assert.deepEqual(runs, data.map(({ id }) => ({ id, status: "PENDING" })));
+});
+
+tryOut(
+  "createMany with skipDuplicates",
+  async ({ id, newRun }) => {
+    const data = [await newRun({ id }), await newRun()];
+    assert.deepEqual(await prisma.taskRun.createMany({ data, skipDuplicates: true }), { count: 1 });
+  },
+  async ({ id, newRun }) => {
+    const data = [await newRun({ id }), await newRun()];
+    const ids = { id: { in: data.map((run) => run.id) } };
+    const count = await prisma.$transaction(async (tx) => {
+      const there = new Set((await tx.taskRun.findMany({ where: ids, select: { id: true } })).map((run) => run.id));
+      await tx.$executeRaw`SET LOCAL run_ops_split.insert_conflicts = skip`;
+      return (await tx.taskRun.createMany({ data: data.filter((run) => !there.has(run.id)) })).count;
+    });
+    assert.equal(count, 1);
+  },
+);
+
+tryOut(
+  "upsert by key",
+  async ({ id, newRun }) => {
+    const update = { output: "again" };
+    assert.equal((await prisma.taskRun.upsert({ where: { id }, create: await newRun({ id }), update })).output, "again");
+  },
+  async ({ id, newRun }) => {
+    const upsert = async (row: object) => {
+      const [{ did }] = await prisma.$queryRaw<[{ did: string }]>`
+        SELECT run_ops.upsert('run_ops."TaskRun"', ${row}::jsonb) AS did`;
+      return did;
+    };
+    assert.equal(await upsert({ id, output: "again" }), "updated");
+    const row = { ...(await newRun()), updatedAt: new Date() };
+    assert.equal(await upsert(row), "inserted");
+    assert.equal(await upsert(row), "updated");
+  },
+);
+
+tryOut("upsert that reads first", async ({ id, newRun }) => {
+  const run = await prisma.taskRun.upsert({
+    where: { id },
+    create: await newRun(),
+    update: { output: "again" },
+    include: { snapshots: true },
+  });
+  assert.equal(run.output, "again");
+});
+
+tryOut("connectOrCreate", async (here) => {
+  const data = await here.newWaitpoint();
+  await prisma.taskRunWaitpoint.create({
+    data: {
+      run: { connect: { id: here.id } },
+      projectId: here.projectId,
+      waitpoint: { connectOrCreate: { where: { id: data.id }, create: data } },
+    },
+  });
+  assert.equal(await prisma.taskRunWaitpoint.count({ where: { taskRunId: here.id, waitpointId: data.id } }), 1);
+});
+
+tryOut(
+  "connect of an implicit many-to-many",
+  async (here) => {
+    const waitpoint = await prisma.waitpoint.create({ data: await here.newWaitpoint() });
+    await prisma.taskRun.update({ where: { id: here.id }, data: { waitpoints: { connect: { id: waitpoint.id } } } });
+    const run = await prisma.taskRun.findUnique({ where: { id: here.id }, include: { waitpoints: true } });
+    assert.deepEqual(run?.waitpoints.map((w) => w.id), [waitpoint.id]);
+  },
+  async (here) => {
+    const waitpoint = await prisma.waitpoint.create({ data: await here.newWaitpoint() });
+    await prisma.$executeRaw`INSERT INTO run_ops."_WaitpointRunConnections" ("A", "B") VALUES (${here.id}, ${waitpoint.id})`;
+    const run = await prisma.taskRun.findUnique({ where: { id: here.id }, include: { waitpoints: true } });
+    assert.deepEqual(run?.waitpoints.map((w) => w.id), [waitpoint.id]);
+  },
+);
+
+tryOut("include, filter and disconnect of an implicit many-to-many", async (here) => {
+  const waitpoint = await prisma.waitpoint.create({ data: await here.newWaitpoint() });
+  await prisma.$executeRaw`INSERT INTO run_ops."_WaitpointRunConnections" ("A", "B") VALUES (${here.id}, ${waitpoint.id})`;
+  const where = { id: here.id, waitpoints: { some: { status: "PENDING" } } } as const;
+  assert.equal((await prisma.taskRun.findFirst({ where, include: { waitpoints: true } }))?.waitpoints.length, 1);
+  await prisma.taskRun.update({ where: { id: here.id }, data: { waitpoints: { disconnect: { id: waitpoint.id } } } });
+  assert.equal(await prisma.taskRun.findFirst({ where }), null);
+});
+
+// Changing and deleting ------------------------------------------------------------
+
+tryOut("update", async ({ id }) => {
+  const run = await prisma.taskRun.update({
+    where: { id },
+    data: { status: "EXECUTING", depth: { increment: 2 }, runTags: { push: "x" }, context: { a: 1 } },
+  });
+  assert.deepEqual([run.status, run.depth, run.runTags, run.context], ["EXECUTING", 2, ["x"], { a: 1 }]);
+  assert.deepEqual(await prisma.taskRun.findUnique({ where: { id } }), run);
+});
+
+tryOut("update by another unique column, with a condition", async ({ id }) => {
+  const where = { friendlyId: `run_${id}`, status: "PENDING" } as const;
+  assert.equal((await prisma.taskRun.update({ where, data: { status: "EXECUTING" } })).id, id);
+});
+
+tryOut("update with nested create, update, delete", async (here) => {
+  const { runId, ...snapshot } = here.newSnapshot("");
+  const first = await prisma.taskRunExecutionSnapshot.create({ data: here.newSnapshot(here.id) });
+  const second = await prisma.taskRunExecutionSnapshot.create({ data: here.newSnapshot(here.id) });
+  const run = await prisma.taskRun.update({
+    where: { id: here.id },
+    data: {
+      snapshots: {
+        create: snapshot,
+        update: { where: { id: first.id }, data: { description: "changed" } },
+        delete: { id: second.id },
+      },
+    },
+    include: { snapshots: true },
+  });
+  assert.deepEqual(run.snapshots.map((s) => s.description).sort(), ["changed", "trial"]);
+});
+
+tryOut("updateMany and its count", async ({ id }) => {
+  const where = { id, status: "PENDING" } as const;
+  assert.deepEqual(await prisma.taskRun.updateMany({ where, data: { status: "EXECUTING" } }), { count: 1 });
+  assert.deepEqual(await prisma.taskRun.updateMany({ where, data: { status: "EXECUTING" } }), { count: 0 });
+});
+
+tryOut("updateMany with limit", async ({ environmentId, newRun }) => {
+  const tag = text();
+  for (let n = 0; n < 3; n++) await prisma.taskRun.create({ data: await newRun({ runTags: [tag] }) });
+  const where = { runtimeEnvironmentId: environmentId, runTags: { has: tag } };
+  assert.deepEqual(await prisma.taskRun.updateMany({ where, data: { output: "x" }, limit: 2 }), { count: 2 });
+  assert.equal(await prisma.taskRun.count({ where: { ...where, output: "x" } }), 2);
+});
+
+tryOut("updateManyAndReturn", async ({ id }) => {
+  const runs = await prisma.taskRun.updateManyAndReturn({ where: { id }, data: { depth: { increment: 1 } } });
+  assert.deepEqual(runs.map((r) => r.depth), [1]);
+});
+
+tryOut("delete", async ({ id }) => {
+  assert.equal((await prisma.taskRun.delete({ where: { id } })).id, id);
+  assert.equal(await prisma.taskRun.findUnique({ where: { id } }), null);
+});
+
+tryOut("deleteMany and its count", async ({ id }) => {
+  assert.deepEqual(await prisma.taskRun.deleteMany({ where: { id: { in: [id, "none"] } } }), { count: 1 });
+});
+
+tryOut("a new id for a row, of the same kind", async ({ id, newRun }) => {
+  const other = await newRun();
+  assert.equal((await prisma.taskRun.update({ where: { id }, data: { id: other.id } })).id, other.id);
+});
+
+tryOut(
+  "moving a row to a run of the other store",
+  async ({ id, other, newSnapshot }) => {
+    const snapshot = await prisma.taskRunExecutionSnapshot.create({ data: newSnapshot(id) });
+    await prisma.taskRunExecutionSnapshot.update({ where: { id: snapshot.id }, data: { runId: other } });
+  },
+  async ({ id, other, newSnapshot }) => {
+    const snapshot = await prisma.taskRunExecutionSnapshot.create({ data: newSnapshot(id) });
+    await prisma.taskRunExecutionSnapshot.create({ data: newSnapshot(other) });
+    await prisma.taskRunExecutionSnapshot.delete({ where: { id: snapshot.id } });
+  },
+);
+
+// Errors ---------------------------------------------------------------------------
+
+tryOut("P2002 for a key that is there", async ({ id, newRun }) => {
+  await assert.rejects(prisma.taskRun.create({ data: await newRun({ id }) }), { code: "P2002" });
+});
+
+tryOut("P2002 for another unique key", async ({ newRun }) => {
+  const key = { idempotencyKey: text() };
+  await prisma.taskRun.create({ data: await newRun(key) });
+  await assert.rejects(prisma.taskRun.create({ data: await newRun(key) }), { code: "P2002" });
+});
+
+// Two runs of one environment; with split on, one in each store.
+async function sameKeyTwice(here: Place, create: (data: Prisma.TaskRunUncheckedCreateInput) => Promise<unknown>) {
+  const key = { idempotencyKey: text() };
+  const { id, friendly_id: friendlyId } = await mintRunId(here.environmentId, here.other);
+  await prisma.taskRun.create({ data: await here.newRun(key) });
+  try {
+    await create(await here.newRun({ ...key, id, friendlyId }));
+  } catch (error) {
+    assert.equal((error as { code?: string }).code, "P2002");
+    return;
+  } finally {
+    await prisma.taskRun.deleteMany({ where: key });
+  }
+  throw Object.assign(new Error("two runs with the same key"), { code: "not refused" });
+}
+
+tryOut(
+  "P2002 for a unique key of the other store",
+  (here) => sameKeyTwice(here, (data) => prisma.taskRun.create({ data })),
+  (here) =>
+    sameKeyTwice(here, (data) => {
+      const { runtimeEnvironmentId, taskIdentifier, idempotencyKey } = data;
+      return prisma.$transaction(async (tx) => {
+        const lock = `${runtimeEnvironmentId} ${idempotencyKey}`;
+        await tx.$executeRaw`SELECT pg_advisory_xact_lock(hashtextextended(${lock}, 0))`;
+        const key = { runtimeEnvironmentId, taskIdentifier, idempotencyKey: idempotencyKey! };
+        if (await tx.taskRun.findFirst({ where: key })) throw Object.assign(new Error("is there"), { code: "P2002" });
+        return tx.taskRun.create({ data });
+      });
+    }),
+);
+
+tryOut("P2003 for a run that is not there", async ({ newRun, newSnapshot }) => {
+  const { id } = await newRun();
+  await assert.rejects(prisma.taskRunExecutionSnapshot.create({ data: newSnapshot(id) }), { code: "P2003" });
+});
+
+tryOut("P2003 for deleting a run that has snapshots", async ({ id, newSnapshot }) => {
+  await prisma.taskRunExecutionSnapshot.create({ data: newSnapshot(id) });
+  await assert.rejects(prisma.taskRun.delete({ where: { id } }), { code: "P2003" });
+});
+
+tryOut("P2025 for an update of nothing", async ({ newRun }) => {
+  const { id } = await newRun();
+  await assert.rejects(prisma.taskRun.update({ where: { id }, data: { output: "x" } }), { code: "P2025" });
+});
+
+// Transactions -----------------------------------------------------------------------
+
+tryOut("$transaction of an array", async ({ id, newRun }) => {
+  const [run, count] = await prisma.$transaction([
+    prisma.taskRun.create({ data: await newRun() }),
+    prisma.taskRun.updateMany({ where: { id }, data: { output: "x" } }),
+  ]);
+  assert.ok(run.id);
+  assert.equal(count.count, 1);
+});
+
+tryOut("interactive transaction, committed and rolled back", async ({ id, newRun }) => {
+  const data = await newRun();
+  await prisma.$transaction(async (tx) => {
+    await tx.taskRun.create({ data });
+    assert.ok(await tx.taskRun.findUnique({ where: { id: data.id } }), "its own row is seen");
+    assert.equal(await prisma.taskRun.findUnique({ where: { id: data.id } }), null, "by nobody else");
+    await tx.taskRun.update({ where: { id }, data: { output: "x" } });
+  });
+  assert.ok(await prisma.taskRun.findUnique({ where: { id: data.id } }));
+  const undone = prisma.$transaction(async (tx) => {
+    await tx.taskRun.delete({ where: { id } });
+    throw new Error("undo");
+  });
+  await assert.rejects(undone, /undo/);
+  assert.ok(await prisma.taskRun.findUnique({ where: { id } }));
+});
+
+const touch = (environmentId: string) =>
+  prisma.runtimeEnvironment.update({ where: { id: environmentId }, data: { updatedAt: new Date() } });
+
+tryOut("transaction that writes to the control plane as well", async ({ environmentId, newRun }) => {
+  const data = await newRun();
+  await prisma.$transaction([prisma.taskRun.create({ data }), touch(environmentId)]);
+  assert.ok(await prisma.taskRun.findUnique({ where: { id: data.id } }));
+});
+
+tryOut(
+  "the same with cross_store_writes = error",
+  async ({ environmentId, newRun }) => {
+    await prisma.$transaction([
+      prisma.$executeRaw`SET LOCAL run_ops_split.cross_store_writes = error`,
+      prisma.taskRun.create({ data: await newRun() }),
+      touch(environmentId),
+    ]);
+  },
+  async ({ environmentId, newRun }) => {
+    await touch(environmentId);
+    await prisma.taskRun.create({ data: await newRun() });
+  },
+);
+
+tryOut("isolationLevel Serializable", async ({ id }) => {
+  await prisma.$transaction(
+    async (tx) => {
+      await tx.taskRun.findUnique({ where: { id } });
+      await tx.taskRun.update({ where: { id }, data: { output: "x" } });
+    },
+    { isolationLevel: "Serializable" },
+  );
+});
+
+async function incrementTwice(id: string, retry: boolean): Promise<void> {
+  let disturbed = false;
+  const attempt = () =>
+    prisma.$transaction(async (tx) => {
+      await tx.taskRun.findUnique({ where: { id } });
+      if (!disturbed) await prisma.taskRun.update({ where: { id }, data: { depth: { increment: 1 } } });
+      disturbed = true;
+      await tx.taskRun.update({ where: { id }, data: { depth: { increment: 1 } } });
+    });
+  await attempt().catch((error) => (retry && error.code === "P2034" ? attempt() : Promise.reject(error)));
+  assert.equal((await prisma.taskRun.findUnique({ where: { id } }))?.depth, 2);
+}
+
+tryOut(
+  "update of a row that changed since the transaction read it",
+  ({ id }) => incrementTwice(id, false),
+  ({ id }) => incrementTwice(id, true),
+);
+
+// Raw ------------------------------------------------------------------------------
+
+tryOut(
+  "$queryRaw with FOR UPDATE",
+  async ({ id }) => {
+    await prisma.$transaction(async (tx) => {
+      const rows = await tx.$queryRaw<unknown[]>`SELECT id FROM run_ops."TaskRun" WHERE id = ${id} FOR UPDATE`;
+      assert.equal(rows.length, 1);
+    });
+  },
+  async ({ id }) => {
+    await prisma.$transaction(async (tx) => {
+      const [{ locked }] = await tx.$queryRaw<[{ locked: boolean }]>`SELECT run_ops.lock_row('run_ops."TaskRun"', ${id}) AS locked`;
+      assert.equal(locked, true);
+      const somebodyElse = prisma.$transaction([
+        prisma.$executeRaw`SET LOCAL statement_timeout = '500ms'`,
+        prisma.$queryRaw`SELECT run_ops.lock_row('run_ops."TaskRun"', ${id})`,
+      ]);
+      assert.equal(await outcome(somebodyElse), "P2010 57014", "has to wait");
+    });
+  },
+);
+
+tryOut("$queryRaw with INSERT, UPDATE, DELETE … RETURNING", async (here) => {
+  const waitpoint = await here.newWaitpoint();
+  const inserted = await prisma.$queryRaw<unknown[]>`
+    INSERT INTO run_ops."Waitpoint" (id, "friendlyId", type, "idempotencyKey", "userProvidedIdempotencyKey", "projectId", "environmentId", "updatedAt")
+    VALUES (${waitpoint.id}, ${waitpoint.friendlyId}, 'MANUAL', ${waitpoint.idempotencyKey}, false, ${here.projectId}, ${here.environmentId}, now())
+    RETURNING status::text, "createdAt" IS NOT NULL AS "hasTime"`;
+  assert.deepEqual(inserted, [{ status: "PENDING", hasTime: true }]);
+  const changed = await prisma.$queryRaw<unknown[]>`
+    UPDATE run_ops."Waitpoint" SET status = 'COMPLETED' WHERE id = ${waitpoint.id} RETURNING status::text`;
+  assert.deepEqual(changed, [{ status: "COMPLETED" }]);
+  assert.equal(await prisma.$executeRaw`DELETE FROM run_ops."Waitpoint" WHERE id = ${waitpoint.id}`, 1);
+});
+
+tryOut("named prepared statements of node-postgres", async ({ id }) => {
+  for (let n = 0; n < 7; n++) { // a generic plan from the sixth on
+    const { rows } = await pool.query({ name: "by id", text: 'SELECT id FROM run_ops."TaskRun" WHERE id = $1', values: [id] });
+    assert.deepEqual(rows, [{ id }]);
+  }
+});
+
+// The table -------------------------------------------------------------------------
+
+interface Line {
+  operation: string;
+  off: string;
+  legacy: string;
+  new: string;
+  around: string;
+}
+
+const lines: Line[] = readFileSync(new URL("../../README.md", import.meta.url), "utf8")
+  .split("<!-- operations -->")[1]!
+  .split("\n")
+  .filter((line) => line.startsWith("|"))
+  .slice(2) // names of the columns, and the rule below them
+  .map((line) => {
+    const [, operation = "", ...outcomes] = line.split("|").map((cell) => cell.trim());
+    const [off = "", legacy = "", other = "", around = ""] = outcomes.map((cell) => cell.replaceAll("`", ""));
+    return { operation, off, legacy, new: other, around };
+  });
+
+// "works", or the error codes of Prisma and of the database
+async function outcome(work: Promise<unknown>): Promise<string> {
+  try {
+    await work;
+    return "works";
+  } catch (error) {
+    if (error instanceof assert.AssertionError) throw error;
+    type Cause = { originalCode?: string };
+    const { code, name, meta, cause } = error as Error & {
+      code?: string;
+      meta?: { driverAdapterError?: { cause?: Cause } };
+      cause?: Cause;
+    };
+    const sqlstate = (meta?.driverAdapterError?.cause ?? cause)?.originalCode;
+    if (!code && !sqlstate) throw error;
+    return [code ?? name, sqlstate].filter(Boolean).join(" ");
+  }
+}
+
+const environments = { legacy: env("LEGACY_ENV"), new: env("NEW_ENV") };
+const split = env("EXPECT_SPLIT") === "on";
+const runs = {
+  legacy: (await place(environments.legacy, "")).id,
+  new: (await place(environments.new, "")).id,
+};
+
+after(close);
+
+test("each line of the table is tried, and each trial is a line", () => {
+  assert.deepEqual([...trials.keys()], lines.map((line) => line.operation));
+});
+
+test("the runs of the trials are where they should be", async () => {
+  const { rows } = await pool.query("SELECT run_ops.owner_engine($1) AS legacy, run_ops.owner_engine($2) AS new", [
+    runs.legacy,
+    runs.new,
+  ]);
+  assert.deepEqual(rows, [{ legacy: "LEGACY", new: split ? "NEW" : "LEGACY" }]);
+});
+
+for (const line of lines) {
+  const { trial, around } = trials.get(line.operation) ?? {};
+  if (!trial) continue; // the first test has failed
+  for (const store of ["legacy", "new"] as const) {
+    const where = () => place(environments[store], runs[store === "new" ? "legacy" : "new"]);
+    const expected = split ? line[store] : line.off;
+    test(`${line.operation}, a run of ${store}`, async () => {
+      assert.equal(await outcome(trial(await where())), expected);
+      assert.ok(expected === "works" || (around && line.around), "there is a way around, and it is told");
+    });
+    if (around) {
+      test(`${line.operation}, the way around, a run of ${store}`, async () => {
+        assert.equal(await outcome(around(await where())), "works");
+      });
+    }
+  }
+}

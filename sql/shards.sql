@@ -1,0 +1,105 @@
+-- A shard: a store "a" beside "new", for ids of version 2 that name it.
+\set name shards
+\i test/fixtures/two_stores.sql
+\set ECHO none
+\connect postgres - :store_host :store_port
+SET client_min_messages = warning;
+DROP DATABASE IF EXISTS regress_shards_a (FORCE);
+CREATE DATABASE regress_shards_a;
+\connect regress_shards_a
+\i test/fixtures/store.sql
+\connect :legacy_db - :legacy_host :legacy_port
+SET client_min_messages = warning;
+CREATE SERVER a FOREIGN DATA WRAPPER run_ops_fdw OPTIONS (host :'store_host', port :'store_port', dbname 'regress_shards_a');
+CREATE USER MAPPING FOR CURRENT_USER SERVER a OPTIONS (user :'USER');
+RESET client_min_messages;
+\set SHOW_CONTEXT never
+\set ECHO all
+-- One may be attached before the tables, one after them.
+SELECT run_ops.attach_store('new', 'new');
+SELECT count(*) FROM run_ops.attach_all_tables();
+SELECT run_ops.attach_store('a', 'a');
+SELECT run_ops.configure_split(opted_in => true, native_realtime => true);
+SELECT run_ops.acknowledge(gate, object, 'plans were compared') FROM (SELECT DISTINCT gate, object FROM run_ops.check_split() WHERE NOT ok) AS c \g /dev/null
+SET client_min_messages = warning;
+SELECT run_ops.enable_split();
+RESET client_min_messages;
+SET search_path = run_ops, public;
+SET run_ops_split.cross_store_writes = allow;
+
+-- A run in each store, with a snapshot and a waitpoint beside it.
+CREATE TABLE public.ids AS
+  SELECT s AS store, id, mint_waitpoint_id(id) AS waitpoint, generate_cuid() AS snapshot
+    FROM (VALUES ('legacy', generate_cuid()), ('new', generate_ksuid()), ('new', generate_run_ops_id()), ('a', generate_run_ops_id_v2('a'))) AS i (s, id);
+SELECT store, classify_kind(id), resolve_shard(id) = store AS id, select_store_for_waitpoint(id) = store AS placed,
+       resolve_shard(waitpoint) = store AS waitpoint, (resolve_unblock_store('RUN', waitpoint)).store = store AS unblocked
+  FROM ids ORDER BY store, classify_kind;
+INSERT INTO "TaskRun" (id, "friendlyId", "taskIdentifier", payload, "traceId", "spanId", "runtimeEnvironmentId", "projectId", queue, "updatedAt")
+  SELECT id, 'run_' || id, 'task', '{}', 't', 's', 'env', 'project', 'q', now() FROM ids;
+INSERT INTO "TaskRunExecutionSnapshot" (id, "executionStatus", description, "runId", "runStatus", "updatedAt", "environmentId", "environmentType", "organizationId", "projectId")
+  SELECT snapshot, 'RUN_CREATED', store, id, 'PENDING', now(), 'env', 'PRODUCTION', 'org', 'project' FROM ids;
+INSERT INTO "Waitpoint" (id, "friendlyId", type, "idempotencyKey", "userProvidedIdempotencyKey", "projectId", "environmentId", "updatedAt")
+  SELECT waitpoint, waitpoint, 'MANUAL', waitpoint, false, 'project', 'env', now() FROM ids;
+-- each is where it should be, and is found there
+CREATE FUNCTION public.rows_in_stores() RETURNS TABLE (store text, runs bigint, snapshots bigint, waitpoints bigint) LANGUAGE sql AS $$
+  SELECT 'legacy', (SELECT count(*) FROM public."TaskRun"), (SELECT count(*) FROM public."TaskRunExecutionSnapshot"), (SELECT count(*) FROM public."Waitpoint")
+  UNION ALL SELECT 'new', (SELECT count(*) FROM run_ops_new."TaskRun"), (SELECT count(*) FROM run_ops_new."TaskRunExecutionSnapshot"), (SELECT count(*) FROM run_ops_new."Waitpoint")
+  UNION ALL SELECT 'a', (SELECT count(*) FROM run_ops_a."TaskRun"), (SELECT count(*) FROM run_ops_a."TaskRunExecutionSnapshot"), (SELECT count(*) FROM run_ops_a."Waitpoint")
+$$;
+SELECT * FROM rows_in_stores();
+SELECT bool_and(locate('"TaskRun"', id) = store AND locate('"Waitpoint"', waitpoint) = store) FROM ids;
+SELECT count(*) FROM "TaskRun" AS r JOIN "TaskRunExecutionSnapshot" AS s ON s."runId" = r.id JOIN ids ON ids.id = r.id AND s.description = ids.store;
+-- only the store that can hold the id is asked
+SELECT id AS shard_id FROM ids WHERE store = 'a' \gset
+CREATE FUNCTION public.asked(id text) RETURNS SETOF text LANGUAGE plpgsql AS $$
+DECLARE line text;
+BEGIN
+  FOR line IN EXECUTE format('EXPLAIN (COSTS OFF) SELECT status FROM "TaskRun" WHERE id = %L', id) LOOP
+    IF line LIKE '%Scan%' THEN RETURN NEXT btrim(line); END IF;
+  END LOOP;
+END $$;
+SELECT asked FROM asked(:'shard_id');
+EXPLAIN (VERBOSE, COSTS OFF) SELECT "runId" FROM "TaskRunExecutionSnapshot" WHERE "runId" = 'run_0123456789abcdefghijklmna2';
+
+-- UPDATE, DELETE, and conflicts.
+UPDATE "TaskRun" SET status = 'DEQUEUED', "attemptNumber" = 1 WHERE "runtimeEnvironmentId" = 'env' RETURNING resolve_shard(id), status;
+UPDATE "Waitpoint" SET status = 'COMPLETED' WHERE status = 'PENDING' RETURNING resolve_shard(id);
+UPDATE "TaskRun" SET id = generate_ksuid() WHERE id = :'shard_id';
+SET run_ops_split.insert_conflicts = skip;
+INSERT INTO "TaskRun" SELECT * FROM "TaskRun" WHERE id = :'shard_id' RETURNING id;
+RESET run_ops_split.insert_conflicts;
+SELECT upsert('"TaskRun"', jsonb_build_object('id', :'shard_id', 'queue', 'other'));
+DELETE FROM "TaskRunExecutionSnapshot" WHERE description = 'a' RETURNING description;
+SELECT id = :'shard_id' AS shard, queue FROM "TaskRun" WHERE queue <> 'q';
+SELECT * FROM rows_in_stores();
+-- two shards in a transaction are two databases
+SET run_ops_split.cross_store_writes = error;
+UPDATE "TaskRun" SET "attemptNumber" = 2 WHERE id IN (SELECT id FROM ids WHERE store <> 'legacy');
+SELECT "attemptNumber", count(*) FROM "TaskRun" GROUP BY 1;
+SET run_ops_split.cross_store_writes = allow;
+-- the write lock of the shard
+SELECT store_write_lock('"TaskRun"', 'a');
+
+-- An id of a shard that is not attached is no row of any store.
+INSERT INTO "TaskRun" (id, "friendlyId", "taskIdentifier", payload, "traceId", "spanId", "runtimeEnvironmentId", "projectId", queue, "updatedAt")
+  VALUES ('run_0123456789abcdefghijklmnb2', 'run', 'task', '{}', 't', 's', 'env', 'project', 'q', now());
+
+-- The shard is down: the others work.
+ALTER SERVER a OPTIONS (SET port '1');
+UPDATE "TaskRun" SET "attemptNumber" = 3 WHERE id IN (SELECT id FROM ids WHERE store = 'legacy');
+UPDATE "TaskRun" SET "attemptNumber" = 3 WHERE id = (SELECT max(id) FROM ids WHERE store = 'new');
+\set VERBOSITY terse
+DO $$
+BEGIN
+  UPDATE "TaskRun" SET "attemptNumber" = 3 WHERE id = (SELECT id FROM ids WHERE store = 'a');
+EXCEPTION WHEN sqlclient_unable_to_establish_sqlconnection THEN RAISE NOTICE 'the shard is down';
+END $$;
+-- cleanup does what it can
+SELECT enqueue_cleanup('environment', '{env}');
+CALL cleanup(10, deleted => NULL) \g /dev/null
+SELECT store, error IS NOT NULL AS failed FROM cleanup_progress;
+ALTER SERVER a OPTIONS (SET port :'store_port');
+CALL cleanup(10, deleted => NULL) \g /dev/null
+SELECT * FROM rows_in_stores();
+SELECT store, deleted FROM cleanup_log WHERE event = 'end' ORDER BY store COLLATE "C";
+SELECT count(*) FROM cleanup_queue;

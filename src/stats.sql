@@ -1,0 +1,383 @@
+
+-- stats: what is going on, for people and for their monitoring.
+--
+-- Nothing is counted here.  PostgreSQL counts the reads and writes of each
+-- table already, for all sessions and at no cost per query, so one query that
+-- reads its counters runs here and in each store, and the views below show
+-- what came back.  A store that does not answer gives rows with the error in
+-- them; it is waited for no longer than a connection may take, and then left
+-- alone for as long again, so that several views in a row wait once.
+--
+-- Members of pg_monitor may read all of it.
+
+CREATE TABLE run_ops.store_contact (
+  store       text PRIMARY KEY REFERENCES run_ops.store ON DELETE CASCADE,
+  answered_at timestamptz,
+  failed_at   timestamptz,
+  error       text
+);
+COMMENT ON TABLE run_ops.store_contact IS
+  'when each store last answered the views stat_*, and last did not; written once a minute while it answers';
+
+CREATE FUNCTION run_ops.stats_query(tables jsonb) RETURNS text
+  LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  -- Partitions count for the table that they belong to.  A size would have to
+  -- wait for whoever changes the table, so it is left out then.
+  SELECT format($q$
+    WITH locked AS MATERIALIZED (
+      SELECT coalesce(i.indrelid, l.relation) AS relation
+        FROM pg_locks AS l LEFT JOIN pg_index AS i ON i.indexrelid = l.relation
+       WHERE l.locktype = 'relation' AND l.mode = 'AccessExclusiveLock'
+         AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database()))
+    SELECT pg_is_in_recovery() AS in_recovery, current_setting('max_connections')::int AS max_connections,
+           (SELECT coalesce(jsonb_agg(to_jsonb(c)), '[]')
+              FROM (SELECT a.usename AS role, a.application_name, a.state, count(*) AS connections,
+                           min(a.xact_start) AS oldest_transaction
+                      FROM pg_stat_activity AS a
+                     WHERE a.datname = current_database() AND a.pid <> pg_backend_pid()
+                       AND coalesce(a.backend_type, 'client backend') = 'client backend'
+                     GROUP BY 1, 2, 3) AS c) AS connections,
+           (SELECT coalesce(jsonb_agg(to_jsonb(c)), '[]')
+              FROM (SELECT w.view,
+                           CASE WHEN bool_and(c.reltuples >= 0) THEN sum(c.reltuples)::bigint END AS rows,
+                           sum(CASE WHEN NOT EXISTS (SELECT FROM locked AS l WHERE l.relation = c.oid)
+                                    THEN pg_total_relation_size(c.oid) END)::bigint AS bytes,
+                           sum(s.seq_scan + coalesce(s.idx_scan, 0))::bigint AS scans,
+                           sum(s.seq_tup_read + coalesce(s.idx_tup_fetch, 0))::bigint AS rows_read,
+                           sum(s.n_tup_ins)::bigint AS rows_inserted, sum(s.n_tup_upd)::bigint AS rows_updated,
+                           sum(s.n_tup_del)::bigint AS rows_deleted,
+                           sum(i.heap_blks_hit + coalesce(i.idx_blks_hit, 0))::bigint AS blocks_hit,
+                           sum(i.heap_blks_read + coalesce(i.idx_blks_read, 0))::bigint AS blocks_read
+                      FROM jsonb_to_recordset(%L) AS w (view text, schema name, name name)
+                      JOIN pg_namespace AS n ON n.nspname = w.schema
+                      JOIN pg_class AS r ON r.relnamespace = n.oid AND r.relname = w.name
+                      LEFT JOIN LATERAL pg_partition_tree(r.oid) AS p ON true
+                      JOIN pg_class AS c ON c.oid = coalesce(p.relid, r.oid) AND c.relkind = 'r'
+                      LEFT JOIN pg_stat_all_tables AS s ON s.relid = c.oid
+                      LEFT JOIN pg_statio_all_tables AS i ON i.relid = c.oid
+                     GROUP BY w.view) AS c) AS tables
+  $q$, tables)
+$$;
+COMMENT ON FUNCTION run_ops.stats_query(jsonb) IS
+  'a query that reads the counters of a database, and of tables of it, [{view, schema, name}], in one row';
+
+CREATE FUNCTION run_ops.note_contact(store text, answered_at timestamptz, failed_at timestamptz, error text) RETURNS void
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_variable
+BEGIN
+  -- Who looks must never wait for somebody else who does, nor fail because
+  -- it may not write, as on a standby.
+  IF current_setting('transaction_read_only')::boolean OR current_setting('transaction_isolation') <> 'read committed'
+     OR NOT pg_try_advisory_xact_lock('run_ops.store_contact'::regclass::oid::int, 0) THEN
+    RETURN;
+  END IF;
+  INSERT INTO run_ops.store_contact AS c VALUES (store, answered_at, failed_at, error)
+  ON CONFLICT ON CONSTRAINT store_contact_pkey DO UPDATE
+     SET answered_at = excluded.answered_at, failed_at = excluded.failed_at, error = excluded.error;
+END $$;
+COMMENT ON FUNCTION run_ops.note_contact(text, timestamptz, timestamptz, text) IS
+  'remembers when a store answered and did not, where the transaction may write and no other session is at it';
+REVOKE EXECUTE ON FUNCTION run_ops.note_contact(text, timestamptz, timestamptz, text) FROM PUBLIC;
+
+-- SECURITY DEFINER: only the owner's user mapping reaches the stores, and
+-- who looks may not write down what it saw.
+CREATE FUNCTION run_ops.ask_stats(
+    OUT store text, OUT server name, OUT stats jsonb,
+    OUT last_contact timestamptz, OUT last_error text, OUT last_error_at timestamptz)
+  RETURNS SETOF record ROWS 10
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+  -- a lock may come just after it was looked for
+  SET lock_timeout = '1s'
+AS $$
+#variable_conflict use_variable
+DECLARE
+  timeout interval := run_ops.setting('store_timeout');
+  contact run_ops.store_contact;
+  query   text;
+  reason  text;
+BEGIN
+  FOR store, server IN
+    SELECT s.name, s.server FROM run_ops.store AS s ORDER BY s.server IS NOT NULL, s.name <> 'new', s.name
+  LOOP
+    query := run_ops.stats_query((
+      SELECT coalesce(jsonb_agg(jsonb_build_object('view', t.view::oid, 'schema', coalesce(n.nspname, t.store_schema),
+                                                   'name', coalesce(l.relname, t.store_table))), '[]')
+        FROM run_ops.routed_table AS t
+        LEFT JOIN (pg_class AS l JOIN pg_namespace AS n ON n.oid = l.relnamespace) ON l.oid = t.legacy AND server IS NULL
+       WHERE server IS NULL OR EXISTS (SELECT FROM run_ops.routed_store AS r WHERE (r.view, r.store) = (t.view, store))));
+    SELECT * INTO contact FROM run_ops.store_contact AS c WHERE c.store = store;
+    stats := NULL;
+    last_contact := contact.answered_at;
+    last_error := contact.error;
+    last_error_at := contact.failed_at;
+    BEGIN
+      IF server IS NULL THEN
+        EXECUTE format('SELECT to_jsonb(q) FROM (%s) AS q', query) INTO stats;
+        last_contact := clock_timestamp();
+      ELSIF last_error_at > coalesce(last_contact, '-infinity') AND clock_timestamp() - last_error_at < timeout THEN
+        NULL;  -- it did not answer a moment ago
+      ELSE
+        PERFORM run_ops.refuse_in_copy();
+        SELECT * INTO STRICT stats FROM run_ops.ask_store(store, query);
+        last_contact := clock_timestamp();
+      END IF;
+    EXCEPTION WHEN OTHERS THEN
+      GET STACKED DIAGNOSTICS reason = PG_EXCEPTION_DETAIL;
+      last_error := regexp_replace(concat_ws(': ', SQLERRM, nullif(reason, '')), '\s+', ' ', 'g');
+      last_error_at := clock_timestamp();
+    END;
+    -- once a minute, and when it is another answer than the last one
+    IF last_error_at IS DISTINCT FROM contact.failed_at
+       OR last_contact > contact.answered_at + interval '1 minute'
+       OR last_contact IS NOT NULL AND contact.answered_at IS NULL
+       OR last_contact > last_error_at AND contact.answered_at < last_error_at THEN
+      PERFORM run_ops.note_contact(store, last_contact, last_error_at, last_error);
+    END IF;
+    RETURN NEXT;
+  END LOOP;
+END $$;
+COMMENT ON FUNCTION run_ops.ask_stats() IS
+  'the counters of every store, or the error that kept them back';
+
+CREATE VIEW run_ops.stat_stores AS
+  SELECT a.store, a.server, a.stats IS NOT NULL AS up, t.rows, t.bytes, c.connections,
+         (a.stats OPERATOR(pg_catalog.->>) 'max_connections')::pg_catalog.int4 AS max_connections,
+         (a.stats OPERATOR(pg_catalog.->>) 'in_recovery')::pg_catalog.bool AS in_recovery,
+         a.last_contact, a.last_error, a.last_error_at
+    FROM run_ops.ask_stats() AS a,
+         LATERAL (SELECT pg_catalog.sum(t.rows)::pg_catalog.int8 AS rows, pg_catalog.sum(t.bytes)::pg_catalog.int8 AS bytes
+                    FROM pg_catalog.jsonb_to_recordset(a.stats OPERATOR(pg_catalog.->) 'tables') AS t (rows pg_catalog.int8, bytes pg_catalog.int8)) AS t,
+         LATERAL (SELECT CASE WHEN a.stats IS NOT NULL THEN coalesce(pg_catalog.sum(c.connections), 0) END::pg_catalog.int8 AS connections
+                    FROM pg_catalog.jsonb_to_recordset(a.stats OPERATOR(pg_catalog.->) 'connections') AS c (connections pg_catalog.int8)) AS c;
+COMMENT ON VIEW run_ops.stat_stores IS
+  'one row per store: whether it answers, its size, its connections, the last error; asks every store, no longer than run_ops_split.store_timeout';
+COMMENT ON COLUMN run_ops.stat_stores.rows IS 'rows of the routed tables as VACUUM and ANALYZE last estimated them there; tables never analyzed are not counted';
+COMMENT ON COLUMN run_ops.stat_stores.bytes IS 'size of the routed tables with their indexes and TOAST, but for those that are locked for a change of their definition';
+COMMENT ON COLUMN run_ops.stat_stores.connections IS 'client connections to the database of the store, but for the one that asks';
+COMMENT ON COLUMN run_ops.stat_stores.last_contact IS 'when it last answered one of these views';
+COMMENT ON COLUMN run_ops.stat_stores.last_error IS 'why it last did not answer; kept when it answers again';
+
+CREATE VIEW run_ops.stat_routing AS
+  SELECT t.view, a.store, s.rows, s.bytes, s.scans, s.rows_read, s.rows_inserted, s.rows_updated, s.rows_deleted,
+         s.blocks_hit, s.blocks_read
+    FROM run_ops.ask_stats() AS a
+    JOIN run_ops.routed_table AS t
+      ON a.server IS NULL OR EXISTS (SELECT FROM run_ops.routed_store AS r
+                                      WHERE r.view OPERATOR(pg_catalog.=) t.view AND r.store OPERATOR(pg_catalog.=) a.store)
+    LEFT JOIN LATERAL pg_catalog.jsonb_to_recordset(a.stats OPERATOR(pg_catalog.->) 'tables') AS s (
+                view pg_catalog.oid, rows pg_catalog.int8, bytes pg_catalog.int8, scans pg_catalog.int8,
+                rows_read pg_catalog.int8, rows_inserted pg_catalog.int8, rows_updated pg_catalog.int8,
+                rows_deleted pg_catalog.int8, blocks_hit pg_catalog.int8, blocks_read pg_catalog.int8)
+      ON s.view OPERATOR(pg_catalog.=) t.view;
+COMMENT ON VIEW run_ops.stat_routing IS
+  'reads and writes of each routed table in each store, as PostgreSQL counts them there, whoever made them and by whatever way; NULL for a store that does not answer';
+COMMENT ON COLUMN run_ops.stat_routing.rows IS 'as VACUUM and ANALYZE last estimated them there; NULL for a table never analyzed';
+COMMENT ON COLUMN run_ops.stat_routing.scans IS 'scans of the table and of its indexes';
+
+CREATE VIEW run_ops.stat_connections AS
+  SELECT a.store, c.role, c.application_name, c.state, c.connections, c.oldest_transaction
+    FROM run_ops.ask_stats() AS a,
+         LATERAL pg_catalog.jsonb_to_recordset(a.stats OPERATOR(pg_catalog.->) 'connections') AS c (
+           role pg_catalog.name, application_name pg_catalog.text, state pg_catalog.text,
+           connections pg_catalog.int8, oldest_transaction pg_catalog.timestamptz);
+COMMENT ON VIEW run_ops.stat_connections IS
+  'who is connected to the database of each store, by role, application_name and state; state and transaction are known for roles only that the user of the mapping may look at (pg_read_all_stats in the store: all)';
+
+CREATE VIEW run_ops.stat_cache AS
+  SELECT c.slot, c.entries, c.hits, c.revalidations, c.misses, c.evictions, c.cache_bytes,
+         pg_catalog.round((c.hits OPERATOR(pg_catalog.+) c.revalidations)::pg_catalog.numeric
+           OPERATOR(pg_catalog./) nullif(c.hits OPERATOR(pg_catalog.+) c.revalidations OPERATOR(pg_catalog.+) c.misses, 0), 4) AS hit_ratio
+    FROM run_ops.cache_stats() AS c;
+COMMENT ON VIEW run_ops.stat_cache IS
+  'run_ops.cache_stats() with the share of answers that came from the cache; of this session, as every session has its own';
+
+CREATE TABLE run_ops.cache_lookup ();
+COMMENT ON TABLE run_ops.cache_lookup IS
+  'empty: what PostgreSQL counts as rows read of it are lookups in the caches of all sessions, see run_ops.stat_cache_lookups';
+
+CREATE VIEW run_ops.stat_cache_lookups AS
+  SELECT l.hits, l.misses, pg_catalog.round(l.hits::pg_catalog.numeric OPERATOR(pg_catalog./) nullif(l.hits OPERATOR(pg_catalog.+) l.misses, 0), 4) AS hit_ratio
+    FROM (SELECT pg_catalog.pg_stat_get_tuples_returned(c.oid) AS hits, pg_catalog.pg_stat_get_tuples_fetched(c.oid) AS misses
+            FROM pg_catalog.pg_class AS c WHERE c.oid OPERATOR(pg_catalog.=) 'run_ops.cache_lookup'::pg_catalog.regclass) AS l;
+COMMENT ON VIEW run_ops.stat_cache_lookups IS
+  'how often the caches of all sessions knew the answer, since the statistics were reset; a session adds its hits with its next miss, or a hundred at once';
+
+-- Work in progress ----------------------------------------------------------------
+
+CREATE VIEW run_ops.stat_progress AS
+  SELECT 'cleanup' AS operation, pg_catalog.concat_ws(' ', p.scope, p.id) AS object, p.store,
+         coalesce(p.rows_deleted, 0)::pg_catalog.int8 AS rows_done, false AS finished,
+         p.started_at, coalesce(p.failed_at, p.started_at, p.requested_at) AS changed_at, p.error
+    FROM run_ops.cleanup_progress AS p
+  UNION ALL
+  SELECT CASE WHEN c.forward THEN 'move strays' ELSE 'repatriate' END, c.view::pg_catalog.text, c.store,
+         c.copied, c.finished, NULL, c.changed_at, NULL
+    FROM run_ops.copy_progress AS c;
+COMMENT ON VIEW run_ops.stat_progress IS
+  'cleanups that are queued or under way, and how far run_ops.repatriate() or run_ops.move_strays() have come in each table';
+COMMENT ON COLUMN run_ops.stat_progress.rows_done IS 'rows deleted, or rows that had to be copied';
+COMMENT ON COLUMN run_ops.stat_progress.finished IS 'the present pass has come to the end of this table';
+
+CREATE VIEW run_ops.stat_cleanup AS
+  SELECT s.name AS store, pg_catalog.count(q.id) AS queued, pg_catalog.count(q.error) AS failing,
+         pg_catalog.min(q.requested_at) AS oldest,
+         (pg_catalog.array_agg(q.error ORDER BY q.failed_at DESC) FILTER (WHERE q.error IS NOT NULL))[1] AS error
+    FROM run_ops.store AS s LEFT JOIN run_ops.cleanup_queue AS q ON q.store OPERATOR(pg_catalog.=) s.name
+   GROUP BY s.name;
+COMMENT ON VIEW run_ops.stat_cleanup IS
+  'length of the cleanup queue of each store: environments and projects whose rows are still to be deleted there';
+
+-- The mint kind: what is flipping ------------------------------------------------
+
+-- SECURITY DEFINER, here and below: who looks need not be able to read the
+-- organizations and their other flags.
+CREATE FUNCTION run_ops.mint_flips(
+    OUT organization text, OUT in_force run_ops.id_kind, OUT becomes run_ops.id_kind,
+    OUT flipped_at timestamptz, OUT becomes_at timestamptz)
+  RETURNS SETOF record
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  organizations regclass := (SELECT t.tgrelid FROM pg_trigger AS t
+                              WHERE t.tgfoid = 'run_ops.stamp_organization_mint_kind()'::regprocedure LIMIT 1);
+BEGIN
+  IF organizations IS NOT NULL THEN
+    RETURN QUERY EXECUTE format($q$
+      SELECT f.id, run_ops.effective_mint_kind(f.flags), run_ops.effective_mint_kind(f.flags, 'infinity'), f.at::timestamptz,
+             f.at::timestamptz + run_ops.setting('mint_flip_grace')::interval
+        FROM (SELECT NULL AS id, g.flags, g.flags ->> 'runOpsMintKindFlippedAt' AS at FROM run_ops.global_mint_kind AS g
+              UNION ALL
+              SELECT o.id, o."featureFlags", o."featureFlags" ->> 'runOpsMintKindFlippedAt'
+                FROM %s AS o WHERE o."featureFlags" ? 'runOpsMintKindFlippedAt') AS f
+       WHERE run_ops.effective_mint_kind(f.flags) IS DISTINCT FROM run_ops.effective_mint_kind(f.flags, 'infinity')
+       ORDER BY f.at, f.id $q$, organizations);
+  END IF;
+END $$;
+COMMENT ON FUNCTION run_ops.mint_flips() IS
+  'organizations whose new mint kind is not in force yet, and the global one, with organization NULL; becomes is NULL where the flag was taken away; reads the flags of every organization';
+
+CREATE FUNCTION run_ops.mint_kinds(OUT kind run_ops.id_kind, OUT organizations bigint)
+  RETURNS SETOF record
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  organizations regclass := (SELECT t.tgrelid FROM pg_trigger AS t
+                              WHERE t.tgfoid = 'run_ops.stamp_organization_mint_kind()'::regprocedure LIMIT 1);
+BEGIN
+  IF organizations IS NOT NULL THEN
+    RETURN QUERY EXECUTE format($q$
+      SELECT coalesce(run_ops.effective_mint_kind(o."featureFlags"),
+                      (SELECT run_ops.effective_mint_kind(g.flags) FROM run_ops.global_mint_kind AS g), 'cuid') AS kind, count(*)
+        FROM %s AS o GROUP BY 1 ORDER BY 1 $q$, organizations);
+  END IF;
+END $$;
+COMMENT ON FUNCTION run_ops.mint_kinds() IS
+  'how many organizations have which mint kind in force, by their flag or the global one; run_ops_split.mint_enabled and the read gate are not looked at; reads the flags of every organization';
+
+-- Gates ---------------------------------------------------------------------------
+
+CREATE TABLE run_ops.recorded_gate (
+  gate text, object text, ok boolean, detail text, hint text,
+  checked_at timestamptz NOT NULL
+);
+COMMENT ON TABLE run_ops.recorded_gate IS 'what run_ops.record_check() found last';
+
+CREATE FUNCTION run_ops.record_check() RETURNS SETOF run_ops.gate
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  gates run_ops.gate[] := ARRAY(SELECT g FROM run_ops.check_split() AS g);
+BEGIN
+  LOCK TABLE run_ops.recorded_gate IN SHARE ROW EXCLUSIVE MODE;
+  DELETE FROM run_ops.recorded_gate;
+  INSERT INTO run_ops.recorded_gate SELECT g.*, clock_timestamp() FROM unnest(gates) AS g;
+  RETURN QUERY SELECT g.* FROM unnest(gates) AS g WHERE g.ok IS NOT TRUE;
+END $$;
+COMMENT ON FUNCTION run_ops.record_check() IS
+  'runs run_ops.check_split(), keeps what it found for run_ops.stat_gates and gives the failing gates; to be called by cron now and then, since it reads whole tables for strays';
+
+CREATE VIEW run_ops.stat_gates AS
+  SELECT a.gate, a.object, a.ok, a.detail, a.hint, pg_catalog.now() AS checked_at
+    FROM run_ops.local_gates() AS g, run_ops.acknowledged(g) AS a
+  UNION ALL
+  SELECT r.gate, r.object, r.ok, r.detail, r.hint, r.checked_at FROM run_ops.recorded_gate AS r
+   WHERE r.gate OPERATOR(pg_catalog.<>) ALL (ARRAY['opted in', 'server', 'store', 'attached', 'foreign key', 'realtime', 'view']);
+COMMENT ON VIEW run_ops.stat_gates IS
+  'gates of split mode: those of this database as they are now, those that ask stores or read tables as run_ops.record_check() found them';
+
+-- Plans: which stores a query asks ---------------------------------------------------
+
+CREATE FUNCTION run_ops.plan_relations(plans jsonb)
+  RETURNS TABLE (view regclass, store text, relation text, node text, only_if text, remote_sql text)
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  WITH RECURSIVE node AS (
+    SELECT p.value -> 'Plan' AS n, NULL::text AS gate, ARRAY[p.ord] AS path
+      FROM jsonb_array_elements(plans) WITH ORDINALITY AS p (value, ord)
+    UNION ALL
+    SELECT c.value,
+           -- an InitPlan gives the filter what it looks at
+           CASE WHEN c.value ->> 'Parent Relationship' = 'InitPlan' THEN node.gate
+                ELSE nullif(concat_ws(' AND ', node.gate, node.n ->> 'One-Time Filter'), '') END,
+           node.path || c.ord
+      FROM node, jsonb_array_elements(node.n -> 'Plans') WITH ORDINALITY AS c (value, ord)
+  ), copy AS (
+    SELECT t.view, 'legacy' AS store, t.legacy AS relation FROM run_ops.routed_table AS t
+    UNION ALL SELECT r.view, r.store, r.foreign_table FROM run_ops.routed_store AS r
+    UNION ALL SELECT t.view, NULL, t.view FROM run_ops.routed_table AS t
+  ), named AS (
+    SELECT node.*, x.relation
+      FROM node, LATERAL (
+        SELECT format('%I.%I', node.n ->> 'Schema', node.n ->> 'Relation Name')
+         WHERE node.n ? 'Relation Name'
+        UNION ALL
+        -- a join that a store does is one node
+        SELECT f.oid::regclass::text FROM pg_class AS f
+         WHERE f.relkind = 'f' AND node.n ? 'Relations'
+           AND translate(node.n ->> 'Relations', ' ', ')') LIKE '%(' || replace(f.oid::regclass::text, '_', '\_') || ')%') AS x (relation)
+  )
+  SELECT c.view,
+         CASE WHEN c.relation IS NOT NULL THEN c.store
+              WHEN r.relkind = 'f' THEN (SELECT s.name FROM pg_foreign_table AS f JOIN pg_foreign_server AS v ON v.oid = f.ftserver
+                                           JOIN run_ops.store AS s ON s.server = v.srvname WHERE f.ftrelid = r.oid)
+              ELSE 'legacy' END,
+         n.relation, coalesce(nullif(n.n ->> 'Operation', 'Select'), n.n ->> 'Node Type'),
+         nullif(concat_ws(' AND ', n.gate, n.n ->> 'One-Time Filter'), ''), n.n ->> 'Remote SQL'
+    FROM named AS n LEFT JOIN pg_class AS r ON r.oid = to_regclass(n.relation)
+    LEFT JOIN copy AS c ON c.relation = coalesce(pg_partition_root(r.oid), r.oid)
+   ORDER BY n.path, n.relation
+$$;
+COMMENT ON FUNCTION run_ops.plan_relations(jsonb) IS
+  'the relations of a plan as EXPLAIN (FORMAT JSON, VERBOSE) shows it, with the store that each is in';
+
+-- The caller's search_path, for the query is the caller's; nothing else here
+-- depends on it.  A cursor takes one statement only, and one that gives rows:
+-- there is no way to put a second one behind the EXPLAIN.
+CREATE FUNCTION run_ops.explain(query text)
+  RETURNS TABLE (view regclass, store text, relation text, node text, only_if text, remote_sql text)
+  LANGUAGE plpgsql
+AS $$
+DECLARE
+  explanation pg_catalog.refcursor;
+  plans       pg_catalog.json;
+BEGIN
+  OPEN explanation FOR EXECUTE pg_catalog.concat('EXPLAIN (FORMAT JSON, VERBOSE) ', query);
+  FETCH explanation INTO plans;
+  CLOSE explanation;
+  RETURN QUERY SELECT * FROM run_ops.plan_relations(plans::pg_catalog.jsonb);
+END $$;
+COMMENT ON FUNCTION run_ops.explain(text) IS
+  'which stores a query asks: one row for each table in its plan, with its view and store; only_if is the condition under which it is asked at all, decided by each execution; store is NULL where each row written finds its own; the query is planned and not run';
+
+-- Who may look -----------------------------------------------------------------------
+
+REVOKE EXECUTE ON FUNCTION run_ops.ask_stats(), run_ops.mint_flips(), run_ops.mint_kinds(), run_ops.record_check() FROM PUBLIC;
+GRANT USAGE ON SCHEMA run_ops TO pg_monitor;
+GRANT EXECUTE ON FUNCTION run_ops.ask_stats(), run_ops.mint_flips(), run_ops.mint_kinds() TO pg_monitor;
+GRANT SELECT ON run_ops.stat_stores, run_ops.stat_routing, run_ops.stat_connections, run_ops.stat_progress,
+  run_ops.stat_cleanup, run_ops.stat_gates, run_ops.stat_cache_lookups TO pg_monitor;
+GRANT SELECT ON run_ops.stat_cache TO PUBLIC;
+-- it reads whole tables, as pgstattuple does
+GRANT EXECUTE ON FUNCTION run_ops.record_check() TO pg_stat_scan_tables;

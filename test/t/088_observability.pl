@@ -1,0 +1,238 @@
+# What people and their monitoring see: with split off and on, with a store
+# that is down, one that hangs, a copy of the database, a queue that is not
+# empty; the screen of status.sql, and the metrics of postgres_exporter.
+use strict;
+use warnings;
+use HTTP::Tiny;
+use IPC::Run;
+use JSON::PP;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Time::HiRes qw(usleep);
+use lib 'test/t';
+use SplitServers;
+use Test::More;
+
+my ($control_plane, $store) = split_servers();
+# one that cleanup() knows
+$_->safe_psql('postgres', 'CREATE TABLE "WaitpointTag" (id text PRIMARY KEY, "environmentId" text)') foreach ($control_plane, $store);
+$control_plane->safe_psql('postgres', q(SELECT run_ops.attach_table('"WaitpointTag"', 'store')));
+
+sub sql { return $control_plane->safe_psql('postgres', @_) }
+
+sub screen
+{
+	my ($out, $err) = run_command(
+		[ 'psql', '-Xq', '-v', 'ON_ERROR_STOP=1', '-v', 'color=off', '-d', $control_plane->connstr('postgres'),
+			'-f', 'observability/status.sql' ]);
+	is($err, '', 'status.sql says no error');
+	utf8::decode($out);
+	is((grep { length > 100 } split /\n/, $out), 0, 'no line is longer than 100 columns') or diag $out;
+	note $out;
+	return $out;
+}
+
+# --- off, then on ---------------------------------------------------------------
+
+like(screen(), qr/^ split is OFF, 4 tables, stores: legacy, new\n   configured but not enabled\n.*^ . legacy +up .*^ . new +up .*STRAYS +not counted/ms,
+	'split off');
+sql('SELECT run_ops.enable_split()');
+sql('SELECT run_ops.record_check()');
+sql(qq(SET run_ops_split.cross_store_writes = allow; INSERT INTO run_ops.run (id) VALUES ('@{[cuid(1)]}'), ('@{[ksuid(1)]}')));
+like(screen(), qr/^ split is ON since .*GATES +. \d+ hold   none fails.*STRAYS +none.*CLEANUP +legacy: nothing to do   new: nothing to do/ms,
+	'split on');
+is(sql('SELECT store, up, last_error FROM run_ops.stat_stores'), "legacy|t|\nnew|t|", 'both stores are up');
+
+# --- who asks, as the store sees it ------------------------------------------------
+
+# What is asked waits behind a lock until it has been seen.
+sub seen_by_store
+{
+	my ($lock, $query) = @_;
+	my $holder = $store->background_psql('postgres');
+	$holder->query_safe("BEGIN; LOCK TABLE $lock");
+	my $asking = IPC::Run::start([ 'psql', '-XAtq', '-d', $control_plane->connstr('postgres'), '-c', $query ], '>', \my $out, '2>', \my $err);
+	my $name = '';
+	foreach (1 .. 300)
+	{
+		$name = $store->safe_psql('postgres', q(SELECT application_name FROM pg_stat_activity WHERE wait_event_type = 'Lock'));
+		last if $name;
+		usleep(100_000);
+	}
+	$holder->query_safe('COMMIT');
+	$holder->quit;
+	$asking->finish;
+	return $name;
+}
+like(seen_by_store('pg_catalog.pg_enum', 'SET run_ops_split.store_timeout = 60000; SELECT run_ops.check_split()'),
+	qr/^run_ops_split check_split \d+ postgres$/, 'check_split() names itself');
+like(seen_by_store('run', 'SELECT run_ops.repatriate(10)'), qr/^run_ops_split repatriate \d+ postgres$/, 'repatriate() names itself');
+SKIP:
+{
+	skip 'names with escapes came with PostgreSQL 15', 1 if $control_plane->pg_version < 15;
+	sql(q(ALTER SERVER new OPTIONS (application_name 'run_ops_split views %d')));
+	is(seen_by_store('run', 'SELECT count(*) FROM run_ops.run'), 'run_ops_split views postgres', 'so do the views, by an option of the server');
+}
+
+# --- looking never waits for somebody else who looks, nor needs to write --------------
+
+{
+	my $other = $control_plane->background_psql('postgres');
+	sql('TRUNCATE run_ops.store_contact');
+	$other->query_safe('BEGIN; SELECT count(*) FROM run_ops.stat_stores');
+	is(sql(q(SET lock_timeout = '100s'; SET statement_timeout = '100s'; SELECT count(*) FROM run_ops.stat_stores)), 2, 'two sessions look at once');
+	is(sql(q(SELECT count(*) FROM pg_locks WHERE NOT granted)), 0, 'and do not wait');
+	$other->query_safe('COMMIT');
+	$other->quit;
+	is(sql('SELECT count(*) FROM run_ops.store_contact WHERE answered_at IS NOT NULL AND error IS NULL'), 2, 'contacts are noted');
+	is(sql('BEGIN READ ONLY; SELECT count(*) FROM run_ops.stat_stores WHERE up; COMMIT'), 2, 'in a read-only transaction');
+	is(sql('BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT count(*) FROM run_ops.stat_stores WHERE up; COMMIT'), 2, 'in a serializable transaction');
+}
+
+# --- a store that hangs ------------------------------------------------------------------
+
+my $pid = (split /\n/, slurp_file($store->data_dir . '/postmaster.pid'))[0];
+kill 'STOP', $pid;
+like(sql('SET run_ops_split.store_timeout = 1000; SELECT store, up, last_error FROM run_ops.stat_stores'),
+	qr/^legacy\|t\|\nnew\|f\|store "new" cannot be reached: .*timeout/, 'a store that hangs gives a row with the error');
+my $failed_at = sql('SELECT failed_at FROM run_ops.store_contact WHERE store = \'new\'');
+is(sql('SET run_ops_split.store_timeout = 600000; SELECT last_error_at FROM run_ops.stat_stores WHERE NOT up'),
+	$failed_at, 'and is not waited for again at once');
+kill 'CONT', $pid;
+is(sql(q(SET run_ops_split.store_timeout = 600000; SELECT up FROM run_ops.stat_stores WHERE store = 'new')), 'f', 'as long as that');
+# The server's own connect_timeout comes first; waiting is over when the
+# setting says so.
+ok($control_plane->poll_query_until('postgres',
+	q(SET run_ops_split.store_timeout = 1000; SELECT up AND last_error LIKE '%cannot be reached%' AND last_error_at < last_contact FROM run_ops.stat_stores WHERE store = 'new'), "SET\nt"),
+	'then it is asked again, and the last error is kept');
+
+# --- a store that is down -------------------------------------------------------------------
+
+sql(q(SELECT run_ops.enqueue_cleanup('environment', '{env_1}')));
+$store->stop('immediate');
+sql('CALL run_ops.cleanup()');
+my $down = screen();
+like($down, qr/^ . legacy +up .*^ . new +DOWN .*\d\d:\d\d:\d\d\n.*store "new" cannot be reached: .*^ CLEANUP +legacy: nothing to do   new: 1 waiting since \S+, 1 failing\n.*environment env_1 +in new .*could not connect/ms,
+	'the screen shows the store that is down, why, and the queue');
+is(sql(q(SELECT view, rows_read IS NULL, rows IS NULL FROM run_ops.stat_routing WHERE store = 'new' ORDER BY view::text COLLATE "C")),
+	qq(run_ops."WaitpointTag"|t|t\nrun_ops.run|t|t\nrun_ops.step|t|t\nrun_ops.tag|t|t), 'its tables are listed, without figures');
+is(sql('SELECT count(DISTINCT store) FROM run_ops.stat_connections'), 0, 'and no connections');
+isnt(sql('SELECT count(*) FROM run_ops.record_check()'), 0, 'record_check() records gates that fail');
+like(screen(), qr/GATES .* fail .*reachable *new: .*cannot be reached/s, 'and the screen shows them');
+
+# --- the names of the metrics ------------------------------------------------------------------
+
+my %metric;
+{
+	my $query = '';
+	foreach (split /\n/, slurp_file('observability/postgres_exporter.yaml'))
+	{
+		$query = $1 if /^(\w+):/;
+		$metric{"${query}_$1"} = lc $2 if /^    - (\w+): \{usage: (GAUGE|COUNTER),/;
+	}
+}
+cmp_ok(scalar keys %metric, '>', 20, 'metrics are read');
+my %shown;
+{
+	my $dashboard = decode_json(slurp_file('observability/grafana_dashboard.json'));
+	cmp_ok(scalar @{ $dashboard->{panels} }, '>', 10, 'the dashboard is read');
+	my %place;
+	foreach my $panel (@{ $dashboard->{panels} })
+	{
+		my ($x, $y, $w, $h) = @{ $panel->{gridPos} }{qw(x y w h)};
+		cmp_ok($x + $w, '<=', 24, "panel $panel->{title} fits");
+		foreach my $cell (map { my $i = $_; map { "$i/$_" } $y .. $y + $h - 1 } $x .. $x + $w - 1)
+		{
+			fail("panel $panel->{title} lies on $place{$cell}") if $place{$cell};
+			$place{$cell} = $panel->{title};
+		}
+		ok(@{ $panel->{targets} } > 0, "panel $panel->{title} has a query");
+		foreach my $target (@{ $panel->{targets} })
+		{
+			my @names = $target->{expr} =~ /\b(run_ops_split_\w+)/g;
+			@shown{@names} = ();
+			# a rate is of a counter, anything else of a gauge
+			foreach my $name (@names)
+			{
+				is($metric{$name}, $target->{expr} =~ /rate\($name\b/ ? 'counter' : 'gauge', "$name is of the right kind");
+			}
+		}
+	}
+}
+is_deeply([ sort keys %shown ], [ sort keys %metric ], 'the dashboard shows exactly what the exporter gives');
+
+# --- the exporter itself ---------------------------------------------------------------------------
+
+SKIP:
+{
+	my ($exporter) = grep { $_ && -x } $ENV{RUN_OPS_EXPORTER},
+	  map { ("$_/prometheus-postgres-exporter", "$_/postgres_exporter") } split /:/, $ENV{PATH};
+	if (!$exporter)
+	{
+		diag 'postgres_exporter is not there: the metrics are NOT tested (apt-get install prometheus-postgres-exporter)';
+		skip 'postgres_exporter is not there', 1;
+	}
+	sql('CREATE ROLE monitoring LOGIN IN ROLE pg_monitor');
+	my $port = PostgreSQL::Test::Cluster::get_free_port();
+	local $ENV{DATA_SOURCE_NAME} = 'host=' . $control_plane->host . ' port=' . $control_plane->port
+	  . ' user=monitoring dbname=postgres sslmode=disable';
+	my $log = '';
+	my $running = IPC::Run::start(
+		[ $exporter, '--extend.query-path=observability/postgres_exporter.yaml', "--web.listen-address=127.0.0.1:$port",
+			'--disable-default-metrics', '--disable-settings-metrics' ], '<', \undef, '>', \$log, '2>', \$log);
+
+	# the metrics once they hold: [ { name => type }, text ]
+	my $scrape = sub {
+		my ($wanted) = @_;
+		my $text = '';
+		foreach (1 .. 300)
+		{
+			$running->pump_nb;
+			my $answer = HTTP::Tiny->new(timeout => 60)->get("http://127.0.0.1:$port/metrics");
+			$text = $answer->{success} ? $answer->{content} : '';
+			last if $text =~ $wanted;
+			usleep(100_000);
+		}
+		like($text, $wanted, 'the exporter answers');
+		like($text, qr/^pg_exporter_last_scrape_error(\{.*?\})? 0$/m, 'without an error') or diag $log;
+		return $text;
+	};
+	my $text = $scrape->(qr/^run_ops_split_store_up\{.*store="new".*\} 0$/m);
+	like($text, qr/^run_ops_split_store_up\{.*store="legacy".*\} 1$/m, 'a store that is down');
+	like($text, qr/^run_ops_split_cleanup_failing\{.*store="new".*\} 1$/m, 'its queue');
+	$store->start;
+	# its counters went with the crash
+	sql(qq(INSERT INTO run_ops.run (id) VALUES ('@{[ksuid(2)]}')));
+	$text = $scrape->(qr/^run_ops_split_table_rows_inserted\{.*store="new",table="run".*\} 1$/m);
+	like($text, qr/^run_ops_split_store_up\{.*store="new".*\} 1$/m, 'a store that is up again');
+	like($text, qr/^run_ops_split_mode_enabled(\{.*\})? 1$/m, 'split is on');
+	like($text, qr/^run_ops_split_gates_failing\{gate="reachable".*\} 1$/m, 'gates');
+	my %given = $text =~ /^# TYPE (run_ops_split_\w+) (\w+)$/mg;
+	is_deeply(\%given, \%metric, 'every metric comes out, of its kind');
+	$running->signal('TERM');
+	$running->finish;
+}
+
+# --- a copy of the database -------------------------------------------------------------------------
+
+$store->start unless $store->safe_psql('template1', 'SELECT 1', on_error_die => 0);
+$store->append_conf('postgresql.conf', 'log_connections = on');
+$store->reload;
+my $position = -s $store->logfile;
+sql(q(UPDATE run_ops.split_state SET identities = '{}'; TRUNCATE run_ops.store_contact));
+like(screen(), qr/^ split is SUSPENDED, .*\n   this is a copy .*^ . new +DOWN .*never\n.*split mode is suspended in this copy/ms, 'a copy is shown as one');
+unlike(slurp_file($store->logfile, $position), qr/connection authorized/, 'and asks no store');
+
+# --- again and again -----------------------------------------------------------------------------------
+
+{
+	my ($out, $err) = ('', '');
+	my $watching = IPC::Run::start([ 'scripts/dashboard', '0.2', '-d', $control_plane->connstr('postgres') ], '>', \$out, '2>', \$err,
+		IPC::Run::timeout(60));
+	$watching->pump until ($out =~ /(split is SUSPENDED.*){3}/s || $err);
+	$watching->signal('INT');
+	$watching->kill_kill;
+	is($err, '', 'scripts/dashboard repeats the screen');
+}
+
+done_testing();
