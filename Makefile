@@ -42,6 +42,7 @@ MODULES_C = \
 	seam_pruning \
 	lazy_fdw \
 	routed_view \
+	write_frame \
 	write_routing \
 	write_lock \
 	cross_store_writes \
