@@ -49,6 +49,7 @@ MODULES_C = \
 	lazy_fdw \
 	lazy_fdw_plan \
 	routed_view \
+	write_frame \
 	write_routing \
 	write_lock \
 	cross_store_writes \
