@@ -35,6 +35,7 @@
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
@@ -90,7 +91,7 @@ static struct
 }			cache;
 
 /*
- * What tells this server from a copy of it, as text in CurrentMemoryContext.
+ * What tells this server from a copy of it, as text that the session keeps.
  *
  * The system identifier and the timeline survive every kind of physical copy,
  * and a promoted standby looks like a promoted copy from inside.  Host, data
@@ -99,30 +100,51 @@ static struct
  * identifier, a database made from this one as a template another OID.  The
  * host has a setting of its own, for containers that get a new name each time.
  */
-static char *
+static const char *
 server_identity(void)
 {
-	struct stat dir;
+	static char *identity = NULL;
+	static char *of_name = NULL;
 	char		host[HOST_NAME_MAX + 1] = "";
+	const char *name = server_name;
+	struct stat dir;
+	char	   *new_identity;
+	char	   *new_name;
+
+	if (name[0] == '\0')
+	{
+		gethostname(host, sizeof(host) - 1);
+		name = host;
+	}
+	/* nothing but the name changes under a running server */
+	if (identity && strcmp(name, of_name) == 0)
+		return identity;
 
 	if (stat(DataDir, &dir) != 0)
 		ereport(ERROR,
 				(errcode_for_file_access(),
 				 errmsg("could not stat directory \"%s\": %m", DataDir)));
-	if (server_name[0] == '\0')
-		gethostname(host, sizeof(host) - 1);
-	return psprintf(UINT64_FORMAT "/%u@%s#%016llx",
-					GetSystemIdentifier(), MyDatabaseId,
-					server_name[0] ? server_name : host,
-					(unsigned long long)
-					hash_bytes_extended((unsigned char *) DataDir,
-										strlen(DataDir), dir.st_ino));
+	new_identity = psprintf(UINT64_FORMAT "/%u@%s#%016llx",
+							GetSystemIdentifier(), MyDatabaseId, name,
+							(unsigned long long)
+							hash_bytes_extended((unsigned char *) DataDir,
+												strlen(DataDir), dir.st_ino));
+	new_identity = MemoryContextStrdup(TopMemoryContext, new_identity);
+	new_name = MemoryContextStrdup(TopMemoryContext, name);
+	if (identity)
+	{
+		pfree(identity);
+		pfree(of_name);
+	}
+	identity = new_identity;
+	of_name = new_name;
+	return identity;
 }
 
 static bool
 names_this_server(ArrayType *identities)
 {
-	char	   *identity = server_identity();
+	const char *identity = server_identity();
 	Datum	   *names;
 	bool	   *nulls;
 	int			n;
