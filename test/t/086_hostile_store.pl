@@ -137,6 +137,8 @@ is("$out$err", '7|', 'the limit ends when the connection is open');
 # A store that freezes, with connections open.
 my $session = $control_plane->background_psql('postgres', on_error_stop => 0);
 $session->query_safe("SELECT n FROM run_ops.run WHERE id = '$ksuid'");
+my $connected = $control_plane->background_psql('postgres', on_error_stop => 0);
+$connected->query_safe("SELECT n FROM run_ops.run WHERE id = '$ksuid'");
 my ($postmaster) = slurp_file($store->data_dir . '/postmaster.pid') =~ /^(\d+)/;
 my @processes = ($postmaster, $store->safe_psql('postgres', 'SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid()') =~ /\d+/g);
 kill 'STOP', @processes;
@@ -145,6 +147,12 @@ END { kill 'CONT', @processes if @processes }
 $session->query("SET statement_timeout = 300; SELECT n FROM run_ops.run WHERE id = '$ksuid'");
 like($session->{stderr}, qr/canceling statement due to statement timeout/, 'frozen: statement_timeout ends a read');
 $session->{stderr} = '';
+if ($interruptible)
+{
+	$connected->query("SET run_ops_split.store_timeout = 300; SELECT n FROM run_ops.run WHERE id = '$ksuid'");
+	like($connected->{stderr}, qr/could not connect to server "new"/, 'frozen: beginning a transaction there has the limit of a connection');
+}
+$connected->quit;
 my $waits = $control_plane->background_psql('postgres', on_error_stop => 0);
 my $waits_pid = $waits->query_safe('SELECT pg_backend_pid()');
 $waits->query_until(qr/asked/, "SET run_ops_split.store_timeout = '600s';\n\\echo asked\nBEGIN; UPDATE run_ops.run SET n = 9 WHERE id = '$ksuid';\n");
