@@ -475,10 +475,10 @@ sub until_done
 		my ($ret, $out, $err) = try_psql($node, "\\set VERBOSITY verbose\n$sql");
 		return $out if !$ret;
 		$error = $err;
-		push @complaints, $err unless Client::expected_error($err) || $err =~ /\b55P03\b/;
+		last unless Client::expected_error($err) || $err =~ /\b55P03\b/;
 		sleep 0.1;
 	}
-	die "never done: $sql\n$error";
+	die "not done: $sql\n$error";
 }
 
 # The operator's next step runs while a fault happens, and is tried again
