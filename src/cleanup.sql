@@ -307,7 +307,7 @@ CREATE PROCEDURE run_ops.cleanup(
 AS $$
 DECLARE
   started pg_catalog.timestamptz := pg_catalog.clock_timestamp();
-  batch   record;
+  batch   pg_catalog.record;
 BEGIN
   LOOP
     SELECT * INTO batch FROM run_ops.cleanup_batch(batch_size, started);

@@ -43,6 +43,13 @@
 #define compat_counts_writes(rel) pgstat_should_count_relation(rel)
 #endif
 
+/* Does the view read its tables with the rights of the caller? */
+#if PG_VERSION_NUM < 150000
+#define compat_has_security_invoker(rel) false
+#else
+#define compat_has_security_invoker(rel) RelationHasSecurityInvoker(rel)
+#endif
+
 /* the number of the transaction this backend is in; needs storage/proc.h */
 #if PG_VERSION_NUM < 170000
 #define compat_local_transaction_id() (MyProc->lxid)

@@ -68,8 +68,12 @@ COMMENT ON FUNCTION run_ops.view_query(run_ops.routed_table, boolean) IS
 CREATE FUNCTION run_ops.build_view(t run_ops.routed_table, split boolean) RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+  -- security_barrier and security_invoker are the operator's to set
+  options text := (SELECT ' WITH (' || string_agg(o, ', ') || ')'
+                     FROM pg_class AS c, unnest(c.reloptions) AS o WHERE c.oid = t.view AND o LIKE 'security%');
 BEGIN
-  EXECUTE format('CREATE OR REPLACE VIEW %s AS %s', t.view, run_ops.view_query(t, split));
+  EXECUTE format('CREATE OR REPLACE VIEW %s%s AS %s', t.view, options, run_ops.view_query(t, split));
   EXECUTE format('COMMENT ON VIEW %s IS %L', t.view, CASE
     WHEN NOT split THEN format('%s; split is off', t.legacy)
     WHEN t.routing = 'store' THEN format(

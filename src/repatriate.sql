@@ -210,8 +210,9 @@ BEGIN
     (SELECT string_agg(quote_ident(c), ', ' ORDER BY ord) FROM unnest(m.columns) WITH ORDINALITY AS u (c, ord)),
     (SELECT string_agg(format('(r.v).%I', c), ', ' ORDER BY ord) FROM unnest(m.columns) WITH ORDINALITY AS u (c, ord)),
     -- an older copy may still have a unique value that another row has by now; its own range has it renewed
-    m.here, CASE WHEN NOT run_ops.split_enabled()
-              THEN format('(%s)', replace(array_to_string(m.here_keys, ', '), 'x.', '')) END) USING came;
+    m.here, CASE WHEN NOT run_ops.split_enabled() THEN
+      (SELECT format('(%s)', string_agg(substr(k, length('x.') + 1), ', ' ORDER BY ord))
+         FROM unnest(m.here_keys) WITH ORDINALITY AS u (k, ord)) END) USING came;
 END $$;
 COMMENT ON FUNCTION run_ops.write_here(run_ops.mirror, text[], text[]) IS
   'deletes rows by key and inserts rows by text in the local table, without its triggers';

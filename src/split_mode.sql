@@ -184,8 +184,9 @@ END $$;
 COMMENT ON FUNCTION run_ops.refuse_local_readers() IS
   'raises an error when split is on and a realtime reader follows this database alone, unless acknowledged';
 
+-- SECURITY DEFINER: who makes a publication need not have rights on schema run_ops.
 CREATE FUNCTION run_ops.guard_publications() RETURNS event_trigger
-  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
   PERFORM run_ops.refuse_local_readers();

@@ -16,7 +16,8 @@
  *
  * The statements run with the rights of the view's owner, which is what
  * PostgreSQL does for a view that it updates by itself: who may write to the
- * view needs no rights on the tables behind it.
+ * view needs no rights on the tables behind it.  With security_invoker they
+ * run with the rights of the writer.
  *
  * When a row has changed since the statement began, PostgreSQL looks again
  * whether the row still meets the conditions (READ COMMITTED).  A trigger
@@ -36,6 +37,7 @@
 #include "fmgr.h"
 #include "foreign/foreign.h"
 #include "miscadmin.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/guc.h"
@@ -58,6 +60,9 @@ PG_FUNCTION_INFO_V1(run_ops_allow_strays);
 
 /* The name by which an INSERT reads the rows that were collected for it. */
 #define ROWS_NAME "run_ops_rows"
+
+/* The search_path of what runs with more rights than the writer has. */
+#define PINNED_PATH "pg_catalog, pg_temp"
 
 /*
  * Statements kept for the table of a store: UPDATE has one for each set of
@@ -156,6 +161,10 @@ typedef struct WriteFrame
 	struct WriteFrame *outer;
 	MemoryContext context;
 	RoutedView *view;
+	Oid			writer;			/* who runs it */
+	int			writer_context;
+	bool		as_writer;		/* with the rights of the writer */
+	bool		pin_path;		/* else with rights that the writer has not */
 	TriggerEvent operation;
 	int			nest_level;		/* of the transaction it runs in */
 	Bitmapset  *columns;		/* that UPDATE sets */
@@ -400,7 +409,8 @@ get_view(Oid relid, Trigger *trigger)
  */
 
 static void
-push_frame(TriggerData *trigdata, RoutedView *view)
+push_frame(TriggerData *trigdata, RoutedView *view,
+		   Oid writer, int writer_context)
 {
 	MemoryContext context = AllocSetContextCreate(TopTransactionContext,
 												  "run_ops write frame",
@@ -418,6 +428,11 @@ push_frame(TriggerData *trigdata, RoutedView *view)
 
 	frame->context = context;
 	frame->view = view;
+	frame->writer = writer;
+	frame->writer_context = writer_context;
+	frame->as_writer = compat_has_security_invoker(trigdata->tg_relation);
+	frame->pin_path = !frame->as_writer &&
+		!has_privs_of_role(writer, trigdata->tg_relation->rd_rel->relowner);
 	frame->operation = trigdata->tg_event & TRIGGER_EVENT_OPMASK;
 	frame->nest_level = GetCurrentTransactionNestLevel();
 	frame->rows = palloc0(sizeof(Tuplestorestate *) * view->ntables);
@@ -628,16 +643,64 @@ get_statement(RoutedView *view, StoreTable *table, TupleDesc desc,
 	return plan;
 }
 
+static void
+pinned_path_context(void *arg)
+{
+	errcontext("writing behind view \"%s\" as its owner, with search_path \"%s\"",
+			   get_rel_name(((WriteFrame *) arg)->view->relid), PINNED_PATH);
+}
+
+/*
+ * Executes a plan of the frame as the owner of the view, which is who we are,
+ * or as the writer.  What the tables bring along (triggers, checks, defaults)
+ * runs with the same rights, so a writer who lacks them must not choose, by
+ * search_path, which functions and operators it gets.
+ */
+static int
+execute_plan(WriteFrame *frame, SPIPlanPtr plan, Datum *values,
+			 const char *nulls, bool read_only, long count)
+{
+	ErrorContextCallback errcallback;
+	Oid			owner;
+	int			owner_context;
+	int			guc_level = 0;
+	int			result;
+
+	GetUserIdAndSecContext(&owner, &owner_context);
+	if (frame->as_writer)
+		SetUserIdAndSecContext(frame->writer, frame->writer_context);
+	if (frame->pin_path)
+	{
+		errcallback.callback = pinned_path_context;
+		errcallback.arg = frame;
+		errcallback.previous = error_context_stack;
+		error_context_stack = &errcallback;
+		guc_level = NewGUCNestLevel();
+		(void) set_config_option("search_path", PINNED_PATH,
+								 PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
+	}
+	result = SPI_execute_plan(plan, values, nulls, read_only, count);
+	if (frame->pin_path)
+	{
+		AtEOXact_GUC(false, guc_level);
+		error_context_stack = errcallback.previous;
+	}
+	SetUserIdAndSecContext(owner, owner_context);
+	return result;
+}
+
 /*
  * Runs a statement for the row of a key.  "row" has the columns to set; "key"
  * the values of the key; "version" is the xmin of ACTION_READ.  What it
  * returned is in SPI_tuptable.
  */
 static uint64
-run_statement(RoutedView *view, StoreTable *table, TupleDesc desc,
+run_statement(WriteFrame *frame, StoreTable *table, TupleDesc desc,
 			  StoreAction action, Bitmapset *columns,
 			  HeapTuple row, HeapTuple key, Datum version)
 {
+	RoutedView *view = frame->view;
 	SPIPlanPtr	plan = get_statement(view, table, desc, action, columns);
 	Datum	   *values = palloc(sizeof(Datum) * (desc->natts + view->nkeys + 1));
 	char	   *nulls = palloc(desc->natts + view->nkeys + 1);
@@ -657,7 +720,7 @@ run_statement(RoutedView *view, StoreTable *table, TupleDesc desc,
 	}
 	values[n] = version;
 	nulls[n] = ' ';
-	if (SPI_execute_plan(plan, values, nulls, false, 0) < 0)
+	if (execute_plan(frame, plan, values, nulls, false, 0) < 0)
 		elog(ERROR, "could not write to store \"%s\"", table->store);
 	if (table->foreign && action != ACTION_READ && SPI_processed > 0)
 		note_foreign_write(table->relid);
@@ -694,8 +757,8 @@ write_rows(WriteFrame *frame, int i, TupleDesc desc, StoreAction action)
 	enr->reldata = rows;
 	if (SPI_register_relation(enr) != SPI_OK_REL_REGISTER)
 		elog(ERROR, "could not register the rows");
-	if (SPI_execute_plan(get_statement(frame->view, table, desc, action, NULL),
-						 NULL, NULL, false, 0) < 0)
+	if (execute_plan(frame, get_statement(frame->view, table, desc, action, NULL),
+					 NULL, NULL, false, 0) < 0)
 		elog(ERROR, "could not write to store \"%s\"", table->store);
 	if (table->foreign && SPI_processed > 0)
 		note_foreign_write(table->relid);
@@ -789,8 +852,9 @@ refuse_unclassifiable(RoutedView *view, HeapTuple row, TupleDesc desc,
 }
 
 static int
-table_of_owner(RoutedView *view, HeapTuple row, TupleDesc desc)
+table_of_owner(WriteFrame *frame, HeapTuple row, TupleDesc desc)
 {
+	RoutedView *view = frame->view;
 	ListCell   *lc;
 
 	foreach(lc, view->owners)
@@ -806,7 +870,7 @@ table_of_owner(RoutedView *view, HeapTuple row, TupleDesc desc)
 		if (rule->probe)
 		{
 			write_all_collected_rows(frames, view);
-			if (SPI_execute_plan(rule->probe, &value, NULL, false, 1) != SPI_OK_SELECT)
+			if (execute_plan(frame, rule->probe, &value, NULL, false, 1) != SPI_OK_SELECT)
 				elog(ERROR, "could not look for the row's owner");
 			if (SPI_processed == 0)
 				continue;
@@ -821,8 +885,9 @@ table_of_owner(RoutedView *view, HeapTuple row, TupleDesc desc)
 }
 
 static int
-table_of_new_row(RoutedView *view, HeapTuple row, TupleDesc desc)
+table_of_new_row(WriteFrame *frame, HeapTuple row, TupleDesc desc)
 {
+	RoutedView *view = frame->view;
 	IdShape		shape = {ID_KIND_NONE, '\0'};
 
 	if (view->route_column)
@@ -833,21 +898,22 @@ table_of_new_row(RoutedView *view, HeapTuple row, TupleDesc desc)
 	/* a LEGACY-shaped key is what rows without residency have everywhere */
 	if (view->routing == ROUTING_STORE &&
 		(shape.kind == ID_KIND_NONE || shape.kind == ID_KIND_CUID))
-		return table_of_owner(view, row, desc);
+		return table_of_owner(frame, row, desc);
 	return table_of_shape(view, shape);
 }
 
 /* The table that holds a row which the view has shown. */
 static int
-table_of_old_row(RoutedView *view, HeapTuple row, TupleDesc desc)
+table_of_old_row(WriteFrame *frame, HeapTuple row, TupleDesc desc)
 {
+	RoutedView *view = frame->view;
 	int			last = view->ntables - 1;
 
 	if (view->routing != ROUTING_STORE)
 		return table_of_shape(view, shape_in(row, view->route_column, desc));
 	for (int i = 0; i < last; i++)
 	{
-		if (run_statement(view, &view->tables[i], desc, ACTION_READ, NULL,
+		if (run_statement(frame, &view->tables[i], desc, ACTION_READ, NULL,
 						  NULL, row, (Datum) 0) > 0)
 			return i;
 	}
@@ -897,7 +963,7 @@ same_row(TupleDesc desc, HeapTuple a, HeapTuple b, TupleDesc b_desc)
  * when there is no such row any more.
  */
 static bool
-change_row(RoutedView *view, StoreTable *table, TupleDesc desc,
+change_row(WriteFrame *frame, StoreTable *table, TupleDesc desc,
 		   StoreAction action, Bitmapset *columns,
 		   HeapTuple row, HeapTuple old)
 {
@@ -905,7 +971,7 @@ change_row(RoutedView *view, StoreTable *table, TupleDesc desc,
 
 	/* the remote transaction sees what the statement saw, or fails */
 	if (table->foreign)
-		return run_statement(view, table, desc, action, columns, row, old,
+		return run_statement(frame, table, desc, action, columns, row, old,
 							 (Datum) 0) > 0;
 
 	for (;;)
@@ -915,7 +981,7 @@ change_row(RoutedView *view, StoreTable *table, TupleDesc desc,
 		bool		isnull;
 
 		CHECK_FOR_INTERRUPTS();
-		if (run_statement(view, table, desc, ACTION_READ, NULL, NULL, old,
+		if (run_statement(frame, table, desc, ACTION_READ, NULL, NULL, old,
 						  (Datum) 0) == 0)
 			return false;
 		now = SPI_tuptable->vals[0];
@@ -937,7 +1003,7 @@ change_row(RoutedView *view, StoreTable *table, TupleDesc desc,
 		if (tried == DatumGetTransactionId(version))
 			return false;
 		tried = DatumGetTransactionId(version);
-		if (run_statement(view, table, desc, action, columns, row, old,
+		if (run_statement(frame, table, desc, action, columns, row, old,
 						  version) > 0)
 			return true;
 	}
@@ -959,7 +1025,7 @@ static HeapTuple
 insert_row(WriteFrame *frame, HeapTuple row, TupleDesc desc)
 {
 	RoutedView *view = frame->view;
-	int			i = table_of_new_row(view, row, desc);
+	int			i = table_of_new_row(frame, row, desc);
 	int			column = -1;
 	bool		isnull;
 	MemoryContext oldcontext;
@@ -993,7 +1059,7 @@ static HeapTuple
 update_row(WriteFrame *frame, HeapTuple old, HeapTuple row, TupleDesc desc)
 {
 	RoutedView *view = frame->view;
-	int			i = table_of_old_row(view, old, desc);
+	int			i = table_of_old_row(frame, old, desc);
 	StoreTable *table = &view->tables[i];
 	Bitmapset  *generated = bms_intersect(frame->columns, view->generated);
 
@@ -1019,7 +1085,7 @@ update_row(WriteFrame *frame, HeapTuple old, HeapTuple row, TupleDesc desc)
 							   NameStr(TupleDescAttr(desc, view->route_column - 1)->attname)),
 					 errhint("Insert a new row and delete the old one.")));
 	}
-	if (!change_row(view, table, desc, ACTION_UPDATE, frame->columns, row, old))
+	if (!change_row(frame, table, desc, ACTION_UPDATE, frame->columns, row, old))
 		return NULL;
 	return table->changes_rows ? returned_row() : row;
 }
@@ -1028,10 +1094,9 @@ update_row(WriteFrame *frame, HeapTuple old, HeapTuple row, TupleDesc desc)
 static HeapTuple
 delete_row(WriteFrame *frame, HeapTuple old, TupleDesc desc)
 {
-	RoutedView *view = frame->view;
-	StoreTable *table = &view->tables[table_of_old_row(view, old, desc)];
+	StoreTable *table = &frame->view->tables[table_of_old_row(frame, old, desc)];
 
-	return change_row(view, table, desc, ACTION_DELETE, NULL, NULL, old) ?
+	return change_row(frame, table, desc, ACTION_DELETE, NULL, NULL, old) ?
 		old : NULL;
 }
 
@@ -1065,8 +1130,10 @@ run_ops_route_write(PG_FUNCTION_ARGS)
 		elog(ERROR, "SPI_connect failed");
 
 	if (TRIGGER_FIRED_BEFORE(trigdata->tg_event))
-		push_frame(trigdata, get_view(RelationGetRelid(trigdata->tg_relation),
-									  trigdata->tg_trigger));
+		push_frame(trigdata,
+				   get_view(RelationGetRelid(trigdata->tg_relation),
+							trigdata->tg_trigger),
+				   userid, sec_context);
 	else
 	{
 		frame = find_frame(trigdata);
