@@ -159,17 +159,32 @@ install_example() {
   [ "$(id -u)" != 0 ] || chown -R "$RUN_USER" "$dir"
 }
 
-# The exporter whose queries are tested.  Its package is unpacked and not
-# installed, for it would start a service; where it cannot be had, the test
-# says so and goes without.
+# A package unpacked in a folder of its own name, not installed: it would start
+# a service, or change the system's PostgreSQL.  Where it cannot be had, its
+# test says so and goes without.
+unpack_package() {
+  mkdir "$WORK/$1" &&
+    (cd "$WORK/$1" && apt-get download "$1" && dpkg-deb -x ./*.deb .) >"$WORK/$1.log" 2>&1
+}
+
+# the exporter whose queries are tested
 private_exporter() {
   RUN_OPS_EXPORTER=$(command -v prometheus-postgres-exporter || command -v postgres_exporter || true)
-  if [ -z "$RUN_OPS_EXPORTER" ] && mkdir "$WORK/exporter" &&
-      (cd "$WORK/exporter" && apt-get download prometheus-postgres-exporter &&
-        dpkg-deb -x ./*.deb .) >"$WORK/exporter.log" 2>&1; then
-    RUN_OPS_EXPORTER=$WORK/exporter/usr/bin/prometheus-postgres-exporter
+  if [ -z "$RUN_OPS_EXPORTER" ] && unpack_package prometheus-postgres-exporter; then
+    RUN_OPS_EXPORTER=$WORK/prometheus-postgres-exporter/usr/bin/prometheus-postgres-exporter
   fi
   export RUN_OPS_EXPORTER
+}
+
+# pg_cron, into the private PostgreSQL
+private_cron() {
+  local major package
+  [ ! -e "$("$PG/bin/pg_config" --pkglibdir)/pg_cron.so" ] || return 0
+  major=$("$PG/bin/pg_config" --version | sed -nE 's/^PostgreSQL ([0-9]+).*/\1/p')
+  package=postgresql-$major-cron
+  unpack_package "$package" || return 0
+  cp "$WORK/$package/usr/lib/postgresql/$major/lib/pg_cron.so" "$("$PG/bin/pg_config" --pkglibdir)/"
+  cp "$WORK/$package/usr/share/postgresql/$major/extension/"pg_cron* "$("$PG/bin/pg_config" --sharedir)/extension/"
 }
 
 # start_server NAME PORT: data in $WORK/NAME, its socket in $WORK.

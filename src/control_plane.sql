@@ -2,15 +2,15 @@
 -- control_plane: answers about environments and workers.
 
 CREATE TABLE run_ops.control_plane (
-  singleton    boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+  singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
   -- follows a rename of the schema; pg_upgrade takes over no regnamespace
-  environments regclass NOT NULL
+  tables    regclass[] NOT NULL
 );
 COMMENT ON TABLE run_ops.control_plane IS
   'where the control-plane tables are; no row while none is attached';
 COMMENT ON COLUMN run_ops.control_plane.singleton IS 'there is one row at most';
-COMMENT ON COLUMN run_ops.control_plane.environments IS
-  'the table RuntimeEnvironment, whose schema is that of all of them';
+COMMENT ON COLUMN run_ops.control_plane.tables IS
+  'the tables as they were attached; those that have not been made anew since tell the schema';
 SELECT pg_catalog.pg_extension_config_dump('run_ops.control_plane', '');
 GRANT SELECT ON run_ops.control_plane TO PUBLIC;
 
@@ -121,8 +121,9 @@ CREATE FUNCTION run_ops.control_plane_tables(OUT schema name, OUT owner oid, OUT
 AS $$
 BEGIN
   SELECT n.nspname INTO schema
-    FROM run_ops.control_plane AS p LEFT JOIN pg_class AS e ON e.oid = p.environments
-    LEFT JOIN pg_namespace AS n ON n.oid = e.relnamespace;
+    FROM run_ops.control_plane AS p LEFT JOIN pg_class AS c ON c.oid = ANY (p.tables)
+    LEFT JOIN pg_namespace AS n ON n.oid = c.relnamespace
+   LIMIT 1;
   IF NOT FOUND THEN
     RAISE EXCEPTION 'no control plane is attached'
       USING ERRCODE = 'object_not_in_prerequisite_state',
@@ -151,11 +152,12 @@ BEGIN
   LOCK TABLE run_ops.control_plane IN SHARE ROW EXCLUSIVE MODE;
   IF EXISTS (SELECT FROM run_ops.control_plane) THEN
     RAISE EXCEPTION 'the control plane is attached already, in schema "%"',
-        (SELECT c.relnamespace::regnamespace FROM run_ops.control_plane AS p JOIN pg_class AS c ON c.oid = p.environments)
+        (SELECT c.relnamespace::regnamespace FROM run_ops.control_plane AS p LEFT JOIN pg_class AS c ON c.oid = ANY (p.tables) LIMIT 1)
       USING ERRCODE = 'duplicate_object', HINT = 'run_ops.detach_control_plane() removes it.';
   END IF;
   PERFORM run_ops.refuse_control_plane_faults(schema);
-  INSERT INTO run_ops.control_plane (environments) VALUES (format('%I."RuntimeEnvironment"', schema)::regclass);
+  INSERT INTO run_ops.control_plane (tables)
+  SELECT array_agg(DISTINCT format('%I.%I', schema, c.table_name)::regclass) FROM run_ops.control_plane_column AS c;
   -- the resolver's queries run as the owner of the tables and name types of this schema
   EXECUTE format('GRANT USAGE ON SCHEMA run_ops TO %I', (
     SELECT pg_get_userbyid(c.relowner) FROM pg_class AS c

@@ -31,13 +31,17 @@ sub catalog
 	my ($node) = @_;
 	return $node->safe_psql('postgres', q(
 		SELECT c.oid::regclass::text, pg_get_viewdef(c.oid), obj_description(c.oid, 'pg_class') FROM pg_class AS c JOIN run_ops.routed_table AS t ON t.view = c.oid
-		UNION ALL SELECT tgrelid::regclass::text, pg_get_triggerdef(oid), tgenabled::text FROM pg_trigger WHERE tgname LIKE 'run\_ops%'
+		UNION ALL SELECT tgrelid::regclass::text, pg_get_triggerdef(oid), tgenabled::text FROM pg_trigger
+		           WHERE tgname LIKE 'run\_ops%' AND tgname NOT LIKE 'run\_ops\_replica%'
 		UNION ALL SELECT ev_class::regclass::text, pg_get_ruledef(oid), '' FROM pg_rewrite WHERE rulename = 'refuse_on_conflict'
 		UNION ALL SELECT ftrelid::regclass::text, (SELECT string_agg(o, ' ' ORDER BY o) FROM unnest(ftoptions) AS o), '' FROM pg_foreign_table
 		UNION ALL SELECT attrelid::regclass::text, attname, attfdwoptions::text FROM pg_attribute WHERE attfdwoptions IS NOT NULL
 		ORDER BY 1, 2))
 	  . "\n" . $node->safe_psql('postgres', '\i test/fixtures/extension_catalog.sql');
 }
+# pg_dump leaves out triggers for the replica role on views; switching makes them again
+my $replica_triggers = q(SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'run\_ops\_replica%' AND tgenabled = 'R');
+is($control_plane->safe_psql('postgres', $replica_triggers), '9', 'three triggers of each view are for the replica role');
 my ($rows, $catalog) = (answers($control_plane), catalog($control_plane));
 
 sub upgraded
@@ -77,6 +81,7 @@ my ($ret, $out, $err) = $new->psql('postgres', $queries[0]);
 like($err, qr/split mode is suspended.*run_ops\.enable_split\(\) binds/s, 'others are not, and the hint says what to do');
 ($ret, $out, $err) = $new->psql('postgres', 'SELECT run_ops.enable_split()');
 is($ret, 0, 'enabled') or diag($err);
+is($new->safe_psql('postgres', $replica_triggers), '9', 'and so are the triggers for the replica role');
 is(answers($new), $rows, 'every row is there');
 $new->safe_psql('postgres', "UPDATE run_ops.run SET n = 5 WHERE id = '$ksuid'");
 $new->safe_psql('postgres', 'SELECT run_ops.disable_split(repatriated => true)');
