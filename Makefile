@@ -54,6 +54,7 @@ MODULES_C = \
 	write_lock \
 	cross_store_writes \
 	split_mode \
+	connect_limit \
 	mint_kind \
 	cache \
 	cache_epoch \

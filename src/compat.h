@@ -75,7 +75,7 @@ typedef bool TU_UpdateIndexes;
 #define compat_has_security_invoker(rel) RelationHasSecurityInvoker(rel)
 #endif
 
-/* Does opening a connection, by dblink, need a timer to end? */
+/* Does opening a connection need a timer to end?  See connect_limit.c. */
 #define COMPAT_CONNECT_NEEDS_TIMER (PG_VERSION_NUM >= 160000)
 
 /* Building a jsonb value; needs utils/jsonb.h. */

@@ -37,6 +37,7 @@
 #include "utils/tuplestore.h"
 
 #include "compat.h"
+#include "connect_limit.h"
 #include "cross_store_writes.h"
 #include "lazy_fdw.h"
 #include "seam_pruning.h"
@@ -167,6 +168,14 @@ take_back(ForeignScanState *node, LazyScan *scan)
 }
 
 static void
+begin_stock_scan(ForeignScanState *node, int eflags)
+{
+	CONNECT_LIMIT_BEGIN(((ForeignScan *) node->ss.ps.plan)->fs_server);
+	lazy_fdw_stock.BeginForeignScan(node, eflags);
+	CONNECT_LIMIT_END();
+}
+
+static void
 lazyBeginForeignScan(ForeignScanState *node, int eflags)
 {
 	LazyScan   *scan;
@@ -183,7 +192,7 @@ lazyBeginForeignScan(ForeignScanState *node, int eflags)
 		if (!(eflags & EXEC_FLAG_EXPLAIN_ONLY))
 			split_require_active(((ForeignScan *) node->ss.ps.plan)->fs_server);
 		node->fdwroutine = &lazy_fdw_stock;
-		lazy_fdw_stock.BeginForeignScan(node, eflags);
+		begin_stock_scan(node, eflags);
 		return;
 	}
 	if (eflags & EXEC_FLAG_EXPLAIN_ONLY)
@@ -215,7 +224,7 @@ begin_scan(ForeignScanState *node, LazyScan *scan)
 	SetUserIdAndSecContext(scan->userid,
 						   sec_context | SECURITY_LOCAL_USERID_CHANGE);
 	node->fdw_state = NULL;
-	lazy_fdw_stock.BeginForeignScan(node, scan->eflags);
+	begin_stock_scan(node, scan->eflags);
 	SetUserIdAndSecContext(userid, sec_context);
 
 	MemoryContextSwitchTo(oldcontext);
@@ -348,44 +357,57 @@ lazyEndForeignScan(ForeignScanState *node)
 
 /* Writes and ANALYZE connect at once; what is checked is that they may. */
 
-static void
-require_active(Relation rel)
+static Oid
+server_of(Relation rel)
 {
-	split_require_active(GetForeignTable(RelationGetRelid(rel))->serverid);
+	return GetForeignTable(RelationGetRelid(rel))->serverid;
 }
 
 static void
 lazyBeginForeignModify(ModifyTableState *mtstate, ResultRelInfo *target,
 					   List *fdw_private, int subplan_index, int eflags)
 {
+	Oid			serverid = server_of(target->ri_RelationDesc);
+
 	if (!(eflags & EXEC_FLAG_EXPLAIN_ONLY))
-		require_active(target->ri_RelationDesc);
+		split_require_active(serverid);
+	CONNECT_LIMIT_BEGIN(serverid);
 	lazy_fdw_stock.BeginForeignModify(mtstate, target, fdw_private, subplan_index,
-							 eflags);
+									  eflags);
+	CONNECT_LIMIT_END();
 }
 
 static void
 lazyBeginForeignInsert(ModifyTableState *mtstate, ResultRelInfo *target)
 {
-	require_active(target->ri_RelationDesc);
+	Oid			serverid = server_of(target->ri_RelationDesc);
+
+	split_require_active(serverid);
+	CONNECT_LIMIT_BEGIN(serverid);
 	lazy_fdw_stock.BeginForeignInsert(mtstate, target);
+	CONNECT_LIMIT_END();
 }
 
 static void
 lazyBeginDirectModify(ForeignScanState *node, int eflags)
 {
+	Oid			serverid = ((ForeignScan *) node->ss.ps.plan)->fs_server;
+
 	if (!(eflags & EXEC_FLAG_EXPLAIN_ONLY))
-		split_require_active(((ForeignScan *) node->ss.ps.plan)->fs_server);
+		split_require_active(serverid);
+	CONNECT_LIMIT_BEGIN(serverid);
 	lazy_fdw_stock.BeginDirectModify(node, eflags);
+	CONNECT_LIMIT_END();
 }
 
+/* No limit here: what it runs in the store may take long. */
 static void
 lazyExecForeignTruncate(List *rels, DropBehavior behavior, bool restart_seqs)
 {
 	ListCell   *lc;
 
 	foreach(lc, rels)
-		require_active(lfirst(lc));
+		split_require_active(server_of(lfirst(lc)));
 	lazy_fdw_stock.ExecForeignTruncate(rels, behavior, restart_seqs);
 }
 
@@ -393,8 +415,14 @@ static bool
 lazyAnalyzeForeignTable(Relation rel, AcquireSampleRowsFunc *func,
 						BlockNumber *totalpages)
 {
-	require_active(rel);
-	return lazy_fdw_stock.AnalyzeForeignTable(rel, func, totalpages);
+	Oid			serverid = server_of(rel);
+	bool		result = false;
+
+	split_require_active(serverid);
+	CONNECT_LIMIT_BEGIN(serverid);
+	result = lazy_fdw_stock.AnalyzeForeignTable(rel, func, totalpages);
+	CONNECT_LIMIT_END();
+	return result;
 }
 
 /*

@@ -355,9 +355,7 @@ write_insert(StatementText *text, RoutedView *view, const char *name,
 	appendStringInfoChar(&text->sql, ')');
 	if (action == ACTION_INSERT_ONE_SKIP)
 		appendStringInfoString(&text->sql, " ON CONFLICT DO NOTHING");
-	if (action != ACTION_INSERT_ONE)
-		appendStringInfo(&text->sql, " RETURNING %s",
-						 column_list(view, "t.", NULL));
+	appendStringInfo(&text->sql, " RETURNING %s", column_list(view, "t.", NULL));
 }
 
 /* What is set, and which rows. */
@@ -413,7 +411,6 @@ write_statement(StatementText *text, RoutedView *view, StoreTable *table,
 	switch (action)
 	{
 		case ACTION_INSERT:
-		case ACTION_INSERT_ONE:
 		case ACTION_INSERT_ONE_RETURNING:
 		case ACTION_INSERT_ONE_SKIP:
 			write_insert(text, view, name, action);

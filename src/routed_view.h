@@ -17,13 +17,12 @@
 
 /*
  * What is done to the table of one store.  Parameters are the columns of the
- * row but for generated ones (INSERT_ONE ...), or the key and then the columns
+ * row but for generated ones (INSERT_ONE_...), or the key and then the columns
  * that are set.  For ..._MANY each of them is an array.
  */
 typedef enum StoreAction
 {
 	ACTION_INSERT,				/* the rows of COLLECTED_ROWS */
-	ACTION_INSERT_ONE,
 	ACTION_INSERT_ONE_RETURNING,
 	ACTION_INSERT_ONE_SKIP,		/* nothing, if it conflicts; else RETURNING */
 	ACTION_UPDATE,

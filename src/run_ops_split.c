@@ -14,6 +14,7 @@
 #include "cache.h"
 #include "cache_epoch.h"
 #include "compat.h"
+#include "connect_limit.h"
 #include "run_ops_split.h"
 #include "seam_pruning.h"
 #include "split_mode.h"
@@ -30,6 +31,7 @@ _PG_init(void)
 	write_routing_init();
 	cross_store_writes_init();
 	split_mode_init();
+	connect_limit_init();
 	mint_kind_init();
 	cache_init();
 	cache_epoch_init();

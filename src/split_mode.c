@@ -31,16 +31,14 @@
 #include "common/hashfn.h"
 #include "foreign/foreign.h"
 #include "miscadmin.h"
-#include "storage/latch.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
-#include "utils/timeout.h"
 
-#include "compat.h"
 #include "run_ops_split.h"
 #include "split_mode.h"
 
@@ -48,7 +46,6 @@ PG_FUNCTION_INFO_V1(run_ops_split_enabled);
 PG_FUNCTION_INFO_V1(run_ops_server_identity);
 PG_FUNCTION_INFO_V1(run_ops_refuse_in_copy);
 PG_FUNCTION_INFO_V1(run_ops_setting);
-PG_FUNCTION_INFO_V1(run_ops_limit_wait);
 
 /* columns of run_ops.split_state and run_ops.store that are read here */
 #define Anum_split_state_enabled 2
@@ -56,7 +53,6 @@ PG_FUNCTION_INFO_V1(run_ops_limit_wait);
 #define Anum_store_server 2
 
 static char *server_name = NULL;
-static int	store_timeout = 5000;
 static int	clock_skew_limit = 500;
 static int	swap_lock_timeout = 100;
 static int	swap_attempts = 50;
@@ -95,7 +91,7 @@ static struct
 }			cache;
 
 /*
- * What tells this server from a copy of it, as text in CurrentMemoryContext.
+ * What tells this server from a copy of it, as text that the session keeps.
  *
  * The system identifier and the timeline survive every kind of physical copy,
  * and a promoted standby looks like a promoted copy from inside.  Host, data
@@ -104,30 +100,51 @@ static struct
  * identifier, a database made from this one as a template another OID.  The
  * host has a setting of its own, for containers that get a new name each time.
  */
-static char *
+static const char *
 server_identity(void)
 {
-	struct stat dir;
+	static char *identity = NULL;
+	static char *of_name = NULL;
 	char		host[HOST_NAME_MAX + 1] = "";
+	const char *name = server_name;
+	struct stat dir;
+	char	   *new_identity;
+	char	   *new_name;
+
+	if (name[0] == '\0')
+	{
+		gethostname(host, sizeof(host) - 1);
+		name = host;
+	}
+	/* nothing but the name changes under a running server */
+	if (identity && strcmp(name, of_name) == 0)
+		return identity;
 
 	if (stat(DataDir, &dir) != 0)
 		ereport(ERROR,
 				(errcode_for_file_access(),
 				 errmsg("could not stat directory \"%s\": %m", DataDir)));
-	if (server_name[0] == '\0')
-		gethostname(host, sizeof(host) - 1);
-	return psprintf(UINT64_FORMAT "/%u@%s#%016llx",
-					GetSystemIdentifier(), MyDatabaseId,
-					server_name[0] ? server_name : host,
-					(unsigned long long)
-					hash_bytes_extended((unsigned char *) DataDir,
-										strlen(DataDir), dir.st_ino));
+	new_identity = psprintf(UINT64_FORMAT "/%u@%s#%016llx",
+							GetSystemIdentifier(), MyDatabaseId, name,
+							(unsigned long long)
+							hash_bytes_extended((unsigned char *) DataDir,
+												strlen(DataDir), dir.st_ino));
+	new_identity = MemoryContextStrdup(TopMemoryContext, new_identity);
+	new_name = MemoryContextStrdup(TopMemoryContext, name);
+	if (identity)
+	{
+		pfree(identity);
+		pfree(of_name);
+	}
+	identity = new_identity;
+	of_name = new_name;
+	return identity;
 }
 
 static bool
 names_this_server(ArrayType *identities)
 {
-	char	   *identity = server_identity();
+	const char *identity = server_identity();
 	Datum	   *names;
 	bool	   *nulls;
 	int			n;
@@ -310,69 +327,6 @@ run_ops_setting(PG_FUNCTION_ARGS)
 	PG_RETURN_TEXT_P(cstring_to_text(GetConfigOptionByName(name, NULL, false)));
 }
 
-/*
- * From PostgreSQL 16 on, dblink opens a connection in a loop of its own: that
- * obeys a cancel, but no time limit of libpq's.  So a timer cancels.
- */
-static TimeoutId wait_timer = MAX_TIMEOUTS;
-static volatile sig_atomic_t wait_timer_fired = false;
-
-static void
-cancel_wait(void)
-{
-	wait_timer_fired = true;
-	QueryCancelPending = true;
-	InterruptPending = true;
-	SetLatch(MyLatch);
-}
-
-static bool
-end_wait(void)
-{
-	bool		fired = wait_timer_fired;
-
-	if (wait_timer != MAX_TIMEOUTS)
-		disable_timeout(wait_timer, false);
-	if (fired)
-		QueryCancelPending = false; /* in case nobody has seen it */
-	wait_timer_fired = false;
-	return fired;
-}
-
-/*
- * SQL: cancels what this session does after so many milliseconds; 0 ends that,
- * and says whether the time was over.
- */
-Datum
-run_ops_limit_wait(PG_FUNCTION_ARGS)
-{
-	bool		fired = end_wait();
-	int32		ms = PG_GETARG_INT32(0);
-
-	if (ms > 0 && COMPAT_CONNECT_NEEDS_TIMER)
-	{
-		if (wait_timer == MAX_TIMEOUTS)
-			wait_timer = RegisterTimeout(USER_TIMEOUT, cancel_wait);
-		enable_timeout_after(wait_timer, ms);
-	}
-	PG_RETURN_BOOL(fired);
-}
-
-/*
- * libpq takes its time limit for opening a connection from the environment
- * where neither the server's options nor the user mapping set one, and dblink
- * offers no other way to limit it for a foreign server.
- */
-static void
-assign_store_timeout(int newval, void *extra)
-{
-	char		seconds[16];
-
-	/* libpq counts whole seconds, and 1 as 2 */
-	snprintf(seconds, sizeof(seconds), "%d", newval / 1000 + (newval % 1000 != 0));
-	setenv("PGCONNECT_TIMEOUT", seconds, 1);
-}
-
 void
 split_mode_init(void)
 {
@@ -381,11 +335,6 @@ split_mode_init(void)
 							   "Empty means the name of the host. To be set where the host's name changes, as in containers, and differently on a copy that keeps it.",
 							   &server_name, "", PGC_SIGHUP, 0,
 							   NULL, NULL, NULL);
-	DefineCustomIntVariable("run_ops_split.store_timeout",
-							"How long a store may take to accept a connection, and to answer a question about itself.",
-							"Connections whose server sets connect_timeout keep that; 0 waits without limit.",
-							&store_timeout, 5000, 0, INT_MAX, PGC_USERSET,
-							GUC_UNIT_MS, NULL, assign_store_timeout, NULL);
 	DefineCustomIntVariable("run_ops_split.clock_skew_limit",
 							"How far the clock of a store may be off.",
 							NULL,

@@ -5,8 +5,9 @@
  * The one idea: what the statement writes is collected, by store, and written
  * by few statements.  Inserted rows wait until the frame closes, and are
  * written by one INSERT for each store, so that postgres_fdw can send them in
- * batches.  Updates and deletions of foreign rows are sent together as one
- * statement for many keys.
+ * batches.  A single row is written in the same way: reading it costs less
+ * than setting up a parameter for each column.  Updates and deletions of
+ * foreign rows are sent together as one statement for many keys.
  */
 #include "postgres.h"
 
@@ -243,7 +244,7 @@ frame_run_statement(WriteFrame *frame, StoreTable *table, StoreAction action,
 	return processed;
 }
 
-/* Inserts one row.  Gives it as stored, if asked for; NULL when skipped. */
+/* Inserts one row.  Gives it as stored; NULL when skipped. */
 HeapTuple
 frame_insert_one(WriteFrame *frame, StoreTable *table, StoreAction action, HeapTuple row)
 {
@@ -263,8 +264,7 @@ frame_insert_one(WriteFrame *frame, StoreTable *table, StoreAction action, HeapT
 		values[n] = values[i];
 		nulls[n++] = isnull[i] ? 'n' : ' ';
 	}
-	frame_run_statement(frame, table, action, NULL, values, nulls,
-				  action == ACTION_INSERT_ONE ? NULL : &stored);
+	frame_run_statement(frame, table, action, NULL, values, nulls, &stored);
 	return stored;
 }
 
@@ -304,19 +304,9 @@ frame_collect_row(WriteFrame *frame, int i, HeapTuple row)
 	Collected  *collected = &frame->collected[i];
 	MemoryContext oldcontext = MemoryContextSwitchTo(frame->context);
 
-	if (collected->rows == NULL && collected->row == NULL)
-		collected->row = heap_copytuple(row);
-	else
-	{
-		if (collected->rows == NULL)
-		{
-			collected->rows = tuplestore_begin_heap(false, false, work_mem);
-			tuplestore_puttuple(collected->rows, collected->row);
-			heap_freetuple(collected->row);
-			collected->row = NULL;
-		}
-		tuplestore_puttuple(collected->rows, row);
-	}
+	if (collected->rows == NULL)
+		collected->rows = tuplestore_begin_heap(false, false, work_mem);
+	tuplestore_puttuple(collected->rows, row);
 	MemoryContextSwitchTo(oldcontext);
 }
 
@@ -543,14 +533,10 @@ frame_write_collected(WriteFrame *frame)
 	{
 		StoreTable *table = &frame->view->tables[i];
 		Collected  *collected = &frame->collected[i];
-		HeapTuple	row = collected->row;
 		Tuplestorestate *rows = collected->rows;
 
 		/* no longer collected, should a trigger come back to this frame */
-		collected->row = NULL;
 		collected->rows = NULL;
-		if (row)
-			frame_insert_one(frame, table, ACTION_INSERT_ONE, row);
 		if (rows)
 			insert_rows(frame, table, rows);
 		if (collected->changes && collected->changes->n > 0)

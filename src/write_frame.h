@@ -15,8 +15,7 @@
 /* What a statement has collected for the table of one store. */
 typedef struct Collected
 {
-	HeapTuple	row;			/* the only row inserted so far */
-	Tuplestorestate *rows;		/* or all of them */
+	Tuplestorestate *rows;		/* inserted */
 	struct Changes *changes;
 	HTAB	   *changed_keys;	/* of ChangedKey, of foreign rows */
 } Collected;

@@ -60,10 +60,123 @@ foreach my $behaviour (FakeServer::behaviours())
 is($control_plane->safe_psql('postgres', 'SELECT pg_postmaster_start_time()'), $started, 'the server was not restarted');
 unlike(slurp_file($control_plane->logfile), qr/terminated by signal|PANIC|TRAP:/, 'no process died');
 
+# A server that accepts connections and never says a word.
+$fake->behave('mute');
+# before PostgreSQL 16 it is libpq that waits, and nothing interrupts it
+my $interruptible = $control_plane->safe_psql('postgres', 'SHOW server_version_num') >= 160000;
+my $unreachable = qr/ERROR:  08001: could not connect to server "new"/;
+
+# what psql says about a statement that waits
+sub waiting
+{
+	my ($sql, %options) = @_;
+	my ($ret, $out, $err) = $control_plane->psql('postgres', "\\set VERBOSITY verbose\n$sql", on_error_stop => 0, %options);
+	return ($out, $err);
+}
+
+$control_plane->safe_psql('postgres', "ALTER SERVER new OPTIONS (SET connect_timeout '2')");
+foreach my $statement (
+	"SELECT n FROM run_ops.run WHERE id = '$ksuid'",
+	"BEGIN; DECLARE c CURSOR FOR SELECT n FROM run_ops.run WHERE id = '$ksuid'; FETCH c; ROLLBACK",
+	"INSERT INTO run_ops.run (id, n) VALUES ('$other', 8)",
+	"INSERT INTO run_ops_new.run (id, n) VALUES ('$other', 8)",
+	"UPDATE run_ops_new.run SET n = 9 WHERE id = '$ksuid'",
+	"UPDATE run_ops_new.run SET n = 9 WHERE id = '$ksuid' AND random() >= 0",
+	"DELETE FROM run_ops.run WHERE id = '$ksuid'",
+	'ANALYZE run_ops_new.run')
+{
+	my ($out, $err) = waiting("$statement;\nSELECT 'usable', n FROM run_ops.run WHERE id = '$cuid';");
+	like($err, $unreachable, "mute: $statement");
+	like($out, qr/^usable\|1$/m, 'mute: the session goes on') or diag $err;
+}
+my ($out, $err);
+if ($interruptible)
+{
+	(undef, $err) = waiting("SELECT n FROM run_ops.run WHERE id = '$ksuid';");
+	like($err, qr/DETAIL:  It has not answered for 2000 ms\.\nHINT:  The limit is option connect_timeout/, 'it says how long it has waited');
+	$control_plane->safe_psql('postgres', 'ALTER SERVER new OPTIONS (DROP connect_timeout)');
+	(undef, $err) = waiting("SET run_ops_split.store_timeout = 300;\nSELECT n FROM run_ops.run WHERE id = '$ksuid';");
+	like($err, qr/DETAIL:  It has not answered for 300 ms\./, 'without the option, store_timeout counts');
+	(undef, $err) = waiting("SET run_ops_split.store_timeout = '60s'; SET statement_timeout = 300;\nSELECT n FROM run_ops.run WHERE id = '$ksuid';");
+	like($err, qr/57014: canceling statement due to statement timeout/, 'a statement timeout stays one');
+	(undef, $err) = waiting("SET run_ops_split.store_timeout = 300; SET statement_timeout = '60s';\nSELECT n FROM run_ops.run WHERE id = '$ksuid';");
+	like($err, $unreachable, 'unless the store was to answer before');
+
+	my $session = $control_plane->background_psql('postgres', on_error_stop => 0);
+	my $pid = $session->query_safe('SELECT pg_backend_pid()');
+	$session->query_until(qr/asked/, "SET run_ops_split.store_timeout = 0;\n\\echo asked\nSELECT n FROM run_ops.run WHERE id = '$ksuid';\n");
+	$control_plane->poll_query_until('postgres', "SELECT pg_cancel_backend($pid) FROM pg_stat_activity WHERE pid = $pid AND state = 'active' AND query LIKE 'SELECT n %' AND wait_event IS NOT NULL")
+	  or die 'the session does not wait';
+	ok(pump_until($session->{run}, $session->{timeout}, \$session->{stderr}, qr/canceling statement due to user request/),
+		'a cancel stays one, and 0 waits without limit');
+	$session->quit;
+}
+else
+{
+	$control_plane->safe_psql('postgres', 'ALTER SERVER new OPTIONS (DROP connect_timeout)');
+	(undef, $err) = waiting("SET run_ops_split.store_timeout = 2000;\nSELECT n FROM run_ops.run WHERE id = '$ksuid';");
+	like($err, $unreachable, 'without the option, store_timeout counts');
+}
+# no cancel comes later
+($out, $err) = waiting(qq(SET run_ops_split.store_timeout = 1000;
+	DO \$\$ BEGIN PERFORM n FROM run_ops.run WHERE id = '$ksuid';
+	EXCEPTION WHEN sqlclient_unable_to_establish_sqlconnection THEN PERFORM pg_sleep(1.5); END \$\$;
+	SELECT 'usable', n FROM run_ops.run WHERE id = '$cuid';));
+like($out, qr/^usable\|1$/m, 'nothing is left of the time limit after an error');
+is($err, '', 'which was caught');
+
 # The real store again, and nothing has changed in it.
 $fake->stop;
 point_store($control_plane, $store->host, $store->port);
 is($control_plane->safe_psql('postgres', "INSERT INTO run_ops.run (id, n) VALUES ('$ksuid', 7); SELECT sum(n) FROM run_ops.run"), '8',
 	'the real store is used as before');
 is($store->safe_psql('postgres', 'SELECT count(*) FROM run'), '1', 'and holds what was committed');
+($out, $err) = waiting("SET run_ops_split.store_timeout = 1000;\nSELECT n, pg_sleep(1.5) FROM run_ops.run WHERE id = '$ksuid';");
+is("$out$err", '7|', 'the limit ends when the connection is open');
+
+# A store that freezes, with connections open.
+my $session = $control_plane->background_psql('postgres', on_error_stop => 0);
+$session->query_safe("SELECT n FROM run_ops.run WHERE id = '$ksuid'");
+my $connected = $control_plane->background_psql('postgres', on_error_stop => 0);
+$connected->query_safe("SELECT n FROM run_ops.run WHERE id = '$ksuid'");
+my ($postmaster) = slurp_file($store->data_dir . '/postmaster.pid') =~ /^(\d+)/;
+my @processes = ($postmaster, $store->safe_psql('postgres', 'SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid()') =~ /\d+/g);
+kill 'STOP', @processes;
+END { kill 'CONT', @processes if @processes }
+
+$session->query("SET statement_timeout = 300; SELECT n FROM run_ops.run WHERE id = '$ksuid'");
+like($session->{stderr}, qr/canceling statement due to statement timeout/, 'frozen: statement_timeout ends a read');
+$session->{stderr} = '';
+if ($interruptible)
+{
+	$connected->query("SET run_ops_split.store_timeout = 300; SELECT n FROM run_ops.run WHERE id = '$ksuid'");
+	like($connected->{stderr}, qr/could not connect to server "new"/, 'frozen: beginning a transaction there has the limit of a connection');
+}
+$connected->quit;
+my $waits = $control_plane->background_psql('postgres', on_error_stop => 0);
+my $waits_pid = $waits->query_safe('SELECT pg_backend_pid()');
+$waits->query_until(qr/asked/, "SET run_ops_split.store_timeout = '600s';\n\\echo asked\nBEGIN; UPDATE run_ops.run SET n = 9 WHERE id = '$ksuid';\n");
+$control_plane->poll_query_until('postgres', "SELECT count(*) = 1 FROM pg_stat_activity WHERE pid = $waits_pid AND query LIKE 'UPDATE%' AND state = 'active'")
+  or die 'nobody waits for the store';
+
+# all that needs no store, while others wait for it
+foreach my $statement (
+	"SELECT n FROM run_ops.run WHERE id = '$cuid'",
+	"UPDATE run_ops.run SET n = n WHERE id = '$cuid' RETURNING n",
+	"INSERT INTO run_ops.run (id, n) VALUES ('" . cuid(2) . "', 1) RETURNING n",
+	"DELETE FROM run_ops.run WHERE id = '" . cuid(2) . "' RETURNING n",
+	'SELECT run_ops.split_enabled()::int',
+	"SELECT (run_ops.owner_engine('$ksuid') = 'NEW')::int",
+	"SELECT length(run_ops.generate_ksuid()) - 26",
+	'SELECT 1 FROM run_ops.store WHERE name = \'new\'',
+	'SELECT count(*) FROM run_ops.stat_stores WHERE store = \'new\' AND NOT up')
+{
+	is($session->query("SET lock_timeout = 2000; SET run_ops_split.store_timeout = 1000; SET statement_timeout = '30s'; $statement") . $session->{stderr},
+		'1', "frozen: $statement");
+	$session->{stderr} = '';
+}
+kill 'CONT', @processes;
+@processes = ();
+$control_plane->safe_psql('postgres', "SELECT pg_terminate_backend($waits_pid)");
+is($control_plane->safe_psql('postgres', "SELECT n FROM run_ops.run WHERE id = '$ksuid'"), '7', 'the store goes on');
 done_testing();

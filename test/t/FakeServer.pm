@@ -131,6 +131,8 @@ sub serve
 {
 	my ($self, $socket) = @_;
 	my $sql = '';
+	# not among behaviours(): each statement waits for it
+	if ($self->behaviour eq 'mute') { sleep 600; _exit(0) }
 	for (;;)
 	{
 		my $length = unpack 'N', receive($socket, 4);
