@@ -60,6 +60,12 @@ MODULES_C = \
 	stats
 OBJS = $(MODULES_C:%=src/%.o)
 
+# calls that may fail do, for scripts/check-faults
+ifdef INJECT_FAULTS
+OBJS += test/inject_faults/inject_faults.o
+PG_CPPFLAGS += -include test/inject_faults/inject_faults.h
+endif
+
 # Parts of the install script, in the order of their dependencies.
 SQL_PARTS = \
 	seam_pruning \
@@ -140,7 +146,7 @@ ifneq ($(findstring clang,$(shell $(CC) --version 2>/dev/null)),)
 PG_CFLAGS += -Wno-unknown-warning-option -Wno-ignored-optimization-argument \
 	-Wno-ignored-attributes
 endif
-PG_CPPFLAGS = -I$(shell $(PG_CONFIG) --includedir)
+PG_CPPFLAGS += -I$(shell $(PG_CONFIG) --includedir)
 
 PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)

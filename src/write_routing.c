@@ -145,18 +145,24 @@ static Snapshot statement_snapshot = NULL;
  */
 
 static void
-push_frame(TriggerData *trigdata, RoutedView *view,
-		   Oid writer, int writer_context)
+push_frame(TriggerData *trigdata, Oid writer, int writer_context)
 {
 	MemoryContext context = AllocSetContextCreate(TopTransactionContext,
 												  "run_ops write frame",
 												  ALLOCSET_SMALL_SIZES);
 	MemoryContext oldcontext = MemoryContextSwitchTo(context);
 	WriteFrame *frame = palloc0(sizeof(WriteFrame));
+	RoutedView *view = routed_view_pin(RelationGetRelid(trigdata->tg_relation),
+									   trigdata->tg_trigger);
 	int			column = -1;
 
 	frame->context = context;
 	frame->view = view;
+	frame->nest_level = GetCurrentTransactionNestLevel();
+	/* whatever fails from here on: who drops the frame unpins the view */
+	frame->outer = frames;
+	frames = frame;
+
 	frame->writer = writer;
 	frame->writer_context = writer_context;
 	frame->as_writer = compat_has_security_invoker(trigdata->tg_relation);
@@ -164,16 +170,12 @@ push_frame(TriggerData *trigdata, RoutedView *view,
 		!has_privs_of_role(writer, trigdata->tg_relation->rd_rel->relowner);
 	frame->operation = trigdata->tg_event & TRIGGER_EVENT_OPMASK;
 	frame->query = GetActiveSnapshot();
-	frame->nest_level = GetCurrentTransactionNestLevel();
 	frame->collected = palloc0(sizeof(Collected) * view->ntables);
 	while ((column = bms_next_member(trigdata->tg_updatedcols, column)) >= 0)
 		frame->columns =
 			bms_add_member(frame->columns,
 						   column + FirstLowInvalidHeapAttributeNumber);
 	MemoryContextSwitchTo(oldcontext);
-
-	frame->outer = frames;
-	frames = frame;
 
 	/*
 	 * A copy of the database must not write, not even its local rows.  No
@@ -1056,10 +1058,7 @@ run_ops_route_write(PG_FUNCTION_ARGS)
 						   sec_context | SECURITY_LOCAL_USERID_CHANGE);
 
 	if (TRIGGER_FIRED_BEFORE(trigdata->tg_event))
-		push_frame(trigdata,
-				   routed_view_pin(RelationGetRelid(trigdata->tg_relation),
-								   trigdata->tg_trigger),
-				   userid, sec_context);
+		push_frame(trigdata, userid, sec_context);
 	else
 	{
 		frame = *find_frame(trigdata);
