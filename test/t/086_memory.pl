@@ -35,35 +35,36 @@ $control_plane->safe_psql('postgres', qq(
 	CREATE FUNCTION growth(call text, calls int) RETURNS bigint LANGUAGE plpgsql AS \$\$
 	DECLARE
 	  c refcursor;
-	  before bigint;
+	  held bigint[] := '{0,0,0}';
 	BEGIN
 	  OPEN c NO SCROLL FOR EXECUTE format('SELECT %s FROM generate_series(1, %s) AS i, '
 	    'LATERAL (SELECT i %% 2 = 0 AS even) AS e, '
-	    'LATERAL (SELECT CASE WHEN even THEN %L ELSE %L END AS id, ''env'' || i %% 1000 AS env) AS v', call, calls + 3000, '$old', '$new');
-	  MOVE FORWARD 3000 IN c;
-	  PERFORM memory();
-	  before := memory();
-	  MOVE FORWARD calls IN c;
-	  RETURN memory() - before;
+	    'LATERAL (SELECT CASE WHEN even THEN %L ELSE %L END AS id, ''env'' || i %% 1000 AS env) AS v', call, calls + 6000, '$old', '$new');
+	  -- one place that looks, so that looking costs the same each time
+	  FOR i IN 1 .. 3 LOOP
+	    MOVE FORWARD (CASE i WHEN 3 THEN calls ELSE 3000 END) IN c;
+	    held[i] := memory();
+	  END LOOP;
+	  RETURN held[3] - held[2];
 	END \$\$;
 
 	CREATE FUNCTION growth_of_failures(statement text, failures int) RETURNS text LANGUAGE plpgsql AS \$\$
 	DECLARE
-	  before bigint;
+	  held bigint[] := '{0,0,0}';
 	  state text;
 	BEGIN
-	  FOR i IN -20 .. failures LOOP
+	  FOR i IN 1 .. failures LOOP
 	    BEGIN
 	      EXECUTE statement;
 	      RETURN 'no failure';
 	    EXCEPTION WHEN OTHERS THEN
 	      GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE;
 	    END;
-	    IF i = 0 THEN
-	      before := memory();
+	    IF i IN (10, 20, failures) THEN
+	      held[CASE i WHEN 10 THEN 1 WHEN 20 THEN 2 ELSE 3 END] := memory();
 	    END IF;
 	  END LOOP;
-	  RETURN state || ' ' || memory() - before;
+	  RETURN state || ' ' || held[3] - held[2];
 	END \$\$));
 
 sub resident
@@ -80,7 +81,7 @@ foreach my $call (
 	q(run_ops.resides(id, 'NEW')), q(run_ops.resides(id, 'LEGACY')), q(run_ops.own_ids(ARRAY[id], 'NEW')),
 	'run_ops.generate_cuid()', 'run_ops.generate_ksuid()', 'run_ops.generate_run_ops_id()', 'run_ops.split_enabled()',
 	'run_ops.resolve_env(env)', 'run_ops.resolve_authenticated_env(env)', 'run_ops.resolve_event_env(env)', 'run_ops.env_exists(env)',
-	q(run_ops.resolve_env('none' || i)), 'run_ops.resolve_mint_kind(env)', 'run_ops.mint_run_id(env)', 'run_ops.mint_run_id(NULL, id)',
+	q(run_ops.resolve_env('none' || 1000000 + i)), 'run_ops.resolve_mint_kind(env)', 'run_ops.mint_run_id(env)', 'run_ops.mint_run_id(NULL, id)',
 	'run_ops.mint_batch_id(env)', q(run_ops.effective_mint_kind('{"runOpsMintKind": "ksuid"}', now())))
 {
 	my $session = $control_plane->background_psql('postgres');
