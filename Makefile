@@ -9,12 +9,18 @@
 #   make check-package                       what is shipped, by make dist and as a Debian package
 #   make reference                           docs/reference.md from the catalog
 #   make dist, make checkver                 the zip of a release; whether its version is one
-#   make check-hard                          the tests that take long
+#   make check-hard                          the tests that take long; among them
+#   make check-faults                        every call that may fail, failing once
+#   make check-ubsan, make check-valgrind    what C leaves undefined, invalid reads
+#   make check-assert                        PostgreSQL with assertions, caches that forget
+#   make check-analyze                       gcc -fanalyzer, clang --analyze
+#   make coverage                            lines of src/*.c that the tests run
 #
 # The second group installs what is missing and must work where no pg_config
 # is yet, so nothing of PGXS is read for it.
 
-SERVER_GOALS = demo test bench check-mutants check-versions check-hard check-package reference dist checkver
+SERVER_GOALS = demo test bench check-mutants check-versions check-hard check-package reference dist checkver \
+	check-faults check-ubsan check-valgrind check-assert check-analyze coverage
 
 ifneq ($(filter $(SERVER_GOALS),$(MAKECMDGOALS)),)
 
@@ -49,6 +55,7 @@ MODULES_C = \
 	lazy_fdw \
 	lazy_fdw_plan \
 	routed_view \
+	write_frame \
 	write_routing \
 	write_lock \
 	cross_store_writes \

@@ -27,6 +27,13 @@ END $$;
 COMMENT ON FUNCTION run_ops.client_name() IS
   'the application_name of a connection to a store: which function asks, and the process and database it asks from';
 
+CREATE FUNCTION run_ops.limit_wait(milliseconds int) RETURNS boolean
+  LANGUAGE c STRICT
+  AS 'MODULE_PATHNAME', 'run_ops_limit_wait';
+COMMENT ON FUNCTION run_ops.limit_wait(int) IS
+  'cancels, after so many milliseconds, what waits for a connection to be opened, where libpq''s time limit does not hold (from PostgreSQL 16 on); 0 ends that, and says whether the time was over';
+REVOKE EXECUTE ON FUNCTION run_ops.limit_wait(int) FROM PUBLIC;
+
 CREATE FUNCTION run_ops.ask_store(store text, query text, patience text DEFAULT NULL) RETURNS SETOF jsonb
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -44,7 +51,9 @@ BEGIN
   -- one that a cancelled statement has left
   EXECUTE format('SELECT %s.dblink_disconnect(c) FROM unnest(%1$s.dblink_get_connections()) AS c WHERE c = $1', dblink)
     USING connection;
+  PERFORM run_ops.limit_wait((extract(epoch FROM allowed) * 1000)::int);
   EXECUTE format('SELECT %s.dblink_connect($1, $2)', dblink) USING connection, store_server;
+  PERFORM run_ops.limit_wait(0);
   -- The store's own settings must not change what names and types look like.
   -- Local, for a pooler hands the connection on as it is
   query := format('SELECT set_config(name, value, true) FROM (VALUES (''application_name'', %L), (''statement_timeout'', %L), (''search_path'', ''pg_catalog''), '
@@ -72,13 +81,19 @@ BEGIN
   END LOOP;
   EXECUTE format('SELECT %s.dblink_disconnect($1)', dblink) USING connection;
 EXCEPTION
-  WHEN sqlclient_unable_to_establish_sqlconnection THEN
+  WHEN sqlclient_unable_to_establish_sqlconnection OR query_canceled THEN
     GET STACKED DIAGNOSTICS reason = PG_EXCEPTION_DETAIL;
+    IF run_ops.limit_wait(0) THEN
+      reason := format('It has not accepted a connection for %s.', allowed);
+    ELSIF SQLSTATE = '57014' THEN
+      RAISE;
+    END IF;
     RAISE EXCEPTION 'store "%" cannot be reached', store
       USING ERRCODE = 'sqlclient_unable_to_establish_sqlconnection', DETAIL = reason,
             HINT = format('Check the options of server %I and the user mapping of %I.',
                           store_server, current_user);
   WHEN OTHERS THEN
+    PERFORM run_ops.limit_wait(0);
     EXECUTE format('SELECT %s.dblink_disconnect(c) FROM unnest(%1$s.dblink_get_connections()) AS c WHERE c = $1', dblink)
       USING connection;
     RAISE;

@@ -33,7 +33,6 @@
 #include "executor/tuptable.h"
 #include "fmgr.h"
 #include "miscadmin.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/fmgroids.h"
@@ -239,16 +238,25 @@ bump(const char *scope, List *keys)
 		ActiveSnapshotSet();
 	TupleTableSlot *row = MakeSingleTupleTableSlot(RelationGetDescr(rel),
 												   &TTSOpsVirtual);
+	const char *done = NULL;
 	ListCell   *lc;
 
+	foreach(lc, keys)
+	{
+		if (strlen(lfirst(lc)) >= MAX_KEY_SIZE)
+			lfirst(lc) = ALL_KEYS;
+	}
 	/* in one order, so that two writers cannot wait in a circle */
 	list_sort(keys, compare_keys);
 	/* as SPI does before and after a command that writes */
 	CommandCounterIncrement();
 	foreach(lc, keys)
 	{
-		const char *key = strlen(lfirst(lc)) < MAX_KEY_SIZE ? lfirst(lc) : ALL_KEYS;
+		const char *key = lfirst(lc);
 
+		if (done != NULL && strcmp(key, done) == 0)
+			continue;
+		done = key;
 		ExecClearTuple(row);
 		row->tts_values[0] = CStringGetTextDatum(scope);
 		row->tts_values[1] = CStringGetTextDatum(key);
@@ -258,9 +266,8 @@ bump(const char *scope, List *keys)
 		if (!plain || !replace_epoch(rel, linitial_oid(indexes), row))
 			insert_epoch(rel, row);
 		say_at_commit(scope, key);
-		/* two long keys are one */
-		CommandCounterIncrement();
 	}
+	CommandCounterIncrement();
 	ExecDropSingleTupleTableSlot(row);
 	table_close(rel, NoLock);
 }

@@ -75,6 +75,9 @@ typedef bool TU_UpdateIndexes;
 #define compat_has_security_invoker(rel) RelationHasSecurityInvoker(rel)
 #endif
 
+/* Does opening a connection, by dblink, need a timer to end? */
+#define COMPAT_CONNECT_NEEDS_TIMER (PG_VERSION_NUM >= 160000)
+
 /* Building a jsonb value; needs utils/jsonb.h. */
 #if PG_VERSION_NUM < 190000
 typedef struct CompatJsonb

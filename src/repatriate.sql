@@ -106,6 +106,8 @@ DECLARE
   m run_ops.mirror;
 BEGIN
   PERFORM run_ops.refuse_in_copy();
+  -- no column is added between here and the last row that is read
+  EXECUTE format('LOCK TABLE %s IN ACCESS SHARE MODE', t.legacy);
   m.store := store;
   m.routing := t.routing;
   m.here := CASE WHEN t.routing = 'store' AND NOT forward THEN run_ops.waiting_table(t, store) ELSE t.legacy END;
@@ -431,12 +433,12 @@ BEGIN
     -- a row with the same key is the same row
     RETURN QUERY EXECUTE (
       SELECT format('SELECT %L::regclass, %L, %L::regclass, jsonb_build_object(%s), jsonb_build_object(%s) '
-                    'FROM %s AS y JOIN %s AS x ON %s WHERE (%s) <> (%s)'
-                    -- a copy is not in the way: it is renewed
-                    || CASE WHEN run_ops.split_enabled() AND (r.t).routing <> 'store'
-                         THEN ' AND NOT ' || run_ops.belongs_condition(r.t, r.store, 'x') ELSE '' END,
+                    'FROM %s AS y JOIN %s AS x ON %s WHERE (%s) <> (%s)%s',
                (r.t).view, r.store, r.index, string_agg(format('%L, y.%1$I', k), ', '), string_agg(format('%L, x.%1$I', k), ', '),
-               r.foreign_table, (r.t).legacy, r.equal, string_agg(format('y.%I', k), ', '), string_agg(format('x.%I', k), ', '))
+               r.foreign_table, (r.t).legacy, r.equal, string_agg(format('y.%I', k), ', '), string_agg(format('x.%I', k), ', '),
+               -- a copy is not in the way: it is renewed
+               CASE WHEN run_ops.split_enabled() AND (r.t).routing <> 'store'
+                    THEN ' AND NOT ' || run_ops.belongs_condition(r.t, r.store, 'x') END)
         FROM unnest((r.t).key_columns) AS k);
   END LOOP;
 END $$;

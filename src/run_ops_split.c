@@ -26,6 +26,7 @@ void
 _PG_init(void)
 {
 	seam_pruning_init();
+	write_frame_init();
 	write_routing_init();
 	cross_store_writes_init();
 	split_mode_init();

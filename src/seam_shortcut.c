@@ -46,7 +46,11 @@ typedef struct UnionView
 	Var		   *store;
 } UnionView;
 
-/* Nothing but columns, one table or sub-select, and a WHERE? */
+/*
+ * Nothing but columns, one table or sub-select, and a WHERE?  A lock on the
+ * view has been passed down to here by the rewriter; seam_pruning.c refuses
+ * it.
+ */
 static bool
 is_plain_select(Query *query)
 {
@@ -348,10 +352,9 @@ take_shortcut(Query *query, Index rti, UnionView *view, ParamListInfo params)
 
 	/*
 	 * The condition of a MERGE is for joining, it keeps rows that do not meet
-	 * it.  A lock on a union is refused in seam_pruning.c.
+	 * it.
 	 */
 	if (compat_is_merge(query) ||
-		get_parse_rowmark(query, rti) != NULL ||
 		!add_leaves(view->leaves, view->leaves->setOperations, &leaves))
 		return;
 

@@ -31,12 +31,14 @@
 #include "common/hashfn.h"
 #include "foreign/foreign.h"
 #include "miscadmin.h"
+#include "storage/latch.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
+#include "utils/timeout.h"
 
 #include "compat.h"
 #include "run_ops_split.h"
@@ -46,6 +48,7 @@ PG_FUNCTION_INFO_V1(run_ops_split_enabled);
 PG_FUNCTION_INFO_V1(run_ops_server_identity);
 PG_FUNCTION_INFO_V1(run_ops_refuse_in_copy);
 PG_FUNCTION_INFO_V1(run_ops_setting);
+PG_FUNCTION_INFO_V1(run_ops_limit_wait);
 
 /* columns of run_ops.split_state and run_ops.store that are read here */
 #define Anum_split_state_enabled 2
@@ -305,6 +308,54 @@ run_ops_setting(PG_FUNCTION_ARGS)
 								text_to_cstring(PG_GETARG_TEXT_PP(0)));
 
 	PG_RETURN_TEXT_P(cstring_to_text(GetConfigOptionByName(name, NULL, false)));
+}
+
+/*
+ * From PostgreSQL 16 on, dblink opens a connection in a loop of its own: that
+ * obeys a cancel, but no time limit of libpq's.  So a timer cancels.
+ */
+static TimeoutId wait_timer = MAX_TIMEOUTS;
+static volatile sig_atomic_t wait_timer_fired = false;
+
+static void
+cancel_wait(void)
+{
+	wait_timer_fired = true;
+	QueryCancelPending = true;
+	InterruptPending = true;
+	SetLatch(MyLatch);
+}
+
+static bool
+end_wait(void)
+{
+	bool		fired = wait_timer_fired;
+
+	if (wait_timer != MAX_TIMEOUTS)
+		disable_timeout(wait_timer, false);
+	if (fired)
+		QueryCancelPending = false; /* in case nobody has seen it */
+	wait_timer_fired = false;
+	return fired;
+}
+
+/*
+ * SQL: cancels what this session does after so many milliseconds; 0 ends that,
+ * and says whether the time was over.
+ */
+Datum
+run_ops_limit_wait(PG_FUNCTION_ARGS)
+{
+	bool		fired = end_wait();
+	int32		ms = PG_GETARG_INT32(0);
+
+	if (ms > 0 && COMPAT_CONNECT_NEEDS_TIMER)
+	{
+		if (wait_timer == MAX_TIMEOUTS)
+			wait_timer = RegisterTimeout(USER_TIMEOUT, cancel_wait);
+		enable_timeout_after(wait_timer, ms);
+	}
+	PG_RETURN_BOOL(fired);
 }
 
 /*

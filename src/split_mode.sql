@@ -359,6 +359,7 @@ BEGIN
   PERFORM run_ops.switch_split(false, repatriated);
   IF NOT force AND NOT repatriated THEN
     -- again, now that nobody can add one
+    PERFORM run_ops.await_store_writers();
     PERFORM run_ops.refuse_hidden_rows();
   END IF;
 END $$;

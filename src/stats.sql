@@ -18,6 +18,10 @@ CREATE TABLE run_ops.store_contact (
 );
 COMMENT ON TABLE run_ops.store_contact IS
   'when each store last answered the views stat_*, and last did not; written once a minute while it answers';
+COMMENT ON COLUMN run_ops.store_contact.store IS 'the store';
+COMMENT ON COLUMN run_ops.store_contact.answered_at IS 'when it last answered';
+COMMENT ON COLUMN run_ops.store_contact.failed_at IS 'when it last did not';
+COMMENT ON COLUMN run_ops.store_contact.error IS 'why it last did not; kept when it answers again';
 
 CREATE FUNCTION run_ops.stats_query(tables jsonb) RETURNS text
   LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
@@ -283,6 +287,12 @@ CREATE TABLE run_ops.recorded_gate (
   checked_at timestamptz NOT NULL
 );
 COMMENT ON TABLE run_ops.recorded_gate IS 'what run_ops.record_check() found last';
+COMMENT ON COLUMN run_ops.recorded_gate.gate IS 'the gate';
+COMMENT ON COLUMN run_ops.recorded_gate.object IS 'what it is about; empty when there is only one';
+COMMENT ON COLUMN run_ops.recorded_gate.ok IS 'whether it held; NULL where it could not be checked, which fails';
+COMMENT ON COLUMN run_ops.recorded_gate.detail IS 'what was found';
+COMMENT ON COLUMN run_ops.recorded_gate.hint IS 'the way out';
+COMMENT ON COLUMN run_ops.recorded_gate.checked_at IS 'when it was looked at';
 
 CREATE FUNCTION run_ops.record_check() RETURNS SETOF run_ops.gate
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp

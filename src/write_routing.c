@@ -4,11 +4,8 @@
  *
  * The one idea: a statement on a view is a frame, opened by its BEFORE
  * STATEMENT trigger and closed by its AFTER STATEMENT trigger.  In between,
- * the INSTEAD OF trigger finds the store of each row.  Inserted rows are
- * collected in the frame, by store, and written by one INSERT for each store
- * when the frame closes, so that postgres_fdw can send them in batches.
- * Updates and deletions of foreign rows are collected as well, and sent as one
- * statement for many keys.
+ * the INSTEAD OF trigger finds the store of each row, and hands the row to the
+ * frame (write_frame.c), which writes what it has collected.
  *
  * RETURNING shows collected rows as they will be stored: the view has the
  * defaults of the table.  Where the table of a store changes rows on their way
@@ -38,45 +35,28 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_trigger.h"
 #include "commands/trigger.h"
-#include "common/hashfn.h"
 #include "executor/spi.h"
 #include "fmgr.h"
-#include "foreign/foreign.h"
 #include "miscadmin.h"
-#include "storage/proc.h"
-#include "utils/acl.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/fmgroids.h"
 #include "utils/guc.h"
-#include "utils/hsearch.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
-#include "utils/tuplestore.h"
 
 #include "compat.h"
-#include "cross_store_writes.h"
 #include "id_shape.h"
 #include "routed_view.h"
 #include "run_ops_split.h"
-#include "split_mode.h"
+#include "write_frame.h"
 
 PG_FUNCTION_INFO_V1(run_ops_route_write);
 PG_FUNCTION_INFO_V1(run_ops_is_as_seen);
 PG_FUNCTION_INFO_V1(run_ops_fire_on_replica);
-
-/* The search_path of what runs with more rights than the writer has. */
-#define PINNED_PATH "pg_catalog, pg_temp"
-
-/*
- * Foreign rows that one statement changes.  The store looks each key up in a
- * list of this length, so the work there grows with its square.
- */
-#define MAX_CHANGES 50
 
 /* run_ops_split.insert_conflicts */
 typedef enum InsertConflicts
@@ -93,566 +73,8 @@ static const struct config_enum_entry insert_conflicts_options[] = {
 
 static int	insert_conflicts = INSERT_CONFLICTS_ERROR;
 
-/* Updates or deletions of rows of a foreign table, collected. */
-typedef struct Changes
-{
-	MemoryContext context;		/* of all this */
-	StoreAction action;			/* for one of them */
-	Bitmapset  *columns;		/* that are set */
-	int			nparams;		/* the key and these columns */
-	AttrNumber *params;
-	int			n;
-	Size		size;
-	MemoryContext values_context;
-	Datum	   *values;			/* MAX_CHANGES for each parameter */
-	bool	   *nulls;
-} Changes;
-
-/* What a statement has collected for the table of one store. */
-typedef struct Collected
-{
-	HeapTuple	row;			/* the only row inserted so far */
-	Tuplestorestate *rows;		/* or all of them */
-	Changes    *changes;
-	HTAB	   *changed_keys;	/* of ChangedKey, of foreign rows */
-} Collected;
-
-/* A statement on a view that is being executed. */
-typedef struct WriteFrame
-{
-	struct WriteFrame *outer;
-	MemoryContext context;
-	RoutedView *view;
-	Oid			writer;			/* who runs it */
-	int			writer_context;
-	bool		as_writer;		/* with the rights of the writer */
-	bool		pin_path;		/* else with rights that the writer has not */
-	TriggerEvent operation;
-	Snapshot	query;			/* tells one query from those around it */
-	int			nest_level;		/* of the transaction it runs in */
-	Bitmapset  *columns;		/* that UPDATE sets, as far as announced */
-	Collected  *collected;		/* for each table */
-} WriteFrame;
-
-static WriteFrame *frames = NULL;	/* innermost first */
-
 /* what the statement sees whose local row is being changed */
 static Snapshot statement_snapshot = NULL;
-
-/* ----------------------------------------------------------------
- *		Frames
- * ----------------------------------------------------------------
- */
-
-static void
-push_frame(TriggerData *trigdata, Oid writer, int writer_context)
-{
-	MemoryContext context = AllocSetContextCreate(TopTransactionContext,
-												  "run_ops write frame",
-												  ALLOCSET_SMALL_SIZES);
-	MemoryContext oldcontext = MemoryContextSwitchTo(context);
-	WriteFrame *frame = palloc0(sizeof(WriteFrame));
-	RoutedView *view = routed_view_pin(RelationGetRelid(trigdata->tg_relation),
-									   trigdata->tg_trigger);
-	int			column = -1;
-
-	frame->context = context;
-	frame->view = view;
-	frame->nest_level = GetCurrentTransactionNestLevel();
-	/* whatever fails from here on: who drops the frame unpins the view */
-	frame->outer = frames;
-	frames = frame;
-
-	frame->writer = writer;
-	frame->writer_context = writer_context;
-	frame->as_writer = compat_has_security_invoker(trigdata->tg_relation);
-	frame->pin_path = !frame->as_writer &&
-		!has_privs_of_role(writer, trigdata->tg_relation->rd_rel->relowner);
-	frame->operation = trigdata->tg_event & TRIGGER_EVENT_OPMASK;
-	frame->query = GetActiveSnapshot();
-	frame->collected = palloc0(sizeof(Collected) * view->ntables);
-	while ((column = bms_next_member(trigdata->tg_updatedcols, column)) >= 0)
-		frame->columns =
-			bms_add_member(frame->columns,
-						   column + FirstLowInvalidHeapAttributeNumber);
-	MemoryContextSwitchTo(oldcontext);
-
-	/*
-	 * A copy of the database must not write, not even its local rows.  No
-	 * transaction takes a server for the original one and then for a copy.
-	 */
-	if (view->checked_in == compat_local_transaction_id())
-		return;
-	for (int i = 0; i < view->ntables; i++)
-	{
-		if (view->tables[i].foreign)
-			split_require_active(GetForeignServerIdByRelId(view->tables[i].relid));
-	}
-	view->checked_in = compat_local_transaction_id();
-}
-
-/*
- * The frame of the statement that fires the trigger.  Statements nest, and
- * each is through with its triggers before the one around it goes on, so it
- * is the innermost one of the same view and operation.  Several such
- * statements of one query share it: PostgreSQL fires their BEFORE STATEMENT
- * triggers once, for the first one.
- */
-static WriteFrame **
-find_frame(TriggerData *trigdata)
-{
-	TriggerEvent operation = trigdata->tg_event & TRIGGER_EVENT_OPMASK;
-	Oid			relid = RelationGetRelid(trigdata->tg_relation);
-
-	for (WriteFrame **frame = &frames; *frame; frame = &(*frame)->outer)
-	{
-		if ((*frame)->view->relid == relid && (*frame)->operation == operation)
-			return frame;
-	}
-	elog(ERROR, "a statement on view \"%s\" was not announced",
-		 RelationGetRelationName(trigdata->tg_relation));
-}
-
-static void
-drop_frame(WriteFrame **link)
-{
-	WriteFrame *frame = *link;
-
-	*link = frame->outer;
-	routed_view_unpin(frame->view);
-	MemoryContextDelete(frame->context);
-}
-
-static void
-end_frames_of_transaction(XactEvent event, void *arg)
-{
-	/* what is left was not written */
-	if (event == XACT_EVENT_PRE_COMMIT && frames)
-		elog(ERROR, "a statement on a view did not end");
-	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT &&
-		event != XACT_EVENT_PREPARE)
-		return;
-	while (frames)
-		drop_frame(&frames);
-}
-
-static void
-end_frames_of_subtransaction(SubXactEvent event, SubTransactionId mySubid,
-							 SubTransactionId parentSubid, void *arg)
-{
-	if (event != SUBXACT_EVENT_ABORT_SUB)
-		return;
-	while (frames && frames->nest_level >= GetCurrentTransactionNestLevel())
-		drop_frame(&frames);
-}
-
-/* ----------------------------------------------------------------
- *		Statements
- * ----------------------------------------------------------------
- */
-
-static void
-pinned_path_context(void *arg)
-{
-	errcontext("writing behind view \"%s\" as its owner, with search_path \"%s\"",
-			   get_rel_name(((WriteFrame *) arg)->view->relid), PINNED_PATH);
-}
-
-/*
- * Executes a plan of the frame as the owner of the view, which is who we are,
- * or as the writer.  What the tables bring along (triggers, checks, defaults)
- * runs with the same rights, so a writer who lacks them must not choose, by
- * search_path, which functions and operators it gets.
- */
-static int
-execute_plan(WriteFrame *frame, SPIPlanPtr plan, Datum *values,
-			 const char *nulls, bool read_only, long count)
-{
-	ErrorContextCallback errcallback;
-	Oid			owner;
-	int			owner_context;
-	int			guc_level = 0;
-	int			result;
-
-	GetUserIdAndSecContext(&owner, &owner_context);
-	if (frame->as_writer)
-		SetUserIdAndSecContext(frame->writer, frame->writer_context);
-	if (frame->pin_path)
-	{
-		errcallback.callback = pinned_path_context;
-		errcallback.arg = frame;
-		errcallback.previous = error_context_stack;
-		error_context_stack = &errcallback;
-		guc_level = NewGUCNestLevel();
-		(void) set_config_option("search_path", PINNED_PATH,
-								 PGC_USERSET, PGC_S_SESSION,
-								 GUC_ACTION_SAVE, true, 0, false);
-	}
-	result = SPI_execute_plan(plan, values, nulls, read_only, count);
-	if (frame->pin_path)
-	{
-		AtEOXact_GUC(false, guc_level);
-		error_context_stack = errcallback.previous;
-	}
-	SetUserIdAndSecContext(owner, owner_context);
-	return result;
-}
-
-/*
- * Runs a statement; see StoreAction for its parameters.  Gives the number of
- * rows, and what is returned of the first one in the caller's memory.
- */
-static uint64
-run_statement(WriteFrame *frame, StoreTable *table, StoreAction action,
-			  Bitmapset *columns, Datum *values, char *nulls,
-			  HeapTuple *returned)
-{
-	SPIPlanPtr	plan;
-	uint64		processed;
-
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-	plan = routed_view_statement(frame->view, table, action, columns);
-	if (execute_plan(frame, plan, values, nulls, false, 0) < 0)
-		elog(ERROR, "could not write to store \"%s\"", table->store);
-	processed = SPI_processed;
-	if (table->foreign && action != ACTION_FIND && processed > 0)
-		note_foreign_write(table->relid);
-	if (returned)
-		*returned = processed > 0 ? SPI_copytuple(SPI_tuptable->vals[0]) : NULL;
-	SPI_finish();
-	return processed;
-}
-
-/* Inserts one row.  Gives it as stored, if asked for; NULL when skipped. */
-static HeapTuple
-insert_one(WriteFrame *frame, StoreTable *table, StoreAction action, HeapTuple row)
-{
-	RoutedView *view = frame->view;
-	int			natts = view->desc->natts;
-	Datum	   *values = palloc(sizeof(Datum) * natts);
-	bool	   *isnull = palloc(sizeof(bool) * natts);
-	char	   *nulls = palloc(natts);
-	HeapTuple	stored = NULL;
-	int			n = 0;
-
-	heap_deform_tuple(row, view->desc, values, isnull);
-	for (int i = 0; i < natts; i++)
-	{
-		if (bms_is_member(i + 1, view->generated))
-			continue;
-		values[n] = values[i];
-		nulls[n++] = isnull[i] ? 'n' : ' ';
-	}
-	run_statement(frame, table, action, NULL, values, nulls,
-				  action == ACTION_INSERT_ONE ? NULL : &stored);
-	return stored;
-}
-
-static void
-insert_rows(WriteFrame *frame, StoreTable *table, Tuplestorestate *rows)
-{
-	RoutedView *view = frame->view;
-	EphemeralNamedRelation enr;
-
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-	enr = palloc0(sizeof(EphemeralNamedRelationData));
-	enr->md.name = COLLECTED_ROWS;
-	enr->md.reliddesc = view->relid;
-	enr->md.enrtype = ENR_NAMED_TUPLESTORE;
-	enr->md.enrtuples = tuplestore_tuple_count(rows);
-	enr->reldata = rows;
-	if (SPI_register_relation(enr) != SPI_OK_REL_REGISTER)
-		elog(ERROR, "could not register the rows");
-	if (execute_plan(frame, routed_view_statement(view, table, ACTION_INSERT, NULL),
-					 NULL, NULL, false, 0) < 0)
-		elog(ERROR, "could not write to store \"%s\"", table->store);
-	if (table->foreign && SPI_processed > 0)
-		note_foreign_write(table->relid);
-	SPI_finish();
-	tuplestore_end(rows);
-}
-
-/* ----------------------------------------------------------------
- *		Collected rows
- * ----------------------------------------------------------------
- */
-
-static void
-collect_row(WriteFrame *frame, Collected *collected, HeapTuple row)
-{
-	MemoryContext oldcontext = MemoryContextSwitchTo(frame->context);
-
-	if (collected->rows == NULL && collected->row == NULL)
-		collected->row = heap_copytuple(row);
-	else
-	{
-		if (collected->rows == NULL)
-		{
-			collected->rows = tuplestore_begin_heap(false, false, work_mem);
-			tuplestore_puttuple(collected->rows, collected->row);
-			heap_freetuple(collected->row);
-			collected->row = NULL;
-		}
-		tuplestore_puttuple(collected->rows, row);
-	}
-	MemoryContextSwitchTo(oldcontext);
-}
-
-/*
- * Sends what is collected.  What has been counted as changed must have been:
- * else the row count of the statement would be wrong.
- */
-static void
-send_changes(WriteFrame *frame, StoreTable *table, Changes *changes)
-{
-	RoutedView *view = frame->view;
-	int			n = changes->n;
-	Datum	   *values = palloc(sizeof(Datum) * changes->nparams);
-	char	   *nulls = palloc(changes->nparams);
-	StoreAction action = changes->action;
-	uint64		processed;
-
-	/* no longer collected, should a trigger come back to this frame */
-	changes->n = 0;
-	for (int i = 0; i < changes->nparams; i++)
-	{
-		Form_pg_attribute att = TupleDescAttr(view->desc, changes->params[i] - 1);
-		Datum	   *column = &changes->values[i * MAX_CHANGES];
-		bool	   *isnull = &changes->nulls[i * MAX_CHANGES];
-		int			one = 1;
-
-		nulls[i] = ' ';
-		if (n > 1)
-			values[i] = PointerGetDatum(construct_md_array(column, isnull, 1, &n, &one,
-														   att->atttypid, att->attlen,
-														   att->attbyval, att->attalign));
-		else
-		{
-			values[i] = column[0];
-			nulls[i] = isnull[0] ? 'n' : ' ';
-		}
-	}
-	if (n > 1)
-		action = action == ACTION_UPDATE ? ACTION_UPDATE_MANY : ACTION_DELETE_MANY;
-	processed = run_statement(frame, table, action, changes->columns,
-							  values, nulls, NULL);
-	if (processed != n)
-		ereport(ERROR,
-				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("could not serialize access due to concurrent update"),
-				 errdetail("Rows of table \"%s\" in store \"%s\" that the statement on its view has counted: %d; changed there: " UINT64_FORMAT ".",
-						   get_rel_name(table->relid), table->store, n, processed),
-				 errhint("Try the transaction again. "
-						 "If the table in the store has got a trigger that keeps rows, use run_ops.refresh_table().")));
-	MemoryContextReset(changes->values_context);
-	changes->size = 0;
-}
-
-/* Can changes of these columns be sent together?  Arrays have no array type. */
-static bool
-may_collect(RoutedView *view, StoreTable *table, Bitmapset *columns)
-{
-	int			column = -1;
-
-	/* with routing "store" it has to be known whether the row was there */
-	if (table->changes_rows || view->nkeys > 1 || view->routing == ROUTING_STORE)
-		return false;
-	while ((column = bms_next_member(columns, column)) >= 0)
-	{
-		if (!OidIsValid(get_array_type(TupleDescAttr(view->desc, column - 1)->atttypid)))
-			return false;
-	}
-	return OidIsValid(get_array_type(TupleDescAttr(view->desc, view->keys[0] - 1)->atttypid));
-}
-
-static Changes *
-begin_changes(WriteFrame *frame, StoreAction action, Bitmapset *columns)
-{
-	MemoryContext context = AllocSetContextCreate(frame->context,
-												  "run_ops changes",
-												  ALLOCSET_SMALL_SIZES);
-	MemoryContext oldcontext = MemoryContextSwitchTo(context);
-	Changes    *changes = palloc0(sizeof(Changes));
-	int			column = -1;
-
-	changes->context = context;
-	changes->values_context = AllocSetContextCreate(context, "run_ops changed values",
-													ALLOCSET_DEFAULT_SIZES);
-	changes->action = action;
-	changes->columns = bms_copy(columns);
-	changes->nparams = 1 + bms_num_members(columns);
-	changes->params = palloc(sizeof(AttrNumber) * changes->nparams);
-	changes->params[0] = frame->view->keys[0];
-	for (int p = 1; p < changes->nparams; p++)
-		changes->params[p] = column = bms_next_member(columns, column);
-	changes->values = palloc(sizeof(Datum) * changes->nparams * MAX_CHANGES);
-	changes->nulls = palloc(sizeof(bool) * changes->nparams * MAX_CHANGES);
-	MemoryContextSwitchTo(oldcontext);
-	return changes;
-}
-
-/* Collects a change that is not yet made.  False: it is to be made at once. */
-static bool
-collect_change(WriteFrame *frame, int i, StoreAction action, Bitmapset *columns,
-			   Datum *values, char *nulls)
-{
-	RoutedView *view = frame->view;
-	StoreTable *table = &view->tables[i];
-	Changes    *changes = frame->collected[i].changes;
-	MemoryContext oldcontext;
-
-	if (changes == NULL || !bms_equal(changes->columns, columns))
-	{
-		if (changes && changes->n > 0)
-			send_changes(frame, table, changes);
-		if (!may_collect(view, table, columns))
-			return false;
-		if (changes)
-			MemoryContextDelete(changes->context);
-		frame->collected[i].changes = changes = begin_changes(frame, action, columns);
-	}
-
-	oldcontext = MemoryContextSwitchTo(changes->values_context);
-	for (int p = 0; p < changes->nparams; p++)
-	{
-		Form_pg_attribute att = TupleDescAttr(view->desc, changes->params[p] - 1);
-		int			at = p * MAX_CHANGES + changes->n;
-
-		changes->nulls[at] = nulls[p] == 'n';
-		if (changes->nulls[at])
-			continue;
-		changes->values[at] = datumCopy(values[p], att->attbyval, att->attlen);
-		changes->size += datumGetSize(values[p], att->attbyval, att->attlen);
-	}
-	MemoryContextSwitchTo(oldcontext);
-	changes->n++;
-	if (changes->n == MAX_CHANGES || changes->size > work_mem * (Size) 1024)
-		send_changes(frame, table, changes);
-	return true;
-}
-
-/* The values of a key that a statement has changed, as bytes. */
-typedef struct ChangedKey
-{
-	bytea	   *key;
-} ChangedKey;
-
-static uint32
-changed_key_hash(const void *key, Size keysize)
-{
-	bytea	   *bytes = ((const ChangedKey *) key)->key;
-
-	return DatumGetUInt32(hash_any((unsigned char *) VARDATA(bytes),
-								   VARSIZE(bytes) - VARHDRSZ));
-}
-
-static int
-changed_key_match(const void *a, const void *b, Size keysize)
-{
-	bytea	   *x = ((const ChangedKey *) a)->key;
-	bytea	   *y = ((const ChangedKey *) b)->key;
-
-	return VARSIZE(x) == VARSIZE(y) ? memcmp(x, y, VARSIZE(x)) : 1;
-}
-
-/*
- * Has the statement changed this row before?  As in PostgreSQL, of several
- * changes the first one counts.  The store cannot tell: to it they are
- * changes by several statements.
- */
-static bool
-is_changed_before(WriteFrame *frame, int i, Datum *keys)
-{
-	RoutedView *view = frame->view;
-	Collected  *collected = &frame->collected[i];
-	StringInfoData bytes;
-	ChangedKey	changed;
-	bool		found;
-	ChangedKey *entry;
-
-	if (collected->changed_keys == NULL)
-	{
-		HASHCTL		ctl = {.keysize = sizeof(ChangedKey),
-			.entrysize = sizeof(ChangedKey),
-			.hash = changed_key_hash,
-			.match = changed_key_match,
-		.hcxt = frame->context};
-
-		collected->changed_keys =
-			hash_create("run_ops changed keys", 16, &ctl,
-						HASH_ELEM | HASH_FUNCTION | HASH_COMPARE | HASH_CONTEXT);
-	}
-	initStringInfo(&bytes);
-	appendStringInfoSpaces(&bytes, VARHDRSZ);
-	for (int k = 0; k < view->nkeys; k++)
-	{
-		Form_pg_attribute att = TupleDescAttr(view->desc, view->keys[k] - 1);
-
-		if (att->attbyval)
-			appendBinaryStringInfo(&bytes, (char *) &keys[k], sizeof(Datum));
-		else if (att->attlen == -1)
-		{
-			/* whatever header it has */
-			struct varlena *value = PG_DETOAST_DATUM_PACKED(keys[k]);
-			int32		len = VARSIZE_ANY_EXHDR(value);
-
-			appendBinaryStringInfo(&bytes, (char *) &len, sizeof(len));
-			appendBinaryStringInfo(&bytes, VARDATA_ANY(value), len);
-		}
-		else
-			appendBinaryStringInfo(&bytes, DatumGetPointer(keys[k]),
-								   datumGetSize(keys[k], false, att->attlen));
-	}
-	SET_VARSIZE(bytes.data, bytes.len);
-	changed.key = (bytea *) bytes.data;
-	entry = hash_search(collected->changed_keys, &changed, HASH_ENTER, &found);
-	if (!found)
-	{
-		entry->key = MemoryContextAlloc(frame->context, bytes.len);
-		memcpy(entry->key, bytes.data, bytes.len);
-	}
-	return found;
-}
-
-static void
-write_collected(WriteFrame *frame)
-{
-	for (int i = 0; i < frame->view->ntables; i++)
-	{
-		StoreTable *table = &frame->view->tables[i];
-		Collected  *collected = &frame->collected[i];
-		HeapTuple	row = collected->row;
-		Tuplestorestate *rows = collected->rows;
-
-		/* no longer collected, should a trigger come back to this frame */
-		collected->row = NULL;
-		collected->rows = NULL;
-		if (row)
-			insert_one(frame, table, ACTION_INSERT_ONE, row);
-		if (rows)
-			insert_rows(frame, table, rows);
-		if (collected->changes && collected->changes->n > 0)
-			send_changes(frame, table, collected->changes);
-	}
-}
-
-/*
- * Writes what is collected by the statements from this one outwards, outer
- * ones first, but for one view and one query: a row that is written or placed
- * now may refer to it.
- */
-static void
-write_all_collected(WriteFrame *frame, RoutedView *but, Snapshot but_query)
-{
-	if (frame == NULL)
-		return;
-	check_stack_depth();
-	write_all_collected(frame->outer, but, but_query);
-	if (frame->view != but && frame->query != but_query)
-		write_collected(frame);
-}
 
 /* ----------------------------------------------------------------
  *		The store of a row
@@ -713,7 +135,7 @@ owner_is_there(WriteFrame *frame, OwnerRule *rule, Datum value)
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
-	if (execute_plan(frame, rule->probe, &value, NULL, false, 1) != SPI_OK_SELECT)
+	if (frame_execute_plan(frame, rule->probe, &value, NULL, false, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not look for the row's owner");
 	result = SPI_processed > 0;
 	SPI_finish();
@@ -738,7 +160,7 @@ table_of_owner(WriteFrame *frame, HeapTuple row)
 			return table_of_shape(view, id_shape_datum(value));
 		if (rule->probe)
 		{
-			write_all_collected(frames, view, NULL);
+			frame_write_all_collected(write_frames, view, NULL);
 			if (!owner_is_there(frame, rule, value))
 				continue;
 		}
@@ -778,7 +200,7 @@ find_table(WriteFrame *frame, Datum *keys, char *nulls)
 
 	for (int i = 0; i < last; i++)
 	{
-		if (run_statement(frame, &view->tables[i], ACTION_FIND, NULL, keys, nulls,
+		if (frame_run_statement(frame, &view->tables[i], ACTION_FIND, NULL, keys, nulls,
 						  NULL) > 0)
 			return i;
 	}
@@ -845,7 +267,7 @@ change_local_row(WriteFrame *frame, StoreTable *table, StoreAction action,
 	PG_TRY();
 	{
 		statement_snapshot = GetActiveSnapshot();
-		processed = run_statement(frame, table, action, columns, values, nulls,
+		processed = frame_run_statement(frame, table, action, columns, values, nulls,
 								  stored);
 	}
 	PG_FINALLY();
@@ -871,10 +293,10 @@ change_in_table(WriteFrame *frame, int i, StoreAction action, Bitmapset *columns
 		stored = NULL;
 	if (!table->foreign)
 		return change_local_row(frame, table, action, columns, values, nulls, stored);
-	if (is_changed_before(frame, i, values))
+	if (frame_changed_before(frame, i, values))
 		return false;
-	return collect_change(frame, i, action, columns, values, nulls) ||
-		run_statement(frame, table, action, columns, values, nulls, stored) > 0;
+	return frame_collect_change(frame, i, action, columns, values, nulls) ||
+		frame_run_statement(frame, table, action, columns, values, nulls, stored) > 0;
 }
 
 static void
@@ -907,11 +329,11 @@ insert_row(WriteFrame *frame, HeapTuple row)
 	if (insert_conflicts == INSERT_CONFLICTS_ERROR &&
 		!view->tables[i].changes_rows)
 	{
-		collect_row(frame, &frame->collected[i], row);
+		frame_collect_row(frame, i, row);
 		return row;
 	}
-	write_all_collected(frames, NULL, NULL);
-	return insert_one(frame, &view->tables[i],
+	frame_write_all_collected(write_frames, NULL, NULL);
+	return frame_insert_one(frame, &view->tables[i],
 					  insert_conflicts == INSERT_CONFLICTS_SKIP ?
 					  ACTION_INSERT_ONE_SKIP : ACTION_INSERT_ONE_RETURNING,
 					  row);
@@ -1025,7 +447,7 @@ change_row(WriteFrame *frame, HeapTuple old, HeapTuple row)
 			return stored ? stored : row ? row : old;
 		/* it may be there, and kept as it is by a trigger */
 		if (i < last && view->tables[i].changes_rows &&
-			run_statement(frame, &view->tables[i], ACTION_FIND, NULL, params, nulls,
+			frame_run_statement(frame, &view->tables[i], ACTION_FIND, NULL, params, nulls,
 						  NULL) > 0)
 			break;
 	}
@@ -1058,16 +480,16 @@ run_ops_route_write(PG_FUNCTION_ARGS)
 						   sec_context | SECURITY_LOCAL_USERID_CHANGE);
 
 	if (TRIGGER_FIRED_BEFORE(trigdata->tg_event))
-		push_frame(trigdata, userid, sec_context);
+		push_write_frame(trigdata, userid, sec_context);
 	else
 	{
-		frame = *find_frame(trigdata);
+		frame = *find_write_frame(trigdata);
 		if (TRIGGER_FIRED_AFTER(trigdata->tg_event))
 		{
-			write_all_collected(frame->outer, NULL, frame->query);
-			write_collected(frame);
+			frame_write_all_collected(frame->outer, NULL, frame->query);
+			frame_write_collected(frame);
 			/* statements within have come and gone: look again */
-			drop_frame(find_frame(trigdata));
+			drop_write_frame(find_write_frame(trigdata));
 		}
 		else if (TRIGGER_FIRED_BY_INSERT(trigdata->tg_event))
 			result = insert_row(frame, trigdata->tg_trigtuple);
@@ -1135,6 +557,4 @@ write_routing_init(void)
 							 PGC_USERSET,
 							 0,
 							 NULL, NULL, NULL);
-	RegisterXactCallback(end_frames_of_transaction, NULL);
-	RegisterSubXactCallback(end_frames_of_subtransaction, NULL);
 }

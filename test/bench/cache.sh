@@ -73,7 +73,7 @@ triggers() { # on, quiet (without NOTIFY) or off
   export PGOPTIONS="-c run_ops_split.cache_notify=$([ "$1" = quiet ] && echo off || echo on)"
 }
 latency() { sed -n 's/^latency average = \(.*\) ms/\1/p'; }
-run() { pgbench -n -M prepared -T 2 "$@" 2>/dev/null; }
+run() { pgbench -n -M prepared -T 2 "$@"; }
 bulk() {
   sql -c "DO \$\$ DECLARE t timestamptz; BEGIN t := clock_timestamp(); $change;
     RAISE NOTICE '%', extract(epoch FROM clock_timestamp() - t) * 1000; END \$\$" 2>&1 | sed 's/.*NOTICE: *//'

@@ -53,31 +53,35 @@ BEGIN
 END $f$;
 SQL
 
-# Single statements as a client sends them: the best rate of several runs of
-# the base, taken in turn with the view's, divided by the view's.
-script=$(mktemp)
-trap 'rm -f "$script"' EXIT
-rate() { # table id protocol transactions
-  echo "SELECT * FROM $1 WHERE id = '$2';" >"$script"
-  [ "$3" = simple ] || echo "SELECT * FROM $1 WHERE id = :id;" >"$script"
-  pgbench -n -M "$3" -D "id=$2" -t "$4" -f "$script" 2>/dev/null |
-    sed -n 's/^tps = \([0-9.]*\).*/\1/p' | head -n 1
+# Single statements as a client sends them: the latency of the fastest third of
+# the view's, divided by that of the base's, taken in turn.
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+run_statements() { # table id protocol times
+  echo "SELECT * FROM $1 WHERE id = '$2';" >"$folder/script"
+  [ "$3" = simple ] || echo "SELECT * FROM $1 WHERE id = :id;" >"$folder/script"
+  pgbench -n -M "$3" -D "id=$2" -t "$4" -f "$folder/script" -l --log-prefix="$folder/log" >/dev/null 2>&1
+  cut -d ' ' -f 3 "$folder"/log.* >>"$folder/of_$1"
+  rm "$folder"/log.*
 }
-point_read() { # what base target table id protocol transactions
-  for _ in 1 2 3 4 5 6; do
-    echo "$(rate run_ops.run "$5" "$6" "$7") $(rate "$4" "$5" "$6" "$7")"
-  done | awk -v what="$1" -v base="$2" -v target="$3" '
-    $1 > view { view = $1 } $2 > table { table = $2 }
-    END { printf "%s|%s|%s|%.2f\n", what, base, target, table / view }'
+latency() { sort -n "$folder/of_$1" | awk '{ at[NR] = $1 } END { for (i = 1; i <= NR / 3; i++) sum += at[i]; print sum }'; }
+point_read() { # what base target table id protocol times
+  rm -f "$folder"/of_*
+  for _ in 1 2 3 4; do
+    run_statements run_ops.run "$5" "$6" "$7"
+    run_statements "$4" "$5" "$6" "$7"
+  done
+  awk -v what="$1|$2|$3" -v view="$(latency run_ops.run)" -v base="$(latency "$4")" \
+    'BEGIN { printf "%s|%.2f\n", what, view / base }'
 }
 read -r legacy new < <(echo 'SELECT legacy[1], new[1] FROM ids' | run_sql | tr '|' ' ')
 for plan in custom generic; do
-  export PGOPTIONS="-c plan_cache_mode=force_${plan}_plan"
-  point_read "LEGACY point read, prepared, $plan plan" 'the base table' 'at most 1.20' run "$legacy" prepared 8000
-  point_read "NEW point read, prepared, $plan plan" 'the foreign table' 'at most 1.10' run_ops_new.run "$new" prepared 1500
+  export PGOPTIONS="-c jit=off -c plan_cache_mode=force_${plan}_plan"
+  point_read "LEGACY point read, prepared, $plan plan" 'the base table' 'at most 1.20' run "$legacy" prepared 3000
+  point_read "NEW point read, prepared, $plan plan" 'the foreign table' 'at most 1.10' run_ops_new.run "$new" prepared 600
 done
-unset PGOPTIONS
-point_read 'LEGACY point read, not prepared' 'the base table' '-' run "$legacy" simple 4000
+export PGOPTIONS="-c jit=off"
+point_read 'LEGACY point read, not prepared' 'the base table' '-' run "$legacy" simple 2000
 
 run_sql <<'SQL'
 SET client_min_messages = warning;

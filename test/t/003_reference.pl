@@ -1,4 +1,5 @@
-# docs/reference.md is what the catalog gives, and nothing is undocumented.
+# docs/reference.md is what the catalog gives, nothing is undocumented, and no
+# link leads nowhere.
 # That every object has a comment is tested in sql/catalog.sql.
 use strict;
 use warnings;
@@ -45,6 +46,28 @@ foreach my $page ('docs/reference.md', 'docs/operating.md')
 {
 	my %explained = map { $_ => 1 } slurp_file($page) =~ /^\| `(RO\d{3})` \|/mg;
 	is_deeply([ sort keys %explained ], [ sort keys %raised ], "$page explains every SQLSTATE");
+}
+
+# links of the pages lead somewhere: files are there, and so are headings
+sub headings
+{
+	my ($page) = @_;
+	return map { s/[^\w\- ]//gr =~ s/ /-/gr } map { lc } slurp_file($page) =~ /^#+ (.*)$/mg;
+}
+foreach my $page (glob('*.md docs/*.md examples/*/README.md'))
+{
+	my ($folder) = $page =~ m{^(.*/)?};
+	my @broken;
+	foreach my $link (slurp_file($page) =~ /\]\(([^)\s]+)\)/g)
+	{
+		next if $link =~ /^https?:/;
+		my ($file, $heading) = split /#/, $link, 2;
+		my $target = length $file ? ($folder // '') . $file : $page;
+		# a heading is asked for in pages only
+		push @broken, $link
+		  if !-e $target || defined $heading && !grep { $_ eq $heading } headings(-d $target ? "$target/README.md" : $target);
+	}
+	is_deeply(\@broken, [], "links of $page");
 }
 
 done_testing();

@@ -38,6 +38,42 @@ here(q(ALTER TABLE note ADD FOREIGN KEY ("runId") REFERENCES run; ALTER TABLE ma
 sub off { here('SELECT run_ops.disable_split(repatriated => true)'); return }
 sub on { here('SELECT run_ops.enable_split()'); return }
 
+# --- a commit that outlives its client -----------------------------------------------
+
+# The store takes its time to commit; its client's server crashes meanwhile.
+there(q(CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(5); RETURN NULL; END $$));
+sub crash_while_the_store_commits
+{
+	my ($id) = @_;
+	there(q(CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON run DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION slow()));
+	my ($out, $err) = ('', '');
+	my $writer = IPC::Run::start([ 'psql', '-Xq', '-d', $control_plane->connstr('postgres') . ' application_name=writer',
+		'-c', "INSERT INTO run_ops.run (id) VALUES ('$id')" ], '>', \$out, '2>', \$err);
+	ok($store->poll_query_until('postgres', q(SELECT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE 'COMMIT%' AND state = 'active'))),
+		'the store commits');
+	kill 'KILL', here(q(SELECT pid FROM pg_stat_activity WHERE application_name = 'writer'));
+	$writer->finish;
+	$control_plane->poll_query_until('postgres', 'SELECT true') or die;
+	return;
+}
+sub the_store_has_committed
+{
+	$store->poll_query_until('postgres', q(SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE 'COMMIT%' AND state = 'active'))) or die;
+	there('DROP TRIGGER slow ON run');
+	return;
+}
+
+crash_while_the_store_commits(ksuid(8));
+my ($ret, $out, $err) = $control_plane->psql('postgres', 'SELECT run_ops.disable_split()');
+like($err, qr/store "new" has transactions that write|rows of the stores would disappear/, 'an empty store is not taken for one');
+the_store_has_committed();
+crash_while_the_store_commits(ksuid(9));
+here('SET run_ops_split.swap_attempts = 1000; SELECT run_ops.disable_split(repatriated => true)');
+the_store_has_committed();
+is(here('SELECT string_agg(id, \' \' ORDER BY id) FROM run_ops.run'), there('SELECT string_agg(id, \' \' ORDER BY id) FROM run'),
+	'home: its rows are here as they are there');
+on();
+
 # --- a migration while rows wait ----------------------------------------------------
 
 my ($one, $two) = (ksuid(1), ksuid(2));
@@ -50,6 +86,14 @@ here(q(ALTER TABLE note ADD COLUMN more int DEFAULT 7; SELECT run_ops.refresh_ta
 here(q(CALL all_batches('repatriate'); CALL all_batches('repatriate')));
 off();
 is(here('SELECT id, twice, more FROM run_ops.note'), 'n1|2|7', 'it came home with the new column');
+
+# no migration comes between a look at the columns and the rows
+my $copying = $control_plane->background_psql('postgres');
+$copying->query_safe(q(BEGIN; SELECT run_ops.mirror_of(run_ops.routed('run'), 'new', true)));
+($ret, $out, $err) = $control_plane->psql('postgres', q(SET lock_timeout = 100; ALTER TABLE run ADD COLUMN more int));
+like($err, qr/lock timeout/, 'a migration waits for a batch');
+$copying->query_safe('COMMIT');
+$copying->quit;
 
 # --- rows without a shape, added while split is off -----------------------------------
 
@@ -87,7 +131,7 @@ is(here('SELECT count(*) FROM run_ops.run'), there('SELECT count(*) FROM run'), 
 on();
 my $legacy = cuid(7);
 here("INSERT INTO run_ops.run (id, key) VALUES ('$legacy', 'b')");
-my ($ret, $out, $err) = $control_plane->psql('postgres', 'SELECT run_ops.disable_split(repatriated => true)');
+($ret, $out, $err) = $control_plane->psql('postgres', 'SELECT run_ops.disable_split(repatriated => true)');
 like($err, qr/rows of the stores are in conflict with rows here/, 'two rows with one value');
 here("DELETE FROM run_ops.run WHERE id = '$legacy'");
 
@@ -105,22 +149,5 @@ $client->query_safe('COMMIT');
 $refresh->finish;
 is($e, '', 'then it is followed');
 $client->quit;
-
-# --- a commit that outlives its client ------------------------------------------------------
-
-there(q(CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(5); RETURN NULL; END $$;
-		CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON run DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION slow()));
-my $three = ksuid(3);
-my $writer = IPC::Run::start([ 'psql', '-Xq', '-d', $control_plane->connstr('postgres') . ' application_name=writer',
-	'-c', "INSERT INTO run_ops.run (id, key) VALUES ('$three', 'c')" ], '>', \$o, '2>', \$e);
-ok($store->poll_query_until('postgres', q(SELECT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE 'COMMIT%' AND state = 'active'))),
-	'the store commits');
-kill 'KILL', here(q(SELECT pid FROM pg_stat_activity WHERE application_name = 'writer'));
-$writer->finish;
-$control_plane->poll_query_until('postgres', 'SELECT true') or die;
-here('SET run_ops_split.swap_attempts = 1000; SELECT run_ops.disable_split(repatriated => true)');
-$store->poll_query_until('postgres', q(SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE 'COMMIT%' AND state = 'active')));
-is(here("SELECT count(*) FROM run_ops.run WHERE id = '$three'"), there("SELECT count(*) FROM run WHERE id = '$three'"),
-	'its row is here as it is there');
 
 done_testing();

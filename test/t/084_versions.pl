@@ -118,6 +118,11 @@ foreach my $case ([ '0.0.0', $function . $comment . $revoke, 0 ], [ '0.0.1', $fu
 	is(scalar @found, $n, "$version to $newest: $n lines differ") or diag(join "\n", @found);
 }
 
+# a release that was not frozen could not be upgraded from
+my @released = grep { $_ ne $newest } slurp_file('CHANGELOG.md') =~ /^## (\d+\.\d+\.\d+) \((?!unreleased)/mg;
+my @frozen = map { m{--(.*)\.sql$} } glob 'test/released/run_ops_split--*.sql';
+is_deeply([ sort grep { $_ ne $newest } @frozen ], [ sort @released ], 'every release before this version is frozen');
+
 foreach my $path (glob 'test/released/run_ops_split--*.sql')
 {
 	my ($version) = $path =~ /--(.*)\.sql$/;

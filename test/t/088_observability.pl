@@ -215,7 +215,7 @@ SKIP:
 
 # --- a copy of the database -------------------------------------------------------------------------
 
-$store->start unless $store->safe_psql('template1', 'SELECT 1', on_error_die => 0);
+$store->start unless -e $store->data_dir . '/postmaster.pid';
 $store->append_conf('postgresql.conf', 'log_connections = on');
 $store->reload;
 my $position = -s $store->logfile;
