@@ -177,7 +177,7 @@ foreach my $scenario (@scenarios)
 		{
 			my ($failure, $left, $again) = map { $result->{"$_ $n"} } ('failing', 'rows', 'again');
 			push @wrong, "call $n did not fail: $failure" if $failure !~ /injected failure/;
-			push @wrong, "call $n left rows: $failure" if $left ne $normal->{before};
+			push @wrong, "call $n left rows: $failure" if $left ne $result->{before};
 			push @wrong, "after call $n: $again instead of $normal->{given}after $failure" if $again ne $normal->{given};
 		}
 		note "$name, $mode: $calls calls";
