@@ -437,6 +437,7 @@ change_row(WriteFrame *frame, HeapTuple old, HeapTuple row)
 		first = last = table_of_shape(view, shape_in(view, old));
 	if (view->route_column && bms_is_member(view->route_column, columns))
 	{
+		Assert(row != NULL);	/* DELETE sets no columns */
 		if (view->routing == ROUTING_STORE)
 			first = last = find_table(frame, params, nulls);
 		refuse_move(view, first, old, row);
