@@ -84,12 +84,20 @@ foreach my $call (
 	q(run_ops.resolve_env('none' || 1000000 + i)), 'run_ops.resolve_mint_kind(env)', 'run_ops.mint_run_id(env)', 'run_ops.mint_run_id(NULL, id)',
 	'run_ops.mint_batch_id(env)', q(run_ops.effective_mint_kind('{"runOpsMintKind": "ksuid"}', now())))
 {
+	# one of these asks the tables each time
+	my $n = $call =~ /none/ ? $calls / 10 : $calls;
+	my $grow = 'SELECT growth(' . quoted($call) . ", $n)";
 	my $session = $control_plane->background_psql('postgres');
 	my $pid = $session->query_safe('SELECT pg_backend_pid()');
-	is($session->query_safe("SELECT growth(" . quoted($call) . ", $calls)"), '0', "$calls calls of $call");
-	my $resident = resident($pid);
-	$session->query_safe("SELECT growth(" . quoted($call) . ", $calls)");
-	cmp_ok(resident($pid) - $resident, '<', 1024, '... and the process has not grown') if $calls > 20_000;
+	is($session->query_safe($grow), '0', "$n calls of $call");
+	if ($calls > 20_000)
+	{
+		# malloc() learns from the first ones what to give back
+		$session->query_safe($grow);
+		my $resident = resident($pid);
+		$session->query_safe($grow);
+		cmp_ok(resident($pid) - $resident, '<', 1024, '... and the process has not grown');
+	}
 	$session->quit;
 }
 
