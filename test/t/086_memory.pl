@@ -92,11 +92,11 @@ foreach my $call (
 	is($session->query_safe($grow), '0', "$n calls of $call");
 	if ($calls > 20_000)
 	{
-		# malloc() learns from the first ones what to give back
+		# malloc() learns from the first ones what to give back, and keeps some; a leak would be 8 bytes a call or more
 		$session->query_safe($grow);
 		my $resident = resident($pid);
 		$session->query_safe($grow);
-		cmp_ok(resident($pid) - $resident, '<', 1024, '... and the process has not grown');
+		cmp_ok(resident($pid) - $resident, '<', 4096, '... and the process has not grown');
 	}
 	$session->quit;
 }
