@@ -9,12 +9,18 @@
 #   make check-package                       what is shipped, by make dist and as a Debian package
 #   make reference                           docs/reference.md from the catalog
 #   make dist, make checkver                 the zip of a release; whether its version is one
-#   make check-hard                          the tests that take long
+#   make check-hard                          the tests that take long; among them
+#   make check-faults                        every call that may fail, failing once
+#   make check-ubsan, make check-valgrind    what C leaves undefined, invalid reads
+#   make check-assert                        PostgreSQL with assertions, caches that forget
+#   make check-analyze                       gcc -fanalyzer, clang --analyze
+#   make coverage                            lines of src/*.c that the tests run
 #
 # The second group installs what is missing and must work where no pg_config
 # is yet, so nothing of PGXS is read for it.
 
-SERVER_GOALS = demo test bench check-mutants check-versions check-hard check-package reference dist checkver
+SERVER_GOALS = demo test bench check-mutants check-versions check-hard check-package reference dist checkver \
+	check-faults check-ubsan check-valgrind check-assert check-analyze coverage
 
 ifneq ($(filter $(SERVER_GOALS),$(MAKECMDGOALS)),)
 
@@ -61,6 +67,12 @@ MODULES_C = \
 	control_plane \
 	stats
 OBJS = $(MODULES_C:%=src/%.o)
+
+# calls that may fail do, for scripts/check-faults
+ifdef INJECT_FAULTS
+OBJS += test/inject_faults/inject_faults.o
+PG_CPPFLAGS += -include test/inject_faults/inject_faults.h
+endif
 
 # Parts of the install script, in the order of their dependencies.
 SQL_PARTS = \
@@ -142,7 +154,7 @@ ifneq ($(findstring clang,$(shell $(CC) --version 2>/dev/null)),)
 PG_CFLAGS += -Wno-unknown-warning-option -Wno-ignored-optimization-argument \
 	-Wno-ignored-attributes
 endif
-PG_CPPFLAGS = -I$(shell $(PG_CONFIG) --includedir)
+PG_CPPFLAGS += -I$(shell $(PG_CONFIG) --includedir)
 
 PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)

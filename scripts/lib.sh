@@ -200,7 +200,7 @@ fsync = off
 max_prepared_transactions = 20
 logging_collector = off
 EOF
-  as_user "$PG/bin/pg_ctl" -D "$WORK/$1" -l "$WORK/$1.log" -w -s start ||
+  as_user "$PG/bin/pg_ctl" -D "$WORK/$1" -l "$WORK/$1.log" ${POSTGRES:+-p "$POSTGRES"} -w -s start ||
     { cat "$WORK/$1.log"; die "server $1 did not start"; }
 }
 

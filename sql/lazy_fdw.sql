@@ -322,6 +322,28 @@ SELECT open_runs();
 FETCH 2 FROM runs;
 COMMIT;
 
+-- rows that were read at once, in a savepoint, are read again from the start
+SET enable_material = off;
+SET enable_hashjoin = off;
+SET enable_mergejoin = off;
+BEGIN;
+DECLARE c CURSOR FOR SELECT g, r.n FROM generate_series(1, 2) AS g LEFT JOIN lazy.run AS r ON r.n < 3;
+SAVEPOINT s;
+FETCH ALL FROM c;
+ROLLBACK;
+RESET enable_material;
+RESET enable_hashjoin;
+RESET enable_mergejoin;
+
+-- COPY, and costs that the server sets
+ALTER SERVER lazy OPTIONS (ADD fdw_startup_cost '50', ADD fdw_tuple_cost '0.5');
+BEGIN;
+COPY lazy.run FROM stdin;
+copied	env_1	-1
+\.
+SELECT * FROM lazy.run WHERE id = 'copied';
+ROLLBACK;
+
 -- roles belong to the whole server
 SET client_min_messages = warning;
 DROP OWNED BY run_ops_fdw_reader;

@@ -246,6 +246,10 @@ SELECT run_ops.detach_control_plane();
 SELECT tgrelid::regclass, tgname FROM pg_trigger WHERE tgname LIKE 'run\_ops\_mint%' ORDER BY 1, 2;
 SELECT run_ops.resolve_mint_kind('env_plain');
 
+-- What has no moment has no kind, and no such day is no flip.
+SELECT run_ops.effective_mint_kind('ksuid', NULL, NULL, NULL), run_ops.effective_mint_kind('{"runOpsMintKind": "ksuid"}', NULL),
+       run_ops.effective_mint_kind('ksuid', 'cuid', '2026-02-30T00:00:00.000Z', '2026-02-28');
+
 \set ECHO none
 \c postgres
 DROP DATABASE mint_kind;

@@ -206,6 +206,30 @@ $$;
 INSERT INTO run_ops.run (id, env) VALUES (:'cuid2', 'e1') RETURNING first_step(id);
 ALTER TABLE step DROP CONSTRAINT "step_runId_fkey";
 
+-- The key of a row without a shape is set where the row is.
+CREATE TABLE label (id text PRIMARY KEY, note text);
+CALL in_store('CREATE TABLE label (id text PRIMARY KEY, note text)');
+SELECT run_ops.attach_table('label', 'store');
+INSERT INTO label VALUES ('here', 'x');
+CALL in_store($$INSERT INTO label VALUES ('there', 'x')$$);
+UPDATE run_ops.label SET id = id || ' too' RETURNING id;
+SELECT tableoid::regclass, id FROM (SELECT tableoid, id FROM label UNION ALL SELECT tableoid, id FROM run_ops_new.label) AS l ORDER BY 1, 2;
+
+-- More kinds of UPDATE than are kept prepared: each subset of seven columns.
+CREATE TABLE wide (id text PRIMARY KEY, a int, b int, c int, d int, e int, f int, g int);
+CALL in_store('CREATE TABLE wide (id text PRIMARY KEY, a int, b int, c int, d int, e int, f int, g int)');
+SELECT run_ops.attach_table('wide', 'shape');
+INSERT INTO run_ops.wide SELECT id, 0, 0, 0, 0, 0, 0, 0 FROM (VALUES (:'cuid'), (:'ksuid')) AS v (id);
+DO $$
+BEGIN
+  FOR subset IN 1 .. 127 LOOP
+    EXECUTE 'UPDATE run_ops.wide SET ' ||
+      (SELECT string_agg(format('%1$s = %1$s + 1', substr('abcdefg', bit + 1, 1)), ', ')
+         FROM generate_series(0, 6) AS bit WHERE subset & (1 << bit) > 0);
+  END LOOP;
+END $$;
+SELECT count(*), a, b, c, d, e, f, g FROM run_ops.wide GROUP BY a, b, c, d, e, f, g;
+
 -- All kinds of columns. Rows go one by one for an array, and where postgres_fdw
 -- cannot send the expression: for a type of one's own, or a varchar(n).
 CREATE TYPE state AS ENUM ('open', 'done');
@@ -271,6 +295,15 @@ CREATE ROLE regress_write_app;
 GRANT USAGE ON SCHEMA run_ops TO regress_write_app;
 GRANT SELECT, INSERT, UPDATE, DELETE ON run_ops.step TO regress_write_app;
 SET ROLE regress_write_app;
+-- an error tells whose path it was, and shows no more
+DO $$
+DECLARE context text;
+BEGIN
+  INSERT INTO run_ops.step VALUES ('s8', 'unclassifiable', 'x'), ('s8', 'unclassifiable', 'x');
+EXCEPTION WHEN OTHERS THEN
+  GET STACKED DIAGNOSTICS context = PG_EXCEPTION_CONTEXT;
+  RAISE NOTICE '% %', SQLSTATE, substring(context FROM 'writing behind[^\n]*');
+END $$;
 INSERT INTO run_ops.step VALUES ('s8', :'ksuid', current_user), ('s9', :'cuid', current_user);
 UPDATE run_ops.step SET note = current_user || '!' WHERE id IN ('s8', 's9');
 DELETE FROM run_ops.step WHERE id = 's1';

@@ -326,10 +326,10 @@ ksuid_ms(const char *body)
 static int64
 run_ops_id_ms(const char *body)
 {
-	int64		bits = 0;
+	uint64		bits = 0;
 
 	for (int i = 0; i < 10; i++)
-		bits = bits << 5 | digit_value(base36, 32, body[i]);
+		bits = bits << 5 | (uint64) digit_value(base36, 32, body[i]);
 	return bits >> 2;
 }
 

@@ -145,7 +145,10 @@ local_table_changes_rows(RoutedView *view, Oid relid)
 	return result;
 }
 
-/* Fills a RoutedView from the registry.  Inside SPI. */
+/*
+ * Fills a RoutedView from the registry.  Inside SPI, and gone with it until it
+ * is kept.
+ */
 static RoutedView *
 look_up_view(Oid relid, Trigger *trigger)
 {
@@ -176,6 +179,7 @@ look_up_view(Oid relid, Trigger *trigger)
 						get_rel_name(relid)),
 				 errhint("Use run_ops.attach_table().")));
 	routing = answer(0, 1, context);
+	Assert(routing != NULL);	/* NOT NULL in the registry */
 	route_column = answer(0, 2, context);
 	view->routing = strcmp(routing, "shape") == 0 ? ROUTING_SHAPE :
 		strcmp(routing, "anchor") == 0 ? ROUTING_ANCHOR : ROUTING_STORE;
@@ -196,9 +200,12 @@ look_up_view(Oid relid, Trigger *trigger)
 	for (int i = 0; i < view->ntables; i++)
 	{
 		StoreTable *table = &view->tables[i];
+		bool		isnull;
 
 		table->store = answer(i, 1, context);
-		table->relid = atooid(answer(i, 2, context));
+		table->relid = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[i],
+													  SPI_tuptable->tupdesc, 2,
+													  &isnull));
 		table->foreign = get_rel_relkind(table->relid) == RELKIND_FOREIGN_TABLE;
 		for (int j = 0; j < trigger->tgnargs; j++)
 		{
@@ -226,7 +233,7 @@ look_up_view(Oid relid, Trigger *trigger)
 				Oid			type = get_atttype(relid, rule->attno);
 
 				rule->probe = SPI_prepare(query, 1, &type);
-				if (rule->probe == NULL || SPI_keepplan(rule->probe) != 0)
+				if (rule->probe == NULL)
 					elog(ERROR, "could not prepare \"%s\"", query);
 			}
 			/* SPI has changed the current context */
@@ -236,6 +243,21 @@ look_up_view(Oid relid, Trigger *trigger)
 		}
 	}
 	return view;
+}
+
+static void
+keep_view(RoutedView *view)
+{
+	ListCell   *lc;
+
+	foreach(lc, view->owners)
+	{
+		OwnerRule  *rule = lfirst(lc);
+
+		if (rule->probe)
+			SPI_keepplan(rule->probe);
+	}
+	MemoryContextSetParent(view->context, CacheMemoryContext);
 }
 
 RoutedView *
@@ -263,10 +285,11 @@ routed_view_pin(Oid relid, Trigger *trigger)
 		before = invalidations;
 		view = look_up_view(relid, trigger);
 		entry = hash_search(routed_views, &relid, HASH_ENTER, &found);
+		/* from here on nothing fails: what is kept is known to the entry */
 		if (found && entry->view->npins == 0)
 			free_view(entry->view);
 		/* else who unpins it last frees it */
-		MemoryContextSetParent(view->context, CacheMemoryContext);
+		keep_view(view);
 		/* news that came during the look-up may be about it */
 		view->valid = invalidations == before;
 		entry->view = view;
@@ -458,8 +481,6 @@ routed_view_statement(RoutedView *view, StoreTable *table,
 		elog(ERROR, "could not prepare \"%s\"", text.sql.data);
 	if (list_length(table->statements) >= MAX_KEPT_STATEMENTS)
 		return plan;			/* freed with the SPI connection */
-	if (SPI_keepplan(plan) != 0)
-		elog(ERROR, "could not keep \"%s\"", text.sql.data);
 	oldcontext = MemoryContextSwitchTo(view->context);
 	kept = palloc(sizeof(KeptStatement));
 	kept->action = action;
@@ -467,5 +488,7 @@ routed_view_statement(RoutedView *view, StoreTable *table,
 	kept->plan = plan;
 	table->statements = lappend(table->statements, kept);
 	MemoryContextSwitchTo(oldcontext);
+	/* last, as it cannot fail: a kept plan that nobody knows is never freed */
+	SPI_keepplan(plan);
 	return plan;
 }

@@ -67,18 +67,24 @@ WriteFrame *write_frames = NULL;
  */
 
 void
-push_write_frame(TriggerData *trigdata, RoutedView *view,
-				 Oid writer, int writer_context)
+push_write_frame(TriggerData *trigdata, Oid writer, int writer_context)
 {
 	MemoryContext context = AllocSetContextCreate(TopTransactionContext,
 												  "run_ops write frame",
 												  ALLOCSET_SMALL_SIZES);
 	MemoryContext oldcontext = MemoryContextSwitchTo(context);
 	WriteFrame *frame = palloc0(sizeof(WriteFrame));
+	RoutedView *view = routed_view_pin(RelationGetRelid(trigdata->tg_relation),
+									   trigdata->tg_trigger);
 	int			column = -1;
 
 	frame->context = context;
 	frame->view = view;
+	frame->nest_level = GetCurrentTransactionNestLevel();
+	/* whatever fails from here on: who drops the frame unpins the view */
+	frame->outer = write_frames;
+	write_frames = frame;
+
 	frame->writer = writer;
 	frame->writer_context = writer_context;
 	frame->as_writer = compat_has_security_invoker(trigdata->tg_relation);
@@ -86,16 +92,12 @@ push_write_frame(TriggerData *trigdata, RoutedView *view,
 		!has_privs_of_role(writer, trigdata->tg_relation->rd_rel->relowner);
 	frame->operation = trigdata->tg_event & TRIGGER_EVENT_OPMASK;
 	frame->query = GetActiveSnapshot();
-	frame->nest_level = GetCurrentTransactionNestLevel();
 	frame->collected = palloc0(sizeof(Collected) * view->ntables);
 	while ((column = bms_next_member(trigdata->tg_updatedcols, column)) >= 0)
 		frame->columns =
 			bms_add_member(frame->columns,
 						   column + FirstLowInvalidHeapAttributeNumber);
 	MemoryContextSwitchTo(oldcontext);
-
-	frame->outer = write_frames;
-	write_frames = frame;
 
 	/*
 	 * A copy of the database must not write, not even its local rows.  No

@@ -41,8 +41,8 @@ typedef struct WriteFrame
 extern WriteFrame *write_frames;
 
 /* Opens a frame for the statement whose BEFORE STATEMENT trigger fires. */
-extern void push_write_frame(TriggerData *trigdata, RoutedView *view,
-							 Oid writer, int writer_context);
+extern void push_write_frame(TriggerData *trigdata, Oid writer,
+							 int writer_context);
 
 /* The place of the frame of the statement that fires the trigger. */
 extern WriteFrame **find_write_frame(TriggerData *trigdata);

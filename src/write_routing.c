@@ -437,6 +437,7 @@ change_row(WriteFrame *frame, HeapTuple old, HeapTuple row)
 		first = last = table_of_shape(view, shape_in(view, old));
 	if (view->route_column && bms_is_member(view->route_column, columns))
 	{
+		Assert(row != NULL);	/* DELETE sets no columns */
 		if (view->routing == ROUTING_STORE)
 			first = last = find_table(frame, params, nulls);
 		refuse_move(view, first, old, row);
@@ -480,10 +481,7 @@ run_ops_route_write(PG_FUNCTION_ARGS)
 						   sec_context | SECURITY_LOCAL_USERID_CHANGE);
 
 	if (TRIGGER_FIRED_BEFORE(trigdata->tg_event))
-		push_write_frame(trigdata,
-						 routed_view_pin(RelationGetRelid(trigdata->tg_relation),
-										 trigdata->tg_trigger),
-						 userid, sec_context);
+		push_write_frame(trigdata, userid, sec_context);
 	else
 	{
 		frame = *find_write_frame(trigdata);

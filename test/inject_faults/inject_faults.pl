@@ -1,0 +1,203 @@
+# Every call that may fail, failing once: allocations, SPI, tables, the catalog,
+# and each call of postgres_fdw.  The extension is built with INJECT_FAULTS=1.
+#
+# For each scenario the call that fails is the first, the second, and so on,
+# until none is left; each time with nothing cached.  Once as a transaction of
+# its own, and once between a savepoint and the rollback to it.  After the
+# failure the rows in both databases are as before; the session goes on, and
+# the same statements succeed and give what they give without a failure.  In
+# the end the session holds no more plans, contexts, statements in the store
+# or temporary files than one without failures.  With a PostgreSQL that has
+# assertions, the statements also run while it discards its caches.
+use strict;
+use warnings;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use lib 'test/t';
+use SplitServers;
+use Test::More;
+
+my ($control_plane, $store) = split_servers;
+$control_plane->safe_psql('postgres', q(
+	SELECT run_ops.enable_split();
+	\i test/fixtures/control_plane.sql
+	INSERT INTO "Organization" (id, slug, title, "updatedAt", "featureFlags") VALUES ('org', 'o', 'o', now(), '{"runOpsMintKind": "ksuid"}');
+	INSERT INTO "Project" (id, name, "organizationId", "updatedAt", slug, "externalRef") VALUES ('proj', 'p', 'org', now(), 'p', 'p');
+	INSERT INTO "RuntimeEnvironment" (id, slug, "apiKey", "organizationId", "updatedAt", "projectId", "pkApiKey", shortcode)
+	  SELECT id, id, id, 'org', now(), 'proj', id, id FROM unnest('{env,env2}'::text[]) AS id;
+	CREATE FUNCTION fail_at(call int) RETURNS int LANGUAGE c AS '$libdir/run_ops_split', 'run_ops_inject_faults';
+	SELECT run_ops.attach_control_plane('public');
+	ALTER SYSTEM SET run_ops_split.mint_enabled = on;
+	ALTER SYSTEM SET run_ops_split.cross_store_writes = allow;
+	SELECT pg_reload_conf();
+	IMPORT FOREIGN SCHEMA pg_catalog LIMIT TO (pg_prepared_statements) FROM SERVER new INTO public));
+
+sub restore_rows
+{
+	foreach my $node ($control_plane, $store)
+	{
+		my ($id, $other) = $node == $control_plane ? (cuid(1), cuid(2)) : (ksuid(1), ksuid(2));
+		$node->safe_psql('postgres', qq(
+			TRUNCATE run, step, tag;
+			INSERT INTO run (id, n) VALUES ('$id', 1), ('$other', 2);
+			INSERT INTO step VALUES ('s$id', '$id', 1);
+			INSERT INTO tag VALUES ('t$id', 1)));
+	}
+	$control_plane->safe_psql('postgres', q(UPDATE "Organization" SET "featureFlags" = '{"runOpsMintKind": "ksuid"}'));
+	return;
+}
+restore_rows();
+
+# Rows of both databases; of the store as others see it, or as this transaction does.
+sub rows_of
+{
+	my ($remote) = @_;
+	return qq(SELECT md5(string_agg(line, ',' ORDER BY line)) FROM (
+		SELECT run::text FROM ONLY public.run UNION ALL SELECT step::text FROM public.step UNION ALL SELECT tag::text FROM public.tag
+		UNION ALL SELECT "featureFlags"::text FROM "Organization"
+		UNION ALL $remote) AS r (line));
+}
+my $own = join ' UNION ALL ', map { my $table = $control_plane->safe_psql('postgres',
+	"SELECT c.relation FROM run_ops.routed_table AS t, run_ops.copies(t) AS c WHERE t.view = 'run_ops.$_'::regclass AND c.store = 'new'");
+	"SELECT r::text FROM $table AS r" } qw(run step tag);
+my $committed = q(SELECT * FROM dblink('new',
+	'SELECT run::text FROM run UNION ALL SELECT step::text FROM step UNION ALL SELECT tag::text FROM tag') AS d (line text));
+my ($foreign_run) = $own =~ /FROM (\S+)/;
+
+# What the session holds on to.
+my $held = q(
+	SELECT 'plans and contexts', count(*), name, regexp_replace(ident, '\s+', ' ', 'g') FROM pg_backend_memory_contexts
+	 WHERE name IN ('CachedPlanSource', 'SPI Plan') OR name LIKE 'run\_ops%' GROUP BY name, ident ORDER BY name, ident;
+	SELECT 'temporary files', count(*) FROM pg_ls_tmpdir();
+	SELECT 'prepared in the store', count(*) FROM pg_prepared_statements_of_store;
+	SELECT 'connections', count(*) FROM postgres_fdw_get_connections();
+);
+$control_plane->safe_psql('postgres', 'ALTER FOREIGN TABLE public.pg_prepared_statements RENAME TO pg_prepared_statements_of_store');
+
+# Several rows for each store: one is sent differently
+my ($old, $new, $new2) = (cuid(1), ksuid(1), ksuid(2));
+my @scenarios = (
+	[ 'questions', q(
+		SELECT run_ops.resolve_env('env'), run_ops.resolve_authenticated_env('env'), run_ops.resolve_event_env('env'), run_ops.env_exists('env');
+		SELECT * FROM run_ops.resolve_envs('{env,none,env2}');
+		SELECT run_ops.resolve_locked_task('none'), run_ops.resolve_locked_version('none');) ],
+	[ 'questions asked before', q(
+		SELECT run_ops.resolve_env('env');
+		SELECT run_ops.resolve_env('env');
+		SELECT * FROM run_ops.cache_stats() WHERE false;) ],
+	[ 'mint kind', q(
+		SELECT run_ops.resolve_mint_kind('env'), run_ops.classify_kind((run_ops.mint_run_id('env')).id);) ],
+	[ 'reads', qq(
+		SELECT * FROM run_ops.run ORDER BY id COLLATE "C";
+		SELECT * FROM run_ops.run WHERE id = '$new';
+		SELECT * FROM run_ops.run WHERE id IN ('$old', '$new');
+		SELECT * FROM run_ops.run WHERE id = (SELECT "runId" FROM run_ops.step WHERE id = 's$new');
+		SELECT count(*) FROM run_ops.run AS r JOIN run_ops.step AS s ON s."runId" = r.id;) ],
+	[ 'cursor', qq(
+		DECLARE c CURSOR FOR SELECT id FROM $foreign_run ORDER BY id COLLATE "C";
+		SAVEPOINT inner_one;
+		FETCH 1 FROM c;
+		RELEASE inner_one;
+		FETCH 1 FROM c;
+		CLOSE c;) ],
+	[ 'insert one each', q(
+		INSERT INTO run_ops.run (id, n) VALUES ('run_c000000000000000000000003', 3), ('run_000000000000000000000000003', 3) RETURNING *;) ],
+	[ 'insert many', q(
+		INSERT INTO run_ops.run (id, n) SELECT 'run_c' || lpad(i::text, 24, '0'), i FROM generate_series(10, 15) AS i
+		  UNION ALL SELECT 'run_' || lpad(i::text, 27, '0'), i FROM generate_series(10, 15) AS i;) ],
+	[ 'insert without a shape', qq(
+		INSERT INTO run_ops.tag VALUES ('x', 1);
+		INSERT INTO run_ops.step VALUES ('y', '$new', 1), ('z', '$old', 1);) ],
+	[ 'insert or skip', qq(
+		SET LOCAL run_ops_split.insert_conflicts = skip;
+		INSERT INTO run_ops.run (id, n) VALUES ('$old', 3), ('$new', 3), ('run_000000000000000000000000004', 3);
+		SET LOCAL run_ops_split.insert_conflicts = error;) ],
+	[ 'update', q(
+		UPDATE run_ops.run SET n = n + 1, state = 'done';
+		UPDATE run_ops.tag SET n = n + 1;
+		UPDATE run_ops.run SET n = 7 WHERE id = '$new';) ],
+	[ 'delete', qq(
+		DELETE FROM run_ops.run;
+		DELETE FROM run_ops.step WHERE id = 's$new';
+		DELETE FROM run_ops.tag;) ],
+	[ 'a statement within a statement', q(
+		WITH i AS (INSERT INTO run_ops.run (id, n) VALUES ('run_000000000000000000000000005', 5) RETURNING id)
+		  INSERT INTO run_ops.step SELECT 'w', id, 1 FROM i;) ],
+	[ 'the foreign table itself', qq(
+		INSERT INTO $foreign_run (id, n) VALUES ('run_000000000000000000000000006', 6), ('run_000000000000000000000000007', 7);
+		UPDATE $foreign_run SET n = 8 WHERE id = '$new';
+		UPDATE $foreign_run SET n = 8 WHERE id = '$new2' AND pg_backend_pid() > 0;
+		DELETE FROM $foreign_run WHERE id = '$new2' AND pg_backend_pid() > 0;
+		TRUNCATE $foreign_run;) ],
+	[ 'flags', q(
+		UPDATE "Organization" SET "featureFlags" = '{"runOpsMintKind": "cuid"}';
+		SELECT run_ops.bump_epoch('other', 'thing');) ],
+);
+
+sub run_script
+{
+	my ($name, $script) = @_;
+	my $file = $control_plane->basedir . '/script.sql';
+	unlink $file;
+	append_to_file($file, $script);
+	my $out = '';
+	IPC::Run::run [ 'psql', '-XAtq', '-d', $control_plane->connstr('postgres'), '-f', $file ], '>&', \$out
+	  or BAIL_OUT("$name: $out");
+	$out =~ s/^psql:\S+: //mg;
+	return $out;
+}
+
+# A section of the output for each "\echo == NAME"
+sub sections { my %s = map { my ($k, $v) = split /\n/, $_, 2; ($k => $v // '') } grep { length } split /^== /m, shift; return \%s }
+
+my $total = 0;
+# where PostgreSQL has it
+my $forgets = $control_plane->safe_psql('postgres', 'SHOW debug_assertions') eq 'on';
+foreach my $scenario (@scenarios)
+{
+	my ($name, $sql) = @$scenario;
+	next if $ENV{RUN_OPS_FAULTS} && $name !~ /$ENV{RUN_OPS_FAULTS}/;
+	foreach my $mode ('transaction', 'savepoint')
+	{
+		my $rows = rows_of($mode eq 'transaction' ? $committed : $own);
+		my $end = $mode eq 'transaction' ? 'COMMIT' : 'ROLLBACK TO s';
+		my $begin = $mode eq 'transaction' ? 'BEGIN' : 'BEGIN; SAVEPOINT s';
+		my $cold = 'SELECT fail_at(0) \g /dev/null';
+		# what the statements give, and how many calls there are
+		my $warm = "\\echo == before\n$rows;\n\\echo == warm\n" . "$cold\nBEGIN;\n$sql\nROLLBACK;\n" x 2;
+		my $normal = sections(run_script($name,
+			"$warm$cold\n$begin;\n\\echo == given\n$sql\n\\echo == end\n$end;\n\\echo == calls\nSELECT fail_at(0);\n"));
+		restore_rows() if $mode eq 'transaction';
+		my $calls = $normal->{calls} + 0;
+
+		my $failing = join '', map {
+			("\\echo == failing $_\n$begin;\nSELECT fail_at($_) \\g /dev/null\n$sql\n$end;\n\\echo == disarm\n$cold\n",
+				"\\echo == rows $_\n$rows;\n\\echo == again $_\n", $mode eq 'transaction' ? "BEGIN;\n" : '', "$sql\n\\echo == end\nROLLBACK;\n")
+		} 1 .. $calls;
+		my $result = sections(run_script($name, "$warm\\echo == held before\n$held$failing$warm\\echo == held after\n$held"));
+		my @wrong;
+		foreach my $n (1 .. $calls)
+		{
+			my ($failure, $left, $again) = map { $result->{"$_ $n"} } ('failing', 'rows', 'again');
+			push @wrong, "call $n did not fail: $failure" if $failure !~ /injected failure/;
+			push @wrong, "call $n left rows: $failure" if $left ne $result->{before};
+			push @wrong, "after call $n: $again instead of $normal->{given}after $failure" if $again ne $normal->{given};
+		}
+		note "$name, $mode: $calls calls";
+		$total += $calls;
+		is(scalar(@wrong), 0, "$name, $mode: as before after each failure");
+		diag($_) foreach @wrong[ 0 .. ($#wrong > 3 ? 3 : $#wrong) ];
+		my %before = map { ($_ => 1) } split /\n/, $result->{'held before'};
+		my @more = grep { !$before{$_} } split /\n/, $result->{'held after'};
+		is(join("\n", @more), '', "$name, $mode: nothing more is held");
+		if ($forgets && $mode eq 'transaction')
+		{
+			my $given = sections(run_script($name,
+				"BEGIN;\nSET LOCAL debug_discard_caches = 1;\n\\echo == given\n$sql\n\\echo == end\nROLLBACK;\n"))->{given};
+			is($given, $normal->{given}, "$name: the same with caches that forget everything all the time");
+		}
+	}
+}
+cmp_ok($total, '>', 0, "$total failures");
+
+done_testing();
