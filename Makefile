@@ -81,6 +81,7 @@ SQL_PARTS = \
 	distinct_database \
 	split_gates \
 	repatriate \
+	changed_rows \
 	mint_kind \
 	cache \
 	cache_epoch \
@@ -110,6 +111,7 @@ REGRESS ?= \
 	shards \
 	split_mode \
 	repatriate \
+	changed_rows \
 	mint_kind \
 	mint_kind_vectors \
 	control_plane \

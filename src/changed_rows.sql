@@ -1,0 +1,344 @@
+
+-- changed_rows: which rows changed while rows are copied between a store and
+-- here, so that only those are compared when writes are closed.
+--
+-- A trigger notes the key of every row that is written, in the transaction
+-- that writes it.  So after a whole pass only noted rows can differ.  A note
+-- is removed when the copy of its row has been committed here.
+--
+-- What is noted is believed while nothing happened that a trigger does not
+-- see.  The places where rows are noted carry a token with the number of
+-- batches whose notes were removed there, and their tables and triggers are
+-- what they were.  A trigger that was switched off for a while, TRUNCATE, a
+-- rewritten or migrated table, a server restored or failed over: each shows
+-- in one of them, and then every row is compared again.
+
+CREATE TABLE run_ops.change_notes (
+  place      text PRIMARY KEY REFERENCES run_ops.store ON DELETE CASCADE,
+  forward    boolean NOT NULL,
+  token      text NOT NULL,
+  shape      text NOT NULL,
+  drained    bigint NOT NULL DEFAULT 0,
+  ids        bigint[] NOT NULL DEFAULT '{}',
+  drained_by xid8
+);
+COMMENT ON TABLE run_ops.change_notes IS
+  'where the keys of changed rows are noted, in schema run_ops_changes of each store and of this database, while rows are copied';
+COMMENT ON COLUMN run_ops.change_notes.place IS 'the store whose changes are noted; legacy: this database';
+COMMENT ON COLUMN run_ops.change_notes.forward IS 'for run_ops.move_strays(); else for run_ops.repatriate()';
+COMMENT ON COLUMN run_ops.change_notes.token IS 'what the place must still have';
+COMMENT ON COLUMN run_ops.change_notes.shape IS 'its tables and triggers, as they were when noting began';
+COMMENT ON COLUMN run_ops.change_notes.drained IS 'batches of noted rows that were copied';
+COMMENT ON COLUMN run_ops.change_notes.ids IS 'the notes of the last batch, to be removed once it is committed';
+COMMENT ON COLUMN run_ops.change_notes.drained_by IS 'the transaction that copied the last batch';
+
+CREATE TABLE run_ops.settled_row (view regclass REFERENCES run_ops.routed_table ON DELETE CASCADE, key text);
+COMMENT ON TABLE run_ops.settled_row IS
+  'rows whose foreign keys are checked when writes are closed; empty but for the transaction that switches';
+COMMENT ON COLUMN run_ops.settled_row.view IS 'the routed table';
+COMMENT ON COLUMN run_ops.settled_row.key IS 'the key of the row';
+
+-- A place is a store or this database: the same SQL runs in either.
+
+CREATE FUNCTION run_ops.ask_place(place text, query text) RETURNS SETOF jsonb
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+  IF place = 'legacy' THEN
+    RETURN QUERY EXECUTE format('SELECT to_jsonb(q) FROM (%s) AS q', query);
+  ELSE
+    RETURN QUERY SELECT * FROM run_ops.ask_store(place, query);
+  END IF;
+END $$;
+COMMENT ON FUNCTION run_ops.ask_place(text, text) IS 'asks a store, or this database';
+REVOKE EXECUTE ON FUNCTION run_ops.ask_place(text, text) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.tell_place(place text, commands text) RETURNS void
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET client_min_messages = warning
+AS $$
+BEGIN
+  IF place = 'legacy' THEN
+    EXECUTE commands;
+  ELSE
+    EXECUTE format('SELECT %s.dblink_exec(s.server, $1) FROM run_ops.store AS s WHERE s.name = $2', run_ops.dblink_schema())
+      USING format('BEGIN; SET LOCAL application_name = %L; SET LOCAL lock_timeout = %L; SET LOCAL search_path = pg_catalog, pg_temp; '
+                   'SET LOCAL client_min_messages = warning; %s; COMMIT',
+                   run_ops.client_name(), run_ops.setting('swap_lock_timeout'), commands), place;
+  END IF;
+END $$;
+COMMENT ON FUNCTION run_ops.tell_place(text, text) IS
+  'runs commands in a store, in a transaction of their own, or in this database';
+REVOKE EXECUTE ON FUNCTION run_ops.tell_place(text, text) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.noted_tables(place text, going_forward boolean)
+  RETURNS TABLE (view regclass, relation text, keys name[], route_column name, has_trigger boolean)
+  LANGUAGE sql SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT t.view, format('%I.%I', t.store_schema, t.store_table),
+         ARRAY(SELECT coalesce(t.column_names ->> k::text, k)::name FROM unnest(t.key_columns) WITH ORDINALITY AS u (k, ord) ORDER BY ord),
+         NULL::name, true
+    FROM run_ops.routed_table AS t JOIN run_ops.routed_store AS s ON s.view = t.view WHERE s.store = place
+  UNION ALL
+  SELECT t.view, format('%I.%I', n.nspname, c.relname), t.key_columns, t.route_column, t.routing <> 'store' OR going_forward
+    FROM run_ops.routed_table AS t JOIN pg_class AS c ON c.oid = t.legacy JOIN pg_namespace AS n ON n.oid = c.relnamespace
+   WHERE place = 'legacy'
+  UNION ALL
+  -- where copies wait nobody else writes, but it may be made anew
+  SELECT t.view, run_ops.waiting_table(t, s.store)::text, NULL, NULL, false
+    FROM run_ops.routed_table AS t JOIN run_ops.routed_store AS s ON s.view = t.view
+   WHERE place = 'legacy' AND t.routing = 'store' AND NOT going_forward
+$$;
+COMMENT ON FUNCTION run_ops.noted_tables(text, boolean) IS
+  'the tables of a place that rows are copied from and to, and which of them get a trigger';
+REVOKE EXECUTE ON FUNCTION run_ops.noted_tables(text, boolean) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.noting_commands(place text, going_forward boolean, token text) RETURNS text
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  t        record;
+  commands text := format(
+    'DROP SCHEMA IF EXISTS run_ops_changes CASCADE; CREATE SCHEMA run_ops_changes; COMMENT ON SCHEMA run_ops_changes IS %L; '
+    'CREATE TABLE run_ops_changes.note (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, relation bigint NOT NULL, key text NOT NULL); '
+    'COMMENT ON TABLE run_ops_changes.note IS ''keys of rows that changed while run_ops_split copies rows''', token || ' 0');
+  key_text text;
+BEGIN
+  FOR t IN SELECT * FROM run_ops.noted_tables(place, going_forward) AS n WHERE n.has_trigger LOOP
+    key_text := (SELECT format('jsonb_build_array(%s)::text', string_agg(format('r.%I::text', k), ', ' ORDER BY ord))
+                   FROM unnest(t.keys) WITH ORDINALITY AS u (k, ord));
+    -- SECURITY DEFINER: who writes the table need not be allowed to write
+    -- notes.  The settings make the key the same text whoever writes.
+    commands := commands || format($q$;
+      CREATE FUNCTION run_ops_changes.%1$I() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+        SET datestyle = 'ISO, YMD' SET timezone = 'UTC' SET intervalstyle = 'postgres' SET extra_float_digits = 1 SET bytea_output = 'hex'
+      AS %2$L;
+      CREATE TRIGGER run_ops_changes AFTER INSERT OR UPDATE OR DELETE ON %3$s FOR EACH ROW EXECUTE FUNCTION run_ops_changes.%1$I()$q$,
+      'note_' || t.view::oid,
+      format('DECLARE r record; was text; BEGIN '
+             'IF TG_OP <> ''INSERT'' THEN r := OLD; IF %1$s THEN was := %2$s; INSERT INTO run_ops_changes.note (relation, key) VALUES (%3$s, was); END IF; END IF; '
+             'IF TG_OP <> ''DELETE'' THEN r := NEW; IF %1$s AND was IS DISTINCT FROM %2$s THEN INSERT INTO run_ops_changes.note (relation, key) VALUES (%3$s, %2$s); END IF; END IF; '
+             'RETURN NULL; END',
+             CASE WHEN t.route_column IS NULL THEN 'true' ELSE format('NOT run_ops.resides(r.%I, ''legacy'')', t.route_column) END,
+             key_text, t.view::oid),
+      t.relation);
+    -- Where rows come from, whoever writes them; where they are copied to, all
+    -- but the copying, which runs as a replica.
+    IF (place = 'legacy') = going_forward THEN
+      commands := commands || format('; ALTER TABLE %s ENABLE ALWAYS TRIGGER run_ops_changes', t.relation);
+    END IF;
+  END LOOP;
+  RETURN commands;
+END $$;
+COMMENT ON FUNCTION run_ops.noting_commands(text, boolean, text) IS
+  'SQL that makes a place note the keys of the rows that change';
+REVOKE EXECUTE ON FUNCTION run_ops.noting_commands(text, boolean, text) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.place_shape(place text, going_forward boolean) RETURNS jsonb
+  LANGUAGE sql SET search_path = pg_catalog, pg_temp
+AS $$
+  -- xmin tells a trigger that was switched off and on again; the name of the
+  -- WAL begins with the timeline, which changes when a server is restored or
+  -- a standby promoted.
+  SELECT a FROM run_ops.ask_place(place, format($q$
+    SELECT obj_description(to_regnamespace('run_ops_changes')::oid, 'pg_namespace') AS token,
+           left(pg_walfile_name(pg_current_wal_lsn()), 8) || md5(string_agg(concat_ws(' ', c.oid, pg_relation_filenode(c.oid),
+             (SELECT string_agg(concat_ws(' ', a.attname, a.atttypid, a.atttypmod, a.attgenerated, a.attmissingval), ',' ORDER BY a.attnum)
+                FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
+             (SELECT string_agg(concat_ws(' ', g.oid, g.xmin, g.tgenabled, f.oid, f.xmin), ',')
+                FROM pg_trigger AS g JOIN pg_proc AS f ON f.oid = g.tgfoid WHERE g.tgrelid = c.oid AND g.tgname = 'run_ops_changes')),
+             E'\n' ORDER BY c.oid)) AS shape
+      FROM (SELECT r::oid AS oid FROM unnest(%1$L::text[]) AS u (name), to_regclass(name) AS r
+            UNION SELECT p.relid::oid FROM unnest(%1$L::text[]) AS u (name), to_regclass(name) AS r, pg_partition_tree(r) AS p) AS c $q$,
+    ARRAY(SELECT n.relation FROM run_ops.noted_tables(place, going_forward) AS n ORDER BY 1) || 'run_ops_changes.note'::text)) AS a
+$$;
+COMMENT ON FUNCTION run_ops.place_shape(text, boolean) IS
+  'the token of a place, and a hash of what its tables and triggers are';
+REVOKE EXECUTE ON FUNCTION run_ops.place_shape(text, boolean) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.note_changes(going_forward boolean) RETURNS boolean
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  p     record;
+  token text := gen_random_uuid();
+BEGIN
+  DELETE FROM run_ops.change_notes;
+  -- this database last, for its locks last until the transaction ends
+  FOR p IN SELECT s.name FROM run_ops.store AS s ORDER BY s.server IS NULL, s.name LOOP
+    PERFORM run_ops.in_attempts(format('SELECT run_ops.tell_place(%L, %L)', p.name, run_ops.noting_commands(p.name, going_forward, token)));
+    INSERT INTO run_ops.change_notes (place, forward, token, shape)
+      VALUES (p.name, going_forward, token, run_ops.place_shape(p.name, going_forward) ->> 'shape');
+  END LOOP;
+  RETURN true;
+EXCEPTION WHEN OTHERS THEN
+  RAISE NOTICE 'changes are not noted: every row will be compared while writes are closed' USING DETAIL = SQLERRM;
+  RETURN false;
+END $$;
+COMMENT ON FUNCTION run_ops.note_changes(boolean) IS
+  'begins to note what changes, in every store and here; says false, and a notice why, where that cannot be';
+REVOKE EXECUTE ON FUNCTION run_ops.note_changes(boolean) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.doubt_in_notes(going_forward boolean) RETURNS text
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  p     record;
+  found_shape jsonb;
+BEGIN
+  FOR p IN SELECT s.name, n.* FROM run_ops.store AS s LEFT JOIN run_ops.change_notes AS n ON n.place = s.name AND n.forward = going_forward
+            ORDER BY s.server IS NULL, s.name LOOP
+    IF p.token IS NULL THEN
+      RETURN format('changes of store "%s" were not noted', p.name);
+    END IF;
+    found_shape := run_ops.place_shape(p.name, going_forward);
+    IF found_shape ->> 'token' IS NULL OR found_shape ->> 'token' NOT IN (concat_ws(' ', p.token, p.drained), concat_ws(' ', p.token, p.drained - 1)) THEN
+      RETURN format('store "%s" has other notes, or none', p.name);
+    ELSIF found_shape ->> 'shape' IS DISTINCT FROM p.shape THEN
+      RETURN format('in store "%s" a table or its trigger is not what it was, or the server was restored', p.name);
+    END IF;
+  END LOOP;
+  RETURN NULL;
+END $$;
+COMMENT ON FUNCTION run_ops.doubt_in_notes(boolean) IS
+  'why rows that are not noted may have changed; NULL when every change was noted';
+REVOKE EXECUTE ON FUNCTION run_ops.doubt_in_notes(boolean) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.doubt_in_copies(going_forward boolean) RETURNS text
+  LANGUAGE sql SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT CASE WHEN EXISTS (SELECT FROM run_ops.routed_store AS r WHERE NOT EXISTS (
+                SELECT FROM run_ops.copy_progress AS c WHERE (c.view, c.store, c.forward, c.finished) = (r.view, r.store, going_forward, true)))
+              THEN 'not all rows were copied before'
+              ELSE run_ops.doubt_in_notes(going_forward) END
+$$;
+COMMENT ON FUNCTION run_ops.doubt_in_copies(boolean) IS
+  'why rows that are not noted may differ from their copies; NULL when none can';
+REVOKE EXECUTE ON FUNCTION run_ops.doubt_in_copies(boolean) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.only_keys(m run_ops.mirror, keys text[]) RETURNS run_ops.mirror
+  LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  list text := (SELECT string_agg('(' || (SELECT string_agg(quote_literal(v), ', ' ORDER BY ord)
+                                            FROM jsonb_array_elements_text(k::jsonb) WITH ORDINALITY AS u (v, ord)) || ')', ', ')
+                  FROM unnest(keys) AS k);
+BEGIN
+  m.here_from := m.here_from || format(' AND (%s) IN (%s)', array_to_string(m.here_keys, ', '), list);
+  m.there_from := m.there_from || format(' AND (%s) IN (%s)', array_to_string(m.there_keys, ', '), list);
+  RETURN m;
+END $$;
+COMMENT ON FUNCTION run_ops.only_keys(run_ops.mirror, text[]) IS 'a mirror that shows the rows with these keys only';
+
+CREATE FUNCTION run_ops.drain_notes(batch_size int, going_forward boolean, switching boolean, OUT drained int, OUT most int, OUT unsettled jsonb[])
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  n     run_ops.change_notes;
+  r     record;
+  t     run_ops.routed_table;
+  store text;
+  ids   bigint[];
+BEGIN
+  drained := 0;
+  most := 0;
+  unsettled := '{}';
+  FOR n IN SELECT * FROM run_ops.change_notes AS c ORDER BY c.place FOR UPDATE LOOP
+    -- what an earlier transaction copied
+    IF n.ids <> '{}' AND n.drained_by <> pg_current_xact_id() THEN
+      PERFORM run_ops.tell_place(n.place, format('DELETE FROM run_ops_changes.note WHERE id = ANY (%L); COMMENT ON SCHEMA run_ops_changes IS %L',
+                                                 n.ids, concat_ws(' ', n.token, n.drained)));
+      n.ids := '{}';
+    END IF;
+    -- The notes first, and then the rows: a row is never older than its note.
+    ids := '{}';
+    FOR r IN
+      SELECT (a ->> 'relation')::oid::regclass AS view, array_agg(DISTINCT a ->> 'key') AS keys, array_agg((a ->> 'id')::bigint) AS ids
+        FROM run_ops.ask_place(n.place, format('SELECT * FROM run_ops_changes.note AS n '
+               'WHERE NOT EXISTS (SELECT FROM unnest(%L::bigint[]) AS d WHERE d = n.id) ORDER BY id LIMIT %s', n.ids, batch_size)) AS a
+       GROUP BY 1
+    LOOP
+      ids := ids || r.ids;
+      t := run_ops.routed(r.view);
+      FOR store IN SELECT s.store FROM run_ops.routed_store AS s WHERE s.view = r.view AND n.place IN ('legacy', s.store) ORDER BY s.store LOOP
+        IF NOT run_ops.settle_range(run_ops.only_keys(run_ops.mirror_of(t, store, going_forward), r.keys), NULL, NULL, going_forward) THEN
+          unsettled := unsettled || jsonb_build_object('view', r.view::oid, 'store', store, 'keys', r.keys);
+        END IF;
+      END LOOP;
+      INSERT INTO run_ops.settled_row SELECT r.view, k FROM unnest(r.keys) AS k WHERE switching;
+    END LOOP;
+    IF ids <> '{}' THEN
+      n.drained := n.drained + (n.drained_by IS DISTINCT FROM pg_current_xact_id())::int;
+      n.drained_by := pg_current_xact_id();
+    END IF;
+    UPDATE run_ops.change_notes AS c SET ids = n.ids || drain_notes.ids, drained = n.drained, drained_by = n.drained_by WHERE c.place = n.place;
+    drained := drained + cardinality(ids);
+    most := greatest(most, cardinality(ids));
+  END LOOP;
+END $$;
+COMMENT ON FUNCTION run_ops.drain_notes(int, boolean, boolean) IS
+  'compares and copies the rows of one batch of notes of every place: how many notes, the most of one place, and the rows that differ still';
+REVOKE EXECUTE ON FUNCTION run_ops.drain_notes(int, boolean, boolean) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.copy_noted(batch_size int, going_forward boolean, switching boolean, OUT copied int, OUT done boolean)
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  batch record;
+BEGIN
+  SELECT * INTO batch FROM run_ops.drain_notes(batch_size, going_forward, switching);
+  -- Changed once more meanwhile, or a unique value stood in the way: noted anew.
+  INSERT INTO run_ops_changes.note (relation, key)
+  SELECT (u ->> 'view')::bigint, k FROM unnest(batch.unsettled) AS u, jsonb_array_elements_text(u -> 'keys') AS k;
+  copied := batch.drained;
+  done := batch.most < batch_size;
+END $$;
+COMMENT ON FUNCTION run_ops.copy_noted(int, boolean, boolean) IS
+  'copies a batch of noted rows while the service runs; done when fewer than a batch were left';
+REVOKE EXECUTE ON FUNCTION run_ops.copy_noted(int, boolean, boolean) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.finish_noted(going_forward boolean) RETURNS void
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  batch record;
+  again jsonb[] := '{}';
+  u     jsonb;
+BEGIN
+  LOOP
+    SELECT * INTO batch FROM run_ops.drain_notes(10000, going_forward, true);
+    again := again || batch.unsettled;
+    EXIT WHEN batch.most < 10000;
+  END LOOP;
+  -- once more, now that no older row is left that could be in the way
+  FOREACH u IN ARRAY again LOOP
+    IF NOT run_ops.settle_range(
+             run_ops.only_keys(run_ops.mirror_of(run_ops.routed((u ->> 'view')::oid), u ->> 'store', going_forward),
+                               ARRAY(SELECT jsonb_array_elements_text(u -> 'keys'))), NULL, NULL, going_forward) THEN
+      RAISE EXCEPTION 'rows of % are not the same here and in store "%"', (u ->> 'view')::oid::regclass, u ->> 'store'
+        USING ERRCODE = 'data_exception', DETAIL = format('They differ after copying, among keys %s.', left(u ->> 'keys', 1000));
+    END IF;
+  END LOOP;
+END $$;
+COMMENT ON FUNCTION run_ops.finish_noted(boolean) IS
+  'compares and copies every row that is still noted; writes must be closed';
+REVOKE EXECUTE ON FUNCTION run_ops.finish_noted(boolean) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.forget_changes() RETURNS void
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  n run_ops.change_notes;
+BEGIN
+  UPDATE run_ops.copy_progress SET finished = false, position = NULL;
+  FOR n IN DELETE FROM run_ops.change_notes RETURNING * LOOP
+    BEGIN
+      PERFORM run_ops.tell_place(n.place, 'DROP SCHEMA IF EXISTS run_ops_changes CASCADE');
+    EXCEPTION WHEN OTHERS THEN
+      RAISE NOTICE 'store "%" goes on noting which rows change', n.place
+        USING DETAIL = SQLERRM, HINT = 'Run there: DROP SCHEMA run_ops_changes CASCADE;';
+    END;
+  END LOOP;
+END $$;
+COMMENT ON FUNCTION run_ops.forget_changes() IS
+  'ends noting what changes; what cannot be removed is left where it is, and is not believed any more';
+REVOKE EXECUTE ON FUNCTION run_ops.forget_changes() FROM PUBLIC;
