@@ -122,7 +122,7 @@ in_debian_root() {
     mount -t tmpfs tmpfs "$root/src"
     { git ls-files -coz --exclude-standard 2>/dev/null || find . -type f -print0; } |
       tar --null -T - --ignore-failed-read -cf - 2>/dev/null | tar -xf - -C "$root/src"
-    exec chroot "$root" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root \
+    exec chroot "$root" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 \
       ${REGRESS+REGRESS="$REGRESS"} ${ISOLATION+ISOLATION="$ISOLATION"} ${PROVE_TESTS+PROVE_TESTS="$PROVE_TESTS"} \
       bash -c "cd /src && exec \"\$@\"" _ "$@"' _ "$root" "$@"
 }

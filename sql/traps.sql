@@ -46,7 +46,7 @@ DECLARE
 BEGIN
   FOR line IN EXECUTE 'EXPLAIN (ANALYZE, VERBOSE, COSTS OFF, TIMING OFF, SUMMARY OFF) ' || query LOOP
     IF line ~ 'Remote SQL|Foreign Scan|One-Time|Rows Removed' THEN
-      RETURN NEXT regexp_replace(ltrim(line), '(rows=\d+)\.\d+', '\1');
+      RETURN NEXT replace(regexp_replace(ltrim(line), '(rows=\d+)\.\d+', '\1'), '(InitPlan 1).col1', '$0');
     END IF;
   END LOOP;
 END $$;

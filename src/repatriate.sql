@@ -106,6 +106,8 @@ DECLARE
   m run_ops.mirror;
 BEGIN
   PERFORM run_ops.refuse_in_copy();
+  -- no column is added between here and the last row that is read
+  EXECUTE format('LOCK TABLE %s IN ACCESS SHARE MODE', t.legacy);
   m.store := store;
   m.routing := t.routing;
   m.here := CASE WHEN t.routing = 'store' AND NOT forward THEN run_ops.waiting_table(t, store) ELSE t.legacy END;

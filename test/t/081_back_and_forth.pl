@@ -87,6 +87,14 @@ here(q(CALL all_batches('repatriate'); CALL all_batches('repatriate')));
 off();
 is(here('SELECT id, twice, more FROM run_ops.note'), 'n1|2|7', 'it came home with the new column');
 
+# no migration comes between a look at the columns and the rows
+my $copying = $control_plane->background_psql('postgres');
+$copying->query_safe(q(BEGIN; SELECT run_ops.mirror_of(run_ops.routed('run'), 'new', true)));
+($ret, $out, $err) = $control_plane->psql('postgres', q(SET lock_timeout = 100; ALTER TABLE run ADD COLUMN more int));
+like($err, qr/lock timeout/, 'a migration waits for a batch');
+$copying->query_safe('COMMIT');
+$copying->quit;
+
 # --- rows without a shape, added while split is off -----------------------------------
 
 here(qq(INSERT INTO run_ops.note (id, "runId", n) VALUES ('n2', '$one', 2), ('n3', NULL, 3);
