@@ -15,7 +15,7 @@
 
 CREATE TABLE run_ops.change_notes (
   place      text PRIMARY KEY REFERENCES run_ops.store ON DELETE CASCADE,
-  forward    boolean NOT NULL,
+  forward    boolean,
   token      text NOT NULL,
   shape      text NOT NULL,
   drained    bigint NOT NULL DEFAULT 0,
@@ -25,7 +25,7 @@ CREATE TABLE run_ops.change_notes (
 COMMENT ON TABLE run_ops.change_notes IS
   'where the keys of changed rows are noted, in schema run_ops_changes of each store and of this database, while rows are copied';
 COMMENT ON COLUMN run_ops.change_notes.place IS 'the store whose changes are noted; legacy: this database';
-COMMENT ON COLUMN run_ops.change_notes.forward IS 'for run_ops.move_strays(); else for run_ops.repatriate()';
+COMMENT ON COLUMN run_ops.change_notes.forward IS 'for run_ops.move_strays(); false: for run_ops.repatriate(); NULL: for nothing any more';
 COMMENT ON COLUMN run_ops.change_notes.token IS 'what the place must still have';
 COMMENT ON COLUMN run_ops.change_notes.shape IS 'its tables and triggers, as they were when noting began';
 COMMENT ON COLUMN run_ops.change_notes.drained IS 'batches of noted rows that were copied';
@@ -237,7 +237,7 @@ DECLARE
   r     record;
   t     run_ops.routed_table;
   store text;
-  ids   bigint[];
+  taken bigint[];
 BEGIN
   drained := 0;
   most := 0;
@@ -250,14 +250,14 @@ BEGIN
       n.ids := '{}';
     END IF;
     -- The notes first, and then the rows: a row is never older than its note.
-    ids := '{}';
+    taken := '{}';
     FOR r IN
       SELECT (a ->> 'relation')::oid::regclass AS view, array_agg(DISTINCT a ->> 'key') AS keys, array_agg((a ->> 'id')::bigint) AS ids
         FROM run_ops.ask_place(n.place, format('SELECT * FROM run_ops_changes.note AS n '
                'WHERE NOT EXISTS (SELECT FROM unnest(%L::bigint[]) AS d WHERE d = n.id) ORDER BY id LIMIT %s', n.ids, batch_size)) AS a
        GROUP BY 1
     LOOP
-      ids := ids || r.ids;
+      taken := taken || r.ids;
       t := run_ops.routed(r.view);
       FOR store IN SELECT s.store FROM run_ops.routed_store AS s WHERE s.view = r.view AND n.place IN ('legacy', s.store) ORDER BY s.store LOOP
         IF NOT run_ops.settle_range(run_ops.only_keys(run_ops.mirror_of(t, store, going_forward), r.keys), NULL, NULL, going_forward) THEN
@@ -266,13 +266,13 @@ BEGIN
       END LOOP;
       INSERT INTO run_ops.settled_row SELECT r.view, k FROM unnest(r.keys) AS k WHERE switching;
     END LOOP;
-    IF ids <> '{}' THEN
+    IF taken <> '{}' THEN
       n.drained := n.drained + (n.drained_by IS DISTINCT FROM pg_current_xact_id())::int;
       n.drained_by := pg_current_xact_id();
     END IF;
-    UPDATE run_ops.change_notes AS c SET ids = n.ids || drain_notes.ids, drained = n.drained, drained_by = n.drained_by WHERE c.place = n.place;
-    drained := drained + cardinality(ids);
-    most := greatest(most, cardinality(ids));
+    UPDATE run_ops.change_notes AS c SET ids = n.ids || taken, drained = n.drained, drained_by = n.drained_by WHERE c.place = n.place;
+    drained := drained + cardinality(taken);
+    most := greatest(most, cardinality(taken));
   END LOOP;
 END $$;
 COMMENT ON FUNCTION run_ops.drain_notes(int, boolean, boolean) IS
@@ -323,22 +323,152 @@ COMMENT ON FUNCTION run_ops.finish_noted(boolean) IS
   'compares and copies every row that is still noted; writes must be closed';
 REVOKE EXECUTE ON FUNCTION run_ops.finish_noted(boolean) FROM PUBLIC;
 
-CREATE FUNCTION run_ops.forget_changes() RETURNS void
+-- Foreign keys.  What is copied is not seen by their triggers; every other
+-- write of the local tables is.  So they are checked in full while the service
+-- runs, and with writes closed once more for the rows that failed then, which
+-- may have been halfway, and for those that were copied since.
+
+CREATE FUNCTION run_ops.foreign_keys()
+  RETURNS TABLE (conname name, child run_ops.routed_table, parent run_ops.routed_table, child_table regclass, parent_table regclass,
+                 present text, equal text, parent_columns name[], child_columns name[])
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT f.conname, t, p, f.conrelid::regclass, f.confrelid::regclass,
+         string_agg(format('x.%I IS NOT NULL', c.attname), ' AND '), string_agg(format('y.%I = x.%I', r.attname, c.attname), ' AND '),
+         array_agg(r.attname ORDER BY k.ord), array_agg(c.attname ORDER BY k.ord)
+    FROM pg_constraint AS f JOIN run_ops.routed_table AS t ON t.legacy = f.conrelid
+    LEFT JOIN run_ops.routed_table AS p ON p.legacy = f.confrelid,
+         unnest(f.conkey, f.confkey) WITH ORDINALITY AS k (child, parent, ord)
+    JOIN pg_attribute AS c ON c.attnum = k.child
+    JOIN pg_attribute AS r ON r.attnum = k.parent
+   WHERE f.contype = 'f' AND f.conparentid = 0 AND c.attrelid = f.conrelid AND r.attrelid = f.confrelid
+   GROUP BY f.oid, f.conname, t, p, f.conrelid, f.confrelid
+$$;
+COMMENT ON FUNCTION run_ops.foreign_keys() IS
+  'the foreign keys of the local tables: conditions on x, the row that refers, and y, the row that it refers to';
+
+CREATE FUNCTION run_ops.rows_at_home(t run_ops.routed_table, relation regclass) RETURNS text
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT format('(SELECT %s FROM %s%s)', run_ops.column_list(relation, ''), relation,
+    (SELECT string_agg(format(' UNION ALL SELECT %s FROM run_ops_repatriated.%I', run_ops.column_list(relation, ''), relation::oid || '_' || s.store), '')
+       FROM run_ops.routed_store AS s WHERE s.view = t.view AND to_regclass(format('run_ops_repatriated.%I', relation::oid || '_' || s.store)) IS NOT NULL))
+$$;
+COMMENT ON FUNCTION run_ops.rows_at_home(run_ops.routed_table, regclass) IS
+  'a local table together with the copies that wait for a place in it';
+
+CREATE FUNCTION run_ops.key_expression(t run_ops.routed_table) RETURNS text
+  LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT format('jsonb_build_array(%s)::text', string_agg(format('x.%I::text', k), ', ' ORDER BY ord))
+    FROM unnest(t.key_columns) WITH ORDINALITY AS u (k, ord)
+$$;
+COMMENT ON FUNCTION run_ops.key_expression(run_ops.routed_table) IS 'the text of the key of a row x, as it is noted';
+
+CREATE FUNCTION run_ops.suspect_orphans() RETURNS void
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO, YMD' SET timezone = 'UTC'
+  SET intervalstyle = 'postgres' SET extra_float_digits = 1 SET bytea_output = 'hex'
+AS $$
+DECLARE
+  f record;
+  n bigint;
+BEGIN
+  FOR f IN SELECT * FROM run_ops.foreign_keys() LOOP
+    EXECUTE format('INSERT INTO run_ops.settled_row SELECT $1, %s FROM %s AS x WHERE %s AND NOT EXISTS (SELECT FROM %s AS y WHERE %s) LIMIT 10000',
+                   run_ops.key_expression(f.child), run_ops.rows_at_home(f.child, f.child_table), f.present,
+                   run_ops.rows_at_home(f.parent, f.parent_table), f.equal) USING (f.child).view;
+    GET DIAGNOSTICS n = ROW_COUNT;
+    IF n = 10000 THEN
+      PERFORM run_ops.raise_orphans(ARRAY[format('%s or more rows of %s break foreign key %I', n, f.child_table, f.conname)]);
+    END IF;
+  END LOOP;
+END $$;
+COMMENT ON FUNCTION run_ops.suspect_orphans() IS
+  'checks every foreign key while the service runs, and remembers rows that break one to be looked at again';
+REVOKE EXECUTE ON FUNCTION run_ops.suspect_orphans() FROM PUBLIC;
+
+-- Few rows are looked up in large tables, which the planner cannot know.
+CREATE FUNCTION run_ops.refuse_settled_orphans() RETURNS void
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+  SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+AS $$
+DECLARE
+  f     record;
+  m     text;
+  n     bigint;
+  lines text[] := '{}';
+BEGIN
+  FOR f IN SELECT * FROM run_ops.foreign_keys() LOOP
+    -- rows that refer
+    EXECUTE format('SELECT count(DISTINCT s.key) FROM run_ops.settled_row AS s JOIN %s AS x ON %s '
+                   'WHERE s.view = $1 AND %s AND NOT EXISTS (SELECT FROM %s AS y WHERE %s)',
+                   f.child_table, run_ops.key_equals(f.child, (f.child).key_columns, (f.child).key_columns), f.present, f.parent_table, f.equal)
+      INTO n USING (f.child).view;
+    -- rows that are gone, and what refers to them
+    IF EXISTS (SELECT FROM run_ops.settled_row AS s WHERE s.view = (f.parent).view) THEN
+      EXECUTE format('SELECT $2 + count(*) FROM %s AS x %s AND %s AND NOT EXISTS (SELECT FROM %s AS y WHERE %s)', f.child_table,
+        CASE WHEN f.parent_columns <@ (f.parent).key_columns
+             THEN format('JOIN (SELECT DISTINCT key FROM run_ops.settled_row WHERE view = $1) AS s ON %s WHERE true',
+                         run_ops.key_equals(f.parent, f.parent_columns, f.child_columns))
+             ELSE 'WHERE true' END, f.present, f.parent_table, f.equal)
+        INTO n USING (f.parent).view, n;
+    END IF;
+    IF n > 0 THEN
+      lines := lines || format('%s rows of %s break foreign key %I', n, f.child_table, f.conname);
+    END IF;
+  END LOOP;
+  PERFORM run_ops.raise_orphans(lines) WHERE lines <> '{}';
+END $$;
+COMMENT ON FUNCTION run_ops.refuse_settled_orphans() IS
+  'checks the foreign keys of the rows in run_ops.settled_row; writes must be closed';
+REVOKE EXECUTE ON FUNCTION run_ops.refuse_settled_orphans() FROM PUBLIC;
+
+CREATE FUNCTION run_ops.key_equals(t run_ops.routed_table, key_columns name[], columns name[]) RETURNS text
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT string_agg(format('x.%I = (s.key::jsonb ->> %s)::%s', u.c, array_position(t.key_columns, u.k) - 1, format_type(a.atttypid, a.atttypmod)), ' AND ')
+    FROM unnest(key_columns, columns) AS u (k, c) JOIN pg_attribute AS a ON a.attrelid = t.legacy AND a.attname = u.k
+$$;
+COMMENT ON FUNCTION run_ops.key_equals(run_ops.routed_table, name[], name[]) IS
+  'a condition: columns of x are what the noted key s.key has for these of its columns';
+
+CREATE FUNCTION run_ops.prepare_switch(going_forward boolean) RETURNS void
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+  IF run_ops.doubt_in_copies(going_forward) IS NOT NULL THEN
+    RETURN;
+  END IF;
+  PERFORM FROM run_ops.change_notes FOR UPDATE;  -- from here on no other session copies
+  DELETE FROM run_ops.settled_row;
+  FOR pass IN 1 .. 2 LOOP
+    FOR batch IN 1 .. 1000 LOOP
+      EXIT WHEN (SELECT c.done FROM run_ops.copy_noted(1000, going_forward, true) AS c);
+    END LOOP;
+    PERFORM run_ops.suspect_orphans() WHERE pass = 1 AND NOT going_forward;
+  END LOOP;
+END $$;
+COMMENT ON FUNCTION run_ops.prepare_switch(boolean) IS
+  'copies what is noted and checks foreign keys, so that little is left for when writes are closed';
+REVOKE EXECUTE ON FUNCTION run_ops.prepare_switch(boolean) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.forget_changes(in_stores boolean DEFAULT true) RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
   n run_ops.change_notes;
 BEGIN
-  UPDATE run_ops.copy_progress SET finished = false, position = NULL;
-  FOR n IN DELETE FROM run_ops.change_notes RETURNING * LOOP
+  UPDATE run_ops.change_notes SET forward = NULL;
+  FOR n IN SELECT * FROM run_ops.change_notes AS c WHERE c.place = 'legacy' OR in_stores LOOP
     BEGIN
       PERFORM run_ops.tell_place(n.place, 'DROP SCHEMA IF EXISTS run_ops_changes CASCADE');
+      DELETE FROM run_ops.change_notes AS c WHERE c.place = n.place;
     EXCEPTION WHEN OTHERS THEN
       RAISE NOTICE 'store "%" goes on noting which rows change', n.place
         USING DETAIL = SQLERRM, HINT = 'Run there: DROP SCHEMA run_ops_changes CASCADE;';
     END;
   END LOOP;
 END $$;
-COMMENT ON FUNCTION run_ops.forget_changes() IS
-  'ends noting what changes; what cannot be removed is left where it is, and is not believed any more';
-REVOKE EXECUTE ON FUNCTION run_ops.forget_changes() FROM PUBLIC;
+COMMENT ON FUNCTION run_ops.forget_changes(boolean) IS
+  'ends noting what changes; what is left in the stores, where this transaction may have read, is not believed any more and removed later';
+REVOKE EXECUTE ON FUNCTION run_ops.forget_changes(boolean) FROM PUBLIC;

@@ -331,7 +331,8 @@ BEGIN
     doubt := run_ops.doubt_in_notes(going_forward);
     IF doubt IS NOT NULL THEN
       RAISE NOTICE 'all rows are compared again' USING DETAIL = doubt;
-      PERFORM run_ops.forget_changes();
+      UPDATE run_ops.change_notes SET forward = NULL;
+      UPDATE run_ops.copy_progress AS c SET finished = false, position = NULL;
       RETURN QUERY SELECT NULL::regclass, NULL::text, 0::bigint, false;
       RETURN;
     END IF;
@@ -565,31 +566,33 @@ COMMENT ON FUNCTION run_ops.finish_copy(boolean) IS
   'copies what is noted and says true, or, where that is not all that may differ, every range of every table that does, compared again';
 REVOKE EXECUTE ON FUNCTION run_ops.finish_copy(boolean) FROM PUBLIC;
 
+CREATE FUNCTION run_ops.raise_orphans(lines text[]) RETURNS void
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+  RAISE EXCEPTION 'rows would refer to rows that are not there'
+    USING ERRCODE = 'foreign_key_violation', DETAIL = array_to_string(lines, E'\n'),
+          HINT = 'Correct them through the views, or drop the foreign keys.';
+END $$;
+COMMENT ON FUNCTION run_ops.raise_orphans(text[]) IS 'the error that names rows which break foreign keys';
+REVOKE EXECUTE ON FUNCTION run_ops.raise_orphans(text[]) FROM PUBLIC;
+
 CREATE FUNCTION run_ops.refuse_orphans() RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-  f     pg_constraint;
+  f     record;
   n     bigint;
   lines text[] := '{}';
 BEGIN
-  FOR f IN SELECT c.* FROM pg_constraint AS c JOIN run_ops.routed_table AS t ON t.legacy = c.conrelid
-            WHERE c.contype = 'f' AND c.conparentid = 0 LOOP
-    EXECUTE (SELECT format('SELECT count(*) FROM %s AS x WHERE %s AND NOT EXISTS (SELECT FROM %s AS y WHERE %s)',
-               f.conrelid::regclass, string_agg(format('x.%I IS NOT NULL', c.attname), ' AND '),
-               f.confrelid::regclass, string_agg(format('y.%I = x.%I', p.attname, c.attname), ' AND '))
-               FROM unnest(f.conkey, f.confkey) AS k (child, parent)
-               JOIN pg_attribute AS c ON c.attrelid = f.conrelid AND c.attnum = k.child
-               JOIN pg_attribute AS p ON p.attrelid = f.confrelid AND p.attnum = k.parent) INTO n;
+  FOR f IN SELECT * FROM run_ops.foreign_keys() LOOP
+    EXECUTE format('SELECT count(*) FROM %s AS x WHERE %s AND NOT EXISTS (SELECT FROM %s AS y WHERE %s)',
+                   f.child_table, f.present, f.parent_table, f.equal) INTO n;
     IF n > 0 THEN
-      lines := lines || format('%s rows of %s break foreign key %I', n, f.conrelid::regclass, f.conname);
+      lines := lines || format('%s rows of %s break foreign key %I', n, f.child_table, f.conname);
     END IF;
   END LOOP;
-  IF lines <> '{}' THEN
-    RAISE EXCEPTION 'rows would refer to rows that are not there'
-      USING ERRCODE = 'foreign_key_violation', DETAIL = array_to_string(lines, E'\n'),
-            HINT = 'Correct them through the views, or drop the foreign keys.';
-  END IF;
+  PERFORM run_ops.raise_orphans(lines) WHERE lines <> '{}';
 END $$;
 COMMENT ON FUNCTION run_ops.refuse_orphans() IS
   'checks the foreign keys of the local tables, whose triggers did not see what was copied';
@@ -620,8 +623,8 @@ DECLARE
   r       record;
   waiting regclass;
   keys    text;
+  noted   boolean := run_ops.finish_copy(false);
 BEGIN
-  PERFORM run_ops.finish_copy(false);
   FOR r IN SELECT t, s.store FROM run_ops.routed_table AS t JOIN run_ops.routed_store AS s ON s.view = t.view
             WHERE t.routing = 'store' LOOP
     waiting := run_ops.waiting_table(r.t, r.store);
@@ -635,7 +638,8 @@ BEGIN
         WHERE a.attrelid = (r.t).legacy AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''), waiting, keys);
     EXECUTE format('DROP TABLE %s', waiting);
   END LOOP;
-  PERFORM run_ops.refuse_orphans();
+  PERFORM run_ops.refuse_settled_orphans() WHERE noted;
+  PERFORM run_ops.refuse_orphans() WHERE NOT noted;
 END $$;
 COMMENT ON FUNCTION run_ops.finish_repatriation() IS
   'copies what repatriate() left, proves that every row of every store is here, and puts waiting rows in their place; writes must be closed';
