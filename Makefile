@@ -111,7 +111,6 @@ REGRESS ?= \
 	shards \
 	split_mode \
 	repatriate \
-	changed_rows \
 	mint_kind \
 	mint_kind_vectors \
 	control_plane \

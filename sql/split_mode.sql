@@ -106,13 +106,18 @@ CREATE PUBLICATION runs FOR TABLE run;
 CREATE PUBLICATION everything FOR ALL TABLES;
 ALTER PUBLICATION other_tables ADD TABLE run;
 SELECT run_ops.configure_split(native_realtime => false);
+SELECT run_ops.acknowledge('realtime', 'publication runs', 'a report');
 SELECT run_ops.acknowledge('realtime', 'publication runs', 'a report of old runs');
+SELECT reason FROM run_ops.acknowledgement WHERE object = 'publication runs';
 CREATE PUBLICATION runs FOR TABLE run;
 DROP PUBLICATION runs, other_tables;
 RESET client_min_messages;
 
 -- The way back: not while rows would disappear.
 SELECT run_ops.disable_split();
+-- the first call makes every change be noted from then on
+SELECT view, store, copied, done FROM run_ops.repatriate(1);
+SELECT place, forward, drained FROM run_ops.change_notes ORDER BY place;
 SELECT view, store, copied, done FROM run_ops.repatriate(1);
 SELECT view, position, finished, copied FROM run_ops.copy_progress ORDER BY view;
 CREATE PROCEDURE repatriate_all(batch_size int) LANGUAGE plpgsql AS $$
@@ -147,6 +152,7 @@ UPDATE run_ops.run SET n = 4 WHERE id = :'ksuid';
 DELETE FROM run_ops.run WHERE id = :'ksuid2';
 INSERT INTO run_ops.step VALUES ('s4', :'ksuid', 'written while off');
 UPDATE run_ops.tag SET note = 'changed here' WHERE id = 't2';
+SELECT * FROM run_ops.move_strays();
 SELECT * FROM run_ops.move_strays();
 SELECT run_ops.enable_split();
 EXECUTE all_runs;

@@ -330,11 +330,12 @@ REVOKE EXECUTE ON FUNCTION run_ops.finish_noted(boolean) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.foreign_keys()
   RETURNS TABLE (conname name, child run_ops.routed_table, parent run_ops.routed_table, child_table regclass, parent_table regclass,
-                 present text, equal text, parent_columns name[], child_columns name[])
+                 refers text, present text, equal text, parent_columns name[], child_columns name[])
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
   SELECT f.conname, t, p, f.conrelid::regclass, f.confrelid::regclass,
-         string_agg(format('x.%I IS NOT NULL', c.attname), ' AND '), string_agg(format('y.%I = x.%I', r.attname, c.attname), ' AND '),
+         string_agg(format('x.%I', c.attname), ', '), string_agg(format('x.%I IS NOT NULL', c.attname), ' AND '),
+         string_agg(format('y.%I = x.%I', r.attname, c.attname), ' AND '),
          array_agg(r.attname ORDER BY k.ord), array_agg(c.attname ORDER BY k.ord)
     FROM pg_constraint AS f JOIN run_ops.routed_table AS t ON t.legacy = f.conrelid
     LEFT JOIN run_ops.routed_table AS p ON p.legacy = f.confrelid,
@@ -379,7 +380,7 @@ BEGIN
                    run_ops.rows_at_home(f.parent, f.parent_table), f.equal) USING (f.child).view;
     GET DIAGNOSTICS n = ROW_COUNT;
     IF n = 10000 THEN
-      PERFORM run_ops.raise_orphans(ARRAY[format('%s or more rows of %s break foreign key %I', n, f.child_table, f.conname)]);
+      PERFORM run_ops.raise_orphans(ARRAY[format('%s rows or more of %s break foreign key %I', n, f.child_table, f.conname)]);
     END IF;
   END LOOP;
 END $$;
@@ -387,34 +388,41 @@ COMMENT ON FUNCTION run_ops.suspect_orphans() IS
   'checks every foreign key while the service runs, and remembers rows that break one to be looked at again';
 REVOKE EXECUTE ON FUNCTION run_ops.suspect_orphans() FROM PUBLIC;
 
--- Few rows are looked up in large tables, which the planner cannot know.
+-- Few rows are looked up in large tables, which the planner cannot know: so
+-- the order is said, and whole tables are read only where there is no index.
 CREATE FUNCTION run_ops.refuse_settled_orphans() RETURNS void
-  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
-  SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off
 AS $$
 DECLARE
   f     record;
-  m     text;
-  n     bigint;
+  came  bigint;
+  left_behind bigint;
   lines text[] := '{}';
+  settled text := 'WITH s AS MATERIALIZED (SELECT DISTINCT key FROM run_ops.settled_row WHERE view = $1), ';
 BEGIN
   FOR f IN SELECT * FROM run_ops.foreign_keys() LOOP
-    -- rows that refer
-    EXECUTE format('SELECT count(DISTINCT s.key) FROM run_ops.settled_row AS s JOIN %s AS x ON %s '
-                   'WHERE s.view = $1 AND %s AND NOT EXISTS (SELECT FROM %s AS y WHERE %s)',
-                   f.child_table, run_ops.key_equals(f.child, (f.child).key_columns, (f.child).key_columns), f.present, f.parent_table, f.equal)
-      INTO n USING (f.child).view;
+    -- rows that refer to one
+    EXECUTE format('%s x AS MATERIALIZED (SELECT %s FROM s JOIN %s AS x ON %s) '
+                   'SELECT count(*) FROM x WHERE %s AND NOT EXISTS (SELECT FROM %s AS y WHERE %s)',
+                   settled, f.refers, f.child_table, run_ops.key_equals(f.child, (f.child).key_columns, (f.child).key_columns),
+                   f.present, f.parent_table, f.equal)
+      INTO came USING (f.child).view;
     -- rows that are gone, and what refers to them
-    IF EXISTS (SELECT FROM run_ops.settled_row AS s WHERE s.view = (f.parent).view) THEN
-      EXECUTE format('SELECT $2 + count(*) FROM %s AS x %s AND %s AND NOT EXISTS (SELECT FROM %s AS y WHERE %s)', f.child_table,
-        CASE WHEN f.parent_columns <@ (f.parent).key_columns
-             THEN format('JOIN (SELECT DISTINCT key FROM run_ops.settled_row WHERE view = $1) AS s ON %s WHERE true',
-                         run_ops.key_equals(f.parent, f.parent_columns, f.child_columns))
-             ELSE 'WHERE true' END, f.present, f.parent_table, f.equal)
-        INTO n USING (f.parent).view, n;
+    left_behind := 0;
+    IF f.parent_columns <@ (f.parent).key_columns THEN
+      EXECUTE format('%s gone AS MATERIALIZED (SELECT key FROM s WHERE NOT EXISTS (SELECT FROM %s AS x WHERE %s)), '
+                     'x AS MATERIALIZED (SELECT %s FROM gone AS s JOIN %s AS x ON %s) '
+                     'SELECT count(*) FROM x WHERE NOT EXISTS (SELECT FROM %s AS y WHERE %s)',
+                     settled, f.parent_table, run_ops.key_equals(f.parent, (f.parent).key_columns, (f.parent).key_columns),
+                     f.refers, f.child_table, run_ops.key_equals(f.parent, f.parent_columns, f.child_columns), f.parent_table, f.equal)
+        INTO left_behind USING (f.parent).view;
+    ELSIF EXISTS (SELECT FROM run_ops.settled_row AS s WHERE s.view = (f.parent).view) THEN
+      EXECUTE format('SELECT count(*) FROM %s AS x WHERE %s AND NOT EXISTS (SELECT FROM %s AS y WHERE %s)',
+                     f.child_table, f.present, f.parent_table, f.equal) INTO left_behind;
     END IF;
-    IF n > 0 THEN
-      lines := lines || format('%s rows of %s break foreign key %I', n, f.child_table, f.conname);
+    -- a row may be among both
+    IF came + left_behind > 0 THEN
+      lines := lines || format('%s rows of %s break foreign key %I', greatest(came, left_behind), f.child_table, f.conname);
     END IF;
   END LOOP;
   PERFORM run_ops.raise_orphans(lines) WHERE lines <> '{}';
