@@ -211,3 +211,13 @@ DROP ROLE regress_split_app, regress_split_admin;
 SELECT oid::regprocedure FROM pg_proc
  WHERE pronamespace = 'run_ops'::regnamespace AND prosecdef
    AND NOT coalesce(proconfig::text LIKE '%search\_path=pg\_catalog, pg\_temp%', false);
+
+-- Strays are counted while writes are closed: by an index, where there is one.
+SELECT object, hint FROM run_ops.check_split() WHERE gate = 'strays' AND hint IS NOT NULL AND object LIKE 'app.%';
+SELECT run_ops.disable_split(force => true);
+SELECT object, hint FROM run_ops.local_stray_gates();
+CREATE INDEX run_strays ON app.run (id) WHERE NOT run_ops.resides(id, 'legacy');
+SELECT object, hint FROM run_ops.local_stray_gates();
+INSERT INTO app.run SELECT 'run_c' || lpad(i::text, 24, '0') FROM generate_series(1, 2000) AS i;
+VACUUM ANALYZE app.run;
+EXPLAIN (COSTS OFF) SELECT count(*) FROM app.run AS x WHERE NOT run_ops.resides(x.id, 'legacy');

@@ -391,7 +391,7 @@ REVOKE EXECUTE ON FUNCTION run_ops.suspect_orphans() FROM PUBLIC;
 -- Few rows are looked up in large tables, which the planner cannot know: so
 -- the order is said, and whole tables are read only where there is no index.
 CREATE FUNCTION run_ops.refuse_settled_orphans() RETURNS void
-  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off
 AS $$
 DECLARE
   f     record;

@@ -16,9 +16,9 @@ sub said { my ($sql) = @_; my ($ret, $out, $err) = $control_plane->psql('postgre
 
 foreach my $node ($store, $control_plane)
 {
-	$node->safe_psql('postgres', 'CREATE TABLE pair (a int, "runId" text, at timestamptz, n int, PRIMARY KEY (a, at))');
+	$node->safe_psql('postgres', 'CREATE TABLE pair (a int, "runId" text, at timestamptz, n int, PRIMARY KEY (a, at)); CREATE INDEX ON step ("runId")');
 }
-here(q(ALTER TABLE step ADD FOREIGN KEY ("runId") REFERENCES run ON DELETE CASCADE; CREATE INDEX ON step ("runId");
+here(q(ALTER TABLE step ADD FOREIGN KEY ("runId") REFERENCES run ON DELETE CASCADE;
 	   SELECT run_ops.attach_table('pair', 'anchor', 'runId');
 	   CREATE PROCEDURE all_batches(call text, batch int DEFAULT 200) LANGUAGE plpgsql AS $$
 	   DECLARE complete boolean;
