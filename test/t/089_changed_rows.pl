@@ -10,6 +10,9 @@ use SplitServers;
 use Test::More;
 
 my ($control_plane, $store) = split_servers(conf => "restart_after_crash = on\n");
+# for a recovery of its files
+$store->append_conf('postgresql.conf', 'wal_level = replica');
+$store->restart;
 sub here { my ($sql) = @_; return $control_plane->safe_psql('postgres', "SET client_min_messages = error; $sql") }
 sub there { my ($sql) = @_; return $store->safe_psql('postgres', $sql) }
 sub said { my ($sql) = @_; my ($ret, $out, $err) = $control_plane->psql('postgres', $sql); return $err }
