@@ -121,6 +121,11 @@ BEGIN
              CASE WHEN t.route_column IS NULL THEN 'true' ELSE format('NOT run_ops.resides(r.%I, ''legacy'')', t.route_column) END,
              key_text, t.view::oid),
       t.relation);
+    IF place = 'legacy' THEN
+      -- or every write would fail after DROP EXTENSION
+      commands := commands || format('; ALTER TRIGGER run_ops_changes ON %s DEPENDS ON EXTENSION run_ops_split; '
+                                     'ALTER FUNCTION run_ops_changes.%I() DEPENDS ON EXTENSION run_ops_split', t.relation, 'note_' || t.view::oid);
+    END IF;
     -- Where rows come from, whoever writes them; where they are copied to, all
     -- but the copying, which runs as a replica.
     IF (place = 'legacy') = going_forward THEN
