@@ -60,6 +60,7 @@ BEGIN
   IF place = 'legacy' THEN
     EXECUTE commands;
   ELSE
+    PERFORM run_ops.refuse_in_copy();
     EXECUTE format('SELECT %s.dblink_exec(s.server, $1) FROM run_ops.store AS s WHERE s.name = $2', run_ops.dblink_schema())
       USING format('BEGIN; SET LOCAL application_name = %L; SET LOCAL lock_timeout = %L; SET LOCAL search_path = pg_catalog, pg_temp; '
                    'SET LOCAL client_min_messages = warning; %s; COMMIT',

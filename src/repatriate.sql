@@ -373,6 +373,7 @@ CREATE FUNCTION run_ops.repatriate(batch_size int DEFAULT 1000)
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+  PERFORM run_ops.refuse_in_copy();
   IF (SELECT s.superseded FROM run_ops.split_state AS s) THEN
     RAISE EXCEPTION 'all rows are repatriated'
       USING ERRCODE = 'object_not_in_prerequisite_state', DETAIL = 'Split is off, and what the stores hold is older.';
