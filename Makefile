@@ -94,6 +94,7 @@ SQL_PARTS = \
 	distinct_database \
 	split_gates \
 	repatriate \
+	changed_rows \
 	mint_kind \
 	cache \
 	cache_epoch \

@@ -106,13 +106,18 @@ CREATE PUBLICATION runs FOR TABLE run;
 CREATE PUBLICATION everything FOR ALL TABLES;
 ALTER PUBLICATION other_tables ADD TABLE run;
 SELECT run_ops.configure_split(native_realtime => false);
+SELECT run_ops.acknowledge('realtime', 'publication runs', 'a report');
 SELECT run_ops.acknowledge('realtime', 'publication runs', 'a report of old runs');
+SELECT reason FROM run_ops.acknowledgement WHERE object = 'publication runs';
 CREATE PUBLICATION runs FOR TABLE run;
 DROP PUBLICATION runs, other_tables;
 RESET client_min_messages;
 
 -- The way back: not while rows would disappear.
 SELECT run_ops.disable_split();
+-- the first call makes every change be noted from then on
+SELECT view, store, copied, done FROM run_ops.repatriate(1);
+SELECT place, forward, drained FROM run_ops.change_notes ORDER BY place;
 SELECT view, store, copied, done FROM run_ops.repatriate(1);
 SELECT view, position, finished, copied FROM run_ops.copy_progress ORDER BY view;
 CREATE PROCEDURE repatriate_all(batch_size int) LANGUAGE plpgsql AS $$
@@ -147,6 +152,7 @@ UPDATE run_ops.run SET n = 4 WHERE id = :'ksuid';
 DELETE FROM run_ops.run WHERE id = :'ksuid2';
 INSERT INTO run_ops.step VALUES ('s4', :'ksuid', 'written while off');
 UPDATE run_ops.tag SET note = 'changed here' WHERE id = 't2';
+SELECT * FROM run_ops.move_strays();
 SELECT * FROM run_ops.move_strays();
 SELECT run_ops.enable_split();
 EXECUTE all_runs;
@@ -205,3 +211,13 @@ DROP ROLE regress_split_app, regress_split_admin;
 SELECT oid::regprocedure FROM pg_proc
  WHERE pronamespace = 'run_ops'::regnamespace AND prosecdef
    AND NOT coalesce(proconfig::text LIKE '%search\_path=pg\_catalog, pg\_temp%', false);
+
+-- Strays are counted while writes are closed: by an index, where there is one.
+SELECT object, hint FROM run_ops.check_split() WHERE gate = 'strays' AND hint IS NOT NULL AND object LIKE 'app.%';
+SELECT run_ops.disable_split(force => true);
+SELECT object, hint FROM run_ops.local_stray_gates();
+CREATE INDEX run_strays ON app.run (id) WHERE NOT run_ops.resides(id, 'legacy');
+SELECT object, hint FROM run_ops.local_stray_gates();
+INSERT INTO app.run SELECT 'run_c' || lpad(i::text, 24, '0') FROM generate_series(1, 2000) AS i;
+VACUUM ANALYZE app.run;
+EXPLAIN (COSTS OFF) SELECT count(*) FROM app.run AS x WHERE NOT run_ops.resides(x.id, 'legacy');

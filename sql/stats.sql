@@ -99,6 +99,7 @@ SELECT to_regclass('tag');
 -- Work in progress.
 SELECT * FROM run_ops.stat_progress;
 SELECT * FROM run_ops.repatriate(1) \g /dev/null
+SELECT * FROM run_ops.repatriate(1) \g /dev/null
 SELECT operation, object, store, rows_done, finished, changed_at IS NOT NULL AS changed FROM run_ops.stat_progress ORDER BY object;
 SELECT run_ops.enqueue_cleanup('environment', '{e1,e2}');
 UPDATE run_ops.cleanup_queue SET failed_at = now(), error = 'no' WHERE id = 'e2' AND store = 'new';

@@ -274,8 +274,9 @@ BEGIN
     run_ops.range_query(m.here_from, m.here_keys, m.here_row, above, upto),
     -- without a shape, a row whose key the store has belongs there as well
     CASE WHEN forward AND m.routing = 'store' THEN ' UNION ' || run_ops.range_query(
-      format('%s AS x WHERE $1 ? jsonb_build_array(%s)::text', m.here,
-             (SELECT string_agg(k || '::text', ', ' ORDER BY ord) FROM unnest(m.here_keys) WITH ORDINALITY AS u (k, ord))),
+      format('%s AS x WHERE (%s) IN (SELECT %s FROM jsonb_object_keys($1) AS k)', m.here, array_to_string(m.here_keys, ', '),
+             (SELECT string_agg(format('(k::jsonb ->> %s)::%s', ord - 1, type), ', ' ORDER BY ord)
+                FROM unnest(m.key_types) WITH ORDINALITY AS u (type, ord))),
       m.here_keys, m.here_row, above, upto) END) INTO here USING there;
   SELECT coalesce(array_agg(key) FILTER (WHERE old.value IS NOT NULL), '{}'),
          coalesce(array_agg(now.value) FILTER (WHERE now.value IS NOT NULL), '{}')
@@ -319,14 +320,34 @@ DECLARE
   m    run_ops.mirror;
   upto jsonb;
   n    bigint;
+  noted boolean := EXISTS (SELECT FROM run_ops.change_notes AS c WHERE c.forward = going_forward);
+  doubt text;
 BEGIN
   IF batch_size IS NULL OR batch_size < 1 THEN
     RAISE EXCEPTION 'batch_size must be at least 1' USING ERRCODE = 'invalid_parameter_value';
   END IF;
   PERFORM run_ops.start_progress(going_forward);
+  IF noted THEN
+    doubt := run_ops.doubt_in_notes(going_forward);
+    IF doubt IS NOT NULL THEN
+      RAISE NOTICE 'all rows are compared again' USING DETAIL = doubt;
+      UPDATE run_ops.change_notes SET forward = NULL;
+      UPDATE run_ops.copy_progress AS c SET finished = false, position = NULL;
+      RETURN QUERY SELECT NULL::regclass, NULL::text, 0::bigint, false;
+      RETURN;
+    END IF;
+  ELSIF NOT EXISTS (SELECT FROM run_ops.copy_progress AS c WHERE c.forward = going_forward AND (c.finished OR c.position IS NOT NULL))
+        AND run_ops.note_changes(going_forward) THEN
+    -- committed, with its locks, before the first row is copied
+    RETURN QUERY SELECT NULL::regclass, NULL::text, 0::bigint, false;
+    RETURN;
+  END IF;
   SELECT * INTO p FROM run_ops.copy_progress AS c
    WHERE c.forward = going_forward AND NOT c.finished ORDER BY c.view, c.store LIMIT 1 FOR UPDATE;
-  IF NOT FOUND THEN
+  IF NOT FOUND AND noted THEN
+    RETURN QUERY SELECT NULL::regclass, NULL::text, c.copied::bigint, c.done FROM run_ops.copy_noted(batch_size, going_forward, false) AS c;
+    RETURN;
+  ELSIF NOT FOUND THEN
     -- the next call begins another pass
     UPDATE run_ops.copy_progress AS c SET finished = false, position = NULL WHERE c.forward = going_forward;
     RETURN QUERY SELECT NULL::regclass, NULL::text, 0::bigint, true;
@@ -343,7 +364,7 @@ BEGIN
   RETURN QUERY SELECT p.view, p.store, coalesce(n, 0), false;
 END $$;
 COMMENT ON FUNCTION run_ops.copy_batch(int, boolean) IS
-  'one range of the present pass: compared, and copied where it differs; done when the pass is complete';
+  'one range of the present pass, compared, and copied where it differs; after the pass one batch of the rows that changed meanwhile; done when fewer than a batch were left';
 REVOKE EXECUTE ON FUNCTION run_ops.copy_batch(int, boolean) FROM PUBLIC;
 
 -- SECURITY DEFINER, here and below, for the reason given in split_mode.sql.
@@ -352,6 +373,7 @@ CREATE FUNCTION run_ops.repatriate(batch_size int DEFAULT 1000)
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+  PERFORM run_ops.refuse_in_copy();
   IF (SELECT s.superseded FROM run_ops.split_state AS s) THEN
     RAISE EXCEPTION 'all rows are repatriated'
       USING ERRCODE = 'object_not_in_prerequisite_state', DETAIL = 'Split is off, and what the stores hold is older.';
@@ -497,7 +519,7 @@ COMMENT ON FUNCTION run_ops.settle_range(run_ops.mirror, jsonb, jsonb, boolean) 
   'copies a range where it differs, and says whether it is the same on both sides then';
 REVOKE EXECUTE ON FUNCTION run_ops.settle_range(run_ops.mirror, jsonb, jsonb, boolean) FROM PUBLIC;
 
-CREATE FUNCTION run_ops.finish_copy(going_forward boolean) RETURNS void
+CREATE FUNCTION run_ops.finish_copy(going_forward boolean) RETURNS boolean
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -506,8 +528,15 @@ DECLARE
   above jsonb;
   upto  jsonb;
   again jsonb[];
+  doubt text;
 BEGIN
   PERFORM run_ops.await_store_writers();
+  doubt := run_ops.doubt_in_copies(going_forward);
+  IF doubt IS NULL THEN
+    PERFORM run_ops.finish_noted(going_forward);
+    RETURN true;
+  END IF;
+  RAISE NOTICE 'every row is compared while writes are closed' USING DETAIL = doubt;
   FOR r IN SELECT t, s.store FROM run_ops.routed_table AS t JOIN run_ops.routed_store AS s ON s.view = t.view
             ORDER BY t.view, s.store LOOP
     m := run_ops.mirror_of(r.t, r.store, going_forward);
@@ -532,37 +561,39 @@ BEGIN
       END IF;
     END LOOP;
   END LOOP;
-  DELETE FROM run_ops.copy_progress;
+  RETURN false;
 END $$;
 COMMENT ON FUNCTION run_ops.finish_copy(boolean) IS
-  'a whole pass over every table, each range copied where it differs and compared again';
+  'copies what is noted and says true, or, where that is not all that may differ, every range of every table that does, compared again';
 REVOKE EXECUTE ON FUNCTION run_ops.finish_copy(boolean) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.raise_orphans(lines text[]) RETURNS void
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+  RAISE EXCEPTION 'rows would refer to rows that are not there'
+    USING ERRCODE = 'foreign_key_violation', DETAIL = array_to_string(lines, E'\n'),
+          HINT = 'Correct them through the views, or drop the foreign keys.';
+END $$;
+COMMENT ON FUNCTION run_ops.raise_orphans(text[]) IS 'the error that names rows which break foreign keys';
+REVOKE EXECUTE ON FUNCTION run_ops.raise_orphans(text[]) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.refuse_orphans() RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-  f     pg_constraint;
+  f     record;
   n     bigint;
   lines text[] := '{}';
 BEGIN
-  FOR f IN SELECT c.* FROM pg_constraint AS c JOIN run_ops.routed_table AS t ON t.legacy = c.conrelid
-            WHERE c.contype = 'f' AND c.conparentid = 0 LOOP
-    EXECUTE (SELECT format('SELECT count(*) FROM %s AS x WHERE %s AND NOT EXISTS (SELECT FROM %s AS y WHERE %s)',
-               f.conrelid::regclass, string_agg(format('x.%I IS NOT NULL', c.attname), ' AND '),
-               f.confrelid::regclass, string_agg(format('y.%I = x.%I', p.attname, c.attname), ' AND '))
-               FROM unnest(f.conkey, f.confkey) AS k (child, parent)
-               JOIN pg_attribute AS c ON c.attrelid = f.conrelid AND c.attnum = k.child
-               JOIN pg_attribute AS p ON p.attrelid = f.confrelid AND p.attnum = k.parent) INTO n;
+  FOR f IN SELECT * FROM run_ops.foreign_keys() LOOP
+    EXECUTE format('SELECT count(*) FROM %s AS x WHERE %s AND NOT EXISTS (SELECT FROM %s AS y WHERE %s)',
+                   f.child_table, f.present, f.parent_table, f.equal) INTO n;
     IF n > 0 THEN
-      lines := lines || format('%s rows of %s break foreign key %I', n, f.conrelid::regclass, f.conname);
+      lines := lines || format('%s rows of %s break foreign key %I', n, f.child_table, f.conname);
     END IF;
   END LOOP;
-  IF lines <> '{}' THEN
-    RAISE EXCEPTION 'rows would refer to rows that are not there'
-      USING ERRCODE = 'foreign_key_violation', DETAIL = array_to_string(lines, E'\n'),
-            HINT = 'Correct them through the views, or drop the foreign keys.';
-  END IF;
+  PERFORM run_ops.raise_orphans(lines) WHERE lines <> '{}';
 END $$;
 COMMENT ON FUNCTION run_ops.refuse_orphans() IS
   'checks the foreign keys of the local tables, whose triggers did not see what was copied';
@@ -593,8 +624,8 @@ DECLARE
   r       record;
   waiting regclass;
   keys    text;
+  noted   boolean := run_ops.finish_copy(false);
 BEGIN
-  PERFORM run_ops.finish_copy(false);
   FOR r IN SELECT t, s.store FROM run_ops.routed_table AS t JOIN run_ops.routed_store AS s ON s.view = t.view
             WHERE t.routing = 'store' LOOP
     waiting := run_ops.waiting_table(r.t, r.store);
@@ -608,7 +639,8 @@ BEGIN
         WHERE a.attrelid = (r.t).legacy AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''), waiting, keys);
     EXECUTE format('DROP TABLE %s', waiting);
   END LOOP;
-  PERFORM run_ops.refuse_orphans();
+  PERFORM run_ops.refuse_settled_orphans() WHERE noted;
+  PERFORM run_ops.refuse_orphans() WHERE NOT noted;
 END $$;
 COMMENT ON FUNCTION run_ops.finish_repatriation() IS
   'copies what repatriate() left, proves that every row of every store is here, and puts waiting rows in their place; writes must be closed';

@@ -139,7 +139,9 @@ BEGIN
       USING ERRCODE = 'invalid_parameter_value',
             DETAIL = format('Gates that can be: %s.', array_to_string(run_ops.acknowledgeable_gates(), ', '));
   END IF;
-  INSERT INTO run_ops.acknowledgement VALUES (gate, object, reason);
+  INSERT INTO run_ops.acknowledgement AS a VALUES (gate, object, reason)
+  ON CONFLICT ON CONSTRAINT acknowledgement_pkey DO UPDATE
+     SET reason = excluded.reason, role = excluded.role, at = excluded.at;
   PERFORM run_ops.audit('acknowledge', jsonb_build_object('gate', gate, 'object', object, 'reason', reason));
 END $$;
 COMMENT ON FUNCTION run_ops.acknowledge(text, text, text) IS
@@ -233,9 +235,11 @@ REVOKE EXECUTE ON FUNCTION run_ops.close_writes() FROM PUBLIC;
 CREATE FUNCTION run_ops.attempt_switch(split boolean, repatriated boolean) RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+  moved boolean := split AND (SELECT s.superseded FROM run_ops.split_state AS s);
 BEGIN
   PERFORM run_ops.close_writes();
-  IF split AND (SELECT s.superseded FROM run_ops.split_state AS s) THEN
+  IF moved THEN
     PERFORM run_ops.finish_move_to_stores();
   ELSIF split THEN
     PERFORM run_ops.refuse_failing_gates('cannot enable split mode',
@@ -246,6 +250,11 @@ BEGIN
   UPDATE run_ops.split_state
      SET enabled = split, superseded = NOT split AND (repatriated OR superseded), changed_at = clock_timestamp();
   PERFORM run_ops.swap_views(split);
+  IF moved OR repatriated THEN
+    PERFORM run_ops.forget_changes(split);
+    DELETE FROM run_ops.settled_row;
+    DELETE FROM run_ops.copy_progress;
+  END IF;
 END $$;
 COMMENT ON FUNCTION run_ops.attempt_switch(boolean, boolean) IS
   'one attempt to switch: closes writes, moves what has to be moved, swaps the views';
@@ -297,11 +306,14 @@ BEGIN
     RETURN;
   END IF;
   PERFORM run_ops.bind_server();
+  PERFORM run_ops.in_attempts('SELECT run_ops.forget_changes()') WHERE EXISTS (SELECT FROM run_ops.change_notes AS n WHERE n.forward IS NULL);
   -- In a copy made with split on the views and the write lock are those of
   -- split on, and so is what waits to come home.
   UPDATE run_ops.split_state AS s SET enabled = was_on WHERE s.enabled <> was_on;
   gates := ARRAY(SELECT g FROM run_ops.check_split() AS g);
   PERFORM run_ops.refuse_failing_gates('cannot enable split mode', gates);
+  PERFORM run_ops.find_row_changers(s.name) FROM run_ops.store AS s WHERE s.server IS NOT NULL;
+  PERFORM run_ops.prepare_switch(true) WHERE (SELECT s.superseded FROM run_ops.split_state AS s);
   PERFORM run_ops.switch_split(true, false);
   unlocked := (SELECT string_agg(DISTINCT g.object, ', ') FROM unnest(gates) AS g
                 WHERE g.gate = 'write lock' AND g.hint IS NOT NULL);
@@ -351,6 +363,7 @@ BEGIN
     PERFORM run_ops.refuse_hidden_rows();
   ELSIF repatriated THEN
     PERFORM run_ops.refuse_conflicts();
+    PERFORM run_ops.prepare_switch(false);
   END IF;
   IF force AND EXISTS (SELECT FROM run_ops.copy_progress AS c WHERE c.copied > 0 AND NOT c.forward) THEN
     RAISE WARNING 'rows that run_ops.repatriate() copied are shown as they were then'
@@ -369,7 +382,9 @@ COMMENT ON FUNCTION run_ops.disable_split(boolean, boolean) IS
 CREATE VIEW run_ops.split_status AS
   SELECT CASE WHEN run_ops.split_enabled() THEN 'on'
               WHEN run_ops.server_identity() OPERATOR(pg_catalog.=) ANY (s.identities) THEN 'off'
-              WHEN s.enabled OR EXISTS (SELECT FROM run_ops.store WHERE server IS NOT NULL) THEN 'suspended'
+              -- a union view keeps a rule that a plain one does not have
+              WHEN EXISTS (SELECT FROM pg_catalog.pg_rewrite AS w JOIN run_ops.routed_table AS t ON t.view OPERATOR(pg_catalog.=) w.ev_class
+                            WHERE w.rulename OPERATOR(pg_catalog.=) 'refuse_on_conflict') THEN 'suspended'
               ELSE 'off' END AS split,
          CASE WHEN run_ops.split_enabled() THEN NULL
               WHEN NOT EXISTS (SELECT FROM run_ops.store WHERE server IS NOT NULL) THEN 'no store is attached'

@@ -49,12 +49,14 @@ CREATE TABLE run_ops.routed_store (
   view          regclass REFERENCES run_ops.routed_table ON DELETE CASCADE,
   store         text REFERENCES run_ops.store,
   foreign_table regclass NOT NULL UNIQUE,
+  changes_rows  boolean NOT NULL DEFAULT true,
   PRIMARY KEY (view, store)
 );
 COMMENT ON TABLE run_ops.routed_store IS 'the foreign table of a routed table in each store but legacy';
 COMMENT ON COLUMN run_ops.routed_store.view IS 'the routed table';
 COMMENT ON COLUMN run_ops.routed_store.store IS 'the store';
 COMMENT ON COLUMN run_ops.routed_store.foreign_table IS 'the foreign table, in the schema run_ops_<store>';
+COMMENT ON COLUMN run_ops.routed_store.changes_rows IS 'the table in the store has, or may have, BEFORE ROW triggers, as it was when split mode was enabled or the table imported';
 
 SELECT pg_catalog.pg_extension_config_dump('run_ops.store', 'WHERE name <> ''legacy''');
 SELECT pg_catalog.pg_extension_config_dump('run_ops.routed_table', '');
@@ -230,6 +232,7 @@ BEGIN
       USING ERRCODE = 'undefined_object', HINT = 'run_ops.store lists the stores.';
   END IF;
   PERFORM run_ops.refuse_while_split(format('detach store "%s"', name));
+  PERFORM run_ops.forget_changes();
   FOR foreign_table IN
     DELETE FROM run_ops.routed_store AS r WHERE r.store = name RETURNING r.foreign_table
   LOOP

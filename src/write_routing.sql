@@ -100,20 +100,20 @@ COMMENT ON FUNCTION run_ops.build_defaults(run_ops.routed_table, boolean) IS
   'gives the view the defaults of its table, which are those of every store: a trigger cannot tell an omitted column from NULL; a sequence of this database serves every store';
 REVOKE EXECUTE ON FUNCTION run_ops.build_defaults(run_ops.routed_table, boolean) FROM PUBLIC;
 
-CREATE FUNCTION run_ops.stores_that_change_rows(t run_ops.routed_table) RETURNS SETOF text
+CREATE FUNCTION run_ops.find_row_changers(store text) RETURNS void
   LANGUAGE sql SET search_path = pg_catalog, pg_temp
 AS $$
   -- tgtype: 1 = for each row, 2 = before
-  SELECT r.store FROM run_ops.routed_store AS r
-   WHERE r.view = t.view AND EXISTS (SELECT FROM run_ops.ask_store(r.store, format(
-           'SELECT FROM pg_trigger AS g WHERE g.tgrelid = %L::regclass AND NOT g.tgisinternal AND g.tgtype & 3 = 3 '
-           'UNION ALL SELECT FROM pg_class AS c WHERE c.oid = %1$L::regclass AND c.relkind = ''p''',
-           format('%I.%I', t.store_schema, t.store_table))))
-   ORDER BY r.store
+  UPDATE run_ops.routed_store AS r SET changes_rows = (a ->> 'changes')::boolean
+    FROM run_ops.ask_store(find_row_changers.store, (SELECT format(
+           'SELECT u.view, c.relkind = ''p'' OR EXISTS (SELECT FROM pg_trigger AS g WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgtype & 3 = 3) AS changes '
+           'FROM unnest(%L::bigint[], %L::text[]) AS u (view, name) JOIN pg_class AS c ON c.oid = to_regclass(u.name)',
+           array_agg(t.view::oid), array_agg(format('%I.%I', t.store_schema, t.store_table))) FROM run_ops.routed_table AS t)) AS a
+   WHERE r.store = find_row_changers.store AND r.view = (a ->> 'view')::oid
 $$;
-COMMENT ON FUNCTION run_ops.stores_that_change_rows(run_ops.routed_table) IS
-  'stores whose table has, or may have, BEFORE ROW triggers';
-REVOKE EXECUTE ON FUNCTION run_ops.stores_that_change_rows(run_ops.routed_table) FROM PUBLIC;
+COMMENT ON FUNCTION run_ops.find_row_changers(text) IS
+  'asks a store which of its tables have, or may have, BEFORE ROW triggers';
+REVOKE EXECUTE ON FUNCTION run_ops.find_row_changers(text) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.build_triggers(t run_ops.routed_table, split boolean) RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -133,7 +133,7 @@ BEGIN
   IF NOT split THEN
     RETURN;
   END IF;
-  stores := (SELECT string_agg(quote_literal(s), ', ') FROM run_ops.stores_that_change_rows(t) AS s);
+  stores := (SELECT string_agg(quote_literal(s.store), ', ' ORDER BY s.store) FROM run_ops.routed_store AS s WHERE s.view = t.view AND s.changes_rows);
   -- Each once more for session_replication_role = replica, under which the
   -- rows would else be lost without a word.
   FOR part IN

@@ -1,0 +1,195 @@
+# What changes while rows come home or go out is noted: only that is compared
+# with writes closed, nothing is lost, doubled or hidden by any fault, and
+# where a trigger may have missed something every row is compared again.
+use strict;
+use warnings;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use lib 'test/t';
+use SplitServers;
+use Test::More;
+
+my ($control_plane, $store) = split_servers(conf => "restart_after_crash = on\n");
+# for a recovery of its files
+$store->append_conf('postgresql.conf', 'wal_level = replica');
+$store->restart;
+sub here { my ($sql) = @_; return $control_plane->safe_psql('postgres', "SET client_min_messages = error; $sql") }
+sub there { my ($sql) = @_; return $store->safe_psql('postgres', $sql) }
+sub said { my ($sql) = @_; my ($ret, $out, $err) = $control_plane->psql('postgres', $sql); return $err }
+
+foreach my $node ($store, $control_plane)
+{
+	$node->safe_psql('postgres', 'CREATE TABLE pair (a int, "runId" text, at timestamptz, n int, PRIMARY KEY (a, at)); CREATE INDEX ON step ("runId")');
+}
+here(q(ALTER TABLE step ADD FOREIGN KEY ("runId") REFERENCES run ON DELETE CASCADE;
+	   SELECT run_ops.attach_table('pair', 'anchor', 'runId');
+	   CREATE PROCEDURE all_batches(call text, batch int DEFAULT 200) LANGUAGE plpgsql AS $$
+	   DECLARE complete boolean;
+	   BEGIN
+	     LOOP
+	       EXECUTE format('SELECT done FROM run_ops.%I(%s)', call, batch) INTO complete;
+	       COMMIT;
+	       EXIT WHEN complete;
+	     END LOOP;
+	   END $$;
+	   SELECT run_ops.enable_split()));
+there(q(INSERT INTO run SELECT 'run_' || lpad(i::text, 27, '0'), 'open', i FROM generate_series(1, 1000) AS i;
+		INSERT INTO step SELECT 'step_' || i, 'run_' || lpad(i::text, 27, '0'), i FROM generate_series(1, 1000) AS i;
+		INSERT INTO pair SELECT i, 'run_' || lpad(i::text, 27, '0'), '2020-01-01 12:00+00', i FROM generate_series(1, 1000) AS i;
+		INSERT INTO tag SELECT 'tag_' || i, i FROM generate_series(1, 1000) AS i));
+
+my @tables = ('run', 'step', 'tag', 'pair');
+sub shown
+{
+	return join "\n", map { here(qq(SELECT '$_', count(*), count(DISTINCT to_jsonb(v) ->> 'id'),
+		md5(string_agg(v::text, ',' ORDER BY v::text COLLATE "C")) FROM run_ops.$_ AS v)) } @tables;
+}
+# the last switch, and whether it compared every row
+sub switch
+{
+	my ($sql, $whole, $what) = @_;
+	my $before = shown();
+	my $err = said($sql);
+	unlike($err, qr/ERROR/, "$what: done");
+	if ($whole) { like($err, qr/every row is compared while writes are closed\nDETAIL:  .*$whole/, "$what: every row is compared") }
+	else { unlike($err, qr/every row/, "$what: only noted rows are compared") }
+	is(shown(), $before, "$what: every row is shown, once and as it was");
+	is(here(q(SELECT to_regnamespace('run_ops_changes') IS NULL)), 't', "$what: no note is left here");
+	return;
+}
+my $off = 'SELECT run_ops.disable_split(repatriated => true)';
+my $on = 'SELECT run_ops.enable_split()';
+sub notes { return there('SELECT count(*) FROM run_ops_changes.note') }
+
+# --- every kind of change, through the views and beside them --------------------------------
+
+here(q(CALL all_batches('repatriate')));
+is(notes(), '0', 'nothing changed');
+my $sessions = q(SET datestyle = 'SQL, DMY'; SET timezone = 'Asia/Tokyo';);
+$store->safe_psql('postgres', $sessions . q(
+	UPDATE run SET n = -n WHERE n <= 5; DELETE FROM step WHERE n = 7; INSERT INTO tag VALUES ('tag_new', 1); DELETE FROM tag WHERE n = 9;
+	UPDATE pair SET at = '2021-01-01 13:00+00' WHERE a = 3; DELETE FROM pair WHERE a = 4;
+	BEGIN; UPDATE run SET n = 0; ROLLBACK;
+	SET session_replication_role = replica; UPDATE run SET n = 77 WHERE n = 70));
+here(qq(UPDATE run_ops_new.run SET n = 1000000 WHERE n = 100; DELETE FROM run_ops_new.tag WHERE n = 20));
+is(notes(), 5 + 1 + 1 + 1 + 2 + 1 + 1 + 1 + 1, 'each is noted, what was rolled back is not');
+# a copy that somebody touched here
+here(q(SET session_replication_role = origin; DELETE FROM public.run WHERE n = 50 AND NOT run_ops.resides(id, 'legacy')));
+switch($off, undef, 'home');
+is(here('SELECT count(*) FROM run WHERE n = 50'), '1', 'home: with the copy that was deleted');
+
+here(q(CALL all_batches('move_strays')));
+here(q(UPDATE run_ops.run SET n = n + 1 WHERE n < 10; DELETE FROM run_ops.step WHERE n = 11; INSERT INTO run_ops.tag VALUES ('tag_out', 1);
+	   DELETE FROM run_ops.tag WHERE n = 12; UPDATE run_ops.pair SET n = -1 WHERE a = 8));
+there(q(UPDATE run SET n = 4711 WHERE n = 60; DELETE FROM step WHERE n = 61));
+switch($on, undef, 'out');
+is(here('SELECT count(*) FROM run WHERE NOT run_ops.resides(id, \'legacy\')'), '0', 'out: nothing is left here');
+is(there(q(SELECT to_regnamespace('run_ops_changes') IS NULL)), 't', 'out: no note is left there');
+
+# --- where a trigger may have missed something ------------------------------------------------
+
+my @doubts = (
+	'a trigger dropped' => qr/is not what it was/ => sub { there(q(DROP TRIGGER run_ops_changes ON run; UPDATE run SET n = n + 1)) },
+	'a trigger off for a while' => qr/is not what it was/ => sub {
+		there(q(ALTER TABLE run DISABLE TRIGGER run_ops_changes; UPDATE run SET n = n + 1; ALTER TABLE run ENABLE ALWAYS TRIGGER run_ops_changes)) },
+	'TRUNCATE' => qr/is not what it was/ => sub { there(q(TRUNCATE tag; INSERT INTO tag VALUES ('tag_after', 5))) },
+	'the notes dropped' => qr/has other notes, or none|is not what it was/ => sub { there(q(DROP SCHEMA run_ops_changes CASCADE; UPDATE run SET n = n + 1)) },
+	'the notes emptied' => qr/is not what it was/ => sub { there(q(UPDATE run SET n = n + 1; TRUNCATE run_ops_changes.note)) },
+	'the store restored' => qr/is not what it was, or the server was restored/ => sub {
+		$store->stop; append_to_file($store->data_dir . '/recovery.signal', '');
+		$store->append_conf('postgresql.conf', "restore_command = 'false'\nrecovery_target_timeline = 'latest'");
+		$store->start;
+		$store->poll_query_until('postgres', 'SELECT NOT pg_is_in_recovery()') or die;
+		there(q(UPDATE run SET n = n + 1)) });
+while (my ($what, $why, $do) = splice @doubts, 0, 3)
+{
+	here(q(CALL all_batches('repatriate', 2000)));
+	$do->();
+	switch($off, $why, $what);
+	here(q(CALL all_batches('move_strays', 2000)));
+	switch($on, undef, "out after $what");
+}
+
+# repatriate() itself begins anew, and says why
+here(q(CALL all_batches('repatriate', 2000)));
+there(q(ALTER TABLE run DISABLE TRIGGER run_ops_changes; UPDATE run SET n = n + 1));
+like(said(q(CALL all_batches('repatriate', 2000))), qr/all rows are compared again\nDETAIL:  in store "new" a table or its trigger/, 'repatriate() compares again');
+switch($off, undef, 'after that');
+switch($on, qr/not all rows were copied before/, 'out at once');
+
+# --- faults --------------------------------------------------------------------------------------
+
+# killed after a batch was copied, before its notes were removed; and before the copy was committed
+here(q(CALL all_batches('repatriate', 2000)));
+foreach my $commits (1, 0)
+{
+	my $drained = notes();
+	there('UPDATE run SET n = n + 1 WHERE n % 10 = ' . (3 + 2 * $commits));
+	my $many = notes() - $drained;
+	cmp_ok($many, '>', 50, 'notes');
+	my $session = $control_plane->background_psql('postgres');
+	$session->query_safe('BEGIN; SELECT run_ops.repatriate(100); SELECT run_ops.repatriate(100)');
+	is(notes(), $many, 'notes stay until the copies are committed');
+	$session->query_safe('COMMIT') if $commits;
+	my $pid = $session->query_safe('SELECT pg_backend_pid()');
+	kill 'KILL', $pid;
+	$session->{run}->kill_kill;
+	$control_plane->poll_query_until('postgres', 'SELECT true') or die;
+	$store->restart('immediate') if $commits;
+}
+here('SELECT run_ops.repatriate(100)');
+switch($off, undef, 'killed between copy and removal');
+here(q(CALL all_batches('move_strays', 2000)));
+switch($on, undef, 'out after that');
+
+# orphans: what is copied at the last moment is checked as well
+here(q(CALL all_batches('repatriate', 2000)));
+there(q(DELETE FROM run WHERE n = (SELECT max(n) FROM run)));
+like(said($off), qr/rows would refer to rows that are not there\nDETAIL:  1 rows of public\.step break foreign key/, 'a parent that is gone');
+there(q(DELETE FROM step AS s WHERE NOT EXISTS (SELECT FROM run AS r WHERE r.id = s."runId"); INSERT INTO step VALUES ('step_orphan', 'run_999999999999999999999999999', 1)));
+like(said($off), qr/rows would refer to rows that are not there\nDETAIL:  1 rows of public\.step break foreign key/, 'a child that came');
+there(q(DELETE FROM step WHERE id = 'step_orphan'));
+switch($off, undef, 'corrected');
+switch($on, qr/not all rows/, 'out again');
+
+# --- who may not create a trigger ---------------------------------------------------------------
+
+there(q(CREATE ROLE plain LOGIN; GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO plain;
+		GRANT EXECUTE ON FUNCTION pg_control_system() TO plain));
+here(q(ALTER USER MAPPING FOR CURRENT_USER SERVER new OPTIONS (ADD user 'plain')));
+like(said(q(CALL all_batches('repatriate', 2000))), qr/changes are not noted.*\nDETAIL:  permission denied/, 'no right to note');
+there(q(UPDATE run SET n = n + 1 WHERE n % 10 = 1));
+switch($off, qr/not all rows were copied before|were not noted/, 'without notes');
+here(q(ALTER USER MAPPING FOR CURRENT_USER SERVER new OPTIONS (DROP user)));
+switch($on, qr/not all rows/, 'out once more');
+
+# --- under load ------------------------------------------------------------------------------------
+
+here(q(CREATE TABLE written (id text PRIMARY KEY, n int)));
+my $script = $control_plane->basedir . '/write.sql';
+append_to_file($script, q(\set n random(1, 1000)
+	SET run_ops_split.cross_store_writes = allow;
+	BEGIN;
+	UPDATE run_ops.run SET n = n + 1 WHERE id = 'run_' || lpad(:n::text, 27, '0');
+	INSERT INTO written VALUES ('run_' || lpad(:n::text, 27, '0'), 1) ON CONFLICT (id) DO UPDATE SET n = written.n + 1;
+	COMMIT;
+));
+here(q(CREATE TABLE start AS SELECT id, n FROM run_ops.run));
+my ($out, $err) = ('', '');
+my $load = IPC::Run::start([ 'pgbench', '-n', '-c', 4, '-R', 100, '-T', 3600, '-f', $script, $control_plane->connstr('postgres') ], '>', \$out, '2>', \$err);
+foreach my $round (1 .. 3)
+{
+	here(q(CALL all_batches('repatriate', 2000)));
+	unlike(said('SET run_ops_split.swap_attempts = 1000; ' . $off), qr/ERROR|every row/, "home under load, $round");
+	here(q(CALL all_batches('move_strays', 2000)));
+	unlike(said('SET run_ops_split.swap_attempts = 1000; ' . $on), qr/ERROR|every row/, "out under load, $round");
+}
+$load->signal('INT');
+$load->finish;
+unlike($err, qr/ERROR|aborted/, 'no client saw an error') or diag($err);
+$control_plane->poll_query_until('postgres', q(SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'pgbench')));
+cmp_ok(here('SELECT sum(n) FROM written'), '>', 100, 'clients wrote');
+is(here(q(SELECT count(*) FROM start AS s LEFT JOIN written AS w USING (id) FULL JOIN run_ops.run AS r USING (id)
+	WHERE r.n IS DISTINCT FROM s.n + coalesce(w.n, 0))), '0', 'every write counts, once');
+
+done_testing();
