@@ -188,7 +188,7 @@ pinned_path_context(void *arg)
  */
 int
 frame_execute_plan(WriteFrame *frame, SPIPlanPtr plan, Datum *values,
-			 const char *nulls, bool read_only, long count)
+				   const char *nulls, bool read_only, long count)
 {
 	ErrorContextCallback errcallback;
 	Oid			owner;
@@ -226,8 +226,8 @@ frame_execute_plan(WriteFrame *frame, SPIPlanPtr plan, Datum *values,
  */
 uint64
 frame_run_statement(WriteFrame *frame, StoreTable *table, StoreAction action,
-			  Bitmapset *columns, Datum *values, char *nulls,
-			  HeapTuple *returned)
+					Bitmapset *columns, Datum *values, char *nulls,
+					HeapTuple *returned)
 {
 	SPIPlanPtr	plan;
 	uint64		processed;
@@ -287,7 +287,7 @@ insert_rows(WriteFrame *frame, StoreTable *table, Tuplestorestate *rows)
 	if (SPI_register_relation(enr) != SPI_OK_REL_REGISTER)
 		elog(ERROR, "could not register the rows");
 	if (frame_execute_plan(frame, routed_view_statement(view, table, ACTION_INSERT, NULL),
-					 NULL, NULL, false, 0) < 0)
+						   NULL, NULL, false, 0) < 0)
 		elog(ERROR, "could not write to store \"%s\"", table->store);
 	if (table->foreign && SPI_processed > 0)
 		note_foreign_write(table->relid);
@@ -349,7 +349,7 @@ send_changes(WriteFrame *frame, StoreTable *table, Changes *changes)
 	if (n > 1)
 		action = action == ACTION_UPDATE ? ACTION_UPDATE_MANY : ACTION_DELETE_MANY;
 	processed = frame_run_statement(frame, table, action, changes->columns,
-							  values, nulls, NULL);
+									values, nulls, NULL);
 	if (processed != n)
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
@@ -408,7 +408,7 @@ begin_changes(WriteFrame *frame, StoreAction action, Bitmapset *columns)
 /* Collects a change that is not yet made.  False: it is to be made at once. */
 bool
 frame_collect_change(WriteFrame *frame, int i, StoreAction action, Bitmapset *columns,
-			   Datum *values, char *nulls)
+					 Datum *values, char *nulls)
 {
 	RoutedView *view = frame->view;
 	StoreTable *table = &view->tables[i];

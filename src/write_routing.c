@@ -201,7 +201,7 @@ find_table(WriteFrame *frame, Datum *keys, char *nulls)
 	for (int i = 0; i < last; i++)
 	{
 		if (frame_run_statement(frame, &view->tables[i], ACTION_FIND, NULL, keys, nulls,
-						  NULL) > 0)
+								NULL) > 0)
 			return i;
 	}
 	return last;
@@ -268,7 +268,7 @@ change_local_row(WriteFrame *frame, StoreTable *table, StoreAction action,
 	{
 		statement_snapshot = GetActiveSnapshot();
 		processed = frame_run_statement(frame, table, action, columns, values, nulls,
-								  stored);
+										stored);
 	}
 	PG_FINALLY();
 	{
@@ -334,9 +334,9 @@ insert_row(WriteFrame *frame, HeapTuple row)
 	}
 	frame_write_all_collected(write_frames, NULL, NULL);
 	return frame_insert_one(frame, &view->tables[i],
-					  insert_conflicts == INSERT_CONFLICTS_SKIP ?
-					  ACTION_INSERT_ONE_SKIP : ACTION_INSERT_ONE_RETURNING,
-					  row);
+							insert_conflicts == INSERT_CONFLICTS_SKIP ?
+							ACTION_INSERT_ONE_SKIP : ACTION_INSERT_ONE_RETURNING,
+							row);
 }
 
 /* An UPDATE of the column that tells the store must not move the row. */
@@ -449,7 +449,7 @@ change_row(WriteFrame *frame, HeapTuple old, HeapTuple row)
 		/* it may be there, and kept as it is by a trigger */
 		if (i < last && view->tables[i].changes_rows &&
 			frame_run_statement(frame, &view->tables[i], ACTION_FIND, NULL, params, nulls,
-						  NULL) > 0)
+								NULL) > 0)
 			break;
 	}
 	return NULL;
