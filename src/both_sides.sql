@@ -55,10 +55,11 @@ BEGIN
   EXECUTE format('SELECT %s.dblink_connect($1, $2)', dblink) USING connection, store_server;
   PERFORM run_ops.limit_wait(0);
   -- The store's own settings must not change what names and types look like.
-  -- Local, for a pooler hands the connection on as it is
+  -- Local, for a pooler hands the connection on as it is.  JIT would compile for
+  -- a second what then runs for milliseconds.
   query := format('SELECT set_config(name, value, true) FROM (VALUES (''application_name'', %L), (''statement_timeout'', %L), (''search_path'', ''pg_catalog''), '
                   '(''datestyle'', ''ISO, YMD''), (''timezone'', ''UTC''), (''intervalstyle'', ''postgres''), '
-                  '(''extra_float_digits'', ''1''), (''bytea_output'', ''hex'')) AS s (name, value); '
+                  '(''extra_float_digits'', ''1''), (''bytea_output'', ''hex''), (''jit'', ''off'')) AS s (name, value); '
                   'SELECT to_jsonb(q) FROM (%s) AS q', run_ops.client_name(), coalesce(patience, run_ops.setting('store_timeout')), query);
   EXECUTE format('SELECT %s.dblink_send_query($1, $2)', dblink) USING connection, query;
   FOR result IN 1..2 LOOP

@@ -367,10 +367,11 @@ COMMENT ON FUNCTION run_ops.copy_batch(int, boolean) IS
   'one range of the present pass, compared, and copied where it differs; after the pass one batch of the rows that changed meanwhile; done when fewer than a batch were left';
 REVOKE EXECUTE ON FUNCTION run_ops.copy_batch(int, boolean) FROM PUBLIC;
 
--- SECURITY DEFINER, here and below, for the reason given in split_mode.sql.
+-- SECURITY DEFINER, here and below, for the reason given in split_mode.sql.  No
+-- JIT: it would compile for a second what then runs for milliseconds.
 CREATE FUNCTION run_ops.repatriate(batch_size int DEFAULT 1000)
   RETURNS TABLE (view regclass, store text, copied bigint, done boolean)
-  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 BEGIN
   PERFORM run_ops.refuse_in_copy();
@@ -385,7 +386,7 @@ COMMENT ON FUNCTION run_ops.repatriate(int) IS
 
 CREATE FUNCTION run_ops.move_strays(batch_size int DEFAULT 1000)
   RETURNS TABLE (view regclass, store text, copied bigint, done boolean)
-  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 BEGIN
   PERFORM run_ops.refuse_in_copy();
@@ -410,7 +411,7 @@ COMMENT ON FUNCTION run_ops.move_strays(int) IS
 
 CREATE FUNCTION run_ops.verify_repatriation()
   RETURNS TABLE (view regclass, store text, ranges bigint, differing bigint)
-  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 DECLARE
   r     record;
@@ -437,7 +438,7 @@ COMMENT ON FUNCTION run_ops.verify_repatriation() IS
 
 CREATE FUNCTION run_ops.repatriation_conflicts()
   RETURNS TABLE (view regclass, store text, unique_index regclass, store_key jsonb, legacy_key jsonb)
-  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 #variable_conflict use_column
 DECLARE

@@ -409,7 +409,7 @@ REVOKE EXECUTE ON FUNCTION run_ops.gates() FROM PUBLIC;
 
 -- SECURITY DEFINER for the reason given in split_mode.sql.
 CREATE FUNCTION run_ops.check_split() RETURNS SETOF run_ops.gate
-  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 BEGIN
   -- with the rights of the owner, whose user mapping reaches the stores

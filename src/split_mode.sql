@@ -293,7 +293,7 @@ COMMENT ON FUNCTION run_ops.refuse_failing_gates(text, run_ops.gate[]) IS
   'raises one error that lists every gate that does not hold, if there is one';
 
 CREATE FUNCTION run_ops.enable_split() RETURNS void
-  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 DECLARE
   gates    run_ops.gate[];
@@ -344,7 +344,7 @@ REVOKE EXECUTE ON FUNCTION run_ops.refuse_hidden_rows() FROM PUBLIC;
 
 CREATE FUNCTION run_ops.disable_split(force boolean DEFAULT false, repatriated boolean DEFAULT false)
   RETURNS void
-  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 BEGIN
   IF force AND repatriated THEN
