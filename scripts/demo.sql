@@ -91,7 +91,15 @@ DELETE FROM run_ops."TaskRunTag" AS t USING run_ops."TaskRunTag" AS o
 DELETE FROM run_ops."WaitpointTag" AS t USING run_ops."WaitpointTag" AS o
  WHERE o."environmentId" = t."environmentId" AND o.name = t.name AND o.id > t.id;
 \echo '-- in batches while the service runs; what is left is copied with writes closed, and compared'
-SELECT * FROM run_ops.repatriate(50);
+DO $$
+DECLARE complete boolean;
+BEGIN
+  LOOP
+    SELECT r.done INTO complete FROM run_ops.repatriate(50) AS r;
+    COMMIT;
+    EXIT WHEN complete;
+  END LOOP;
+END $$;
 SELECT run_ops.disable_split(repatriated => true);
 SELECT count(*) AS runs_here FROM run_ops."TaskRun";
 SELECT action FROM run_ops.audit_log ORDER BY at;
