@@ -5,6 +5,8 @@ use strict;
 use warnings;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use lib 'test/t';
+use SplitServers;
 use Test::More;
 use Time::HiRes qw(usleep);
 
@@ -48,20 +50,6 @@ my $left = qq(SELECT count(*) FROM run_ops."TaskRun" WHERE "runtimeEnvironmentId
 cmp_ok($control_plane->safe_psql('regress_kill', $left), '>', 500, 'there is something to delete');
 $control_plane->safe_psql('regress_kill', qq(DELETE FROM "RuntimeEnvironment" WHERE id = '$env'));
 
-# A server that is starting again breaks the connection, which
-# poll_query_until() does not like.
-sub await_recovery
-{
-	foreach (1 .. 1800)
-	{
-		return if IPC::Run::run(
-			[ 'psql', '-XAtqd', $control_plane->connstr('regress_kill'), '-c', 'SELECT' ],
-			'>', \my $out, '2>', \my $err);
-		usleep(100_000);
-	}
-	BAIL_OUT('no recovery');
-}
-
 my $killed = 0;
 for my $round (1 .. 400)
 {
@@ -79,7 +67,7 @@ for my $round (1 .. 400)
 		$killed++;
 	}
 	$_->finish foreach @sessions;
-	await_recovery();
+	await_recovery($control_plane, 'regress_kill');
 	last if $killed == 50;
 }
 is($killed, 50, 'killed at work');

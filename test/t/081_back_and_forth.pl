@@ -53,7 +53,7 @@ sub crash_while_the_store_commits
 		'the store commits');
 	kill 'KILL', here(q(SELECT pid FROM pg_stat_activity WHERE application_name = 'writer'));
 	$writer->finish;
-	$control_plane->poll_query_until('postgres', 'SELECT true') or die;
+	await_recovery($control_plane);
 	return;
 }
 sub the_store_has_committed

@@ -134,7 +134,7 @@ foreach my $commits (1, 0)
 	my $pid = $session->query_safe('SELECT pg_backend_pid()');
 	kill 'KILL', $pid;
 	$session->{run}->kill_kill;
-	$control_plane->poll_query_until('postgres', 'SELECT true') or die;
+	await_recovery($control_plane);
 	$store->restart('immediate') if $commits;
 }
 here('SELECT run_ops.repatriate(100)');

@@ -5,10 +5,11 @@ package SplitServers;
 use strict;
 use warnings;
 use Exporter 'import';
+use IPC::Run;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 
-our @EXPORT = qw(cuid ksuid new_server split_servers point_store failing_gates);
+our @EXPORT = qw(cuid ksuid new_server split_servers point_store failing_gates await_recovery);
 
 # ids with a number in them
 sub cuid { return sprintf 'run_c%024d', shift }
@@ -66,6 +67,20 @@ sub failing_gates
 	my ($control_plane, @settings) = @_;
 	return $control_plane->safe_psql('postgres', join('', map { "SET $_;" } @settings)
 		  . q(SELECT concat_ws(' ', gate, nullif(object, '')) || ': ' || detail FROM run_ops.check_split() WHERE ok IS NOT TRUE));
+}
+
+# Waits until a server that has crashed takes statements again.  It breaks
+# connections until then, which poll_query_until() does not like.
+sub await_recovery
+{
+	my ($node, $database) = @_;
+	foreach (1 .. 1800)
+	{
+		return if IPC::Run::run([ 'psql', '-XAtqd', $node->connstr($database // 'postgres'), '-c', 'SELECT' ],
+			'>', \my $out, '2>', \my $err);
+		select undef, undef, undef, 0.1;
+	}
+	die $node->name . ' does not recover';
 }
 
 1;
