@@ -109,21 +109,10 @@ foreach my $id (cuid(900), ksuid(900))
 	is($control_plane->safe_psql('postgres', "SELECT count(*) FROM run_ops.run WHERE id = '$id'"), '0', "$id is not yet seen");
 	kill 'KILL', $pid;
 	eval { $writer->quit };
-	await_recovery();
+	await_recovery($control_plane);
 	ok($store->poll_query_until('postgres', q(SELECT count(*) = 0 FROM pg_stat_activity WHERE state LIKE 'idle in transaction%')),
 		'the store has noticed the crash');
 	is($control_plane->safe_psql('postgres', "SELECT count(*) FROM run_ops.run WHERE id = '$id'"), '0', "$id is not there after a crash");
-}
-
-sub await_recovery
-{
-	foreach (1 .. 600)
-	{
-		return if IPC::Run::run([ 'psql', '-XAtqd', $control_plane->connstr('postgres'), '-c', 'SELECT' ],
-			'>', \my $o, '2>', \my $e);
-		select undef, undef, undef, 0.1;
-	}
-	BAIL_OUT('no recovery');
 }
 
 sub quoted { return "'$_[0]'" }
@@ -146,7 +135,7 @@ ok($store->poll_query_until('postgres', q(SELECT count(*) = 1 FROM pg_locks WHER
 my $pid = $control_plane->safe_psql('postgres', q(SELECT pid FROM pg_stat_activity WHERE query LIKE '%COMMIT' AND pid <> pg_backend_pid()));
 kill 'KILL', $pid;
 $both->finish;
-await_recovery();
+await_recovery($control_plane);
 $holder->query_safe('SELECT pg_advisory_unlock(1)');
 $holder->quit;
 ok($store->poll_query_until('postgres', 'SELECT count(*) = 1 FROM child'), 'the store has committed');

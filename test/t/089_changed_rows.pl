@@ -135,7 +135,7 @@ foreach my $commits (1, 0)
 	kill 'KILL', $pid;
 	$session->{run}->kill_kill;
 	await_recovery($control_plane);
-	$store->restart('immediate') if $commits;
+	if ($commits) { $store->stop('immediate'); $store->start }
 }
 here('SELECT run_ops.repatriate(100)');
 switch($off, undef, 'killed between copy and removal');
