@@ -533,13 +533,14 @@ append_to_file("$ledgers/attached", '');
 # nothing of its indexes: tried again, rather than enabled with nothing
 # acknowledged.
 my $gates = q[DO $$ DECLARE g run_ops.gate; BEGIN
-	FOR g IN SELECT * FROM run_ops.check_split() WHERE NOT ok LOOP
-	  CASE g.gate
-	    WHEN 'reachable' THEN RAISE EXCEPTION '%', g.detail USING ERRCODE = '08006';
-	    WHEN 'index' THEN PERFORM run_ops.acknowledge(g.gate, g.object, 'known');
-	    WHEN 'refreshed' THEN EXECUTE g.hint;
-	    ELSE NULL;
-	  END CASE;
+	FOR g IN SELECT * FROM run_ops.check_split() WHERE ok IS NOT TRUE LOOP
+	  IF g.ok IS NULL OR g.gate = 'reachable' THEN
+	    RAISE EXCEPTION '%', g.detail USING ERRCODE = '08006';
+	  ELSIF g.gate = 'index' THEN
+	    PERFORM run_ops.acknowledge(g.gate, g.object, 'known');
+	  ELSIF g.gate = 'refreshed' THEN
+	    EXECUTE g.hint;
+	  END IF;
 	END LOOP;
 END $$;];
 foreach my $cycle (1 .. $cycles + 1)
