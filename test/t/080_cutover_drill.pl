@@ -54,6 +54,8 @@ deadlock_timeout = '200ms'
 $control_plane->append_conf('postgresql.conf', q(
 run_ops_split.mint_enabled = on
 run_ops_split.mint_flip_grace = '200ms'
+# a machine with much else to do makes transactions long
+run_ops_split.swap_lock_timeout = '1s'
 ));
 $control_plane->reload;
 
