@@ -4,7 +4,7 @@
 #   make demo [KEEP=1]                       the main job on two temporary servers
 #   make test [REGRESS=...] [ISOLATION=...] [PROVE_TESTS=...]
 #   make bench                               the ratio table, test/bench
-#   make check-mutants                       the cache without each of its guards
+#   make check-mutants                       the cache and the pruning without each of their guards
 #   make check-versions [VERSIONS="17 18"]   the tests on other PostgreSQL versions
 #   make check-package                       what is shipped, by make dist and as a Debian package
 #   make reference                           docs/reference.md from the catalog

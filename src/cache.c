@@ -53,6 +53,7 @@
 
 #include "cache.h"
 #include "compat.h"
+#include "guard.h"
 #include "run_ops_split.h"
 #include "stats.h"
 

@@ -10,16 +10,6 @@
 #include "storage/itemptr.h"
 #include "utils/hsearch.h"
 
-/*
- * Each condition that keeps an answer exact is a guard.  A test build without
- * one of them (-DRUN_OPS_CACHE_MUTANT=n) must fail; see scripts/check-mutants.
- */
-#ifdef RUN_OPS_CACHE_MUTANT
-#define GUARD(n, condition) (RUN_OPS_CACHE_MUTANT == (n) || (condition))
-#else
-#define GUARD(n, condition) (condition)
-#endif
-
 /* Longer keys are answered, but never cached. */
 #define CACHE_KEY_SIZE 64
 

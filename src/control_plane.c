@@ -32,6 +32,7 @@
 
 #include "cache.h"
 #include "control_plane.h"
+#include "guard.h"
 #include "run_ops_split.h"
 
 /* of text[], each */

@@ -41,6 +41,7 @@
 #include "utils/rel.h"
 
 #include "compat.h"
+#include "guard.h"
 #include "id_shape.h"
 #include "run_ops_split.h"
 #include "seam_pruning.h"
@@ -206,7 +207,8 @@ is_our_column(LeafFilter *filter, Node *node)
 		var->varattno > list_length(filter->leaf->translated_vars))
 		return false;
 	at_leaf = list_nth(filter->leaf->translated_vars, var->varattno - 1);
-	return at_leaf != NULL && equal(strip(at_leaf), filter->column);
+	return at_leaf != NULL &&
+		GUARD(20, equal(strip(at_leaf), filter->column));
 }
 
 /*
@@ -260,15 +262,16 @@ bound_of_equality(LeafFilter *filter, Node *ids, bool is_array)
 			any = all = id_resides(id_shape_datum(value->constvalue),
 								   store_name, store_len);
 		bound.gate = (Expr *) makeBoolConst(any, false);
-		bound.exact = all;
+		bound.exact = GUARD(23, all);
 	}
-	else if (!contain_var_clause(ids) && !contain_volatile_functions(ids) &&
+	else if (!contain_var_clause(ids) &&
+			 GUARD(21, !contain_volatile_functions(ids)) &&
 			 !contain_subplans(ids))
 	{
 		bound.gate = make_gate(filter,
 							   is_array ? "any_id_resides" : "id_resides",
 							   ids);
-		bound.exact = !is_array;
+		bound.exact = GUARD(22, !is_array);
 	}
 	return bound;
 }
@@ -326,7 +329,7 @@ bound_of_or(LeafFilter *filter, List *clauses)
 			if (!is_const_bool(one.gate, false))
 				gates = lappend(gates, one.gate);
 		}
-		bound.exact &= one.exact;
+		bound.exact &= GUARD(27, one.exact);
 	}
 	if (always || gates == NIL)
 		bound.gate = (Expr *) makeBoolConst(always, false);
@@ -343,8 +346,8 @@ bound_of_or(LeafFilter *filter, List *clauses)
 bool
 is_bytewise_equality(Oid opno, Oid collation)
 {
-	return opno == TextEqualOperator && OidIsValid(collation) &&
-		get_collation_isdeterministic(collation);
+	return GUARD(24, opno == TextEqualOperator) && OidIsValid(collation) &&
+		GUARD(25, get_collation_isdeterministic(collation));
 }
 
 static Bound
@@ -374,7 +377,8 @@ bound_of_clause(LeafFilter *filter, Node *clause)
 	{
 		ScalarArrayOpExpr *op = (ScalarArrayOpExpr *) clause;
 
-		if (op->useOr && is_bytewise_equality(op->opno, op->inputcollid) &&
+		if (GUARD(26, op->useOr) &&
+			is_bytewise_equality(op->opno, op->inputcollid) &&
 			is_our_column(filter, linitial(op->args)))
 			return bound_of_equality(filter, lsecond(op->args), true);
 	}
@@ -422,7 +426,7 @@ is_proven_by_check(LeafFilter *filter, FuncExpr *call)
 		FuncExpr   *proof;
 
 		/* children need not follow it */
-		if (!check->ccvalid || (check->ccnoinherit && rte->inh))
+		if (!GUARD(28, check->ccvalid) || (check->ccnoinherit && rte->inh))
 			continue;
 		proof = stringToNode(check->ccbin);
 		if (IsA(proof, FuncExpr) && proof->funcid == call->funcid)

@@ -31,6 +31,7 @@
 #include "utils/array.h"
 
 #include "compat.h"
+#include "guard.h"
 #include "id_shape.h"
 #include "seam_pruning.h"
 
@@ -176,7 +177,7 @@ all_reside(Node *ids, bool is_array, ParamListInfo params, text *store,
 	else
 		some = all = id_resides(id_shape_datum(value), store_name, store_len);
 	*any |= some;
-	return all;
+	return GUARD(29, all);
 }
 
 /* Is it "id = X" or "id = ANY (X)", so that all rows that meet it are here? */
@@ -213,7 +214,8 @@ clause_selects_leaf(Node *clause, Index rti, AttrNumber id,
 
 		while (IsA(column, RelabelType))
 			column = (Node *) ((RelabelType *) column)->arg;
-		if (is_column_of(column, rti) && ((Var *) column)->varattno == id)
+		if (is_column_of(column, rti) &&
+			GUARD(30, ((Var *) column)->varattno == id))
 			return all_reside(list_nth(args, 1 - side), is_array, params,
 							  store, &any) && any;
 	}
@@ -397,7 +399,7 @@ take_shortcut(Query *query, Index rti, UnionView *view, ParamListInfo params)
 	if (!in_place || rte->security_barrier)
 		return;
 	rte->subquery = make_unread_query();
-	if (query_tree_walker(query, uses_whole_row, &row, 0))
+	if (!GUARD(31, !query_tree_walker(query, uses_whole_row, &row, 0)))
 		rte->subquery = chosen;
 	else
 	{
