@@ -199,8 +199,13 @@ older_postgres() {
   . scripts/versions.sh
   local older=$VERSIONS_HOME/assert$OLDER_VERSION major
   major=$("$PG/bin/pg_config" --version | sed -nE 's/^PostgreSQL ([0-9]+).*/\1/p')
-  [ -e "$older/.complete" ] && [ "$major" -gt "$OLDER_VERSION" ] ||
-    { echo "SKIPPED: pg_upgrade from an older version than $major: PostgreSQL $OLDER_VERSION is not in $older, or not older"; return; }
+  if [ "$major" -le "$OLDER_VERSION" ]; then
+    echo "SKIPPED: pg_upgrade from an older version: $OLDER_VERSION is none for $major"
+    return
+  elif [ ! -e "$older/.complete" ]; then
+    echo "SKIPPED: pg_upgrade from PostgreSQL $OLDER_VERSION: it is not in $older, where make check-versions brings it"
+    return
+  fi
   cp -a "$older" "$WORK/older"
   cp -r "$WORK/src" "$WORK/older_src"
   [ "$(id -u)" != 0 ] || chown -R "$RUN_USER" "$WORK/older" "$WORK/older_src"
