@@ -113,8 +113,9 @@ private_postgres() {
   chown -R "$RUN_USER" "$WORK/pg" 2>/dev/null || true
   PG=$(dirname "$(readlink "$WORK/bin")")
   MAKE_PG=(PG_CONFIG="$PG/bin/pg_config")
-  [ -x "$(sed -n 's/^CLANG *= *//p' "$PG/lib/pgxs/src/Makefile.global" 2>/dev/null)" ] ||
-    MAKE_PG+=(with_llvm=no)
+  # bitcode for JIT, where its tools are
+  setting() { sed -n "s/^$1 *= *//p" "$PG/lib/pgxs/src/Makefile.global" 2>/dev/null; }
+  [ -x "$(setting CLANG)" ] && [ -x "$(setting LLVM_BINPATH)/llvm-lto" ] || MAKE_PG+=(with_llvm=no)
 }
 
 # Build a copy of the checkout, so that the checkout stays as it is.

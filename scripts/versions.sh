@@ -105,7 +105,7 @@ debian_root() {
     --dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='force-unsafe-io' \
     --include="postgresql-$v,$libpq,gcc,make,libc6-dev,libipc-run-perl,pgbouncer" \
     --customize-hook='chroot "$1" sh -ec "cd /tmp; apt-get -q download postgresql-server-dev-'"$v"'; dpkg -x postgresql-server-dev-'"$v"'_*.deb /; rm -f *.deb; rm -rf /usr/lib/postgresql/'"$v"'/lib/bitcode"' \
-    --customize-hook='for package in postgresql-'"$v"'-cron prometheus-postgres-exporter nodejs npm; do chroot "$1" env DEBIAN_FRONTEND=noninteractive apt-get -qq -y install "$package" || true; done' \
+    --customize-hook='for package in postgresql-'"$v"'-cron prometheus-postgres-exporter nodejs npm clang; do chroot "$1" env DEBIAN_FRONTEND=noninteractive apt-get -qq -y install "$package" || true; done' \
     "$base" "$root" - >"$root.log" 2>&1 ||
     { missing "its packages cannot be had: $(grep -m 1 -E '^E: ' "$root.log" || tail -n 1 "$root.log")"; return 1; }
   touch "$root/.complete"
