@@ -100,11 +100,15 @@ sub upgraded
 	return $new;
 }
 
+my $doubt = 'SELECT run_ops.doubt_in_notes(false)';
+is($control_plane->safe_psql('postgres', $doubt), '', 'what is noted of changed rows is believed');
+
 # the store: split goes on as soon as its address is known
 my $new_store = upgraded($store);
 point_store($control_plane, $new_store->host, $new_store->port);
 is(answers($control_plane), $rows, 'the upgraded store has its rows');
 is(failing_gates($control_plane), '', 'and every gate holds');
+like($control_plane->safe_psql('postgres', $doubt), qr/store "new"/, 'its notes of changed rows are believed no more');
 
 # the control plane
 my $new = upgraded($control_plane);
