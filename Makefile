@@ -150,7 +150,9 @@ ISOLATION_OPTS = --inputdir=test/isolation
 TAP_TESTS = 1
 PROVE_TESTS ?= $(wildcard test/t/*.pl)
 
-PG_CFLAGS = -Wall -Wextra -Werror -Wno-unused-parameter -Wno-sign-compare \
+# The headers of PostgreSQL 14 and 15 declare functions without parameters, which
+# say something else in C23, the default of newer compilers.
+PG_CFLAGS = -std=gnu11 -Wall -Wextra -Werror -Wno-unused-parameter -Wno-sign-compare \
 	-Wno-missing-field-initializers -Wno-cast-function-type
 # Debian's PostgreSQL was built by gcc, and its flags and headers show it
 ifneq ($(findstring clang,$(shell $(CC) --version 2>/dev/null)),)

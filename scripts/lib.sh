@@ -113,8 +113,9 @@ private_postgres() {
   chown -R "$RUN_USER" "$WORK/pg" 2>/dev/null || true
   PG=$(dirname "$(readlink "$WORK/bin")")
   MAKE_PG=(PG_CONFIG="$PG/bin/pg_config")
-  [ -x "$(sed -n 's/^CLANG *= *//p' "$PG/lib/pgxs/src/Makefile.global" 2>/dev/null)" ] ||
-    MAKE_PG+=(with_llvm=no)
+  # bitcode for JIT, where its tools are
+  setting() { sed -n "s/^$1 *= *//p" "$PG/lib/pgxs/src/Makefile.global" 2>/dev/null; }
+  [ -x "$(setting CLANG)" ] && [ -x "$(setting LLVM_BINPATH)/llvm-lto" ] || MAKE_PG+=(with_llvm=no)
 }
 
 # Build a copy of the checkout, so that the checkout stays as it is.
@@ -132,10 +133,15 @@ build_extension() {
     { cat "$WORK/build.log"; die "the build failed"; }
 }
 
+npm_ci() {
+  (cd "$1" && timeout 300 npm ci --ignore-scripts --no-audit --no-fund --prefer-offline \
+    --fetch-retries=1 --fetch-timeout=20000)
+}
+
 # The packages of examples/typescript, in the copy of the checkout, fetched by
-# the one who calls: the registry and its cache are configured for them.  What
-# cannot be had is no failure, but said loudly.  Either way the test of the
-# example finds what happened in a file.
+# the one who calls: the registry and its cache are configured for them.
+# RUN_OPS_NODE_MODULES has them already.  What cannot be had is no failure, but
+# said loudly.  Either way the test of the example finds what happened in a file.
 install_example() {
   local dir=$WORK/src/examples/typescript why= minimum
   minimum=$(sed -n 's/.*"node": ">=\(.*\)".*/\1/p' "$dir/package.json")
@@ -143,8 +149,9 @@ install_example() {
     why='node and npm are not installed'
   elif ! printf '%s\n' "$minimum" "$(node -p process.versions.node)" | sort -CV; then
     why="node $minimum or newer is needed, this is $(node --version)"
-  elif ! (cd "$dir" && timeout 300 npm ci --ignore-scripts --no-audit --no-fund --prefer-offline \
-            --fetch-retries=1 --fetch-timeout=20000) >"$WORK/npm.log" 2>&1; then
+  elif [ -n "${RUN_OPS_NODE_MODULES:-}" ]; then
+    cp -r "$RUN_OPS_NODE_MODULES" "$dir/node_modules"
+  elif ! npm_ci "$dir" >"$WORK/npm.log" 2>&1; then
     # out of reach is not the same as broken
     if (cd "$WORK" && timeout 60 npm view --prefer-online --fetch-retries=0 typescript version) >>"$WORK/npm.log" 2>&1; then
       cp "$WORK/npm.log" "$dir/npm_failed"
@@ -185,6 +192,28 @@ private_cron() {
   unpack_package "$package" || return 0
   cp "$WORK/$package/usr/lib/postgresql/$major/lib/pg_cron.so" "$("$PG/bin/pg_config" --pkglibdir)/"
   cp "$WORK/$package/usr/share/postgresql/$major/extension/"pg_cron* "$("$PG/bin/pg_config" --sharedir)/extension/"
+}
+
+# An older PostgreSQL with the extension in it, to be upgraded: in
+# $WORK/older, where make check-versions has brought its version.
+older_postgres() {
+  . scripts/versions.sh
+  local older=$VERSIONS_HOME/assert$OLDER_VERSION major
+  major=$("$PG/bin/pg_config" --version | sed -nE 's/^PostgreSQL ([0-9]+).*/\1/p')
+  if [ "$major" -le "$OLDER_VERSION" ]; then
+    echo "SKIPPED: pg_upgrade from an older version: $OLDER_VERSION is none for $major"
+    return
+  elif [ ! -e "$older/.complete" ]; then
+    echo "SKIPPED: pg_upgrade from PostgreSQL $OLDER_VERSION: it is not in $older, where make check-versions brings it"
+    return
+  fi
+  cp -a "$older" "$WORK/older"
+  cp -r "$WORK/src" "$WORK/older_src"
+  [ "$(id -u)" != 0 ] || chown -R "$RUN_USER" "$WORK/older" "$WORK/older_src"
+  (as_user make -s -C "$WORK/older_src" PG_CONFIG="$WORK/older/bin/pg_config" clean &&
+    as_user make -s -C "$WORK/older_src" PG_CONFIG="$WORK/older/bin/pg_config" all install) >"$WORK/older.log" 2>&1 ||
+    { cat "$WORK/older.log"; die "the build for PostgreSQL $OLDER_VERSION failed"; }
+  export RUN_OPS_OLD_INSTALL=$WORK/older
 }
 
 # start_server NAME PORT: data in $WORK/NAME, its socket in $WORK.

@@ -7,6 +7,8 @@
 # cannot be had here.
 
 VERSIONS_HOME=${RUN_OPS_VERSIONS_HOME:-${TMPDIR:-/tmp}/run_ops_versions}
+# what pg_upgrade is tested from
+OLDER_VERSION=${OLDER_VERSION:-15}
 
 missing() { echo "$*" >&2; return 1; }
 
@@ -82,7 +84,7 @@ unpacked_tools() {
 # --- the versions -----------------------------------------------------------------
 
 # debian_root V: a minimal root of the Debian release that has PostgreSQL V,
-# with all that `make test` needs.
+# with all that `make test` needs, and what its tests can use if it is there.
 debian_root() {
   local v=$1 root=$VERSIONS_HOME/root$1 release base libpq=libpq-dev
   [ ! -e "$root/.complete" ] || return 0
@@ -103,18 +105,21 @@ debian_root() {
     --dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='force-unsafe-io' \
     --include="postgresql-$v,$libpq,gcc,make,libc6-dev,libipc-run-perl,pgbouncer" \
     --customize-hook='chroot "$1" sh -ec "cd /tmp; apt-get -q download postgresql-server-dev-'"$v"'; dpkg -x postgresql-server-dev-'"$v"'_*.deb /; rm -f *.deb; rm -rf /usr/lib/postgresql/'"$v"'/lib/bitcode"' \
+    --customize-hook='for package in postgresql-'"$v"'-cron prometheus-postgres-exporter nodejs npm clang; do chroot "$1" env DEBIAN_FRONTEND=noninteractive apt-get -qq -y install "$package" || true; done' \
     "$base" "$root" - >"$root.log" 2>&1 ||
     { missing "its packages cannot be had: $(grep -m 1 -E '^E: ' "$root.log" || tail -n 1 "$root.log")"; return 1; }
   touch "$root/.complete"
 }
 
 # in_debian_root V COMMAND...: the checkout is at /src there, and goes away with
-# the command
+# the command; VERSIONS_HOME is where it is here
 in_debian_root() {
   local root=$VERSIONS_HOME/root$1
   shift
   unshare -m --propagation private bash -ec '
-    root=$1; shift
+    root=$1 home=$2 modules=$3; shift 3
+    mkdir -p "$root$home"
+    mount --bind "$home" "$root$home"
     mount -t proc proc "$root/proc"
     mount --rbind /dev "$root/dev"
     mount -t tmpfs tmpfs "$root/run"
@@ -123,8 +128,9 @@ in_debian_root() {
     { git ls-files -coz --exclude-standard 2>/dev/null || find . -type f -print0; } |
       tar --null -T - --ignore-failed-read -cf - 2>/dev/null | tar -xf - -C "$root/src"
     exec chroot "$root" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 \
+      RUN_OPS_VERSIONS_HOME="$home" RUN_OPS_NODE_MODULES="$modules" ${OLDER_VERSION+OLDER_VERSION="$OLDER_VERSION"} ${REMOTE_VERSIONS+REMOTE_VERSIONS="$REMOTE_VERSIONS"} \
       ${REGRESS+REGRESS="$REGRESS"} ${ISOLATION+ISOLATION="$ISOLATION"} ${PROVE_TESTS+PROVE_TESTS="$PROVE_TESTS"} \
-      bash -c "cd /src && exec \"\$@\"" _ "$@"' _ "$root" "$@"
+      bash -c "cd /src && exec \"\$@\"" _ "$@"' _ "$root" "$VERSIONS_HOME" "${RUN_OPS_NODE_MODULES:-}" "$@"
 }
 
 # assert_build V: PostgreSQL V built from its source package with assertions,

@@ -348,11 +348,12 @@ AS $$
          unnest(f.conkey, f.confkey) WITH ORDINALITY AS k (child, parent, ord)
     JOIN pg_attribute AS c ON c.attnum = k.child
     JOIN pg_attribute AS r ON r.attnum = k.parent
-   WHERE f.contype = 'f' AND f.conparentid = 0 AND c.attrelid = f.conrelid AND r.attrelid = f.confrelid
+   -- some are not enforced, from version 18 on; others lack the column
+   WHERE f.contype = 'f' AND f.conparentid = 0 AND coalesce((to_jsonb(f) ->> 'conenforced')::boolean, true) AND c.attrelid = f.conrelid AND r.attrelid = f.confrelid
    GROUP BY f.oid, f.conname, t, p, f.conrelid, f.confrelid
 $$;
 COMMENT ON FUNCTION run_ops.foreign_keys() IS
-  'the foreign keys of the local tables: conditions on x, the row that refers, and y, the row that it refers to';
+  'the enforced foreign keys of the local tables: conditions on x, the row that refers, and y, the row that it refers to';
 
 CREATE FUNCTION run_ops.rows_at_home(t run_ops.routed_table, relation regclass) RETURNS text
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp

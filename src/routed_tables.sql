@@ -127,6 +127,19 @@ BEGIN
   FOR item IN SELECT * FROM jsonb_each_text(t.store_defaults) LOOP
     EXECUTE format('ALTER FOREIGN TABLE %s ALTER COLUMN %I SET DEFAULT %s', foreign_table, item.key, item.value);
   END LOOP;
+  -- postgres_fdw imports a stored generated column as one, but a virtual one as
+  -- a plain column, which it would write
+  FOR item IN
+    SELECT a.attname AS name, format_type(a.atttypid, a.atttypmod) AS type, pg_get_expr(d.adbin, d.adrelid) AS expression,
+           (SELECT 'COLLATE ' || a.attcollation::regcollation FROM pg_type AS y WHERE y.oid = a.atttypid AND y.typcollation <> a.attcollation) AS collation,
+           coalesce(t.column_names ->> a.attname::text, a.attname::text) AS store_name
+      FROM pg_attribute AS a JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+      JOIN pg_attribute AS f ON f.attrelid = foreign_table::regclass AND f.attname = a.attname
+     WHERE a.attrelid = t.legacy AND a.attgenerated <> '' AND f.attgenerated = ''
+  LOOP
+    EXECUTE format('ALTER FOREIGN TABLE %s DROP COLUMN %I, ADD COLUMN %2$I %s OPTIONS (column_name %L) %s GENERATED ALWAYS AS (%s) STORED',
+                   foreign_table, item.name, item.type, item.store_name, item.collation, item.expression);
+  END LOOP;
   -- rows go to the store in batches, unless the server says how
   IF NOT EXISTS (SELECT FROM pg_foreign_server AS f, unnest(f.srvoptions) AS o
                   WHERE f.srvname = store_server AND o LIKE 'batch_size=%') THEN

@@ -130,12 +130,13 @@ AS $$
          format('it ties %s to %s, and only one of them has rows in the stores', f.conrelid::regclass, f.confrelid::regclass),
          'Foreign keys cannot cross databases: drop it, with a short lock_timeout.'
     FROM pg_constraint AS f
-   WHERE f.contype = 'f' AND f.conparentid = 0
+   -- some are not enforced, from version 18 on; others lack the column
+   WHERE f.contype = 'f' AND f.conparentid = 0 AND coalesce((to_jsonb(f) ->> 'conenforced')::boolean, true)
      AND EXISTS (SELECT FROM run_ops.routed_table AS t WHERE t.legacy = f.conrelid)
       <> EXISTS (SELECT FROM run_ops.routed_table AS t WHERE t.legacy = f.confrelid)
 $$;
 COMMENT ON FUNCTION run_ops.foreign_key_gates() IS
-  'foreign keys between a routed table and one that is not';
+  'enforced foreign keys between a routed table and one that is not';
 
 CREATE FUNCTION run_ops.stray_index(t run_ops.routed_table) RETURNS text
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp

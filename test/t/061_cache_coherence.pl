@@ -163,6 +163,8 @@ my $deployment_back = 'INSERT INTO "WorkerDeployment" SELECT * FROM saved_deploy
 my $swap = join '', map { "ALTER TABLE \"Project\" RENAME $_;\n" } ('slug TO other', 'name TO slug', 'other TO name');
 my $whole = 'TRUNCATE "RuntimeEnvironment";' . "\n" . 'INSERT INTO "RuntimeEnvironment" SELECT * FROM saved_env;' . "\n";
 
+my $parallel = $primary->pg_version < 16 ? 'force_parallel_mode' : 'debug_parallel_query';
+
 # weight, script
 my %on_primary = (
 	read_committed => [ 6, "BEGIN;\n" . compare('rc 1') . "\\sleep 1 ms\n" . compare('rc 2') . "\\sleep 2 ms\n" . compare('rc 3') . "COMMIT;\n" ],
@@ -175,7 +177,7 @@ my %on_primary = (
 		  . "\\if :z\nCOMMIT PREPARED 'p:client_id';\n\\else\nROLLBACK PREPARED 'p:client_id';\n\\endif\n" . compare('2pc 4') ],
 	cursor => [ 2, "BEGIN;\nDECLARE cur CURSOR FOR SELECT compare(:a, 'cursor') FROM generate_series(1, 4);\nFETCH 1 FROM cur;\n" . $project . compare('cursor own') . "FETCH 1 FROM cur;\n\\sleep 1 ms\n" . compare('beside cursor') . "FETCH 2 FROM cur;\n" . $end ],
 	exception => [ 2, "SELECT compare_failing(:a, :b, :x);\n" ],
-	parallel => [ 1, "BEGIN;\nSET LOCAL force_parallel_mode = on;\nSELECT count(*)::text::int AS bad FROM differences(:a) \\gset\nSELECT 1 / (CASE WHEN :bad > 0 THEN 0 ELSE 1 END);\nCOMMIT;\n" ],
+	parallel => [ 1, "BEGIN;\nSET LOCAL $parallel = on;\nSELECT count(*)::text::int AS bad FROM differences(:a) \\gset\nSELECT 1 / (CASE WHEN :bad > 0 THEN 0 ELSE 1 END);\nCOMMIT;\n" ],
 	update => [ 8, $env . $project . $org ],
 	deleted => [ 2, $project2 . compare('deleted project') ],
 	move => [ 3, "BEGIN;\n" . $move . compare('moved') . $move_project . compare('moved project') . $end . compare('after move') ],

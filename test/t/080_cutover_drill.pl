@@ -460,7 +460,7 @@ my %faults = (
 		my $i = ++$added;
 		foreach my $node (shuffle $control_plane, $store)
 		{
-			until_done($node, join ';', 'SET lock_timeout = 300', map { qq[ALTER TABLE public."$_" ADD COLUMN IF NOT EXISTS extra_$i int DEFAULT 0] } @migrated);
+			until_done($node, join ';', 'SET lock_timeout = 1000', map { qq[ALTER TABLE public."$_" ADD COLUMN IF NOT EXISTS extra_$i int DEFAULT 0] } @migrated);
 		}
 		until_done($control_plane, qq[SET lock_timeout = 300; SELECT run_ops.refresh_table('run_ops."$_"') FROM run_ops.routed_table WHERE view = 'run_ops."$_"'::regclass])
 		  foreach grep { try_sql($control_plane, qq[SELECT to_regclass('run_ops."$_"')]) } @migrated;

@@ -1,6 +1,9 @@
 # pg_upgrade takes a control plane and a store over, with split on.  What comes
 # out is a new server: it is suspended until split is enabled there again.
-# The server is upgraded to itself, which dumps and restores as any upgrade.
+#
+# RUN_OPS_OLD_INSTALL is an older installation that has the extension;
+# scripts/test brings it.  Without it the server is upgraded to itself, which
+# dumps and restores as any upgrade.
 use strict;
 use warnings;
 use PostgreSQL::Test::Cluster;
@@ -9,72 +12,117 @@ use lib 'test/t';
 use SplitServers;
 use Test::More;
 
-my ($control_plane, $store) = split_servers();
+my $old_install = $ENV{RUN_OPS_OLD_INSTALL};
 my ($cuid, $ksuid) = (cuid(1), ksuid(1));
-$control_plane->safe_psql('postgres', q(
+
+# a control plane and its store, all attached, split on
+sub prepared
+{
+	my ($control_plane, $store) = split_servers(allows_streaming => 0, @_);
+	$control_plane->safe_psql('postgres', q(
+	\set side legacy
+	\set orgs 1
+	\set runs 20
 	\i test/fixtures/control_plane.sql
+	\i test/fixtures/generate.sql
 	SET client_min_messages = warning;
 	SELECT run_ops.attach_control_plane('public'), run_ops.attach_cleanup();
 	DO $$ BEGIN PERFORM run_ops.acknowledge(gate, object, 'other tables of the fixture')
 	  FROM run_ops.check_split() WHERE NOT ok AND gate = 'attached'; END $$;
 	SELECT run_ops.enable_split();));
-$control_plane->safe_psql('postgres', $_) foreach (
-	"INSERT INTO run_ops.run (id, n) VALUES ('$cuid', 1); INSERT INTO run_ops.tag VALUES ('t', 1)",
-	"INSERT INTO run_ops.run (id, n) VALUES ('$ksuid', 2); INSERT INTO run_ops.step VALUES ('s', '$ksuid', 3)",
-	'DO $$ BEGIN PERFORM run_ops.repatriate() FROM generate_series(1, 3); END $$');
+	$control_plane->safe_psql('postgres', $_) foreach (
+		"INSERT INTO run_ops.run (id, n) VALUES ('$cuid', 1); INSERT INTO run_ops.tag VALUES ('t', 1)",
+		"INSERT INTO run_ops.run (id, n) VALUES ('$ksuid', 2); INSERT INTO run_ops.step VALUES ('s', '$ksuid', 3)",
+		'DO $$ BEGIN PERFORM run_ops.repatriate() FROM generate_series(1, 3); END $$',
+		'UPDATE "Organization" SET title = \'before\'');
+	return ($control_plane, $store);
+}
+my ($control_plane, $store) = prepared($old_install ? (install_path => $old_install) : ());
+diag('pg_upgrade is TESTED FROM THE SAME VERSION ONLY: RUN_OPS_OLD_INSTALL names no older installation') if !$old_install;
 
 my @queries = ('SELECT id, n FROM run_ops.run ORDER BY n', 'SELECT * FROM run_ops.step', 'SELECT * FROM run_ops.tag');
 sub answers { my ($node) = @_; return join "\n", map { $node->safe_psql('postgres', $_) } @queries }
-# the extension, and what it made on the tables
+my $environments = 'SELECT id, run_ops.resolve_env(id), run_ops.resolve_authenticated_env(id) FROM "RuntimeEnvironment" ORDER BY id';
+my $epoch = q(SELECT epoch FROM run_ops.cache_epoch WHERE scope = 'organization' AND key <> '*');
+# the extension, and what it made on the tables: definitions, and rows that it keeps
 sub catalog
 {
 	my ($node) = @_;
-	return $node->safe_psql('postgres', q(
-		SELECT c.oid::regclass::text, pg_get_viewdef(c.oid), obj_description(c.oid, 'pg_class') FROM pg_class AS c JOIN run_ops.routed_table AS t ON t.view = c.oid
-		UNION ALL SELECT tgrelid::regclass::text, pg_get_triggerdef(oid), tgenabled::text FROM pg_trigger
+	my @facts = split /\n/, $node->safe_psql('postgres', q(
+		SELECT c.oid::regclass::text, replace(pg_get_viewdef(c.oid), E'\n', ' '), obj_description(c.oid, 'pg_class') FROM pg_class AS c JOIN run_ops.routed_table AS t ON t.view = c.oid
+		UNION ALL SELECT tgrelid::regclass::text, replace(pg_get_triggerdef(oid), 'note_' || coalesce((SELECT view::oid FROM run_ops.routed_table WHERE legacy = tgrelid), 0), 'note_OID'), tgenabled::text FROM pg_trigger
 		           WHERE tgname LIKE 'run\_ops%' AND tgname NOT LIKE 'run\_ops\_replica%'
 		UNION ALL SELECT ev_class::regclass::text, pg_get_ruledef(oid), '' FROM pg_rewrite WHERE rulename = 'refuse_on_conflict'
 		UNION ALL SELECT ftrelid::regclass::text, (SELECT string_agg(o, ' ' ORDER BY o) FROM unnest(ftoptions) AS o), '' FROM pg_foreign_table
 		UNION ALL SELECT attrelid::regclass::text, attname, attfdwoptions::text FROM pg_attribute WHERE attfdwoptions IS NOT NULL
 		ORDER BY 1, 2))
 	  . "\n" . $node->safe_psql('postgres', '\i test/fixtures/extension_catalog.sql');
+	my @rows = grep { / \| row \| / } @facts;
+	return ([ grep { !/ \| row \| / } @facts ], \@rows);
+}
+sub same_facts
+{
+	my ($got, $expected, $name) = @_;
+	my %facts;
+	$facts{$_}-- foreach @$expected;
+	$facts{$_}++ foreach @$got;
+	cmp_ok(scalar @$expected, '>', 10, "$name: there are some");
+	is_deeply([ map { "$facts{$_} $_" } grep { $facts{$_} } sort keys %facts ], [], $name);
+	return;
 }
 # pg_dump leaves out triggers for the replica role on views; switching makes them again
 my $replica_triggers = q(SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'run\_ops\_replica%' AND tgenabled = 'R');
 is($control_plane->safe_psql('postgres', $replica_triggers), '9', 'three triggers of each view are for the replica role');
-my ($rows, $catalog) = (answers($control_plane), catalog($control_plane));
+my $rows = answers($control_plane);
+my $resolved = $control_plane->safe_psql('postgres', $environments);
+my $old_epoch = $control_plane->safe_psql('postgres', $epoch);
+my (undef, $kept) = catalog($control_plane);
 
 sub upgraded
 {
 	my ($old) = @_;
 	my $new = PostgreSQL::Test::Cluster->new('new_' . $old->name);
-	$new->init;
-	my $bindir = $new->config_data('--bindir');
+	# both have checksums, or none
+	my $checksums = $old->safe_psql('postgres', 'SHOW data_checksums');
+	$new->init(no_data_checksums => $checksums eq 'off');
+	note(sprintf 'from %s to %s', $old->pg_version, $new->pg_version);
+	ok($old->pg_version < $new->pg_version, $old->name . ' is of an older version') if $old_install;
 	$old->stop;
 	my $dir = PostgreSQL::Test::Utils::tempdir();
 	my $here = `pwd`;
 	chomp $here;
 	chdir $dir;
-	command_ok([ 'pg_upgrade', '--no-sync', '-d', $old->data_dir, '-D', $new->data_dir, '-b', $bindir, '-B', $bindir,
+	command_ok([ 'pg_upgrade', '--no-sync', '-d', $old->data_dir, '-D', $new->data_dir,
+		'-b', $old->config_data('--bindir'), '-B', $new->config_data('--bindir'),
 		'-s', $new->host, '-p', $old->port, '-P', $new->port ], 'pg_upgrade of ' . $old->name);
 	chdir $here;
 	$new->start;
 	return $new;
 }
 
+my $doubt = 'SELECT run_ops.doubt_in_notes(false)';
+is($control_plane->safe_psql('postgres', $doubt), '', 'what is noted of changed rows is believed');
+
 # the store: split goes on as soon as its address is known
 my $new_store = upgraded($store);
 point_store($control_plane, $new_store->host, $new_store->port);
 is(answers($control_plane), $rows, 'the upgraded store has its rows');
 is(failing_gates($control_plane), '', 'and every gate holds');
+like($control_plane->safe_psql('postgres', $doubt), qr/store "new"/, 'its notes of changed rows are believed no more');
 
 # the control plane
 my $new = upgraded($control_plane);
-my %facts;
-$facts{$_}-- foreach split /\n/, $catalog;
-$facts{$_}++ foreach split /\n/, catalog($new);
-is_deeply([ grep { $facts{$_} } sort keys %facts ], [], 'the extension, views, triggers and foreign tables are as they were')
-  or diag(join "\n", map { "$facts{$_} $_" } grep { $facts{$_} } sort keys %facts);
+my ($definitions, $rows_kept) = catalog($new);
+same_facts($rows_kept, $kept, 'what the extension keeps is as it was: stores, routed tables, acknowledgements, state, epochs');
+# Versions spell definitions differently.  So they are compared with those of
+# servers that were made by this version.
+my ($reference) = prepared(prefix => 'reference_');
+same_facts($definitions, (catalog($reference))[0], 'the extension, views, triggers and foreign tables are as this version makes them');
+$reference->stop;
+is($new->safe_psql('postgres', $environments), $resolved, 'environments are resolved as before');
+is($new->safe_psql('postgres', "SELECT count(*) FROM ($environments) AS cached; UPDATE \"Organization\" SET title = 'after'; $environments"),
+	"10\n" . $resolved =~ s/before/after/gr, 'a change is seen by the session that has the answers cached');
+isnt($new->safe_psql('postgres', $epoch), $old_epoch, 'and by those who follow epochs');
 is($new->safe_psql('postgres', 'SELECT split FROM run_ops.split_status'), 'suspended', 'a new server: split is suspended');
 is($new->safe_psql('postgres', "SELECT n FROM run_ops.run WHERE id = '$cuid'"), '1', 'LEGACY ids are read');
 my ($ret, $out, $err) = $new->psql('postgres', $queries[0]);

@@ -72,6 +72,13 @@ foreach my $version (sort keys %remotes)
 	is($sql->(q(SELECT (SELECT count(*) FROM run_ops."TaskRun" AS r JOIN copied AS c ON c.new = r.id WHERE r."createdAt" IS NOT NULL),
 		  (SELECT string_agg(id, ',') = string_agg(id, ',' ORDER BY id) FROM (SELECT id FROM run_ops."TaskRun" ORDER BY id) AS o))), '20|t', "$version: joined and sorted");
 
+	# what is generated here may be virtual there
+	my $computed = 'CREATE TABLE computed (id text PRIMARY KEY, twice int GENERATED ALWAYS AS (n * 2) %s, n int);';
+	my $there = sprintf $computed, $version < 18 ? 'STORED' : 'VIRTUAL';
+	$sql->(sprintf($computed, 'STORED') . qq(SELECT dblink_exec('new', '$there'), run_ops.attach_table('computed', 'shape')));
+	is($sql->(q(INSERT INTO run_ops.computed (id, n) VALUES (run_ops.generate_ksuid(), 4) RETURNING twice)), '8', "$version: computed there");
+	is($sql->('DELETE FROM run_ops.computed WHERE twice = 8 RETURNING n'), '4', "$version: and compared");
+
 	# the way back: hashes and texts of rows, of two versions
 	$sql->(q(DO $$ BEGIN WHILE NOT (SELECT done FROM run_ops.repatriate(7)) LOOP END LOOP; END $$));
 	is($sql->('SELECT count(*) FILTER (WHERE differing > 0) FROM run_ops.verify_repatriation()'), '0', "$version: repatriated rows are equal");

@@ -18,7 +18,7 @@ sub ksuid { return sprintf 'run_%027d', shift }
 sub new_server
 {
 	my ($name, %options) = @_;
-	my $node = PostgreSQL::Test::Cluster->new($name);
+	my $node = PostgreSQL::Test::Cluster->new($name, install_path => $options{install_path});
 	$node->init(%options);
 	$node->append_conf('postgresql.conf', $options{conf}) if $options{conf};
 	$node->start;
@@ -36,8 +36,9 @@ my $tables = q(
 sub split_servers
 {
 	my (%options) = @_;
-	my $control_plane = new_server('control_plane', allows_streaming => 'logical', %options);
-	my $store = new_server('store');
+	my ($install_path, $prefix) = ($options{install_path}, $options{prefix} // '');
+	my $control_plane = new_server("${prefix}control_plane", allows_streaming => 'logical', %options);
+	my $store = new_server("${prefix}store", install_path => $install_path);
 	$_->safe_psql('postgres', $tables) foreach ($control_plane, $store);
 	my ($host, $port) = ($store->host, $store->port);
 	$control_plane->safe_psql('postgres', qq(

@@ -55,7 +55,7 @@ export async function waitFor(listener: Listener, id: string, timeoutMs: number)
     let wake = () => {};
     const woken = new Promise<void>((resolve) => (wake = resolve));
     const hear = (completed: string) => completed === id && wake();
-    const timer = setTimeout(wake, Math.min(askAgainMs, until - Date.now()));
+    const timer = setTimeout(wake, Math.max(0, Math.min(askAgainMs, until - Date.now())));
     listener.on(channel, hear);
     try {
       const waitpoint = await prisma.waitpoint.findUnique({ where: { id } });
