@@ -95,6 +95,7 @@ SQL_PARTS = \
 	split_gates \
 	repatriate \
 	changed_rows \
+	leftovers \
 	mint_kind \
 	cache \
 	cache_epoch \

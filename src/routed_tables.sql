@@ -350,6 +350,7 @@ BEGIN
     PERFORM run_ops.build_view(t, run_ops.split_enabled());
     EXECUTE format('DROP FOREIGN TABLE %s', old.foreign_table);
   END LOOP;
+  PERFORM run_ops.guard_leftovers() WHERE EXISTS (SELECT FROM run_ops.leftover);
 END $$;
 COMMENT ON FUNCTION run_ops.attempt_refresh(regclass) IS
   'one attempt to follow a migration: new foreign tables in place of the old ones, and the view over them';
