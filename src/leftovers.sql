@@ -193,8 +193,10 @@ BEGIN
     SELECT t, r.trigger_name, r.fires, format('run_ops_leftovers.%I', r.trigger_name || '_' || t.legacy::oid) AS function_name,
            string_agg(format(
              ' IF (TG_OP IN (''INSERT'', ''DELETE'') OR (%s) IS DISTINCT FROM (%s)) AND EXISTS (SELECT FROM %s AS x WHERE %s AND %s) THEN '
-             'PERFORM run_ops.drop_leftovers(%L, %L, ARRAY[jsonb_build_array(%s)]); END IF;',
-             c.olds, c.news, r.relation, run_ops.leftover_condition(run_ops.routed(r.relation), 'x'), c.equal, r.relation, r.columns, c.vals), '') AS body,
+             'PERFORM run_ops.drop_leftovers(%L, %L, ARRAY[jsonb_build_array(%s)], %L); END IF;',
+             c.olds, c.news, r.relation, run_ops.leftover_condition(run_ops.routed(r.relation), 'x'), c.equal, r.relation, r.columns, c.vals,
+             -- what refers to one fails by itself
+             r.trigger_name <> '0_run_ops_refers'), '') AS body,
            CASE WHEN r.staying AND t.routing <> 'store' THEN format('WHEN (NOT %s)', run_ops.leftover_condition(t, 'NEW')) END AS condition
       FROM run_ops.routed_table AS t, run_ops.leftover_rules(t) AS r,
            LATERAL (SELECT string_agg(format('OLD.%I', o), ', ' ORDER BY ord) AS olds, string_agg(format('NEW.%I', o), ', ' ORDER BY ord) AS news,
