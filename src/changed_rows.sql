@@ -150,9 +150,8 @@ AS $$
            left(pg_walfile_name(pg_current_wal_lsn()), 8) || md5(string_agg(concat_ws(' ', c.oid, pg_relation_filenode(c.oid),
              (SELECT string_agg(concat_ws(' ', a.attname, a.atttypid, a.atttypmod, a.attgenerated, a.attmissingval), ',' ORDER BY a.attnum)
                 FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
-             (SELECT string_agg(concat_ws(' ', g.oid, g.xmin, g.tgenabled, f.oid, f.xmin), ',' ORDER BY g.tgname)
-                FROM pg_trigger AS g JOIN pg_proc AS f ON f.oid = g.tgfoid
-               WHERE g.tgrelid = c.oid AND g.tgname IN ('run_ops_changes', 'run_ops_write_lock'))),
+             (SELECT string_agg(concat_ws(' ', g.oid, g.xmin, g.tgenabled, f.oid, f.xmin), ',')
+                FROM pg_trigger AS g JOIN pg_proc AS f ON f.oid = g.tgfoid WHERE g.tgrelid = c.oid AND g.tgname = 'run_ops_changes')),
              E'\n' ORDER BY c.oid)) AS shape
       FROM (SELECT r::oid AS oid FROM unnest(%1$L::text[]) AS u (name), to_regclass(name) AS r
             UNION SELECT p.relid::oid FROM unnest(%1$L::text[]) AS u (name), to_regclass(name) AS r, pg_partition_tree(r) AS p) AS c $q$,

@@ -32,13 +32,12 @@ COMMENT ON TABLE run_ops.leftover IS
 COMMENT ON COLUMN run_ops.leftover.view IS 'the routed table';
 COMMENT ON COLUMN run_ops.leftover.store IS 'the store that has the rows';
 COMMENT ON COLUMN run_ops.leftover.shape IS
-  'the tables and write locks of both sides as they were then; while that is so, a row that the store lacks was deleted there';
+  'the write locks here and the timeline of the store as they were then; while that is so, a row that the store lacks was deleted there';
 COMMENT ON COLUMN run_ops.leftover.position IS 'the key up to which run_ops.remove_leftovers() has come';
 COMMENT ON COLUMN run_ops.leftover.finished IS 'it has come to the end of this table';
 COMMENT ON COLUMN run_ops.leftover.removed IS 'rows removed in all';
 COMMENT ON COLUMN run_ops.leftover.changed_at IS 'when the last batch was removed';
 SELECT pg_catalog.pg_extension_config_dump('run_ops.leftover', '');
-GRANT SELECT ON run_ops.leftover TO PUBLIC;
 
 CREATE FUNCTION run_ops.can_leave_rows(t run_ops.routed_table) RETURNS boolean
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
@@ -76,10 +75,17 @@ COMMENT ON FUNCTION run_ops.leftover_condition(run_ops.routed_table, text) IS
 CREATE FUNCTION run_ops.leftover_shape(store text) RETURNS text
   LANGUAGE sql SET search_path = pg_catalog, pg_temp
 AS $$
-  SELECT md5(concat_ws(' ', run_ops.place_shape('legacy', true) ->> 'shape', run_ops.place_shape(store, true) ->> 'shape'))
+  -- xmin and the timeline for the reason given in place_shape()
+  SELECT (a ->> 'timeline') || md5(string_agg(concat_ws(' ', p.relid::oid, g.oid, g.xmin, g.tgenabled), ',' ORDER BY p.relid::oid))
+    FROM run_ops.ask_store(store, 'SELECT left(pg_walfile_name(pg_current_wal_lsn()), 8) AS timeline') AS a,
+         run_ops.leftover AS l JOIN run_ops.routed_table AS t ON t.view = l.view,
+         LATERAL (SELECT t.legacy AS relid UNION SELECT q.relid FROM pg_partition_tree(t.legacy) AS q) AS p
+    LEFT JOIN pg_trigger AS g ON g.tgrelid = p.relid AND g.tgname = 'run_ops_write_lock'
+   WHERE l.store = leftover_shape.store
+   GROUP BY a
 $$;
 COMMENT ON FUNCTION run_ops.leftover_shape(text) IS
-  'a hash of what the tables and write locks of this database and of a store are';
+  'what would tell that a leftover of a store may be none: a hash of the write locks here, and the timeline of the store';
 REVOKE EXECUTE ON FUNCTION run_ops.leftover_shape(text) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.equals_any(relation regclass, columns name[]) RETURNS text
@@ -331,15 +337,36 @@ COMMENT ON FUNCTION run_ops.finish_move_to_stores() IS
   'copies what move_strays() left, proves that it is in the stores, and deletes it here where it cannot be left for later; writes must be closed';
 REVOKE EXECUTE ON FUNCTION run_ops.finish_move_to_stores() FROM PUBLIC;
 
-CREATE FUNCTION run_ops.trust_leftovers() RETURNS void
+CREATE FUNCTION run_ops.trusted_leftovers() RETURNS text[]
   LANGUAGE sql SET search_path = pg_catalog, pg_temp
 AS $$
-  WITH s AS MATERIALIZED (SELECT d.store, run_ops.leftover_shape(d.store) AS shape FROM (SELECT DISTINCT l.store FROM run_ops.leftover AS l) AS d)
+  SELECT coalesce(array_agg(d.store) FILTER (WHERE d.shape = run_ops.leftover_shape(d.store)), '{}')
+    FROM (SELECT DISTINCT l.store, l.shape FROM run_ops.leftover AS l) AS d
+$$;
+COMMENT ON FUNCTION run_ops.trusted_leftovers() IS 'the stores whose leftovers here are all known to be such';
+REVOKE EXECUTE ON FUNCTION run_ops.trusted_leftovers() FROM PUBLIC;
+
+CREATE FUNCTION run_ops.trust_leftovers(stores text[]) RETURNS void
+  LANGUAGE sql SET search_path = pg_catalog, pg_temp
+AS $$
+  WITH s AS MATERIALIZED (SELECT d.store, run_ops.leftover_shape(d.store) AS shape
+                            FROM (SELECT DISTINCT l.store FROM run_ops.leftover AS l WHERE l.store = ANY (stores)) AS d)
   UPDATE run_ops.leftover AS l SET shape = s.shape FROM s WHERE s.store = l.store
 $$;
-COMMENT ON FUNCTION run_ops.trust_leftovers() IS
-  'remembers what the tables and write locks are while every leftover is known to be one';
-REVOKE EXECUTE ON FUNCTION run_ops.trust_leftovers() FROM PUBLIC;
+COMMENT ON FUNCTION run_ops.trust_leftovers(text[]) IS
+  'remembers the shape of now, as every leftover of these stores is known to be one';
+REVOKE EXECUTE ON FUNCTION run_ops.trust_leftovers(text[]) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.raise_leftovers(lines text[]) RETURNS void
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+  RAISE EXCEPTION 'rows that moved to a store cannot be removed here'
+    USING ERRCODE = 'object_in_use', DETAIL = array_to_string(lines, E'\n'),
+          HINT = 'Correct rows that refer to one through the views. One that its store does not have was deleted there, or lost: delete it here, or insert it through the view.';
+END $$;
+COMMENT ON FUNCTION run_ops.raise_leftovers(text[]) IS 'the error that says why leftovers cannot be removed';
+REVOKE EXECUTE ON FUNCTION run_ops.raise_leftovers(text[]) FROM PUBLIC;
 
 -- Removing ----------------------------------------------------------------------------
 
@@ -358,7 +385,7 @@ END $$;
 COMMENT ON FUNCTION run_ops.leftover_keys(run_ops.leftover, jsonb, int) IS 'the keys of the next leftovers, in their order';
 REVOKE EXECUTE ON FUNCTION run_ops.leftover_keys(run_ops.leftover, jsonb, int) FROM PUBLIC;
 
-CREATE FUNCTION run_ops.remove_keys(l run_ops.leftover, keys text[], OUT removed bigint, OUT reason text)
+CREATE FUNCTION run_ops.remove_keys(l run_ops.leftover, keys text[], strict boolean, OUT removed bigint, OUT reason text)
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO, YMD' SET timezone = 'UTC'
   SET intervalstyle = 'postgres' SET extra_float_digits = 1 SET bytea_output = 'hex'
 AS $$
@@ -369,14 +396,14 @@ DECLARE
   key   text;
 BEGIN
   -- Written past the write lock, or lost by its store?  Then it is the only one.
-  IF keys <> '{}' AND run_ops.leftover_shape(l.store) IS DISTINCT FROM l.shape THEN
+  IF strict AND keys <> '{}' AND run_ops.leftover_shape(l.store) IS DISTINCT FROM l.shape THEN
     m := run_ops.only_keys(run_ops.mirror_of(t, l.store, true), keys);
     known := ARRAY(SELECT a ->> 'key' FROM run_ops.ask_store(l.store, run_ops.range_query(m.there_from, m.there_keys, '''''', NULL, NULL)) AS a);
     reason := (SELECT format('%s: store "%s" does not have %s', t.legacy, l.store, k) FROM unnest(keys) AS k WHERE k <> ALL (known) LIMIT 1);
   END IF;
   removed := 0;
   BEGIN
-    removed := run_ops.drop_leftovers(t.legacy, t.key_columns, known::jsonb[]);
+    removed := run_ops.drop_leftovers(t.legacy, t.key_columns, known::jsonb[], strict);
   EXCEPTION WHEN foreign_key_violation THEN
     FOREACH key IN ARRAY known LOOP
       BEGIN
@@ -388,11 +415,11 @@ BEGIN
     END LOOP;
   END;
 END $$;
-COMMENT ON FUNCTION run_ops.remove_keys(run_ops.leftover, text[]) IS
-  'removes leftovers by key, but for those that another row refers to and those that may be no leftovers: how many, and why not one of the others';
-REVOKE EXECUTE ON FUNCTION run_ops.remove_keys(run_ops.leftover, text[]) FROM PUBLIC;
+COMMENT ON FUNCTION run_ops.remove_keys(run_ops.leftover, text[], boolean) IS
+  'removes leftovers by key, when strict but for those that another row refers to and those that may be no leftovers: how many, and why not one of the others';
+REVOKE EXECUTE ON FUNCTION run_ops.remove_keys(run_ops.leftover, text[], boolean) FROM PUBLIC;
 
-CREATE FUNCTION run_ops.remove_batch(batch_size int) RETURNS TABLE (view regclass, store text, removed bigint, done boolean)
+CREATE FUNCTION run_ops.remove_batch(batch_size int, strict boolean) RETURNS TABLE (view regclass, store text, removed bigint, done boolean)
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_column
@@ -402,13 +429,16 @@ DECLARE
   batch record;
   lines text[] := '{}';
 BEGIN
+  IF batch_size IS NULL OR batch_size < 1 THEN
+    RAISE EXCEPTION 'batch_size must be at least 1' USING ERRCODE = 'invalid_parameter_value';
+  END IF;
   -- What refers to others goes first: then little follows what it refers to.
   SELECT x.* INTO l FROM run_ops.leftover AS x JOIN run_ops.routed_table AS t ON t.view = x.view
    WHERE NOT x.finished
    ORDER BY (SELECT count(*) FROM run_ops.foreign_keys() AS f WHERE f.parent_table = t.legacy), x.view, x.store LIMIT 1 FOR UPDATE OF x;
   IF FOUND THEN
     keys := run_ops.leftover_keys(l, l.position, batch_size);
-    SELECT * INTO batch FROM run_ops.remove_keys(l, keys);
+    SELECT * INTO batch FROM run_ops.remove_keys(l, keys, strict);
     UPDATE run_ops.leftover AS x
        SET position = coalesce(keys[cardinality(keys)]::jsonb, x.position), finished = cardinality(keys) < batch_size,
            removed = x.removed + batch.removed, changed_at = clock_timestamp()
@@ -420,7 +450,7 @@ BEGIN
   FOR l IN SELECT * FROM run_ops.leftover AS x ORDER BY x.view, x.store FOR UPDATE LOOP
     keys := run_ops.leftover_keys(l, NULL, batch_size);
     CONTINUE WHEN keys = '{}';
-    SELECT * INTO batch FROM run_ops.remove_keys(l, keys);
+    SELECT * INTO batch FROM run_ops.remove_keys(l, keys, strict);
     IF batch.removed > 0 THEN
       UPDATE run_ops.leftover AS x SET removed = x.removed + batch.removed, changed_at = clock_timestamp()
        WHERE (x.view, x.store) = (l.view, l.store);
@@ -429,15 +459,24 @@ BEGIN
     END IF;
     lines := lines || batch.reason;
   END LOOP;
-  IF lines <> '{}' THEN
-    RAISE EXCEPTION 'rows that moved to a store cannot be removed here'
-      USING ERRCODE = 'object_in_use', DETAIL = array_to_string(lines, E'\n'),
-            HINT = 'Correct rows that refer to one through the views. One that its store does not have was deleted there, or lost: delete it here, or insert it through the view.';
-  END IF;
+  PERFORM run_ops.raise_leftovers(lines) WHERE lines <> '{}';
   RETURN QUERY SELECT NULL::regclass, NULL::text, 0::bigint, true;
 END $$;
-COMMENT ON FUNCTION run_ops.remove_batch(int) IS 'removes a batch of leftovers; done when none is left';
-REVOKE EXECUTE ON FUNCTION run_ops.remove_batch(int) FROM PUBLIC;
+COMMENT ON FUNCTION run_ops.remove_batch(int, boolean) IS
+  'removes a batch of leftovers; done when none is left; not strict: rows are coming home, and all that is here is older';
+REVOKE EXECUTE ON FUNCTION run_ops.remove_batch(int, boolean) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.end_leftovers() RETURNS void
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+  IF EXISTS (SELECT FROM run_ops.leftover) THEN
+    PERFORM run_ops.audit('remove leftovers', (SELECT jsonb_object_agg(concat_ws(' ', l.view, l.store), l.removed) FROM run_ops.leftover AS l));
+    PERFORM run_ops.in_attempts('SELECT run_ops.forget_leftovers()');
+  END IF;
+END $$;
+COMMENT ON FUNCTION run_ops.end_leftovers() IS 'removes the triggers when no leftover is left';
+REVOKE EXECUTE ON FUNCTION run_ops.end_leftovers() FROM PUBLIC;
 
 -- SECURITY DEFINER for the reason given in split_mode.sql.  A deadlock ends
 -- here and not in a client.
@@ -447,41 +486,35 @@ CREATE FUNCTION run_ops.remove_leftovers(batch_size int DEFAULT 1000)
 AS $$
 BEGIN
   PERFORM run_ops.refuse_in_copy();
-  IF batch_size IS NULL OR batch_size < 1 THEN
-    RAISE EXCEPTION 'batch_size must be at least 1' USING ERRCODE = 'invalid_parameter_value';
-  END IF;
-  SELECT * INTO view, store, removed, done FROM run_ops.remove_batch(batch_size);
-  IF done AND EXISTS (SELECT FROM run_ops.leftover) THEN
-    PERFORM run_ops.audit('remove leftovers', (SELECT jsonb_object_agg(concat_ws(' ', l.view, l.store), l.removed) FROM run_ops.leftover AS l));
-    PERFORM run_ops.in_attempts('SELECT run_ops.forget_leftovers()');
-  END IF;
+  SELECT * INTO view, store, removed, done FROM run_ops.remove_batch(batch_size, true);
+  PERFORM run_ops.end_leftovers() WHERE done;
   RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION run_ops.remove_leftovers(int) IS
   'removes rows here that have moved to a store, one batch a call, while the service runs; call it until done, after enable_split()';
 
-CREATE FUNCTION run_ops.clear_leftovers(force boolean) RETURNS void
+CREATE FUNCTION run_ops.clear_leftovers(force boolean, repatriated boolean) RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET session_replication_role = 'replica'
 AS $$
 DECLARE
   t run_ops.routed_table;
+  n bigint := 0;
+  removed bigint;
+  trusted boolean := force OR repatriated OR NOT EXISTS (SELECT FROM run_ops.leftover AS l WHERE l.store <> ALL (run_ops.trusted_leftovers()));
 BEGIN
-  IF NOT EXISTS (SELECT FROM run_ops.leftover) THEN
-    RETURN;
-  ELSIF NOT force THEN
-    LOOP
-      EXIT WHEN (SELECT b.done FROM run_ops.remove_batch(10000) AS b);
-    END LOOP;
-    RETURN;
-  END IF;
   FOR t IN SELECT * FROM run_ops.routed_table AS r WHERE r.view IN (SELECT l.view FROM run_ops.leftover AS l) LOOP
     EXECUTE format('DELETE FROM %s AS x WHERE %s', t.legacy, run_ops.leftover_condition(t, 'x'));
+    GET DIAGNOSTICS removed = ROW_COUNT;
+    n := n + removed;
+    -- the stores are empty
+    PERFORM run_ops.raise_leftovers(ARRAY[format('%s: no store has %s of its rows', t.legacy, removed)]) WHERE removed > 0 AND NOT trusted;
   END LOOP;
-  PERFORM run_ops.refuse_orphans();
+  -- when rows come home, foreign keys are checked then
+  PERFORM run_ops.refuse_orphans() WHERE n > 0 AND NOT repatriated;
 END $$;
-COMMENT ON FUNCTION run_ops.clear_leftovers(boolean) IS
-  'removes every leftover before split is disabled, or it would be shown again; forced, without asking a store';
-REVOKE EXECUTE ON FUNCTION run_ops.clear_leftovers(boolean) FROM PUBLIC;
+COMMENT ON FUNCTION run_ops.clear_leftovers(boolean, boolean) IS
+  'removes every leftover before split is disabled, or it would be shown again; asks no store when forced';
+REVOKE EXECUTE ON FUNCTION run_ops.clear_leftovers(boolean, boolean) FROM PUBLIC;
 
 -- Who may change the mode: see run_ops.grant_admin().
 DO $$

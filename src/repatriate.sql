@@ -381,8 +381,11 @@ BEGIN
       USING ERRCODE = 'object_not_in_prerequisite_state', DETAIL = 'Split is off, and what the stores hold is older.';
   END IF;
   IF EXISTS (SELECT FROM run_ops.leftover) THEN
-    -- older copies, to be removed first
-    RETURN QUERY SELECT r.view, r.store, 0::bigint, false FROM run_ops.remove_leftovers(batch_size) AS r;
+    -- older copies: they go first
+    SELECT b.view, b.store, 0, b.done INTO view, store, copied, done FROM run_ops.remove_batch(batch_size, false) AS b;
+    PERFORM run_ops.end_leftovers() WHERE done;
+    done := false;
+    RETURN NEXT;
     RETURN;
   END IF;
   RETURN QUERY SELECT * FROM run_ops.copy_batch(batch_size, false);

@@ -255,7 +255,7 @@ BEGIN
     PERFORM run_ops.forget_changes(split);
     DELETE FROM run_ops.settled_row;
     DELETE FROM run_ops.copy_progress;
-    PERFORM run_ops.trust_leftovers() WHERE moved;
+    PERFORM run_ops.trust_leftovers(ARRAY(SELECT s.name FROM run_ops.store AS s)) WHERE moved;
   END IF;
 END $$;
 COMMENT ON FUNCTION run_ops.attempt_switch(boolean, boolean) IS
@@ -370,7 +370,7 @@ BEGIN
   ELSIF NOT force AND NOT repatriated THEN
     PERFORM run_ops.refuse_hidden_rows();
   END IF;
-  PERFORM run_ops.clear_leftovers(force);
+  PERFORM run_ops.clear_leftovers(force, repatriated);
   IF repatriated THEN
     PERFORM run_ops.refuse_conflicts();
     PERFORM run_ops.prepare_switch(false);
