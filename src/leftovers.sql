@@ -32,7 +32,7 @@ COMMENT ON TABLE run_ops.leftover IS
 COMMENT ON COLUMN run_ops.leftover.view IS 'the routed table';
 COMMENT ON COLUMN run_ops.leftover.store IS 'the store that has the rows';
 COMMENT ON COLUMN run_ops.leftover.shape IS
-  'the write locks here and the timeline of the store as they were then; while that is so, a row that the store lacks was deleted there';
+  'what run_ops.leftover_shape() was then; while it is that, a row that the store lacks was deleted there';
 COMMENT ON COLUMN run_ops.leftover.position IS 'the key up to which run_ops.remove_leftovers() has come';
 COMMENT ON COLUMN run_ops.leftover.finished IS 'it has come to the end of this table';
 COMMENT ON COLUMN run_ops.leftover.removed IS 'rows removed in all';
@@ -75,9 +75,10 @@ COMMENT ON FUNCTION run_ops.leftover_condition(run_ops.routed_table, text) IS
 CREATE FUNCTION run_ops.leftover_shape(store text) RETURNS text
   LANGUAGE sql SET search_path = pg_catalog, pg_temp
 AS $$
-  -- xmin and the timeline for the reason given in place_shape()
-  SELECT (a ->> 'timeline') || md5(string_agg(concat_ws(' ', p.relid::oid, g.oid, g.xmin, g.tgenabled), ',' ORDER BY p.relid::oid))
-    FROM run_ops.ask_store(store, 'SELECT left(pg_walfile_name(pg_current_wal_lsn()), 8) AS timeline') AS a,
+  -- xmin and the timeline for the reason given in changed_rows.sql
+  SELECT md5(a::text || string_agg(concat_ws(' ', p.relid::oid, g.oid, g.xmin, g.tgenabled), ',' ORDER BY p.relid::oid))
+    FROM run_ops.ask_store(store, format('SELECT f.*, left(pg_walfile_name(pg_current_wal_lsn()), 8) AS timeline FROM (%s) AS f',
+                                         run_ops.fingerprint_query())) AS a,
          run_ops.leftover AS l JOIN run_ops.routed_table AS t ON t.view = l.view,
          LATERAL (SELECT t.legacy AS relid UNION SELECT q.relid FROM pg_partition_tree(t.legacy) AS q) AS p
     LEFT JOIN pg_trigger AS g ON g.tgrelid = p.relid AND g.tgname = 'run_ops_write_lock'
@@ -85,7 +86,7 @@ AS $$
    GROUP BY a
 $$;
 COMMENT ON FUNCTION run_ops.leftover_shape(text) IS
-  'what would tell that a leftover of a store may be none: a hash of the write locks here, and the timeline of the store';
+  'a hash of what tells whether a leftover of a store is one: the write locks here, which database the store is, and its timeline';
 REVOKE EXECUTE ON FUNCTION run_ops.leftover_shape(text) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.equals_any(relation regclass, columns name[]) RETURNS text
@@ -419,8 +420,9 @@ COMMENT ON FUNCTION run_ops.remove_keys(run_ops.leftover, text[], boolean) IS
   'removes leftovers by key, when strict but for those that another row refers to and those that may be no leftovers: how many, and why not one of the others';
 REVOKE EXECUTE ON FUNCTION run_ops.remove_keys(run_ops.leftover, text[], boolean) FROM PUBLIC;
 
+-- A deadlock ends here and not in a client.
 CREATE FUNCTION run_ops.remove_batch(batch_size int, strict boolean) RETURNS TABLE (view regclass, store text, removed bigint, done boolean)
-  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET deadlock_timeout = '10ms'
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -478,11 +480,10 @@ END $$;
 COMMENT ON FUNCTION run_ops.end_leftovers() IS 'removes the triggers when no leftover is left';
 REVOKE EXECUTE ON FUNCTION run_ops.end_leftovers() FROM PUBLIC;
 
--- SECURITY DEFINER for the reason given in split_mode.sql.  A deadlock ends
--- here and not in a client.
+-- SECURITY DEFINER for the reason given in split_mode.sql.
 CREATE FUNCTION run_ops.remove_leftovers(batch_size int DEFAULT 1000)
   RETURNS TABLE (view regclass, store text, removed bigint, done boolean)
-  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off SET deadlock_timeout = '10ms'
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 BEGIN
   PERFORM run_ops.refuse_in_copy();
