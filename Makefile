@@ -125,6 +125,7 @@ REGRESS ?= \
 	shards \
 	split_mode \
 	repatriate \
+	leftovers \
 	mint_kind \
 	mint_kind_vectors \
 	control_plane \

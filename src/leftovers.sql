@@ -241,16 +241,25 @@ END $$;
 COMMENT ON FUNCTION run_ops.forget_leftovers() IS 'ends all that is done about leftovers; none may be left';
 REVOKE EXECUTE ON FUNCTION run_ops.forget_leftovers() FROM PUBLIC;
 
+CREATE FUNCTION run_ops.refuse_leftovers() RETURNS void
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+  IF EXISTS (SELECT FROM run_ops.leftover) THEN
+    RAISE EXCEPTION 'rows that moved to a store are still here'
+      USING ERRCODE = 'object_in_use', DETAIL = 'Nothing would tell them from rows any more.',
+            HINT = 'run_ops.remove_leftovers() until done removes them; without the stores, run_ops.disable_split(force => true).';
+  END IF;
+END $$;
+COMMENT ON FUNCTION run_ops.refuse_leftovers() IS 'raises an error while the local tables may have rows that moved to a store';
+REVOKE EXECUTE ON FUNCTION run_ops.refuse_leftovers() FROM PUBLIC;
+
 -- SECURITY DEFINER: who drops an extension need not have rights on schema run_ops.
 CREATE FUNCTION run_ops.guard_drop() RETURNS event_trigger
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-  IF current_query() LIKE '%run_ops_split%' AND EXISTS (SELECT FROM run_ops.leftover) THEN
-    RAISE EXCEPTION 'rows that moved to a store are still here'
-      USING ERRCODE = 'object_in_use', DETAIL = 'Without the extension nothing would tell them from rows.',
-            HINT = 'run_ops.remove_leftovers() until done removes them; without the stores, run_ops.disable_split(force => true).';
-  END IF;
+  PERFORM run_ops.refuse_leftovers() WHERE current_query() LIKE '%run_ops_split%';
 END $$;
 COMMENT ON FUNCTION run_ops.guard_drop() IS
   'event trigger: no DROP EXTENSION while the local tables have rows that moved to a store';

@@ -381,6 +381,7 @@ BEGIN
   PERFORM run_ops.lock_registry();
   t := run_ops.routed(view);
   PERFORM run_ops.refuse_while_split(format('detach %s', t.view));
+  PERFORM run_ops.refuse_leftovers();  -- in a copy
   EXECUTE format('DROP VIEW %s', t.view);
   FOR foreign_table IN SELECT r.foreign_table FROM run_ops.routed_store AS r WHERE r.view = t.view LOOP
     EXECUTE format('DROP FOREIGN TABLE %s', foreign_table);

@@ -234,6 +234,7 @@ BEGIN
       USING ERRCODE = 'undefined_object', HINT = 'run_ops.store lists the stores.';
   END IF;
   PERFORM run_ops.refuse_while_split(format('detach store "%s"', name));
+  PERFORM run_ops.refuse_leftovers();  -- in a copy
   PERFORM run_ops.forget_changes();
   FOR foreign_table IN
     DELETE FROM run_ops.routed_store AS r WHERE r.store = name RETURNING r.foreign_table

@@ -109,6 +109,8 @@ is($restored->('SELECT count(*) FROM run'), '1', 'and no other');
 is($restored->($both), '3', 'both stores are read');
 
 # A copy may leave the store out, or take a store of its own.
+($failed, undef, $message) = $elsewhere->psql('restored', "SELECT run_ops.detach_table('run_ops.run')");
+like($message, qr/rows that moved to a store are still here/, 'what is left in a copy is not taken for rows');
 $elsewhere->safe_psql('restored', 'SELECT run_ops.disable_split(force => true)');
 is($elsewhere->safe_psql('restored', 'SELECT count(*) FROM run_ops.run'), '1', 'a copy without the store');
 my $own = new_server('own_store');
