@@ -150,32 +150,31 @@ COMMENT ON FUNCTION run_ops.values_of(jsonb[], name[]) IS 'what the objects have
 
 -- The triggers --------------------------------------------------------------------
 
-CREATE FUNCTION run_ops.leftover_rules(t run_ops.routed_table)
-  RETURNS TABLE (trigger_name text, fires text, staying boolean, relation regclass, columns name[], row_name text, row_columns name[])
+CREATE FUNCTION run_ops.leftover_rules()
+  RETURNS TABLE (t run_ops.routed_table, trigger_name text, fires text, staying boolean, leftovers run_ops.routed_table, columns name[], row_name text, row_columns name[])
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
+  WITH f AS MATERIALIZED (SELECT * FROM run_ops.foreign_keys()),
+       left_in AS MATERIALIZED (SELECT DISTINCT l.view FROM run_ops.leftover AS l)
   -- A row that stays clears the way for its unique values.  A unique key with
   -- the route column in it cannot clash: the shapes differ.
-  SELECT '~run_ops_unique', 'BEFORE INSERT OR UPDATE', true, t.legacy, k.columns, 'NEW', k.columns
-    FROM pg_index AS i, LATERAL (
+  SELECT t, '~run_ops_unique', 'BEFORE INSERT OR UPDATE', true, t, k.columns, 'NEW', k.columns
+    FROM run_ops.routed_table AS t JOIN left_in USING (view) JOIN pg_index AS i ON i.indrelid = t.legacy AND i.indisunique, LATERAL (
            SELECT array_agg(a.attname ORDER BY a.attnum) AS columns FROM pg_attribute AS a
             WHERE a.attrelid = i.indrelid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])) AS k
-   WHERE i.indrelid = t.legacy AND i.indisunique AND t.route_column <> ALL (k.columns)
-     AND EXISTS (SELECT FROM run_ops.leftover AS l WHERE l.view = t.view)
+   WHERE t.route_column <> ALL (k.columns)
   UNION ALL
   -- No leftover satisfies its foreign keys.
-  SELECT '0_run_ops_refers', 'AFTER INSERT OR UPDATE', true, f.parent_table, f.parent_columns, 'NEW', f.child_columns
-    FROM run_ops.foreign_keys() AS f
-   WHERE f.child_table = t.legacy AND EXISTS (SELECT FROM run_ops.leftover AS l WHERE l.view = (f.parent).view)
-     AND NOT run_ops.along_the_route(f.child, f.child_columns, f.parent, f.parent_columns)
+  SELECT f.child, '0_run_ops_refers', 'AFTER INSERT OR UPDATE', true, f.parent, f.parent_columns, 'NEW', f.child_columns
+    FROM f JOIN left_in ON left_in.view = (f.parent).view
+   WHERE NOT run_ops.along_the_route(f.child, f.child_columns, f.parent, f.parent_columns)
   UNION ALL
   -- No action of a foreign key reaches one.
-  SELECT '0_run_ops_referred', 'AFTER UPDATE OR DELETE', false, f.child_table, f.child_columns, 'OLD', f.parent_columns
-    FROM run_ops.foreign_keys() AS f
-   WHERE f.parent_table = t.legacy AND EXISTS (SELECT FROM run_ops.leftover AS l WHERE l.view = (f.child).view)
+  SELECT f.parent, '0_run_ops_referred', 'AFTER UPDATE OR DELETE', false, f.child, f.child_columns, 'OLD', f.parent_columns
+    FROM f JOIN left_in ON left_in.view = (f.child).view
 $$;
-COMMENT ON FUNCTION run_ops.leftover_rules(run_ops.routed_table) IS
-  'which leftovers a row of a local table removes when it is written, and by which trigger: those of relation that have in columns what the row has in row_columns; staying: only a row that is no leftover itself';
+COMMENT ON FUNCTION run_ops.leftover_rules() IS
+  'which leftovers a row of table t removes when it is written, and by which trigger: those that have in columns what the row has in row_columns; staying: only a row that is no leftover itself';
 
 CREATE FUNCTION run_ops.along_the_route(child run_ops.routed_table, child_columns name[], parent run_ops.routed_table, parent_columns name[])
   RETURNS boolean
@@ -197,20 +196,23 @@ BEGIN
   COMMENT ON SCHEMA run_ops_leftovers IS
     'triggers that keep rows from being noticed that moved to a store and are still here, until run_ops.remove_leftovers() has removed them';
   FOR g IN
-    SELECT t, r.trigger_name, r.fires, format('run_ops_leftovers.%I', r.trigger_name || '_' || t.legacy::oid) AS function_name,
+    WITH condition AS MATERIALIZED (
+      SELECT t.view, run_ops.leftover_condition(t, 'x') AS on_x, run_ops.leftover_condition(t, 'NEW') AS on_new FROM run_ops.routed_table AS t)
+    SELECT r.t, r.trigger_name, r.fires, format('run_ops_leftovers.%I', r.trigger_name || '_' || (r.t).legacy::oid) AS function_name,
            string_agg(format(
              ' IF (TG_OP IN (''INSERT'', ''DELETE'') OR (%s) IS DISTINCT FROM (%s)) AND EXISTS (SELECT FROM %s AS x WHERE %s AND %s) THEN '
              'PERFORM run_ops.drop_leftovers(%L, %L, ARRAY[jsonb_build_array(%s)], %L); END IF;',
-             c.olds, c.news, r.relation, run_ops.leftover_condition(run_ops.routed(r.relation), 'x'), c.equal, r.relation, r.columns, c.vals,
+             c.olds, c.news, (r.leftovers).legacy, there.on_x, c.equal, (r.leftovers).legacy, r.columns, c.vals,
              -- what refers to one fails by itself
              r.trigger_name <> '0_run_ops_refers'), '') AS body,
-           CASE WHEN r.staying AND t.routing <> 'store' THEN format('WHEN (NOT %s)', run_ops.leftover_condition(t, 'NEW')) END AS condition
-      FROM run_ops.routed_table AS t, run_ops.leftover_rules(t) AS r,
+           CASE WHEN r.staying AND (r.t).routing <> 'store' THEN format('WHEN (NOT %s)', here.on_new) END AS condition
+      FROM run_ops.leftover_rules() AS r
+      JOIN condition AS here ON here.view = (r.t).view JOIN condition AS there ON there.view = (r.leftovers).view,
            LATERAL (SELECT string_agg(format('OLD.%I', o), ', ' ORDER BY ord) AS olds, string_agg(format('NEW.%I', o), ', ' ORDER BY ord) AS news,
                            string_agg(format('%s.%I', r.row_name, o), ', ' ORDER BY ord) AS vals,
                            string_agg(format('x.%I = %s.%I', c, r.row_name, o), ' AND ' ORDER BY ord) AS equal
                       FROM unnest(r.columns, r.row_columns) WITH ORDINALITY AS u (c, o, ord)) AS c
-     GROUP BY t.view, r.trigger_name, r.fires, r.staying
+     GROUP BY r.t, r.trigger_name, r.fires, r.staying, here.on_new
   LOOP
     -- SECURITY DEFINER: who writes a row need not be allowed to delete others.
     EXECUTE format('CREATE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS %L',
