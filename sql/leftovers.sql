@@ -139,7 +139,10 @@ DELETE FROM run_ops.step WHERE "runId" = new_id(9);
 DELETE FROM run_ops.run WHERE id = new_id(9);
 SELECT * FROM run_ops.remove_leftovers(100);
 SELECT * FROM run_ops.remove_leftovers(100);
+-- then the triggers of one table after the other
 SELECT * FROM run_ops.remove_leftovers(100);
+SELECT tgrelid::regclass FROM pg_trigger WHERE tgname ~ '^(0_|~)run_ops' GROUP BY 1 ORDER BY 1;
+SELECT (run_ops.remove_leftovers(100)).done FROM generate_series(1, 3);
 SELECT * FROM here;
 SELECT count(*) FROM run_ops.leftover;
 SELECT to_regnamespace('run_ops_leftovers');

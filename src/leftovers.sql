@@ -464,7 +464,8 @@ BEGIN
     keys := run_ops.leftover_keys(l, NULL, batch_size);
     CONTINUE WHEN keys = '{}';
     SELECT * INTO batch FROM run_ops.remove_keys(l, keys, strict);
-    IF batch.removed > 0 THEN
+    -- or a client has removed them just now
+    IF batch.removed > 0 OR batch.reason IS NULL THEN
       UPDATE run_ops.leftover AS x SET removed = x.removed + batch.removed, changed_at = clock_timestamp()
        WHERE (x.view, x.store) = (l.view, l.store);
       RETURN QUERY SELECT l.view, l.store, batch.removed, false;
@@ -479,16 +480,28 @@ COMMENT ON FUNCTION run_ops.remove_batch(int, boolean) IS
   'removes a batch of leftovers; done when none is left; not strict: rows are coming home, and all that is here is older';
 REVOKE EXECUTE ON FUNCTION run_ops.remove_batch(int, boolean) FROM PUBLIC;
 
-CREATE FUNCTION run_ops.end_leftovers() RETURNS void
+-- One table a call, that is, a transaction: nobody waits for more than one.
+CREATE FUNCTION run_ops.end_leftovers() RETURNS boolean
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+  commands text := (
+    SELECT string_agg(format('DROP TRIGGER %I ON %s', g.tgname, g.tgrelid::regclass), '; ')
+      FROM pg_trigger AS g JOIN pg_proc AS p ON p.oid = g.tgfoid
+     WHERE p.pronamespace = to_regnamespace('run_ops_leftovers') AND g.tgparentid = 0
+     GROUP BY g.tgrelid ORDER BY g.tgrelid LIMIT 1);
 BEGIN
-  IF EXISTS (SELECT FROM run_ops.leftover) THEN
+  IF commands IS NOT NULL THEN
+    PERFORM run_ops.in_attempts(commands);
+    RETURN false;
+  ELSIF EXISTS (SELECT FROM run_ops.leftover) THEN
     PERFORM run_ops.audit('remove leftovers', (SELECT jsonb_object_agg(concat_ws(' ', l.view, l.store), l.removed) FROM run_ops.leftover AS l));
-    PERFORM run_ops.in_attempts('SELECT run_ops.forget_leftovers()');
+    PERFORM run_ops.forget_leftovers();
   END IF;
+  RETURN true;
 END $$;
-COMMENT ON FUNCTION run_ops.end_leftovers() IS 'removes the triggers when no leftover is left';
+COMMENT ON FUNCTION run_ops.end_leftovers() IS
+  'when no leftover is left: removes the triggers of one table, and says whether all are gone';
 REVOKE EXECUTE ON FUNCTION run_ops.end_leftovers() FROM PUBLIC;
 
 -- SECURITY DEFINER for the reason given in split_mode.sql.
@@ -499,7 +512,7 @@ AS $$
 BEGIN
   PERFORM run_ops.refuse_in_copy();
   SELECT * INTO view, store, removed, done FROM run_ops.remove_batch(batch_size, true);
-  PERFORM run_ops.end_leftovers() WHERE done;
+  done := done AND run_ops.end_leftovers();
   RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION run_ops.remove_leftovers(int) IS
