@@ -45,6 +45,7 @@ DECLARE
   since         timestamptz := clock_timestamp();
   pause         float8 := 0.0005;
   busy          boolean;
+  heard         text;
   reason        text;
 BEGIN
   SELECT s.server INTO store_server FROM run_ops.store AS s WHERE s.name = store;
@@ -60,9 +61,11 @@ BEGIN
   query := format('SELECT set_config(name, value, true) FROM (VALUES (''application_name'', %L), (''statement_timeout'', %L), (''search_path'', ''pg_catalog''), '
                   '(''datestyle'', ''ISO, YMD''), (''timezone'', ''UTC''), (''intervalstyle'', ''postgres''), '
                   '(''extra_float_digits'', ''1''), (''bytea_output'', ''hex''), (''jit'', ''off'')) AS s (name, value); '
-                  'SELECT to_jsonb(q) FROM (%s) AS q', run_ops.client_name(), coalesce(patience, run_ops.setting('store_timeout')), query);
+                  'SELECT to_jsonb(q) FROM (%s) AS q; SELECT ''end''', run_ops.client_name(), coalesce(patience, run_ops.setting('store_timeout')), query);
   EXECUTE format('SELECT %s.dblink_send_query($1, $2)', dblink) USING connection, query;
-  FOR result IN 1..2 LOOP
+  -- Of a connection that is lost on the way dblink may give an empty status in
+  -- place of rows, and then nothing: only the end proves that all has come.
+  FOR result IN 1..3 LOOP
     -- dblink itself waits without an end, and nothing interrupts it
     LOOP
       EXECUTE format('SELECT %s.dblink_is_busy($1) = 1', dblink) INTO busy USING connection;
@@ -74,12 +77,18 @@ BEGIN
       PERFORM pg_sleep(pause);
       pause := least(pause * 1.5, 0.05);
     END LOOP;
-    IF result = 1 THEN
-      EXECUTE format('SELECT count(*) FROM %s.dblink_get_result($1) AS t (setting text)', dblink) USING connection;
+    IF result = 2 THEN
+      RETURN QUERY EXECUTE format('SELECT answer::jsonb FROM %s.dblink_get_result($1) AS t (answer text) WHERE answer <> %L', dblink, '')
+        USING connection;
     ELSE
-      RETURN QUERY EXECUTE format('SELECT answer FROM %s.dblink_get_result($1) AS t (answer jsonb)', dblink) USING connection;
+      EXECUTE format('SELECT string_agg(line, '' '') FROM %s.dblink_get_result($1) AS t (line text)', dblink) INTO heard USING connection;
     END IF;
   END LOOP;
+  IF heard IS DISTINCT FROM 'end' THEN
+    EXECUTE format('SELECT %s.dblink_error_message($1)', dblink) INTO reason USING connection;
+    RAISE EXCEPTION 'connection to store "%" was lost', store
+      USING ERRCODE = 'connection_failure', DETAIL = reason;
+  END IF;
   EXECUTE format('SELECT %s.dblink_disconnect($1)', dblink) USING connection;
 EXCEPTION
   WHEN sqlclient_unable_to_establish_sqlconnection OR query_canceled THEN

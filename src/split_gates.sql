@@ -104,6 +104,25 @@ $$;
 COMMENT ON FUNCTION run_ops.attached_gates() IS
   'whether every table is routed, in every store';
 
+CREATE FUNCTION run_ops.refreshed_gates() RETURNS SETOF run_ops.gate
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT 'refreshed', s.foreign_table::text, false,
+         format('it was made before %s changed: %s', t.legacy, string_agg(DISTINCT quote_ident(a.attname), ', ')),
+         format('SELECT run_ops.refresh_table(%L);', t.view)
+    FROM run_ops.routed_table AS t JOIN run_ops.routed_store AS s USING (view),
+         LATERAL (SELECT c.attname
+                    FROM pg_attribute AS c
+                   WHERE c.attrelid IN (t.legacy, s.foreign_table) AND c.attnum > 0 AND NOT c.attisdropped
+                     -- a column that the store alone has
+                     AND NOT t.store_defaults ? c.attname
+                   GROUP BY c.attname, c.atttypid, c.atttypmod, c.attcollation
+                  HAVING count(*) = 1) AS a
+   GROUP BY t.view, t.legacy, s.foreign_table
+$$;
+COMMENT ON FUNCTION run_ops.refreshed_gates() IS
+  'foreign tables that a migration has left behind';
+
 CREATE FUNCTION run_ops.foreign_key_gates() RETURNS SETOF run_ops.gate
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
@@ -374,6 +393,7 @@ AS $$
     FROM run_ops.split_state AS s
   UNION ALL SELECT * FROM run_ops.server_gates()
   UNION ALL SELECT * FROM run_ops.attached_gates()
+  UNION ALL SELECT * FROM run_ops.refreshed_gates()
   UNION ALL SELECT * FROM run_ops.foreign_key_gates()
   UNION ALL SELECT * FROM run_ops.realtime_gates()
   UNION ALL SELECT g.* FROM run_ops.split_state AS s, run_ops.view_gates() AS g WHERE s.enabled

@@ -316,7 +316,7 @@ CREATE VIEW run_ops.stat_gates AS
     FROM run_ops.local_gates() AS g, run_ops.acknowledged(g) AS a
   UNION ALL
   SELECT r.gate, r.object, r.ok, r.detail, r.hint, r.checked_at FROM run_ops.recorded_gate AS r
-   WHERE r.gate OPERATOR(pg_catalog.<>) ALL (ARRAY['opted in', 'server', 'store', 'attached', 'foreign key', 'realtime', 'view']);
+   WHERE r.gate OPERATOR(pg_catalog.<>) ALL (ARRAY['opted in', 'server', 'store', 'attached', 'refreshed', 'foreign key', 'realtime', 'view']);
 COMMENT ON VIEW run_ops.stat_gates IS
   'gates of split mode: those of this database as they are now, those that ask stores or read tables as run_ops.record_check() found them';
 

@@ -193,6 +193,11 @@ foreach my $case (@shapes)
 }
 is(failing_gates($control_plane), '', 'every gate holds again');
 
+set_up($_, 'ALTER TABLE tag ADD extra int') foreach ($store, $control_plane);
+refused(qr/refreshed run_ops_new\.tag: it was made before public\.tag changed: extra/, 'a migration on both sides alone');
+set_up($control_plane, q(SELECT run_ops.refresh_table('run_ops.tag')));
+is(failing_gates($control_plane), '', 'refreshed');
+
 $store->safe_psql('postgres', q(CREATE DATABASE latin TEMPLATE template0 ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'));
 point_store($control_plane, $host, $port, 'latin');
 refused(qr/database new: .*encoding: utf8 in legacy, latin1 in store/, 'another encoding');

@@ -44,6 +44,9 @@ my @statements = (
 foreach my $behaviour (FakeServer::behaviours())
 {
 	$fake->behave($behaviour);
+	# no behaviour is an answer of no rows
+	my ($asked, undef, $complaint) = $control_plane->psql('postgres', q(SELECT * FROM run_ops.ask_store('new', 'SELECT 1', '250ms')));
+	isnt($asked, 0, "$behaviour: ask_store() has an error") or diag $complaint;
 	# a rollback: what a hostile store accepts must not change the test's ground
 	my $patience = $behaviour =~ /^(silence|trickle)$/ ? '250ms' : '20s';
 	my $script = join '', map { "BEGIN; SET LOCAL statement_timeout = '$patience';\n$_;\nROLLBACK;\nSELECT 'usable', n FROM run_ops.run WHERE id = '$cuid';\n" } @statements;
