@@ -96,6 +96,7 @@ SQL_PARTS = \
 	split_gates \
 	repatriate \
 	changed_rows \
+	leftovers \
 	mint_kind \
 	cache \
 	cache_epoch \
@@ -126,6 +127,7 @@ REGRESS ?= \
 	shards \
 	split_mode \
 	repatriate \
+	leftovers \
 	mint_kind \
 	mint_kind_vectors \
 	control_plane \

@@ -158,6 +158,8 @@ SELECT run_ops.enable_split();
 EXECUTE all_runs;
 SELECT id, note FROM run_ops.step ORDER BY id;
 SELECT id, note FROM run_ops.tag ORDER BY id;
+-- the rest is removed afterwards, see leftovers
+SELECT (run_ops.remove_leftovers()).* FROM generate_series(1, 5);
 SELECT id FROM run UNION ALL SELECT id FROM step UNION ALL SELECT id FROM tag ORDER BY id;
 SELECT run_ops.refuse_orphans();
 

@@ -38,7 +38,7 @@ DECLARE
   r record;
 BEGIN
   FOR r IN
-    SELECT b.column_name AS referring, o.view AS referenced, o.key_columns[1] AS referenced_key, c.store, c.relation, t.view,
+    SELECT b.column_name AS referring, o.view AS referenced, o.key_columns[1] AS referenced_key, c.store, c.relation, t.view, t.route_column,
            (SELECT string_agg(format('%1$L, x.%1$I', k), ', ') FROM unnest(t.key_columns) AS k) AS keys
       FROM run_ops.relation_between AS b
       JOIN run_ops.routed_table AS t ON t.view = b.view
@@ -49,8 +49,10 @@ BEGIN
   LOOP
     RETURN QUERY EXECUTE format(
       'SELECT %1$L::text, %2$L::regclass, jsonb_build_object(%3$s), %4$L::name, x.%4$I::text FROM %5$s AS x '
-      'WHERE x.%4$I IS NOT NULL AND NOT EXISTS (SELECT FROM %6$s AS y WHERE y.%7$I = x.%4$I)',
-      r.store, r.view, r.keys, r.referring, r.relation, r.referenced, r.referenced_key);
+      'WHERE x.%4$I IS NOT NULL AND NOT EXISTS (SELECT FROM %6$s AS y WHERE y.%7$I = x.%4$I)%8$s',
+      r.store, r.view, r.keys, r.referring, r.relation, r.referenced, r.referenced_key,
+      -- not what is only a copy of a row there
+      CASE WHEN r.route_column IS NOT NULL THEN format(' AND run_ops.resides(x.%I, %L)', r.route_column, r.store) END);
   END LOOP;
 END $$;
 COMMENT ON FUNCTION run_ops.in_doubt() IS

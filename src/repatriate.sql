@@ -12,7 +12,8 @@
 -- shape tells (routing "store") they wait in a table of their own.
 -- Forward: after that the local tables hold every row, and the stores hold
 -- older ones (split_state.superseded).  Before split is enabled again, local
--- rows that belong to a store are copied over the old ones.
+-- rows that belong to a store are copied over the old ones; what then becomes
+-- of them here is in leftovers.sql.
 
 CREATE TABLE run_ops.copy_progress (
   view       regclass REFERENCES run_ops.routed_table ON DELETE CASCADE,
@@ -379,6 +380,14 @@ BEGIN
     RAISE EXCEPTION 'all rows are repatriated'
       USING ERRCODE = 'object_not_in_prerequisite_state', DETAIL = 'Split is off, and what the stores hold is older.';
   END IF;
+  IF EXISTS (SELECT FROM run_ops.leftover) THEN
+    -- older copies: they go first
+    SELECT b.view, b.store, 0, b.done INTO view, store, copied, done FROM run_ops.remove_batch(batch_size, false) AS b;
+    PERFORM run_ops.end_leftovers() WHERE done;
+    done := false;
+    RETURN NEXT;
+    RETURN;
+  END IF;
   RETURN QUERY SELECT * FROM run_ops.copy_batch(batch_size, false);
 END $$;
 COMMENT ON FUNCTION run_ops.repatriate(int) IS
@@ -407,7 +416,7 @@ BEGIN
   RETURN QUERY SELECT NULL::regclass, NULL::text, 0::bigint, false;
 END $$;
 COMMENT ON FUNCTION run_ops.move_strays(int) IS
-  'copies local rows that belong to a store there, one batch a call, while split is off; call it until done, then enable_split(), which removes them here';
+  'copies local rows that belong to a store there, one batch a call, while split is off; call it until done, then enable_split(), then remove_leftovers()';
 
 CREATE FUNCTION run_ops.verify_repatriation()
   RETURNS TABLE (view regclass, store text, ranges bigint, differing bigint)
@@ -647,33 +656,6 @@ COMMENT ON FUNCTION run_ops.finish_repatriation() IS
   'copies what repatriate() left, proves that every row of every store is here, and puts waiting rows in their place; writes must be closed';
 REVOKE EXECUTE ON FUNCTION run_ops.finish_repatriation() FROM PUBLIC;
 
-CREATE FUNCTION run_ops.finish_move_to_stores() RETURNS void
-  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET session_replication_role = 'replica'
-AS $$
-DECLARE
-  r record;
-  m run_ops.mirror;
-BEGIN
-  PERFORM run_ops.finish_copy(true);
-  FOR r IN SELECT t, s.store FROM run_ops.routed_table AS t JOIN run_ops.routed_store AS s ON s.view = t.view LOOP
-    m := run_ops.mirror_of(r.t, r.store, true);
-    -- Asked anew: a foreign table would show the store as it was at the first
-    -- attempt of this transaction.
-    EXECUTE format('DELETE FROM %s AS x ', m.here)
-      || CASE (r.t).routing WHEN 'store' THEN format('USING run_ops.ask_store($1, $2, ''0'') AS a WHERE %s',
-           (SELECT string_agg(format('%s = (a ->> %L)::%s', k, 'k' || ord, m.key_types[ord]), ' AND ')
-              FROM unnest(m.here_keys) WITH ORDINALITY AS u (k, ord)))
-         ELSE format('WHERE run_ops.resides(x.%I, %L)', (r.t).route_column, r.store) END
-      USING r.store, format('SELECT %s FROM %s',
-        (SELECT string_agg(format('%s::text AS k%s', k, ord), ', ' ORDER BY ord) FROM unnest(m.there_keys) WITH ORDINALITY AS u (k, ord)),
-        m.there_from);
-  END LOOP;
-  PERFORM run_ops.refuse_orphans();
-END $$;
-COMMENT ON FUNCTION run_ops.finish_move_to_stores() IS
-  'copies what move_strays() left, proves that it is in the stores, and removes it here; writes must be closed';
-REVOKE EXECUTE ON FUNCTION run_ops.finish_move_to_stores() FROM PUBLIC;
-
 CREATE FUNCTION run_ops.store_row_counts() RETURNS TABLE (view regclass, store text, n bigint)
   LANGUAGE sql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -683,13 +665,3 @@ AS $$
 $$;
 COMMENT ON FUNCTION run_ops.store_row_counts() IS 'how many rows each store holds of each routed table';
 REVOKE EXECUTE ON FUNCTION run_ops.store_row_counts() FROM PUBLIC;
-
--- Who may change the mode: see run_ops.grant_admin().
-DO $$
-DECLARE
-  admin text;
-BEGIN
-  FOREACH admin IN ARRAY run_ops.admin_functions() || 'run_ops.grant_admin(regrole)'::text LOOP
-    EXECUTE pg_catalog.format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', admin);
-  END LOOP;
-END $$;

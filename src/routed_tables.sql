@@ -339,6 +339,7 @@ DECLARE
   t       run_ops.routed_table;
   old     run_ops.routed_store;
   renamed record;
+  trusted text[] := run_ops.trusted_leftovers();
 BEGIN
   t := run_ops.routed(view);
   -- Locks the view and nothing else, before the foreign tables, as those do
@@ -363,6 +364,9 @@ BEGIN
     PERFORM run_ops.build_view(t, run_ops.split_enabled());
     EXECUTE format('DROP FOREIGN TABLE %s', old.foreign_table);
   END LOOP;
+  IF EXISTS (SELECT FROM run_ops.leftover) THEN
+    PERFORM run_ops.guard_leftovers(), run_ops.trust_leftovers(trusted);
+  END IF;
 END $$;
 COMMENT ON FUNCTION run_ops.attempt_refresh(regclass) IS
   'one attempt to follow a migration: new foreign tables in place of the old ones, and the view over them';
@@ -390,6 +394,7 @@ BEGIN
   PERFORM run_ops.lock_registry();
   t := run_ops.routed(view);
   PERFORM run_ops.refuse_while_split(format('detach %s', t.view));
+  PERFORM run_ops.refuse_leftovers();  -- in a copy
   EXECUTE format('DROP VIEW %s', t.view);
   FOR foreign_table IN SELECT r.foreign_table FROM run_ops.routed_store AS r WHERE r.view = t.view LOOP
     EXECUTE format('DROP FOREIGN TABLE %s', foreign_table);

@@ -156,16 +156,20 @@ DECLARE
   t run_ops.routed_table;
   n bigint;
   -- While split is on, the write lock keeps strays out: what is here are
-  -- copies, which run_ops.repatriate() made.
+  -- copies, which run_ops.repatriate() made, or rows that have moved.
   copies boolean := (SELECT s.enabled FROM run_ops.split_state AS s);
+  moved  boolean;
 BEGIN
   FOR t IN SELECT * FROM run_ops.routed_table AS r WHERE r.routing <> 'store' ORDER BY r.view LOOP
     EXECUTE format('SELECT count(*) FROM %s AS x WHERE NOT run_ops.resides(x.%I, ''legacy'')',
                    t.legacy, t.route_column) INTO n;
-    RETURN NEXT ROW('strays', t.legacy::text, copies OR n = 0,
-      format(CASE WHEN copies THEN '%s copies of rows of the stores'
+    moved := EXISTS (SELECT FROM run_ops.leftover AS l WHERE l.view = t.view);
+    RETURN NEXT ROW('strays', t.legacy::text, copies OR moved OR n = 0,
+      format(CASE WHEN moved THEN '%s rows that moved to a store are still here'
+                  WHEN copies THEN '%s copies of rows of the stores'
                   ELSE '%s rows here belong to a store by the shape of their id' END, n),
-      CASE WHEN copies THEN NULL
+      CASE WHEN moved THEN 'run_ops.remove_leftovers() removes them.'
+           WHEN copies THEN NULL
            WHEN n > 0 THEN 'run_ops.move_strays() copies them there; enabling then moves them.'
            ELSE 'The whole table is read, and once more while writes are closed. An index avoids that: ' || run_ops.stray_index(t) END)::run_ops.gate;
   END LOOP;

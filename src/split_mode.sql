@@ -64,7 +64,7 @@ COMMENT ON TABLE run_ops.audit_log IS 'every change of split mode and of what it
 COMMENT ON COLUMN run_ops.audit_log.id IS 'the order of the lines';
 COMMENT ON COLUMN run_ops.audit_log.at IS 'when it was done';
 COMMENT ON COLUMN run_ops.audit_log.role IS 'who did it: the role of the session';
-COMMENT ON COLUMN run_ops.audit_log.action IS 'configure, acknowledge, withdraw acknowledgement, trust standby, enable split or disable split';
+COMMENT ON COLUMN run_ops.audit_log.action IS 'configure, acknowledge, withdraw acknowledgement, trust standby, move strays, enable split, remove leftovers or disable split';
 COMMENT ON COLUMN run_ops.audit_log.detail IS 'with what';
 COMMENT ON SEQUENCE run_ops.audit_log_id_seq IS 'numbers the lines of run_ops.audit_log';
 
@@ -249,11 +249,13 @@ BEGIN
   END IF;
   UPDATE run_ops.split_state
      SET enabled = split, superseded = NOT split AND (repatriated OR superseded), changed_at = clock_timestamp();
+  PERFORM run_ops.forget_leftovers() WHERE NOT split;
   PERFORM run_ops.swap_views(split);
   IF moved OR repatriated THEN
     PERFORM run_ops.forget_changes(split);
     DELETE FROM run_ops.settled_row;
     DELETE FROM run_ops.copy_progress;
+    PERFORM run_ops.trust_leftovers(ARRAY(SELECT s.name FROM run_ops.store AS s)) WHERE moved;
   END IF;
 END $$;
 COMMENT ON FUNCTION run_ops.attempt_switch(boolean, boolean) IS
@@ -313,8 +315,14 @@ BEGIN
   gates := ARRAY(SELECT g FROM run_ops.check_split() AS g);
   PERFORM run_ops.refuse_failing_gates('cannot enable split mode', gates);
   PERFORM run_ops.find_row_changers(s.name) FROM run_ops.store AS s WHERE s.server IS NOT NULL;
-  PERFORM run_ops.prepare_switch(true) WHERE (SELECT s.superseded FROM run_ops.split_state AS s);
+  IF (SELECT s.superseded FROM run_ops.split_state AS s) THEN
+    PERFORM run_ops.prepare_switch(true), run_ops.refuse_stranded();
+  END IF;
   PERFORM run_ops.switch_split(true, false);
+  IF EXISTS (SELECT FROM run_ops.leftover) THEN
+    RAISE NOTICE 'rows that moved to a store are still here, out of sight'
+      USING HINT = 'run_ops.remove_leftovers() until done removes them.';
+  END IF;
   unlocked := (SELECT string_agg(DISTINCT g.object, ', ') FROM unnest(gates) AS g
                 WHERE g.gate = 'write lock' AND g.hint IS NOT NULL);
   IF unlocked IS NOT NULL THEN
@@ -361,7 +369,9 @@ BEGIN
     RETURN;
   ELSIF NOT force AND NOT repatriated THEN
     PERFORM run_ops.refuse_hidden_rows();
-  ELSIF repatriated THEN
+  END IF;
+  PERFORM run_ops.clear_leftovers(force, repatriated);
+  IF repatriated THEN
     PERFORM run_ops.refuse_conflicts();
     PERFORM run_ops.prepare_switch(false);
   END IF;
@@ -426,6 +436,6 @@ CREATE FUNCTION run_ops.admin_functions() RETURNS text[]
     'run_ops.configure_split(boolean, boolean)', 'run_ops.trust_standby(text)',
     'run_ops.acknowledge(text, text, text)', 'run_ops.withdraw_acknowledgement(text, text)',
     'run_ops.repatriate(integer)', 'run_ops.verify_repatriation()', 'run_ops.repatriation_conflicts()',
-    'run_ops.move_strays(integer)'];
+    'run_ops.move_strays(integer)', 'run_ops.remove_leftovers(integer)'];
 COMMENT ON FUNCTION run_ops.admin_functions() IS
   'the functions that change split mode; nobody but their owner may call them unless granted';

@@ -218,10 +218,13 @@ CREATE VIEW run_ops.stat_progress AS
   UNION ALL
   SELECT CASE WHEN c.forward THEN 'move strays' ELSE 'repatriate' END, c.view::pg_catalog.text, c.store,
          c.copied, c.finished, NULL, c.changed_at, NULL
-    FROM run_ops.copy_progress AS c;
+    FROM run_ops.copy_progress AS c
+  UNION ALL
+  SELECT 'remove leftovers', l.view::pg_catalog.text, l.store, l.removed, l.finished, NULL, l.changed_at, NULL
+    FROM run_ops.leftover AS l;
 COMMENT ON VIEW run_ops.stat_progress IS
-  'cleanups that are queued or under way, and how far run_ops.repatriate() or run_ops.move_strays() have come in each table';
-COMMENT ON COLUMN run_ops.stat_progress.rows_done IS 'rows deleted, or rows that had to be copied';
+  'cleanups that are queued or under way, and how far run_ops.repatriate(), run_ops.move_strays() or run_ops.remove_leftovers() have come in each table';
+COMMENT ON COLUMN run_ops.stat_progress.rows_done IS 'rows deleted, rows removed, or rows that had to be copied';
 COMMENT ON COLUMN run_ops.stat_progress.finished IS 'the present pass has come to the end of this table';
 
 CREATE VIEW run_ops.stat_cleanup AS

@@ -140,6 +140,7 @@ AS $$
 DECLARE
   wrapper name;
   routed  run_ops.routed_table;
+  trusted text[] := run_ops.trusted_leftovers();
 BEGIN
   IF name IS NULL OR name !~ '^(new|[a-z0-9])$' THEN
     RAISE EXCEPTION 'invalid store name %', coalesce(quote_ident(name), 'NULL')
@@ -201,6 +202,7 @@ BEGIN
     PERFORM run_ops.import_table(name, routed);
     PERFORM run_ops.build_view(routed, run_ops.split_enabled());
   END LOOP;
+  PERFORM run_ops.trust_leftovers(trusted);
 END $$;
 COMMENT ON FUNCTION run_ops.attach_store(text, name) IS
   'registers a foreign server as store "new" or as a shard, after comparing encoding and collation; the caller needs a user mapping for it';
@@ -232,6 +234,7 @@ BEGIN
       USING ERRCODE = 'undefined_object', HINT = 'run_ops.store lists the stores.';
   END IF;
   PERFORM run_ops.refuse_while_split(format('detach store "%s"', name));
+  PERFORM run_ops.refuse_leftovers();  -- in a copy
   PERFORM run_ops.forget_changes();
   FOR foreign_table IN
     DELETE FROM run_ops.routed_store AS r WHERE r.store = name RETURNING r.foreign_table

@@ -13,8 +13,13 @@ my ($cuid, $ksuid) = (cuid(1), ksuid(1));
 $control_plane->safe_psql('postgres', qq(
 	SELECT run_ops.enable_split();
 	INSERT INTO run (id, n) VALUES ('$cuid', 1);
-	INSERT INTO run_ops_new.run (id, n) VALUES ('$ksuid', 2);
+	INSERT INTO run_ops_new.run (id, n) VALUES ('$ksuid', 20);
 	INSERT INTO tag VALUES ('t', 1)));
+# The NEW row has been home, and is still here after it went out again.
+$control_plane->safe_psql('postgres', q(SET client_min_messages = error; SELECT run_ops.disable_split(repatriated => true)));
+$control_plane->safe_psql('postgres', q(SET client_min_messages = error; SELECT run_ops.enable_split()));
+$control_plane->safe_psql('postgres', "UPDATE run_ops.run SET n = 2 WHERE id = '$ksuid'");
+is($control_plane->safe_psql('postgres', 'SELECT string_agg(n::text, \' \' ORDER BY n) FROM run'), '1 20', 'an older copy is left here');
 my $both = "SELECT sum(n) FROM run_ops.run WHERE id IN ('$cuid', '$ksuid')";
 is($control_plane->safe_psql('postgres', $both), '3', 'the original reads both stores');
 my $dump = $control_plane->backup_dir . '/dump';
@@ -37,7 +42,7 @@ sub suspended
 		"UPDATE run_ops_new.run SET n = 5 WHERE id = '$ksuid'", 'DELETE FROM run_ops_new.run', 'TRUNCATE run_ops_new.run', 'ANALYZE run_ops_new.run',
 		"COPY run_ops_new.run (id) FROM PROGRAM 'echo x'",
 		'SELECT run_ops.repatriate()', 'SELECT run_ops.verify_repatriation()', 'SELECT run_ops.disable_split()',
-		'SELECT run_ops.disable_split(repatriated => true)', 'SELECT run_ops.move_strays()')
+		'SELECT run_ops.disable_split(repatriated => true)', 'SELECT run_ops.move_strays()', 'SELECT run_ops.remove_leftovers()')
 	{
 		my ($ret, $out, $err) = $copy->psql($db, $query);
 		like($err, qr/split mode is suspended in this copy of the database/, "$what: refused: $query");
@@ -87,7 +92,25 @@ suspended($snapshotted, 'postgres', 'a snapshot of the files');
 is($control_plane->safe_psql('postgres', $both), '3', 'the original still reads both stores');
 is($store->safe_psql('postgres', 'SELECT count(*), sum(n) FROM run'), '1|2', 'the store is as it was');
 
+# A copy that takes over goes on where the original was: what is left in it
+# is known to be old, and is removed only where the store has the row.
+my $restored = sub { return $control_plane->safe_psql('restored', "SET client_min_messages = error; $_[0]") };
+$restored->('SELECT run_ops.configure_split(opted_in => true, native_realtime => true), run_ops.enable_split()');
+is($restored->($both), '3', 'a copy that takes over reads both stores');
+is($restored->('SELECT detail FROM run_ops.check_split() WHERE gate = \'strays\' AND object = \'public.run\''),
+	'1 rows that moved to a store are still here', 'and knows what is left in it');
+$store->safe_psql('postgres', "UPDATE run SET id = 'away' WHERE id = '$ksuid'");
+$restored->('SELECT run_ops.remove_leftovers(), run_ops.remove_leftovers()');
+my ($failed, undef, $message) = $control_plane->psql('restored', 'SELECT run_ops.remove_leftovers()');
+like($message, qr/rows that moved to a store cannot be removed here\nDETAIL:  public.run: store "new" does not have \["$ksuid"\]/, 'a row that the store lost is kept');
+$store->safe_psql('postgres', "UPDATE run SET id = '$ksuid' WHERE id = 'away'");
+is($restored->('SELECT (run_ops.remove_leftovers()).done FROM generate_series(1, 3)'), "f\nf\nt", 'when it is there again, it is removed here');
+is($restored->('SELECT count(*) FROM run'), '1', 'and no other');
+is($restored->($both), '3', 'both stores are read');
+
 # A copy may leave the store out, or take a store of its own.
+($failed, undef, $message) = $elsewhere->psql('restored', "SELECT run_ops.detach_table('run_ops.run')");
+like($message, qr/rows that moved to a store are still here/, 'what is left in a copy is not taken for rows');
 $elsewhere->safe_psql('restored', 'SELECT run_ops.disable_split(force => true)');
 is($elsewhere->safe_psql('restored', 'SELECT count(*) FROM run_ops.run'), '1', 'a copy without the store');
 my $own = new_server('own_store');

@@ -83,7 +83,9 @@ here(q(UPDATE run_ops.run SET n = n + 1 WHERE n < 10; DELETE FROM run_ops.step W
 	   DELETE FROM run_ops.tag WHERE n = 12; UPDATE run_ops.pair SET n = -1 WHERE a = 8));
 there(q(UPDATE run SET n = 4711 WHERE n = 60; DELETE FROM step WHERE n = 61));
 switch($on, undef, 'out');
-is(here('SELECT count(*) FROM run WHERE NOT run_ops.resides(id, \'legacy\')'), '0', 'out: nothing is left here');
+is(here('SELECT count(*) FROM run WHERE NOT run_ops.resides(id, \'legacy\')'), '1000', 'out: what moved is left here');
+here(q(CALL all_batches('remove_leftovers')));
+is(here('SELECT count(*) FROM run WHERE NOT run_ops.resides(id, \'legacy\')'), '0', 'out: and then removed');
 is(there(q(SELECT to_regnamespace('run_ops_changes') IS NULL)), 't', 'out: no note is left there');
 
 # --- where a trigger may have missed something ------------------------------------------------
@@ -152,6 +154,76 @@ there(q(DELETE FROM step WHERE id = 'step_orphan'));
 switch($off, undef, 'corrected');
 switch($on, qr/not all rows/, 'out again');
 
+# --- what moved and is still here ------------------------------------------------------------------
+
+sub left { return here('SELECT count(*) FROM run WHERE NOT run_ops.resides(id, \'legacy\')') }
+# before and after: not a row more or less is shown, and no foreign key is broken
+sub same
+{
+	my ($before, $what) = @_;
+	is(shown(), $before, "$what: every row is shown, once and as it was");
+	is(here('SELECT run_ops.refuse_orphans()'), '', "$what: foreign keys hold");
+	return;
+}
+sub killed_in
+{
+	my ($sql) = @_;
+	my $session = $control_plane->background_psql('postgres');
+	$session->query_safe("SET client_min_messages = error; BEGIN; $sql");
+	my $pid = $session->query_safe('SELECT pg_backend_pid()');
+	kill 'KILL', $pid;
+	$session->{run}->kill_kill;
+	await_recovery($control_plane);
+	return;
+}
+switch($off, qr/not all rows/, 'home for that');
+here(q(CALL all_batches('move_strays', 2000)));
+here('UPDATE run_ops.run SET n = n + 1 WHERE n % 100 = 1');
+my $before = shown();
+# at its very end: everything is done but the commit
+killed_in($on);
+is(here('SELECT run_ops.split_enabled(), superseded FROM run_ops.split_state'), 'f|t', 'killed in the switch: split is off');
+is(here('SELECT count(*) FROM run_ops.leftover') . here(q(SELECT count(*) FROM pg_trigger WHERE tgname ~ '^(0_|~)run_ops')), '00', 'and nothing is left behind');
+same($before, 'killed in the switch');
+$store->stop('immediate');
+like(said($on), qr/could not connect|cannot be reached|connection/, 'no switch without the store');
+$store->start;
+same($before, 'without the store');
+here($on);
+same($before, 'then on');
+my $all = left();
+cmp_ok($all, '>', 900, 'rows are left here');
+killed_in('SELECT run_ops.remove_leftovers(100) FROM generate_series(1, 20)');
+is(left(), $all, 'killed while they are removed: what was not committed is not');
+same($before, 'killed while they are removed');
+here('SELECT run_ops.remove_leftovers(100)');
+# the store is away: nothing is removed, LEGACY rows go on, past what is left here
+$store->stop('immediate');
+like(said('SELECT run_ops.remove_leftovers(100)'), qr/cannot be reached/, 'none is removed without the store');
+my ($stepped) = here(q(SELECT id FROM step WHERE NOT run_ops.resides("runId", 'legacy') LIMIT 1));
+my $old_run = cuid(1);
+here("INSERT INTO run_ops.run (id, n) VALUES ('$old_run', -1); INSERT INTO run_ops.step VALUES ('$stepped', '$old_run', -1); DELETE FROM run_ops.step WHERE \"runId\" = '$old_run'; DELETE FROM run_ops.run WHERE id = '$old_run'");
+is(here("SELECT count(*) FROM step WHERE id = '$stepped'"), '0', 'one in the way has gone');
+$store->start;
+same($before, 'with the store again');
+# back from the middle, after changes there and a restart
+here(q(UPDATE run_ops.run SET n = -n WHERE n % 50 = 7; DELETE FROM run_ops.step WHERE n % 100 = 9; DELETE FROM run_ops.tag WHERE n % 100 = 3));
+here('SELECT run_ops.remove_leftovers(100) FROM generate_series(1, 12)');
+cmp_ok(left(), '>', 100, 'in the middle');
+$control_plane->stop('immediate');
+$control_plane->start;
+$before = shown();
+here('SELECT run_ops.repatriate(100) FROM generate_series(1, 3)');
+same($before, 'on the way back from the middle');
+here(q(CALL all_batches('repatriate', 2000)));
+switch($off, undef, 'home from the middle');
+is(here(q(SELECT count(*) FROM run_ops.leftover)), '0', 'with no leftover');
+here(q(CALL all_batches('move_strays', 2000)));
+here($on);
+same($before, 'out again');
+switch($off, qr/not all rows/, 'home at once');
+switch($on, qr/not all rows/, 'and out at once');
+
 # --- who may not create a trigger ---------------------------------------------------------------
 
 there(q(CREATE ROLE plain LOGIN; GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO plain;
@@ -183,6 +255,7 @@ foreach my $round (1 .. 3)
 	unlike(said('SET run_ops_split.swap_attempts = 1000; ' . $off), qr/ERROR|every row/, "home under load, $round");
 	here(q(CALL all_batches('move_strays', 2000)));
 	unlike(said('SET run_ops_split.swap_attempts = 1000; ' . $on), qr/ERROR|every row/, "out under load, $round");
+	unlike(said(q(CALL all_batches('remove_leftovers', 100))), qr/ERROR/, "and removed under load, $round") if $round != 2;
 }
 $load->signal('INT');
 $load->finish;
