@@ -135,7 +135,8 @@ REGRESS ?= \
 	row_security \
 	security_invoker \
 	traps \
-	stats
+	stats \
+	discard_caches
 ISOLATION ?= \
 	lazy_fdw_recheck \
 	mint_kind_flip \
