@@ -12,7 +12,7 @@
 #   make check-hard                          the tests that take long; among them
 #   make check-faults                        every call that may fail, failing once
 #   make check-ubsan, make check-valgrind    what C leaves undefined, invalid reads
-#   make check-assert                        PostgreSQL with assertions, caches that forget
+#   make check-assert                        assertions, AddressSanitizer, caches that forget
 #   make check-analyze                       gcc -fanalyzer, clang --analyze
 #   make coverage                            lines of src/*.c that the tests run
 #

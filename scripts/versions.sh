@@ -146,8 +146,10 @@ assert_build() {
     tar -xf postgresql-"$v"_*.orig.tar.* --strip-components=1) ||
     { missing "its source package cannot be had"; return 1; }
   configure=(--without-readline --enable-tap-tests --enable-cassert)
-  [ "$v" -lt 16 ] || configure+=(--without-icu)
   [ -e /usr/include/zlib.h ] || configure+=(--without-zlib)
+  # tests need both; where only the libraries are, these tests fail
+  if [ -e /usr/include/unicode/ucol.h ]; then configure+=(--with-icu); else configure+=(--without-icu); fi
+  [ ! -e /usr/include/libxml2 ] || configure+=(--with-libxml)
   if [ "$kind" = asan ]; then
     flags+=' -fno-omit-frame-pointer -fsanitize=address'
     configure+=(CPPFLAGS="-DUSE_VALGRIND -I$PWD/test/asan" LDFLAGS=-fsanitize=address)
