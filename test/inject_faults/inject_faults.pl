@@ -176,7 +176,7 @@ foreach my $scenario (@scenarios)
 	foreach my $mode ('transaction', 'savepoint')
 	{
 		each_fails($name, $sql, $mode, 'false', $ENV{RUN_OPS_FAULTS_CALLS}, 0.5);
-		each_fails($name, $sql, $mode, 'true', $ENV{RUN_OPS_FAULTS_ALLOCATIONS} || 40, ($seed % 1000) / 1000) if $of_server;
+		each_fails($name, $sql, $mode, 'true', $ENV{RUN_OPS_FAULTS_ALLOCATIONS} || 10, ($seed % 1000) / 1000) if $of_server;
 	}
 }
 cmp_ok($total, '>', 0, "$total failures");
