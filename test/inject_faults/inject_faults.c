@@ -32,8 +32,14 @@ inject_fault(const char *function, const char *called)
 static void
 fail_allocation(void *context)
 {
-	/* there is a reserve for errors, and nothing is allocated where it must not fail */
-	if (of_server && context != ErrorContext && CritSectionCount == 0 && fails())
+	/*
+	 * There is a reserve for errors, and nothing is allocated where it must
+	 * not fail.  In TopMemoryContext PostgreSQL itself breaks: a lock that is
+	 * known without its owners survives a rollback to a savepoint, and who
+	 * asks for it next crashes (LockAcquireExtended()).
+	 */
+	if (of_server && context != ErrorContext && context != TopMemoryContext &&
+		CritSectionCount == 0 && fails())
 		ereport(ERROR,
 				(errcode(ERRCODE_OUT_OF_MEMORY),
 				 errmsg("injected failure"),
