@@ -12,7 +12,7 @@
 #   make check-hard                          the tests that take long; among them
 #   make check-faults                        every call that may fail, failing once
 #   make check-ubsan, make check-valgrind    what C leaves undefined, invalid reads
-#   make check-assert                        PostgreSQL with assertions, caches that forget
+#   make check-assert                        assertions, AddressSanitizer, caches that forget
 #   make check-analyze                       gcc -fanalyzer, clang --analyze
 #   make coverage                            lines of src/*.c that the tests run
 #
@@ -139,7 +139,8 @@ REGRESS ?= \
 	row_security \
 	security_invoker \
 	traps \
-	stats
+	stats \
+	discard_caches
 ISOLATION ?= \
 	lazy_fdw_recheck \
 	mint_kind_flip \

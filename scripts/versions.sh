@@ -133,10 +133,12 @@ in_debian_root() {
       bash -c "cd /src && exec \"\$@\"" _ "$@"' _ "$root" "$VERSIONS_HOME" "${RUN_OPS_NODE_MODULES:-}" "$@"
 }
 
-# assert_build V: PostgreSQL V built from its source package with assertions,
-# and so with debug_discard_caches.  Its bin/pg_config is in $VERSIONS_HOME/assertV.
+# assert_build V [asan]: PostgreSQL V built from its source package with
+# assertions, and so with debug_discard_caches.  Its bin/pg_config is in
+# $VERSIONS_HOME/assertV; with "asan" in asanV, watched by AddressSanitizer.
 assert_build() {
-  local v=$1 prefix=$VERSIONS_HOME/assert$1 source=$VERSIONS_HOME/source$1 release configure
+  local v=$1 kind=${2:-assert} release configure flags='-O1 -g1'
+  local prefix=$VERSIONS_HOME/$kind$v source=$VERSIONS_HOME/source$v
   [ ! -e "$prefix/.complete" ] || return 0
   release=$(debian_release "$v") || return 1
   unpacked_tools bison flex m4 || return 1
@@ -150,11 +152,18 @@ assert_build() {
     tar -xf postgresql-"$v"_*.orig.tar.* --strip-components=1) ||
     { missing "its source package cannot be had"; return 1; }
   configure=(--without-readline --enable-tap-tests --enable-cassert)
-  [ "$v" -lt 16 ] || configure+=(--without-icu)
   [ -e /usr/include/zlib.h ] || configure+=(--without-zlib)
+  # tests need both; where only the libraries are, these tests fail
+  if [ -e /usr/include/unicode/ucol.h ]; then configure+=(--with-icu); else configure+=(--without-icu); fi
+  [ ! -e /usr/include/libxml2 ] || configure+=(--with-libxml)
+  if [ "$kind" = asan ]; then
+    flags+=' -fno-omit-frame-pointer -fsanitize=address'
+    configure+=(CPPFLAGS="-DUSE_VALGRIND -I$PWD/test/asan" LDFLAGS=-fsanitize=address)
+  fi
   (set -e
+    export ASAN_OPTIONS=detect_leaks=0
     cd "$source"
-    ./configure -q --prefix="$prefix" "${configure[@]}" CFLAGS='-O1 -g1'
+    ./configure -q --prefix="$prefix" "${configure[@]}" CFLAGS="$flags"
     make -s -j"$(nproc)" MAKELEVEL=0 all
     make -s install
     for dir in src/test/isolation src/test/regress contrib/postgres_fdw contrib/dblink; do

@@ -5,7 +5,7 @@
 \set name lazy_fdw
 \i test/fixtures/two_stores.sql
 SELECT format('host=%s port=%s dbname=%s', :'store_host', :'store_port', :'store_db') AS store \gset
-SET statement_timeout = '60s';
+SET statement_timeout = '10min';
 SELECT dblink_exec(:'store', $$
   SET client_min_messages = warning;
   CREATE SCHEMA lazy_fdw;

@@ -91,6 +91,10 @@ EXECUTE by_ids (NULL);
 EXPLAIN (COSTS OFF) EXECUTE by_two (:'ksuid', :'cuid');
 EXECUTE by_two (:'ksuid', :'cuid');
 EXPLAIN (COSTS OFF) EXECUTE by_varchar (:'ksuid');
+-- two sets: each has its gate, and what is filtered still is
+PREPARE by_both (text[], text[]) AS SELECT note FROM run_ops.run WHERE id = ANY ($1) AND id = ANY ($2);
+EXPLAIN (COSTS OFF) EXECUTE by_both (ARRAY[:'ksuid'], ARRAY[:'ksuid']);
+EXECUTE by_both (ARRAY[:'ksuid', :'cuid'], ARRAY[:'ksuid', :'ksuid2']);
 -- the store that cannot have the id is never executed
 SELECT executed(format('EXECUTE by_id (%L)', :'cuid'));
 SELECT executed(format('EXECUTE by_id (%L)', :'ksuid'));

@@ -294,8 +294,8 @@ bound_of_and(LeafFilter *filter, List *clauses)
 			return one;
 		bound.exact |= one.exact;
 		bound.gate = one.gate;
-		if (!is_const_bool(one.gate, true))
-			gates = lappend(gates, one.gate);
+		/* the planner takes no AND below another, nor do we make one */
+		gates = list_concat_copy(gates, make_ands_implicit(one.gate));
 	}
 	if (gates != NIL)
 		bound.gate = make_ands_explicit(gates);
@@ -498,9 +498,9 @@ simplify_filter(PlannerInfo *root, FuncExpr *call)
 	/* strays must stay hidden, also among the ids that were asked for */
 	if (is_const_bool(bound.gate, true))
 		return NULL;
-	return (Node *) make_andclause(list_make2(bound.gate,
-											  make_gate(&filter, "id_resides",
-														linitial(call->args))));
+	return (Node *) make_andclause(list_concat_copy(make_ands_implicit(bound.gate),
+													list_make1(make_gate(&filter, "id_resides",
+																		 linitial(call->args)))));
 }
 
 /*

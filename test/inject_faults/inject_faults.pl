@@ -9,6 +9,11 @@
 # the end the session holds no more plans, contexts, statements in the store
 # or temporary files than one without failures.  With a PostgreSQL that has
 # assertions, the statements also run while it discards its caches.
+#
+# On the server of scripts/check-assert, allocations of the whole server fail
+# in the same way: there are tens of thousands, so RUN_OPS_FAULTS_ALLOCATIONS
+# of each scenario, beginning at RUN_OPS_FAULTS_SEED.  RUN_OPS_FAULTS_CALLS
+# bounds the calls as well; RUN_OPS_FAULTS chooses scenarios.
 use strict;
 use warnings;
 use PostgreSQL::Test::Cluster;
@@ -25,7 +30,7 @@ $control_plane->safe_psql('postgres', q(
 	INSERT INTO "Project" (id, name, "organizationId", "updatedAt", slug, "externalRef") VALUES ('proj', 'p', 'org', now(), 'p', 'p');
 	INSERT INTO "RuntimeEnvironment" (id, slug, "apiKey", "organizationId", "updatedAt", "projectId", "pkApiKey", shortcode)
 	  SELECT id, id, id, 'org', now(), 'proj', id, id FROM unnest('{env,env2}'::text[]) AS id;
-	CREATE FUNCTION fail_at(call int) RETURNS int LANGUAGE c AS '$libdir/run_ops_split', 'run_ops_inject_faults';
+	CREATE FUNCTION fail_at(call int, of_server boolean) RETURNS int LANGUAGE c AS '$libdir/run_ops_split', 'run_ops_inject_faults';
 	SELECT run_ops.attach_control_plane('public');
 	ALTER SYSTEM SET run_ops_split.mint_enabled = on;
 	ALTER SYSTEM SET run_ops_split.cross_store_writes = allow;
@@ -150,54 +155,76 @@ sub run_script
 # A section of the output for each "\echo == NAME"
 sub sections { my %s = map { my ($k, $v) = split /\n/, $_, 2; ($k => $v // '') } grep { length } split /^== /m, shift; return \%s }
 
+# Which of so many calls fail: all of them, or so many of them, evenly spaced.
+sub chosen
+{
+	my ($calls, $wanted, $first) = @_;
+	return 1 .. $calls if !$wanted || $calls <= $wanted;
+	return map { 1 + int(($_ + $first) * $calls / $wanted) } 0 .. $wanted - 1;
+}
+
 my $total = 0;
+my $seed = $ENV{RUN_OPS_FAULTS_SEED} // time % 1000;
 # where PostgreSQL has it
 my $forgets = $control_plane->safe_psql('postgres', 'SHOW debug_assertions') eq 'on';
+my $of_server = $control_plane->safe_psql('postgres', 'SELECT fail_at(0, true) IS NOT NULL') eq 't';
+note "allocations of the server: seed $seed" if $of_server;
 foreach my $scenario (@scenarios)
 {
 	my ($name, $sql) = @$scenario;
 	next if $ENV{RUN_OPS_FAULTS} && $name !~ /$ENV{RUN_OPS_FAULTS}/;
 	foreach my $mode ('transaction', 'savepoint')
 	{
-		my $rows = rows_of($mode eq 'transaction' ? $committed : $own);
-		my $end = $mode eq 'transaction' ? 'COMMIT' : 'ROLLBACK TO s';
-		my $begin = $mode eq 'transaction' ? 'BEGIN' : 'BEGIN; SAVEPOINT s';
-		my $cold = 'SELECT fail_at(0) \g /dev/null';
-		# what the statements give, and how many calls there are
-		my $warm = "\\echo == before\n$rows;\n\\echo == warm\n" . "$cold\nBEGIN;\n$sql\nROLLBACK;\n" x 2;
-		my $normal = sections(run_script($name,
-			"$warm$cold\n$begin;\n\\echo == given\n$sql\n\\echo == end\n$end;\n\\echo == calls\nSELECT fail_at(0);\n"));
-		restore_rows() if $mode eq 'transaction';
-		my $calls = $normal->{calls} + 0;
-
-		my $failing = join '', map {
-			("\\echo == failing $_\n$begin;\nSELECT fail_at($_) \\g /dev/null\n$sql\n$end;\n\\echo == disarm\n$cold\n",
-				"\\echo == rows $_\n$rows;\n\\echo == again $_\n", $mode eq 'transaction' ? "BEGIN;\n" : '', "$sql\n\\echo == end\nROLLBACK;\n")
-		} 1 .. $calls;
-		my $result = sections(run_script($name, "$warm\\echo == held before\n$held$failing$warm\\echo == held after\n$held"));
-		my @wrong;
-		foreach my $n (1 .. $calls)
-		{
-			my ($failure, $left, $again) = map { $result->{"$_ $n"} } ('failing', 'rows', 'again');
-			push @wrong, "call $n did not fail: $failure" if $failure !~ /injected failure/;
-			push @wrong, "call $n left rows: $failure" if $left ne $result->{before};
-			push @wrong, "after call $n: $again instead of $normal->{given}after $failure" if $again ne $normal->{given};
-		}
-		note "$name, $mode: $calls calls";
-		$total += $calls;
-		is(scalar(@wrong), 0, "$name, $mode: as before after each failure");
-		diag($_) foreach @wrong[ 0 .. ($#wrong > 3 ? 3 : $#wrong) ];
-		my %before = map { ($_ => 1) } split /\n/, $result->{'held before'};
-		my @more = grep { !$before{$_} } split /\n/, $result->{'held after'};
-		is(join("\n", @more), '', "$name, $mode: nothing more is held");
-		if ($forgets && $mode eq 'transaction')
-		{
-			my $given = sections(run_script($name,
-				"BEGIN;\nSET LOCAL debug_discard_caches = 1;\n\\echo == given\n$sql\n\\echo == end\nROLLBACK;\n"))->{given};
-			is($given, $normal->{given}, "$name: the same with caches that forget everything all the time");
-		}
+		each_fails($name, $sql, $mode, 'false', $ENV{RUN_OPS_FAULTS_CALLS}, 0.5);
+		each_fails($name, $sql, $mode, 'true', $ENV{RUN_OPS_FAULTS_ALLOCATIONS} || 10, ($seed % 1000) / 1000) if $of_server;
 	}
 }
 cmp_ok($total, '>', 0, "$total failures");
+
+sub each_fails
+{
+	my ($name, $sql, $mode, $server, $wanted, $first) = @_;
+	my $what = $server eq 'true' ? 'allocations' : 'calls';
+	my $rows = rows_of($mode eq 'transaction' ? $committed : $own);
+	my $end = $mode eq 'transaction' ? 'COMMIT' : 'ROLLBACK TO s';
+	my $begin = $mode eq 'transaction' ? 'BEGIN' : 'BEGIN; SAVEPOINT s';
+	my $cold = "SELECT fail_at(0, $server) \\g /dev/null";
+	# what the statements give, and how many calls there are
+	my $warm = "\\echo == before\n$rows;\n\\echo == warm\n" . "$cold\nBEGIN;\n$sql\nROLLBACK;\n" x 2;
+	my $normal = sections(run_script($name,
+		"$warm$cold\n$begin;\n\\echo == given\n$sql\n\\echo == end\n$end;\n\\echo == calls\nSELECT fail_at(0, $server);\n"));
+	restore_rows() if $mode eq 'transaction';
+	# the question for their number allocates, too
+	my $calls = int($normal->{calls} * ($server eq 'true' ? 0.95 : 1));
+	my @chosen = chosen($calls, $wanted, $first);
+
+	my $failing = join '', map {
+		("\\echo == failing $_\n$begin;\nSELECT fail_at($_, $server) \\g /dev/null\n$sql\n$end;\n\\echo == disarm\n$cold\n",
+			"\\echo == rows $_\n$rows;\n\\echo == again $_\n", $mode eq 'transaction' ? "BEGIN;\n" : '', "$sql\n\\echo == end\nROLLBACK;\n")
+	} @chosen;
+	my $result = sections(run_script($name, "$warm\\echo == held before\n$held$failing$warm\\echo == held after\n$held"));
+	my @wrong;
+	foreach my $n (@chosen)
+	{
+		my ($failure, $left, $again) = map { $result->{"$_ $n"} } ('failing', 'rows', 'again');
+		push @wrong, "call $n did not fail: $failure" if $failure !~ /injected failure/;
+		push @wrong, "call $n left rows: $failure" if $left ne $result->{before};
+		push @wrong, "after call $n: $again instead of $normal->{given}after $failure" if $again ne $normal->{given};
+	}
+	note "$name, $mode: " . @chosen . " of $calls $what";
+	$total += @chosen;
+	is(scalar(@wrong), 0, "$name, $mode, $what: as before after each failure");
+	diag($_) foreach @wrong[ 0 .. ($#wrong > 3 ? 3 : $#wrong) ];
+	my %before = map { ($_ => 1) } split /\n/, $result->{'held before'};
+	my @more = grep { !$before{$_} } split /\n/, $result->{'held after'};
+	is(join("\n", @more), '', "$name, $mode, $what: nothing more is held");
+	if ($forgets && !$wanted && $mode eq 'transaction')
+	{
+		my $given = sections(run_script($name,
+			"BEGIN;\nSET LOCAL debug_discard_caches = 1;\n\\echo == given\n$sql\n\\echo == end\nROLLBACK;\n"))->{given};
+		is($given, $normal->{given}, "$name: the same with caches that forget everything all the time");
+	}
+	return;
+}
 
 done_testing();
