@@ -52,7 +52,6 @@ MODULES_C = \
 	id_mint \
 	seam_pruning \
 	seam_shortcut \
-	seam_statistics \
 	lazy_fdw \
 	lazy_fdw_plan \
 	routed_view \
@@ -114,7 +113,6 @@ REGRESS ?= \
 	attach_differences \
 	read_through \
 	seam_pruning \
-	seam_statistics \
 	read_locks \
 	read_fuzz \
 	store_counts \

@@ -92,7 +92,6 @@ seam_pruning_init(void)
 							 GUC_EXPLAIN,
 							 NULL, NULL, NULL);
 	seam_shortcut_init();
-	seam_statistics_init();
 }
 
 /* --- sets of ids ---------------------------------------------------------- */

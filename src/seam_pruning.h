@@ -13,7 +13,6 @@ extern bool seam_pruning;
 
 extern void seam_pruning_init(void);
 extern void seam_shortcut_init(void);
-extern void seam_statistics_init(void);
 
 /* Is the clause a call of resides(id, store)? */
 extern bool is_resides(Node *clause);
