@@ -1,6 +1,6 @@
 /*
  * valgrind/memcheck.h
- *		In valgrind's place when PostgreSQL is built for scripts/check-asan.
+ *		In valgrind's place when PostgreSQL is built for scripts/check-assert.
  *
  * PostgreSQL takes memory from malloc() in blocks, where AddressSanitizer sees
  * no chunk, no context reset and no buffer that is no longer pinned.  What
