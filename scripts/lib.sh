@@ -198,7 +198,7 @@ private_cron() {
 # $WORK/older, where make check-versions has brought its version.
 older_postgres() {
   . scripts/versions.sh
-  local older=$VERSIONS_HOME/assert$OLDER_VERSION major
+  local older=$VERSIONS_HOME/plain$OLDER_VERSION major
   major=$("$PG/bin/pg_config" --version | sed -nE 's/^PostgreSQL ([0-9]+).*/\1/p')
   if [ "$major" -le "$OLDER_VERSION" ]; then
     echo "SKIPPED: pg_upgrade from an older version: $OLDER_VERSION is none for $major"

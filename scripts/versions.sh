@@ -133,9 +133,11 @@ in_debian_root() {
       bash -c "cd /src && exec \"\$@\"" _ "$@"' _ "$root" "$VERSIONS_HOME" "${RUN_OPS_NODE_MODULES:-}" "$@"
 }
 
-# assert_build V [asan]: PostgreSQL V built from its source package with
+# assert_build V [KIND]: PostgreSQL V built from its source package with
 # assertions, and so with debug_discard_caches.  Its bin/pg_config is in
-# $VERSIONS_HOME/assertV; with "asan" in asanV, watched by AddressSanitizer.
+# $VERSIONS_HOME/KINDV.  KIND is assert, unless said; asan, watched by
+# AddressSanitizer; or plain, which also runs in the root of another release, as
+# it needs no libraries that differ there.
 assert_build() {
   local v=$1 kind=${2:-assert} release configure flags='-O1 -g1'
   local prefix=$VERSIONS_HOME/$kind$v source=$VERSIONS_HOME/source$v
@@ -153,9 +155,9 @@ assert_build() {
     { missing "its source package cannot be had"; return 1; }
   configure=(--without-readline --enable-tap-tests --enable-cassert)
   [ -e /usr/include/zlib.h ] || configure+=(--without-zlib)
-  # tests need both; where only the libraries are, these tests fail
-  if [ -e /usr/include/unicode/ucol.h ]; then configure+=(--with-icu); else configure+=(--without-icu); fi
-  [ ! -e /usr/include/libxml2 ] || configure+=(--with-libxml)
+  # tests need both; without the headers those fail
+  if [ "$kind" != plain ] && [ -e /usr/include/unicode/ucol.h ]; then configure+=(--with-icu); else configure+=(--without-icu); fi
+  [ "$kind" = plain ] || [ ! -e /usr/include/libxml2 ] || configure+=(--with-libxml)
   if [ "$kind" = asan ]; then
     flags+=' -fno-omit-frame-pointer -fsanitize=address'
     configure+=(CPPFLAGS="-DUSE_VALGRIND -I$PWD/test/asan" LDFLAGS=-fsanitize=address)
