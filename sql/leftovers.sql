@@ -137,6 +137,7 @@ SELECT broken();
 SELECT operation, object, store, rows_done, finished FROM run_ops.stat_progress;
 DELETE FROM run_ops.step WHERE "runId" = new_id(9);
 DELETE FROM run_ops.run WHERE id = new_id(9);
+SELECT * FROM run_ops.in_doubt();  -- what is left of them here is no row in doubt
 SELECT * FROM run_ops.remove_leftovers(100);
 SELECT * FROM run_ops.remove_leftovers(100);
 -- then the triggers of one table after the other
