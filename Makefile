@@ -50,6 +50,7 @@ MODULES_C = \
 	run_ops_split \
 	id_shape \
 	id_mint \
+	rights \
 	seam_pruning \
 	seam_shortcut \
 	lazy_fdw \
@@ -76,6 +77,7 @@ endif
 
 # Parts of the install script, in the order of their dependencies.
 SQL_PARTS = \
+	rights \
 	seam_pruning \
 	id_shape \
 	id_mint \

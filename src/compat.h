@@ -55,6 +55,30 @@
 					   (src)->rtable, (src)->rteperminfos)
 #endif
 
+/* Marks the tables of a query to be checked as a role, not as the user. */
+#if PG_VERSION_NUM < 160000
+#define compat_check_access_as(query, role) \
+	do { \
+		ListCell   *entry_; \
+\
+		foreach(entry_, (query)->rtable) \
+		{ \
+			RangeTblEntry *rte_ = lfirst_node(RangeTblEntry, entry_); \
+\
+			if (rte_->rtekind == RTE_RELATION) \
+				rte_->checkAsUser = (role); \
+		} \
+	} while (0)
+#else
+#define compat_check_access_as(query, role) \
+	do { \
+		ListCell   *entry_; \
+\
+		foreach(entry_, (query)->rteperminfos) \
+			lfirst_node(RTEPermissionInfo, entry_)->checkAsUser = (role); \
+	} while (0)
+#endif
+
 /* Are writes to the relation counted?  Then it has its pgstat_info. */
 #if PG_VERSION_NUM < 150000
 #define compat_counts_writes(rel) ((rel)->pgstat_info != NULL)

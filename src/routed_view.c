@@ -12,6 +12,7 @@
 #include "access/table.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
@@ -19,6 +20,7 @@
 #include "utils/memutils.h"
 #include "utils/rel.h"
 
+#include "compat.h"
 #include "routed_view.h"
 
 /*
@@ -31,7 +33,7 @@ typedef struct KeptStatement
 {
 	StoreAction action;
 	Bitmapset  *columns;
-	SPIPlanPtr	plan;
+	RightsStatement *statement;
 } KeptStatement;
 
 typedef struct RoutedViewEntry
@@ -56,14 +58,14 @@ free_view(RoutedView *view)
 	for (int i = 0; i < view->ntables; i++)
 	{
 		foreach(lc, view->tables[i].statements)
-			SPI_freeplan(((KeptStatement *) lfirst(lc))->plan);
+			SPI_freeplan(((KeptStatement *) lfirst(lc))->statement->plan);
 	}
 	foreach(lc, view->owners)
 	{
 		OwnerRule  *rule = lfirst(lc);
 
 		if (rule->probe)
-			SPI_freeplan(rule->probe);
+			SPI_freeplan(rule->probe->plan);
 	}
 	MemoryContextDelete(view->context);
 }
@@ -145,29 +147,40 @@ local_table_changes_rows(RoutedView *view, Oid relid)
 	return result;
 }
 
+/* A statement with the rights that the view gives; see rights.h. */
+static RightsStatement *
+prepare(RoutedView *view, const char *sql, int nargs, const Oid *argtypes,
+		MemoryContext context)
+{
+	/* the table and the key are all that matters: no need to plan anew */
+	return rights_prepare(sql, view->owner,
+						  view->security_invoker ? InvalidOid : view->owner,
+						  nargs, argtypes, CURSOR_OPT_GENERIC_PLAN, context);
+}
+
 /*
  * Fills a RoutedView from the registry.  Inside SPI, and gone with it until it
  * is kept.
  */
 static RoutedView *
-look_up_view(Oid relid, Trigger *trigger)
+look_up_view(Relation rel, Trigger *trigger)
 {
+	Oid			relid = RelationGetRelid(rel);
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
 												  "run_ops routed view",
 												  ALLOCSET_SMALL_SIZES);
 	RoutedView *view = MemoryContextAllocZero(context, sizeof(RoutedView));
 	char	   *routing;
 	char	   *route_column;
-	Relation	rel;
 	MemoryContext oldcontext;
 
 	view->relid = relid;
 	view->context = context;
-	rel = table_open(relid, AccessShareLock);
+	view->owner = rel->rd_rel->relowner;
+	view->security_invoker = compat_has_security_invoker(rel);
 	oldcontext = MemoryContextSwitchTo(context);
 	view->desc = CreateTupleDescCopy(RelationGetDescr(rel));
 	MemoryContextSwitchTo(oldcontext);
-	table_close(rel, AccessShareLock);
 
 	ask_registry("SELECT t.routing, t.route_column, k.name "
 				 "FROM run_ops.routed_table AS t, pg_catalog.unnest(t.key_columns) AS k (name) "
@@ -232,9 +245,7 @@ look_up_view(Oid relid, Trigger *trigger)
 			{
 				Oid			type = get_atttype(relid, rule->attno);
 
-				rule->probe = SPI_prepare(query, 1, &type);
-				if (rule->probe == NULL)
-					elog(ERROR, "could not prepare \"%s\"", query);
+				rule->probe = prepare(view, query, 1, &type, context);
 			}
 			/* SPI has changed the current context */
 			oldcontext = MemoryContextSwitchTo(context);
@@ -255,18 +266,21 @@ keep_view(RoutedView *view)
 		OwnerRule  *rule = lfirst(lc);
 
 		if (rule->probe)
-			SPI_keepplan(rule->probe);
+			SPI_keepplan(rule->probe->plan);
 	}
 	MemoryContextSetParent(view->context, CacheMemoryContext);
 }
 
 RoutedView *
-routed_view_pin(Oid relid, Trigger *trigger)
+routed_view_pin(Relation rel, Trigger *trigger)
 {
+	Oid			relid = RelationGetRelid(rel);
 	RoutedViewEntry *entry;
 	RoutedView *view;
 	bool		found;
 	uint64		before;
+	Oid			userid;
+	int			sec_context;
 
 	if (routed_views == NULL)
 	{
@@ -283,7 +297,12 @@ routed_view_pin(Oid relid, Trigger *trigger)
 		if (SPI_connect() != SPI_OK_CONNECT)
 			elog(ERROR, "SPI_connect failed");
 		before = invalidations;
-		view = look_up_view(relid, trigger);
+		/* nothing but the registry is read, which the writer need not see */
+		GetUserIdAndSecContext(&userid, &sec_context);
+		SetUserIdAndSecContext(rel->rd_rel->relowner,
+							   sec_context | SECURITY_LOCAL_USERID_CHANGE);
+		view = look_up_view(rel, trigger);
+		SetUserIdAndSecContext(userid, sec_context);
 		entry = hash_search(routed_views, &relid, HASH_ENTER, &found);
 		/* from here on nothing fails: what is kept is known to the entry */
 		if (found && entry->view->npins == 0)
@@ -453,42 +472,40 @@ write_statement(StatementText *text, RoutedView *view, StoreTable *table,
 	write_change(text, view, table, action, columns);
 }
 
-SPIPlanPtr
+RightsStatement *
 routed_view_statement(RoutedView *view, StoreTable *table,
 					  StoreAction action, Bitmapset *columns)
 {
 	ListCell   *lc;
 	KeptStatement *kept;
-	SPIPlanPtr	plan;
+	RightsStatement *statement;
 	StatementText text;
 	MemoryContext oldcontext;
+	bool		keep = list_length(table->statements) < MAX_KEPT_STATEMENTS;
 
 	foreach(lc, table->statements)
 	{
 		kept = lfirst(lc);
 		if (kept->action == action && bms_equal(kept->columns, columns))
-			return kept->plan;
+			return kept->statement;
 	}
 
 	initStringInfo(&text.sql);
 	text.nargs = 0;
 	text.argtypes = palloc(sizeof(Oid) * (view->desc->natts + view->nkeys));
 	write_statement(&text, view, table, action, columns);
-	/* the table and the key are all that matters: no need to plan anew */
-	plan = SPI_prepare_cursor(text.sql.data, text.nargs, text.argtypes,
-							  CURSOR_OPT_GENERIC_PLAN);
-	if (plan == NULL)
-		elog(ERROR, "could not prepare \"%s\"", text.sql.data);
-	if (list_length(table->statements) >= MAX_KEPT_STATEMENTS)
-		return plan;			/* freed with the SPI connection */
+	statement = prepare(view, text.sql.data, text.nargs, text.argtypes,
+						keep ? view->context : CurrentMemoryContext);
+	if (!keep)
+		return statement;		/* freed with the SPI connection */
 	oldcontext = MemoryContextSwitchTo(view->context);
 	kept = palloc(sizeof(KeptStatement));
 	kept->action = action;
 	kept->columns = bms_copy(columns);
-	kept->plan = plan;
+	kept->statement = statement;
 	table->statements = lappend(table->statements, kept);
 	MemoryContextSwitchTo(oldcontext);
 	/* last, as it cannot fail: a kept plan that nobody knows is never freed */
-	SPI_keepplan(plan);
-	return plan;
+	SPI_keepplan(statement->plan);
+	return statement;
 }

@@ -10,7 +10,10 @@
 #include "nodes/bitmapset.h"
 #include "nodes/pg_list.h"
 #include "storage/lock.h"
+#include "utils/relcache.h"
 #include "utils/reltrigger.h"
+
+#include "rights.h"
 
 /* The name by which an INSERT reads the rows that were collected for it. */
 #define COLLECTED_ROWS "run_ops_rows"
@@ -51,7 +54,7 @@ typedef struct OwnerRule
 {
 	AttrNumber	attno;
 	char	   *store;			/* NULL: the shape of the value tells */
-	SPIPlanPtr	probe;			/* is the named row there?  NULL: sure */
+	RightsStatement *probe;		/* is the named row there?  NULL: sure */
 } OwnerRule;
 
 typedef enum Routing
@@ -66,6 +69,8 @@ typedef struct RoutedView
 {
 	Oid			relid;
 	MemoryContext context;
+	Oid			owner;
+	bool		security_invoker;
 	bool		valid;			/* false: to be looked up again */
 	int			npins;			/* statements that use it */
 	LocalTransactionId checked_in;	/* where its servers may be written to */
@@ -81,17 +86,19 @@ typedef struct RoutedView
 } RoutedView;
 
 /*
- * The view of that Oid, until it is unpinned.  The arguments of its trigger
- * name the stores whose tables have BEFORE ROW triggers.
+ * What is known of the view, until it is unpinned.  The arguments of its
+ * trigger name the stores whose tables have BEFORE ROW triggers.
  */
-extern RoutedView *routed_view_pin(Oid relid, Trigger *trigger);
+extern RoutedView *routed_view_pin(Relation rel, Trigger *trigger);
 extern void routed_view_unpin(RoutedView *view);
 
 /*
  * The prepared statement for an action.  "columns" are those that it sets.
  * Inside SPI.
  */
-extern SPIPlanPtr routed_view_statement(RoutedView *view, StoreTable *table,
-										StoreAction action, Bitmapset *columns);
+extern RightsStatement *routed_view_statement(RoutedView *view,
+											  StoreTable *table,
+											  StoreAction action,
+											  Bitmapset *columns);
 
 #endif							/* RUN_OPS_ROUTED_VIEW_H */

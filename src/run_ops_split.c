@@ -15,6 +15,7 @@
 #include "cache_epoch.h"
 #include "compat.h"
 #include "connect_limit.h"
+#include "rights.h"
 #include "run_ops_split.h"
 #include "seam_pruning.h"
 #include "split_mode.h"
@@ -26,6 +27,7 @@ extern PGDLLEXPORT void _PG_init(void);
 void
 _PG_init(void)
 {
+	rights_init();
 	seam_pruning_init();
 	write_frame_init();
 	write_routing_init();

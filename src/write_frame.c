@@ -19,11 +19,9 @@
 #include "foreign/foreign.h"
 #include "miscadmin.h"
 #include "storage/proc.h"
-#include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
-#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -34,9 +32,6 @@
 #include "run_ops_split.h"
 #include "split_mode.h"
 #include "write_frame.h"
-
-/* The search_path of what runs with more rights than the writer has. */
-#define PINNED_PATH "pg_catalog, pg_temp"
 
 /*
  * Foreign rows that one statement changes.  The store looks each key up in a
@@ -67,14 +62,14 @@ WriteFrame *write_frames = NULL;
  */
 
 void
-push_write_frame(TriggerData *trigdata, Oid writer, int writer_context)
+push_write_frame(TriggerData *trigdata)
 {
 	MemoryContext context = AllocSetContextCreate(TopTransactionContext,
 												  "run_ops write frame",
 												  ALLOCSET_SMALL_SIZES);
 	MemoryContext oldcontext = MemoryContextSwitchTo(context);
 	WriteFrame *frame = palloc0(sizeof(WriteFrame));
-	RoutedView *view = routed_view_pin(RelationGetRelid(trigdata->tg_relation),
+	RoutedView *view = routed_view_pin(trigdata->tg_relation,
 									   trigdata->tg_trigger);
 	int			column = -1;
 
@@ -85,11 +80,7 @@ push_write_frame(TriggerData *trigdata, Oid writer, int writer_context)
 	frame->outer = write_frames;
 	write_frames = frame;
 
-	frame->writer = writer;
-	frame->writer_context = writer_context;
-	frame->as_writer = compat_has_security_invoker(trigdata->tg_relation);
-	frame->pin_path = !frame->as_writer &&
-		!has_privs_of_role(writer, trigdata->tg_relation->rd_rel->relowner);
+	GetUserIdAndSecContext(&frame->writer, &frame->writer_context);
 	frame->operation = trigdata->tg_event & TRIGGER_EVENT_OPMASK;
 	frame->query = GetActiveSnapshot();
 	frame->collected = palloc0(sizeof(Collected) * view->ntables);
@@ -173,50 +164,22 @@ end_frames_of_subtransaction(SubXactEvent event, SubTransactionId mySubid,
  * ----------------------------------------------------------------
  */
 
-static void
-pinned_path_context(void *arg)
-{
-	errcontext("writing behind view \"%s\" as its owner, with search_path \"%s\"",
-			   get_rel_name(((WriteFrame *) arg)->view->relid), PINNED_PATH);
-}
-
 /*
- * Executes a plan of the frame as the owner of the view, which is who we are,
- * or as the writer.  What the tables bring along (triggers, checks, defaults)
- * runs with the same rights, so a writer who lacks them must not choose, by
- * search_path, which functions and operators it gets.
+ * Executes a statement of the frame.  What was collected may be written while
+ * a function within the statement runs as somebody else.
  */
 int
-frame_execute_plan(WriteFrame *frame, SPIPlanPtr plan, Datum *values,
-				   const char *nulls, bool read_only, long count)
+frame_execute(WriteFrame *frame, RightsStatement *statement, Datum *values,
+			  const char *nulls, bool read_only, long count)
 {
-	ErrorContextCallback errcallback;
-	Oid			owner;
-	int			owner_context;
-	int			guc_level = 0;
+	Oid			userid;
+	int			sec_context;
 	int			result;
 
-	GetUserIdAndSecContext(&owner, &owner_context);
-	if (frame->as_writer)
-		SetUserIdAndSecContext(frame->writer, frame->writer_context);
-	if (frame->pin_path)
-	{
-		errcallback.callback = pinned_path_context;
-		errcallback.arg = frame;
-		errcallback.previous = error_context_stack;
-		error_context_stack = &errcallback;
-		guc_level = NewGUCNestLevel();
-		(void) set_config_option("search_path", PINNED_PATH,
-								 PGC_USERSET, PGC_S_SESSION,
-								 GUC_ACTION_SAVE, true, 0, false);
-	}
-	result = SPI_execute_plan(plan, values, nulls, read_only, count);
-	if (frame->pin_path)
-	{
-		AtEOXact_GUC(false, guc_level);
-		error_context_stack = errcallback.previous;
-	}
-	SetUserIdAndSecContext(owner, owner_context);
+	GetUserIdAndSecContext(&userid, &sec_context);
+	SetUserIdAndSecContext(frame->writer, frame->writer_context);
+	result = rights_execute(statement, values, nulls, read_only, count, NULL);
+	SetUserIdAndSecContext(userid, sec_context);
 	return result;
 }
 
@@ -229,13 +192,13 @@ frame_run_statement(WriteFrame *frame, StoreTable *table, StoreAction action,
 					Bitmapset *columns, Datum *values, char *nulls,
 					HeapTuple *returned)
 {
-	SPIPlanPtr	plan;
+	RightsStatement *statement;
 	uint64		processed;
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
-	plan = routed_view_statement(frame->view, table, action, columns);
-	if (frame_execute_plan(frame, plan, values, nulls, false, 0) < 0)
+	statement = routed_view_statement(frame->view, table, action, columns);
+	if (frame_execute(frame, statement, values, nulls, false, 0) < 0)
 		elog(ERROR, "could not write to store \"%s\"", table->store);
 	processed = SPI_processed;
 	if (table->foreign && action != ACTION_FIND && processed > 0)
@@ -286,8 +249,8 @@ insert_rows(WriteFrame *frame, StoreTable *table, Tuplestorestate *rows)
 	enr->reldata = rows;
 	if (SPI_register_relation(enr) != SPI_OK_REL_REGISTER)
 		elog(ERROR, "could not register the rows");
-	if (frame_execute_plan(frame, routed_view_statement(view, table, ACTION_INSERT, NULL),
-						   NULL, NULL, false, 0) < 0)
+	if (frame_execute(frame, routed_view_statement(view, table, ACTION_INSERT, NULL),
+					  NULL, NULL, false, 0) < 0)
 		elog(ERROR, "could not write to store \"%s\"", table->store);
 	if (table->foreign && SPI_processed > 0)
 		note_foreign_write(table->relid);

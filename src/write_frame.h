@@ -28,8 +28,6 @@ typedef struct WriteFrame
 	RoutedView *view;
 	Oid			writer;			/* who runs it */
 	int			writer_context;
-	bool		as_writer;		/* with the rights of the writer */
-	bool		pin_path;		/* else with rights that the writer has not */
 	TriggerEvent operation;
 	Snapshot	query;			/* tells one query from those around it */
 	int			nest_level;		/* of the transaction it runs in */
@@ -41,16 +39,16 @@ typedef struct WriteFrame
 extern WriteFrame *write_frames;
 
 /* Opens a frame for the statement whose BEFORE STATEMENT trigger fires. */
-extern void push_write_frame(TriggerData *trigdata, Oid writer,
-							 int writer_context);
+extern void push_write_frame(TriggerData *trigdata);
 
 /* The place of the frame of the statement that fires the trigger. */
 extern WriteFrame **find_write_frame(TriggerData *trigdata);
 extern void drop_write_frame(WriteFrame **link);
 
-/* What is done with the rights that the statement gives. */
-extern int	frame_execute_plan(WriteFrame *frame, SPIPlanPtr plan, Datum *values,
-						 const char *nulls, bool read_only, long count);
+/* Executes a statement for the writer, inside SPI; see rights.h. */
+extern int	frame_execute(WriteFrame *frame, RightsStatement *statement,
+						  Datum *values, const char *nulls, bool read_only,
+						  long count);
 extern uint64 frame_run_statement(WriteFrame *frame, StoreTable *table,
 							StoreAction action, Bitmapset *columns,
 							Datum *values, char *nulls, HeapTuple *returned);

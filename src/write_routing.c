@@ -12,10 +12,10 @@
  * in (BEFORE ROW triggers, generated columns), each row is written at once and
  * what came back is shown.
  *
- * The statements run with the rights of the view's owner, which is what
- * PostgreSQL does for a view that it updates by itself: who may write to the
- * view needs no rights on the tables behind it.  With security_invoker they
- * run with the rights of the writer.
+ * Who may write to the view needs no rights on the tables behind it: access is
+ * checked as the view's owner.  All else runs as the writer, above all the
+ * triggers of the tables; see rights.c.  With security_invoker access is
+ * checked as the writer as well.
  *
  * When a row has changed since the statement began, PostgreSQL looks again
  * whether the row still meets the conditions (READ COMMITTED).  A trigger
@@ -135,7 +135,7 @@ owner_is_there(WriteFrame *frame, OwnerRule *rule, Datum value)
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
-	if (frame_execute_plan(frame, rule->probe, &value, NULL, false, 1) != SPI_OK_SELECT)
+	if (frame_execute(frame, rule->probe, &value, NULL, false, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not look for the row's owner");
 	result = SPI_processed > 0;
 	SPI_finish();
@@ -467,8 +467,6 @@ run_ops_route_write(PG_FUNCTION_ARGS)
 	TriggerData *trigdata = (TriggerData *) fcinfo->context;
 	HeapTuple	result = NULL;
 	WriteFrame *frame;
-	Oid			userid;
-	int			sec_context;
 
 	if (!CALLED_AS_TRIGGER(fcinfo) ||
 		trigdata->tg_relation->rd_rel->relkind != RELKIND_VIEW)
@@ -476,12 +474,8 @@ run_ops_route_write(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("run_ops.route_write() is the trigger function of the views of routed tables")));
 
-	GetUserIdAndSecContext(&userid, &sec_context);
-	SetUserIdAndSecContext(trigdata->tg_relation->rd_rel->relowner,
-						   sec_context | SECURITY_LOCAL_USERID_CHANGE);
-
 	if (TRIGGER_FIRED_BEFORE(trigdata->tg_event))
-		push_write_frame(trigdata, userid, sec_context);
+		push_write_frame(trigdata);
 	else
 	{
 		frame = *find_write_frame(trigdata);
@@ -499,8 +493,6 @@ run_ops_route_write(PG_FUNCTION_ARGS)
 								TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event) ?
 								trigdata->tg_newtuple : NULL);
 	}
-
-	SetUserIdAndSecContext(userid, sec_context);
 	PG_RETURN_POINTER(result);
 }
 
