@@ -55,6 +55,7 @@ MODULES_C = \
 	seam_shortcut \
 	lazy_fdw \
 	lazy_fdw_plan \
+	read_locks \
 	routed_view \
 	write_frame \
 	write_routing \

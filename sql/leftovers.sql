@@ -74,7 +74,7 @@ SELECT (SELECT count(*) FROM run_ops.run) AS runs, (SELECT count(*) FROM run_ops
 SELECT object, ok, detail, hint FROM run_ops.check_split() WHERE gate = 'strays' AND object IN ('public.run', 'public.step', 'public.note') ORDER BY object;
 SELECT count(*) FROM run_ops.find_strays('run');
 SELECT run_ops.locate('run', new_id(1)), run_ops.locate('step', 'step 2');
-SELECT view, store, finished, removed, shape IS NOT NULL AS trusted FROM run_ops.leftover ORDER BY view;
+SELECT view, store, finished, removed FROM run_ops.leftover ORDER BY view;
 
 -- A unique value of a leftover is free, when the store's row has given it up,
 -- and as well when not: each database keeps its own apart, as ever.
@@ -140,6 +140,10 @@ DELETE FROM run_ops.run WHERE id = new_id(9);
 SELECT * FROM run_ops.in_doubt();  -- what is left of them here is no row in doubt
 SELECT * FROM run_ops.remove_leftovers(100);
 SELECT * FROM run_ops.remove_leftovers(100);
+-- What the store does not have was deleted there or lost: the operator says.
+SELECT * FROM run_ops.remove_leftovers(100);
+SELECT * FROM run_ops.remove_leftovers(100, deleted => true);
+SELECT * FROM run_ops.remove_leftovers(100, deleted => true);
 -- then the triggers of one table after the other
 SELECT * FROM run_ops.remove_leftovers(100);
 SELECT tgrelid::regclass FROM pg_trigger WHERE tgname ~ '^(0_|~)run_ops' GROUP BY 1 ORDER BY 1;
@@ -155,10 +159,10 @@ CALL with_leftovers();
 ALTER TABLE run DISABLE TRIGGER run_ops_write_lock;
 INSERT INTO run VALUES (new_id(20), 'by hand', NULL, 20);
 ALTER TABLE run ENABLE ALWAYS TRIGGER run_ops_write_lock;
-CREATE PROCEDURE remove_all() LANGUAGE plpgsql AS $$
+CREATE PROCEDURE remove_all(deleted boolean DEFAULT false) LANGUAGE plpgsql AS $$
 BEGIN
   LOOP
-    EXIT WHEN (SELECT r.done FROM run_ops.remove_leftovers(3) AS r);
+    EXIT WHEN (SELECT r.done FROM run_ops.remove_leftovers(3, deleted) AS r);
   END LOOP;
 END $$;
 DELETE FROM run_ops.step WHERE "runId" = new_id(9);
@@ -203,6 +207,8 @@ DELETE FROM run_ops.run WHERE id = new_id(9);
 SELECT * FROM run_ops.repatriate(100);
 SELECT * FROM here;
 SELECT run_ops.disable_split(repatriated => true);
+SELECT * FROM run_ops.remove_leftovers(100, deleted => true);
+SELECT run_ops.disable_split(repatriated => true);
 SELECT n, count(*) FROM run_ops.run WHERE id IN (new_id(1), new_id(9)) GROUP BY n;
 SELECT count(*), to_regnamespace('run_ops_leftovers') FROM run_ops.leftover;
 -- with a pass
@@ -218,6 +224,8 @@ BEGIN
   END LOOP;
 END $$;
 CALL repatriate_all();
+CALL remove_all(deleted => true);
+CALL repatriate_all();
 SELECT run_ops.disable_split(repatriated => true);
 SELECT n, count(*) FROM run_ops.run WHERE id IN (new_id(1), new_id(9)) GROUP BY n;
 SELECT broken();
@@ -228,6 +236,8 @@ CALL in_store('DELETE FROM note; DELETE FROM mark');
 DELETE FROM run_ops.step WHERE NOT run_ops.resides("runId", 'legacy');
 DELETE FROM run_ops.run WHERE NOT run_ops.resides(id, 'legacy');
 SELECT * FROM here;
+SELECT run_ops.disable_split();
+CALL remove_all(deleted => true);
 SELECT run_ops.disable_split();
 SELECT * FROM here;
 SELECT count(*) FROM run_ops.run;

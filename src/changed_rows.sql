@@ -63,7 +63,7 @@ BEGIN
     PERFORM run_ops.refuse_in_copy();
     EXECUTE format('SELECT %s.dblink_exec(s.server, $1) FROM run_ops.store AS s WHERE s.name = $2', run_ops.dblink_schema())
       USING format('BEGIN; SET LOCAL application_name = %L; SET LOCAL lock_timeout = %L; SET LOCAL search_path = pg_catalog, pg_temp; '
-                   'SET LOCAL client_min_messages = warning; %s; COMMIT',
+                   'SET LOCAL client_min_messages = warning; SET LOCAL synchronous_commit = on; %s; COMMIT',
                    run_ops.client_name(), run_ops.setting('swap_lock_timeout'), commands), place;
   END IF;
 END $$;
@@ -108,12 +108,16 @@ BEGIN
     key_text := (SELECT format('jsonb_build_array(%s)::text', string_agg(format('r.%I::text', k), ', ' ORDER BY ord))
                    FROM unnest(t.keys) WITH ORDINALITY AS u (k, ord));
     -- SECURITY DEFINER: who writes the table need not be allowed to write
-    -- notes.  The settings make the key the same text whoever writes.
+    -- notes.  The function is given to the owner of the table, who may have
+    -- made the types and casts of the key, where the role that makes it has
+    -- the rights of that owner.  The settings make the key the same text
+    -- whoever writes.
     commands := commands || format($q$;
       CREATE FUNCTION run_ops_changes.%1$I() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
         SET datestyle = 'ISO, YMD' SET timezone = 'UTC' SET intervalstyle = 'postgres' SET extra_float_digits = 1 SET bytea_output = 'hex'
       AS %2$L;
-      CREATE TRIGGER run_ops_changes AFTER INSERT OR UPDATE OR DELETE ON %3$s FOR EACH ROW EXECUTE FUNCTION run_ops_changes.%1$I()$q$,
+      CREATE TRIGGER run_ops_changes AFTER INSERT OR UPDATE OR DELETE ON %3$s FOR EACH ROW EXECUTE FUNCTION run_ops_changes.%1$I();
+      DO %4$L$q$,
       'note_' || t.view::oid,
       format('DECLARE r record; was text; BEGIN '
              'IF TG_OP <> ''INSERT'' THEN r := OLD; IF %1$s THEN was := %2$s; INSERT INTO run_ops_changes.note (relation, key) VALUES (%3$s, was); END IF; END IF; '
@@ -121,11 +125,22 @@ BEGIN
              'RETURN NULL; END',
              CASE WHEN t.route_column IS NULL THEN 'true' ELSE format('NOT run_ops.resides(r.%I, ''legacy'')', t.route_column) END,
              key_text, t.view::oid),
-      t.relation);
+      t.relation,
+      format($q$
+        DECLARE
+          owner regrole := (SELECT c.relowner FROM pg_catalog.pg_class AS c WHERE c.oid OPERATOR(pg_catalog.=) %L::pg_catalog.regclass);
+        BEGIN
+          IF pg_catalog.pg_has_role(owner, 'USAGE') AND owner::pg_catalog.text OPERATOR(pg_catalog.<>) pg_catalog.quote_ident(current_user) THEN
+            EXECUTE pg_catalog.format('GRANT USAGE, CREATE ON SCHEMA run_ops_changes TO %%1$s; GRANT INSERT ON run_ops_changes.note TO %%1$s; '
+                                      'ALTER FUNCTION run_ops_changes.%%2$I() OWNER TO %%1$s; REVOKE CREATE ON SCHEMA run_ops_changes FROM %%1$s', owner, %L);
+          END IF;
+        END $q$, t.relation, 'note_' || t.view::oid));
     IF place = 'legacy' THEN
       -- or every write would fail after DROP EXTENSION
       commands := commands || format('; ALTER TRIGGER run_ops_changes ON %s DEPENDS ON EXTENSION run_ops_split; '
-                                     'ALTER FUNCTION run_ops_changes.%I() DEPENDS ON EXTENSION run_ops_split', t.relation, 'note_' || t.view::oid);
+                                     'ALTER FUNCTION run_ops_changes.%I() DEPENDS ON EXTENSION run_ops_split; '
+                                     'GRANT USAGE ON SCHEMA run_ops TO %s', t.relation, 'note_' || t.view::oid,
+                                     (SELECT c.relowner::regrole FROM pg_class AS c WHERE c.oid = t.relation::regclass));
     END IF;
     -- Where rows come from, whoever writes them; where they are copied to, all
     -- but the copying, which runs as a replica.
@@ -382,9 +397,11 @@ DECLARE
   n bigint;
 BEGIN
   FOR f IN SELECT * FROM run_ops.foreign_keys() LOOP
-    EXECUTE format('INSERT INTO run_ops.settled_row SELECT $1, %s FROM %s AS x WHERE %s AND NOT EXISTS (SELECT FROM %s AS y WHERE %s) LIMIT 10000',
-                   run_ops.key_expression(f.child), run_ops.rows_at_home(f.child, f.child_table), f.present,
-                   run_ops.rows_at_home(f.parent, f.parent_table), f.equal) USING (f.child).view;
+    INSERT INTO run_ops.settled_row SELECT (f.child).view, q.key
+      FROM run_ops.as_owner(run_ops.weaker_owner(f.child_table, f.parent_table),
+             format('SELECT %s FROM %s AS x WHERE %s AND NOT EXISTS (SELECT FROM %s AS y WHERE %s) LIMIT 10000',
+                    run_ops.key_expression(f.child), run_ops.rows_at_home(f.child, f.child_table), f.present,
+                    run_ops.rows_at_home(f.parent, f.parent_table), f.equal)) AS q (key text);
     GET DIAGNOSTICS n = ROW_COUNT;
     IF n = 10000 THEN
       PERFORM run_ops.raise_orphans(ARRAY[format('%s rows or more of %s break foreign key %I', n, f.child_table, f.conname)]);
@@ -405,27 +422,31 @@ DECLARE
   came  bigint;
   left_behind bigint;
   lines text[] := '{}';
+  owner regclass;
   settled text := 'WITH s AS MATERIALIZED (SELECT DISTINCT key FROM run_ops.settled_row WHERE view = $1), ';
 BEGIN
   FOR f IN SELECT * FROM run_ops.foreign_keys() LOOP
+    owner := run_ops.weaker_owner(f.child_table, f.parent_table);
     -- rows that refer to one
-    EXECUTE format('%s x AS MATERIALIZED (SELECT %s FROM s JOIN %s AS x ON %s) '
-                   'SELECT count(*) FROM x WHERE %s AND NOT EXISTS (SELECT FROM %s AS y WHERE %s)',
-                   settled, f.refers, f.child_table, run_ops.key_equals(f.child, (f.child).key_columns, (f.child).key_columns),
-                   f.present, f.parent_table, f.equal)
-      INTO came USING (f.child).view;
+    SELECT q.n INTO came FROM run_ops.as_owner(owner,
+      format('%s x AS MATERIALIZED (SELECT %s FROM s JOIN %s AS x ON %s) '
+             'SELECT count(*) FROM x WHERE %s AND NOT EXISTS (SELECT FROM %s AS y WHERE %s)',
+             settled, f.refers, f.child_table, run_ops.key_equals(f.child, (f.child).key_columns, (f.child).key_columns),
+             f.present, f.parent_table, f.equal), (f.child).view) AS q (n bigint);
     -- rows that are gone, and what refers to them
     left_behind := 0;
     IF f.parent_columns <@ (f.parent).key_columns THEN
-      EXECUTE format('%s gone AS MATERIALIZED (SELECT key FROM s WHERE NOT EXISTS (SELECT FROM %s AS x WHERE %s)), '
-                     'x AS MATERIALIZED (SELECT %s FROM gone AS s JOIN %s AS x ON %s) '
-                     'SELECT count(*) FROM x WHERE NOT EXISTS (SELECT FROM %s AS y WHERE %s)',
-                     settled, f.parent_table, run_ops.key_equals(f.parent, (f.parent).key_columns, (f.parent).key_columns),
-                     f.refers, f.child_table, run_ops.key_equals(f.parent, f.parent_columns, f.child_columns), f.parent_table, f.equal)
-        INTO left_behind USING (f.parent).view;
+      SELECT q.n INTO left_behind FROM run_ops.as_owner(owner,
+        format('%s gone AS MATERIALIZED (SELECT key FROM s WHERE NOT EXISTS (SELECT FROM %s AS x WHERE %s)), '
+               'x AS MATERIALIZED (SELECT %s FROM gone AS s JOIN %s AS x ON %s) '
+               'SELECT count(*) FROM x WHERE NOT EXISTS (SELECT FROM %s AS y WHERE %s)',
+               settled, f.parent_table, run_ops.key_equals(f.parent, (f.parent).key_columns, (f.parent).key_columns),
+               f.refers, f.child_table, run_ops.key_equals(f.parent, f.parent_columns, f.child_columns), f.parent_table, f.equal),
+        (f.parent).view) AS q (n bigint);
     ELSIF EXISTS (SELECT FROM run_ops.settled_row AS s WHERE s.view = (f.parent).view) THEN
-      EXECUTE format('SELECT count(*) FROM %s AS x WHERE %s AND NOT EXISTS (SELECT FROM %s AS y WHERE %s)',
-                     f.child_table, f.present, f.parent_table, f.equal) INTO left_behind;
+      SELECT q.n INTO left_behind FROM run_ops.as_owner(owner,
+        format('SELECT count(*) FROM %s AS x WHERE %s AND NOT EXISTS (SELECT FROM %s AS y WHERE %s)',
+               f.child_table, f.present, f.parent_table, f.equal)) AS q (n bigint);
     END IF;
     -- a row may be among both
     IF came + left_behind > 0 THEN

@@ -20,7 +20,6 @@
 CREATE TABLE run_ops.leftover (
   view       regclass REFERENCES run_ops.routed_table ON DELETE CASCADE,
   store      text REFERENCES run_ops.store ON DELETE CASCADE,
-  shape      text,
   position   jsonb,
   finished   boolean NOT NULL DEFAULT false,
   removed    bigint NOT NULL DEFAULT 0,
@@ -31,8 +30,6 @@ COMMENT ON TABLE run_ops.leftover IS
   'tables that may still have rows which have moved to a store; travels with a dump, as those rows do';
 COMMENT ON COLUMN run_ops.leftover.view IS 'the routed table';
 COMMENT ON COLUMN run_ops.leftover.store IS 'the store that has the rows';
-COMMENT ON COLUMN run_ops.leftover.shape IS
-  'what run_ops.leftover_shape() was then; while it is that, a row that the store lacks was deleted there';
 COMMENT ON COLUMN run_ops.leftover.position IS 'the key up to which run_ops.remove_leftovers() has come';
 COMMENT ON COLUMN run_ops.leftover.finished IS 'it has come to the end of this table';
 COMMENT ON COLUMN run_ops.leftover.removed IS 'rows removed in all';
@@ -72,23 +69,6 @@ $$;
 COMMENT ON FUNCTION run_ops.leftover_condition(run_ops.routed_table, text) IS
   'a condition on a local row: it is one that has moved to a store';
 
-CREATE FUNCTION run_ops.leftover_shape(store text) RETURNS text
-  LANGUAGE sql SET search_path = pg_catalog, pg_temp
-AS $$
-  -- xmin and the timeline for the reason given in changed_rows.sql
-  SELECT md5(a::text || string_agg(concat_ws(' ', p.relid::oid, g.oid, g.xmin, g.tgenabled), ',' ORDER BY p.relid::oid))
-    FROM run_ops.ask_store(store, format('SELECT f.*, left(pg_walfile_name(pg_current_wal_lsn()), 8) AS timeline FROM (%s) AS f',
-                                         run_ops.fingerprint_query())) AS a,
-         run_ops.leftover AS l JOIN run_ops.routed_table AS t ON t.view = l.view,
-         LATERAL (SELECT t.legacy AS relid UNION SELECT q.relid FROM pg_partition_tree(t.legacy) AS q) AS p
-    LEFT JOIN pg_trigger AS g ON g.tgrelid = p.relid AND g.tgname = 'run_ops_write_lock'
-   WHERE l.store = leftover_shape.store
-   GROUP BY a
-$$;
-COMMENT ON FUNCTION run_ops.leftover_shape(text) IS
-  'a hash of what tells whether a leftover of a store is one: the write locks here, which database the store is, and its timeline';
-REVOKE EXECUTE ON FUNCTION run_ops.leftover_shape(text) FROM PUBLIC;
-
 CREATE FUNCTION run_ops.equals_any(relation regclass, columns name[]) RETURNS text
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
@@ -112,32 +92,46 @@ COMMENT ON FUNCTION run_ops.referred_values(run_ops.routed_table) IS
 -- Leftovers that refer to it do, so that whatever is committed can be dumped
 -- and restored.
 
-CREATE FUNCTION run_ops.drop_leftovers(relation regclass, columns name[], vals jsonb[], strict boolean DEFAULT true) RETURNS bigint
-  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET session_replication_role = 'replica'
+-- SECURITY DEFINER: the triggers below call it as the owner of their table, who
+-- need not be allowed to delete rows of another table.  All that it can remove
+-- are leftovers.
+CREATE FUNCTION run_ops.drop_leftovers(relation regclass, columns name[], vals jsonb[], strict boolean DEFAULT true)
+  RETURNS TABLE (view regclass, store text, key text)
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = 'replica'
 AS $$
+#variable_conflict use_variable
 DECLARE
   t      run_ops.routed_table := run_ops.routed(relation);
-  gone   jsonb[];
+  gone   jsonb[] := '{}';
   named  jsonb[];
-  n      bigint;
   others bigint;
+  r      record;
   f      record;
 BEGIN
-  EXECUTE format('WITH gone AS (DELETE FROM %s AS x USING unnest($1) AS u (v) WHERE %s AND %s RETURNING jsonb_build_object(%s) AS r) '
-                 'SELECT count(*), array_agg(r) FROM gone',
-    t.legacy, run_ops.leftover_condition(t, 'x'), run_ops.equals_any(t.legacy, columns), run_ops.referred_values(t)) INTO n, gone USING vals;
-  FOR f IN SELECT * FROM run_ops.foreign_keys() AS k WHERE n > 0 AND k.parent_table = t.legacy LOOP
+  FOR r IN
+    SELECT * FROM run_ops.as_owner(t.legacy, format(
+      'DELETE FROM %s AS x USING unnest($1) AS u (v) WHERE %s AND %s RETURNING run_ops.resolve_shard(x.%I), %s, jsonb_build_object(%s)',
+      t.legacy, run_ops.leftover_condition(t, 'x'), run_ops.equals_any(t.legacy, columns), t.route_column,
+      run_ops.key_expression(t), run_ops.referred_values(t)), vals) AS q (store text, key text, referred jsonb)
+  LOOP
+    gone := gone || r.referred;
+    view := t.view; store := r.store; key := r.key;
+    RETURN NEXT;
+  END LOOP;
+  FOR f IN SELECT * FROM run_ops.foreign_keys() AS k WHERE gone <> '{}' AND k.parent_table = t.legacy LOOP
     named := run_ops.values_of(gone, f.parent_columns);
-    n := n + run_ops.drop_leftovers(f.child_table, f.child_columns, named, strict);
+    CONTINUE WHEN (f.child).routing = 'store' AND NOT strict;
+    IF (f.child).routing <> 'store' THEN
+      RETURN QUERY SELECT * FROM run_ops.drop_leftovers(f.child_table, f.child_columns, named, strict);
+    END IF;
     CONTINUE WHEN NOT strict;
-    EXECUTE format('SELECT count(*) FROM %s AS x, unnest($1) AS u (v) WHERE %s',
-                   f.child_table, run_ops.equals_any(f.child_table, f.child_columns)) INTO others USING named;
+    SELECT q.n INTO others FROM run_ops.as_owner(f.child_table, format('SELECT count(*) FROM %s AS x, unnest($1) AS u (v) WHERE %s',
+      f.child_table, run_ops.equals_any(f.child_table, f.child_columns)), named) AS q (n bigint);
     PERFORM run_ops.raise_orphans(ARRAY[format('%s rows of %s break foreign key %I', others, f.child_table, f.conname)]) WHERE others > 0;
   END LOOP;
-  RETURN n;
 END $$;
 COMMENT ON FUNCTION run_ops.drop_leftovers(regclass, name[], jsonb[], boolean) IS
-  'removes the leftovers of a local table with these values in these columns, and those that refer to them; when strict, an error where another row refers to one; how many';
+  'removes the leftovers of a local table with these values in these columns, and those that refer to them; when strict, an error where another row refers to one; which rows, and the store of each';
 REVOKE EXECUTE ON FUNCTION run_ops.drop_leftovers(regclass, name[], jsonb[], boolean) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.values_of(objects jsonb[], columns name[]) RETURNS jsonb[]
@@ -200,23 +194,33 @@ BEGIN
       SELECT t.view, run_ops.leftover_condition(t, 'x') AS on_x, run_ops.leftover_condition(t, 'NEW') AS on_new FROM run_ops.routed_table AS t)
     SELECT r.t, r.trigger_name, r.fires, format('run_ops_leftovers.%I', r.trigger_name || '_' || (r.t).legacy::oid) AS function_name,
            string_agg(format(
-             ' IF (TG_OP IN (''INSERT'', ''DELETE'') OR (%s) IS DISTINCT FROM (%s)) AND EXISTS (SELECT FROM %s AS x WHERE %s AND %s) THEN '
-             'PERFORM run_ops.drop_leftovers(%L, %L, ARRAY[jsonb_build_array(%s)], %L); END IF;',
-             c.olds, c.news, (r.leftovers).legacy, there.on_x, c.equal, (r.leftovers).legacy, r.columns, c.vals,
+             ' IF (TG_OP IN (''INSERT'', ''DELETE'') OR (%s) IS DISTINCT FROM (%s))%s THEN '
+             'PERFORM FROM run_ops.drop_leftovers(%L::regclass, %L::name[], ARRAY[jsonb_build_array(%s)], %L); END IF;',
+             c.olds, c.news,
+             -- a look is cheaper than the call, where it is allowed
+             CASE WHEN mine.relowner = theirs.relowner
+                  THEN format(' AND EXISTS (SELECT FROM %s AS x WHERE %s AND %s)', (r.leftovers).legacy, there.on_x, c.equal) END,
+             (r.leftovers).legacy, r.columns, c.vals,
              -- what refers to one fails by itself
              r.trigger_name <> '0_run_ops_refers'), '') AS body,
-           CASE WHEN r.staying AND (r.t).routing <> 'store' THEN format('WHEN (NOT %s)', here.on_new) END AS condition
+           CASE WHEN r.staying AND (r.t).routing <> 'store' THEN format('WHEN (NOT %s)', here.on_new) END AS condition,
+           mine.relowner::regrole AS owner
       FROM run_ops.leftover_rules() AS r
-      JOIN condition AS here ON here.view = (r.t).view JOIN condition AS there ON there.view = (r.leftovers).view,
+      JOIN condition AS here ON here.view = (r.t).view JOIN condition AS there ON there.view = (r.leftovers).view
+      JOIN pg_class AS mine ON mine.oid = (r.t).legacy JOIN pg_class AS theirs ON theirs.oid = (r.leftovers).legacy,
            LATERAL (SELECT string_agg(format('OLD.%I', o), ', ' ORDER BY ord) AS olds, string_agg(format('NEW.%I', o), ', ' ORDER BY ord) AS news,
                            string_agg(format('%s.%I', r.row_name, o), ', ' ORDER BY ord) AS vals,
                            string_agg(format('x.%I = %s.%I', c, r.row_name, o), ' AND ' ORDER BY ord) AS equal
                       FROM unnest(r.columns, r.row_columns) WITH ORDINALITY AS u (c, o, ord)) AS c
-     GROUP BY r.t, r.trigger_name, r.fires, r.staying, here.on_new
+     GROUP BY r.t, r.trigger_name, r.fires, r.staying, here.on_new, mine.relowner
   LOOP
     -- SECURITY DEFINER: who writes a row need not be allowed to delete others.
+    -- As the owner of the table, who may have made the types of its columns.
     EXECUTE format('CREATE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS %L',
                    g.function_name, format('BEGIN%s RETURN NEW; END', g.body));
+    EXECUTE format('ALTER FUNCTION %s() OWNER TO %s', g.function_name, g.owner);
+    EXECUTE format('GRANT USAGE ON SCHEMA run_ops TO %s', g.owner);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION run_ops.drop_leftovers(regclass, name[], jsonb[], boolean) TO %s', g.owner);
     -- By their names they come after what may change the row, and before what
     -- looks at foreign keys.
     EXECUTE format('CREATE TRIGGER %I %s ON %s FOR EACH ROW %s EXECUTE FUNCTION %s()',
@@ -285,11 +289,11 @@ BEGIN
   -- Without a shape, rows are known to move when they are deleted: see there.
   FOR f IN SELECT * FROM run_ops.foreign_keys() AS k
             WHERE (k.parent).routing <> 'store' AND NOT run_ops.along_the_route(k.child, k.child_columns, k.parent, k.parent_columns) LOOP
-    EXECUTE format('SELECT array_agg(key) FROM (SELECT %s AS key FROM %s AS x JOIN %s AS y ON %s WHERE (%s) AND NOT (%s) LIMIT 10000) AS k',
+    keys := (SELECT array_agg(q.key) FROM run_ops.as_owner(run_ops.weaker_owner(f.child_table, f.parent_table), format(
+      'SELECT %s FROM %s AS x JOIN %s AS y ON %s WHERE (%s) AND NOT (%s) LIMIT 10000',
       run_ops.key_expression(f.child), f.child_table, f.parent_table, f.equal,
       (SELECT string_agg(run_ops.belongs_condition(f.parent, r.store, 'y'), ' OR ') FROM run_ops.routed_store AS r WHERE r.view = (f.parent).view),
-      (SELECT string_agg(run_ops.belongs_condition(f.child, r.store, 'x'), ' OR ') FROM run_ops.routed_store AS r WHERE r.view = (f.child).view))
-      INTO keys;
+      (SELECT string_agg(run_ops.belongs_condition(f.child, r.store, 'x'), ' OR ') FROM run_ops.routed_store AS r WHERE r.view = (f.child).view))) AS q (key text));
     -- what the store has goes there again
     FOR s IN SELECT r.store FROM run_ops.routed_store AS r WHERE r.view = (f.child).view AND (f.child).routing = 'store' LOOP
       CONTINUE WHEN keys IS NULL;
@@ -315,6 +319,7 @@ DECLARE
   r    record;
   f    record;
   m    run_ops.mirror;
+  there jsonb[];
   gone jsonb[];
 BEGIN
   PERFORM run_ops.finish_copy(true);
@@ -327,19 +332,20 @@ BEGIN
     m := run_ops.mirror_of(r.t, r.store, true);
     -- Asked anew: a foreign table would show the store as it was at the first
     -- attempt of this transaction.
-    EXECUTE format('WITH gone AS (DELETE FROM %s AS x %s RETURNING %s AS key, jsonb_build_object(%s) AS r), '
-                   'settled AS (INSERT INTO run_ops.settled_row SELECT $3, key FROM gone) SELECT array_agg(r) FROM gone WHERE r <> ''{}''', m.here,
-        CASE (r.t).routing WHEN 'store' THEN format('USING run_ops.ask_store($1, $2, ''0'') AS a WHERE %s',
-           (SELECT string_agg(format('%s = (a ->> %L)::%s', k, 'k' || ord, m.key_types[ord]), ' AND ')
-              FROM unnest(m.here_keys) WITH ORDINALITY AS u (k, ord)))
-         ELSE format('WHERE run_ops.resides(x.%I, $1)', (r.t).route_column) END,
-        run_ops.key_expression(r.t), run_ops.referred_values(r.t))
-      INTO gone
-      USING r.store, format('SELECT %s FROM %s',
-        (SELECT string_agg(format('%s::text AS k%s', k, ord), ', ' ORDER BY ord) FROM unnest(m.there_keys) WITH ORDINALITY AS u (k, ord)),
-        m.there_from), (r.t).view;
+    there := CASE (r.t).routing WHEN 'store' THEN ARRAY(SELECT * FROM run_ops.ask_store(r.store, format('SELECT %s FROM %s',
+      (SELECT string_agg(format('%s::text AS k%s', k, ord), ', ' ORDER BY ord) FROM unnest(m.there_keys) WITH ORDINALITY AS u (k, ord)),
+      m.there_from), '0')) END;
+    WITH gone AS MATERIALIZED (
+      SELECT * FROM run_ops.as_owner((r.t).legacy, format('DELETE FROM %s AS x %s RETURNING %s, jsonb_build_object(%s)', m.here,
+          CASE (r.t).routing WHEN 'store' THEN format('USING unnest($2) AS a WHERE %s',
+             (SELECT string_agg(format('%s = (a ->> %L)::%s', k, 'k' || ord, m.key_types[ord]), ' AND ')
+                FROM unnest(m.here_keys) WITH ORDINALITY AS u (k, ord)))
+           ELSE format('WHERE run_ops.resides(x.%I, $1)', (r.t).route_column) END,
+          run_ops.key_expression(r.t), run_ops.referred_values(r.t)), r.store, there) AS q (key text, r jsonb)
+    ), settled AS (INSERT INTO run_ops.settled_row SELECT (r.t).view, g.key FROM gone AS g)
+    SELECT array_agg(g.r) INTO gone FROM gone AS g WHERE g.r <> '{}';
     FOR f IN SELECT * FROM run_ops.foreign_keys() AS k WHERE gone IS NOT NULL AND k.parent_table = (r.t).legacy LOOP
-      PERFORM run_ops.drop_leftovers(f.child_table, f.child_columns, run_ops.values_of(gone, f.parent_columns), false);
+      PERFORM FROM run_ops.drop_leftovers(f.child_table, f.child_columns, run_ops.values_of(gone, f.parent_columns), false);
     END LOOP;
   END LOOP;
   PERFORM run_ops.refuse_settled_orphans();
@@ -349,33 +355,13 @@ COMMENT ON FUNCTION run_ops.finish_move_to_stores() IS
   'copies what move_strays() left, proves that it is in the stores, and deletes it here where it cannot be left for later; writes must be closed';
 REVOKE EXECUTE ON FUNCTION run_ops.finish_move_to_stores() FROM PUBLIC;
 
-CREATE FUNCTION run_ops.trusted_leftovers() RETURNS text[]
-  LANGUAGE sql SET search_path = pg_catalog, pg_temp
-AS $$
-  SELECT coalesce(array_agg(d.store) FILTER (WHERE d.shape = run_ops.leftover_shape(d.store)), '{}')
-    FROM (SELECT DISTINCT l.store, l.shape FROM run_ops.leftover AS l) AS d
-$$;
-COMMENT ON FUNCTION run_ops.trusted_leftovers() IS 'the stores whose leftovers here are all known to be such';
-REVOKE EXECUTE ON FUNCTION run_ops.trusted_leftovers() FROM PUBLIC;
-
-CREATE FUNCTION run_ops.trust_leftovers(stores text[]) RETURNS void
-  LANGUAGE sql SET search_path = pg_catalog, pg_temp
-AS $$
-  WITH s AS MATERIALIZED (SELECT d.store, run_ops.leftover_shape(d.store) AS shape
-                            FROM (SELECT DISTINCT l.store FROM run_ops.leftover AS l WHERE l.store = ANY (stores)) AS d)
-  UPDATE run_ops.leftover AS l SET shape = s.shape FROM s WHERE s.store = l.store
-$$;
-COMMENT ON FUNCTION run_ops.trust_leftovers(text[]) IS
-  'remembers the shape of now, as every leftover of these stores is known to be one';
-REVOKE EXECUTE ON FUNCTION run_ops.trust_leftovers(text[]) FROM PUBLIC;
-
 CREATE FUNCTION run_ops.raise_leftovers(lines text[]) RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
   RAISE EXCEPTION 'rows that moved to a store cannot be removed here'
     USING ERRCODE = 'object_in_use', DETAIL = array_to_string(lines, E'\n'),
-          HINT = 'Correct rows that refer to one through the views. One that its store does not have was deleted there, or lost: delete it here, or insert it through the view.';
+          HINT = 'Correct rows that refer to one through the views. A row that its store does not have was lost there, then insert it through the view; or deleted there, then SELECT * FROM run_ops.remove_leftovers(deleted => true);';
 END $$;
 COMMENT ON FUNCTION run_ops.raise_leftovers(text[]) IS 'the error that says why leftovers cannot be removed';
 REVOKE EXECUTE ON FUNCTION run_ops.raise_leftovers(text[]) FROM PUBLIC;
@@ -387,52 +373,90 @@ CREATE FUNCTION run_ops.leftover_keys(l run_ops.leftover, above jsonb, batch_siz
   SET intervalstyle = 'postgres' SET extra_float_digits = 1 SET bytea_output = 'hex'
 AS $$
 DECLARE
-  m    run_ops.mirror := run_ops.mirror_of(run_ops.routed(l.view), l.store, true);
-  keys text[];
+  m run_ops.mirror := run_ops.mirror_of(run_ops.routed(l.view), l.store, true);
 BEGIN
-  EXECUTE format('SELECT array_agg(key) FROM (%s ORDER BY %s LIMIT %s) AS k',
-                 run_ops.range_query(m.here_from, m.here_keys, '''''', above, NULL), array_to_string(m.here_keys, ', '), batch_size) INTO keys;
-  RETURN coalesce(keys, '{}');
+  RETURN ARRAY(SELECT q.key FROM run_ops.as_owner(m.legacy, format('%s ORDER BY %s LIMIT %s',
+    run_ops.range_query(m.here_from, m.here_keys, '''''', above, NULL), array_to_string(m.here_keys, ', '), batch_size)) AS q (key text, r text));
 END $$;
 COMMENT ON FUNCTION run_ops.leftover_keys(run_ops.leftover, jsonb, int) IS 'the keys of the next leftovers, in their order';
 REVOKE EXECUTE ON FUNCTION run_ops.leftover_keys(run_ops.leftover, jsonb, int) FROM PUBLIC;
 
-CREATE FUNCTION run_ops.remove_keys(l run_ops.leftover, keys text[], strict boolean, OUT removed bigint, OUT reason text)
+CREATE FUNCTION run_ops.lacking_keys(view regclass, store text, keys text[]) RETURNS text[]
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_variable
+DECLARE
+  m run_ops.mirror := run_ops.only_keys(run_ops.mirror_of(run_ops.routed(view), store, true), keys);
+BEGIN
+  RETURN ARRAY(SELECT unnest(keys) EXCEPT
+               SELECT a ->> 'key' FROM run_ops.ask_store(store, run_ops.range_query(m.there_from, m.there_keys, '''''', NULL, NULL)) AS a);
+END $$;
+COMMENT ON FUNCTION run_ops.lacking_keys(regclass, text, text[]) IS 'those of the keys that a store has no row for now';
+REVOKE EXECUTE ON FUNCTION run_ops.lacking_keys(regclass, text, text[]) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.remove_proven(l run_ops.leftover, keys text[], strict boolean, deleted boolean) RETURNS bigint
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  t       run_ops.routed_table := run_ops.routed(l.view);
+  r       record;
+  lacking text[];
+  removed bigint := 0;
+BEGIN
+  -- what was removed with them, as it refers to one, has not been looked for yet
+  FOR r IN
+    SELECT d.view, d.store, count(*) AS n, array_agg(d.key) FILTER (WHERE d.view <> l.view OR d.key <> ALL (keys)) AS others
+      FROM run_ops.drop_leftovers(t.legacy, t.key_columns, keys::jsonb[], strict) AS d GROUP BY d.view, d.store
+  LOOP
+    removed := removed + r.n;
+    lacking := CASE WHEN r.others IS NULL OR deleted THEN '{}' ELSE run_ops.lacking_keys(r.view, r.store, r.others) END;
+    IF lacking <> '{}' THEN
+      RAISE EXCEPTION 'a row would be lost' USING ERRCODE = 'foreign_key_violation',
+        DETAIL = format('%s would go with it, and store "%s" does not have %s', r.view, r.store, lacking[1]);
+    END IF;
+  END LOOP;
+  RETURN removed;
+END $$;
+COMMENT ON FUNCTION run_ops.remove_proven(run_ops.leftover, text[], boolean, boolean) IS
+  'removes leftovers by key, with those that refer to them; an error where a row would be removed that its store does not have, unless it was deleted there';
+REVOKE EXECUTE ON FUNCTION run_ops.remove_proven(run_ops.leftover, text[], boolean, boolean) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.remove_keys(l run_ops.leftover, keys text[], strict boolean, deleted boolean, OUT removed bigint, OUT reason text)
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO, YMD' SET timezone = 'UTC'
   SET intervalstyle = 'postgres' SET extra_float_digits = 1 SET bytea_output = 'hex'
 AS $$
 DECLARE
-  t     run_ops.routed_table := run_ops.routed(l.view);
-  m     run_ops.mirror;
   known text[] := keys;
+  lacking text[];
   key   text;
 BEGIN
-  -- Written past the write lock, or lost by its store?  Then it is the only one.
-  IF strict AND keys <> '{}' AND run_ops.leftover_shape(l.store) IS DISTINCT FROM l.shape THEN
-    m := run_ops.only_keys(run_ops.mirror_of(t, l.store, true), keys);
-    known := ARRAY(SELECT a ->> 'key' FROM run_ops.ask_store(l.store, run_ops.range_query(m.there_from, m.there_keys, '''''', NULL, NULL)) AS a);
-    reason := (SELECT format('%s: store "%s" does not have %s', t.legacy, l.store, k) FROM unnest(keys) AS k WHERE k <> ALL (known) LIMIT 1);
+  -- A row that the store does not have, be it that it was deleted or lost
+  -- there or written past the write lock here, is the only one.
+  IF keys <> '{}' AND NOT deleted THEN
+    lacking := run_ops.lacking_keys(l.view, l.store, keys);
+    known := ARRAY(SELECT k FROM unnest(keys) AS k WHERE k <> ALL (lacking));
+    reason := format('%s: store "%s" does not have %s', l.view, l.store, lacking[1]) WHERE lacking <> '{}';
   END IF;
   removed := 0;
   BEGIN
-    removed := run_ops.drop_leftovers(t.legacy, t.key_columns, known::jsonb[], strict);
+    removed := run_ops.remove_proven(l, known, strict, deleted);
   EXCEPTION WHEN foreign_key_violation THEN
     FOREACH key IN ARRAY known LOOP
       BEGIN
-        removed := removed + run_ops.drop_leftovers(t.legacy, t.key_columns, ARRAY[key::jsonb]);
+        removed := removed + run_ops.remove_proven(l, ARRAY[key], true, deleted);
       EXCEPTION WHEN foreign_key_violation THEN
         GET STACKED DIAGNOSTICS reason = PG_EXCEPTION_DETAIL;
-        reason := format('%s: without %s, %s', t.legacy, key, reason);
+        reason := format('%s: without %s, %s', l.view, key, reason);
       END;
     END LOOP;
   END;
 END $$;
-COMMENT ON FUNCTION run_ops.remove_keys(run_ops.leftover, text[], boolean) IS
-  'removes leftovers by key, when strict but for those that another row refers to and those that may be no leftovers: how many, and why not one of the others';
-REVOKE EXECUTE ON FUNCTION run_ops.remove_keys(run_ops.leftover, text[], boolean) FROM PUBLIC;
+COMMENT ON FUNCTION run_ops.remove_keys(run_ops.leftover, text[], boolean, boolean) IS
+  'removes leftovers by key, but for those that their store does not have now, unless they were deleted there, and, when strict, those that another row refers to: how many, and why not one of the others';
+REVOKE EXECUTE ON FUNCTION run_ops.remove_keys(run_ops.leftover, text[], boolean, boolean) FROM PUBLIC;
 
 -- A deadlock ends here and not in a client.
-CREATE FUNCTION run_ops.remove_batch(batch_size int, strict boolean) RETURNS TABLE (view regclass, store text, removed bigint, done boolean)
+CREATE FUNCTION run_ops.remove_batch(batch_size int, strict boolean, deleted boolean DEFAULT false) RETURNS TABLE (view regclass, store text, removed bigint, done boolean)
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET deadlock_timeout = '10ms'
 AS $$
 #variable_conflict use_column
@@ -451,7 +475,7 @@ BEGIN
    ORDER BY (SELECT count(*) FROM run_ops.foreign_keys() AS f WHERE f.parent_table = t.legacy), x.view, x.store LIMIT 1 FOR UPDATE OF x;
   IF FOUND THEN
     keys := run_ops.leftover_keys(l, l.position, batch_size);
-    SELECT * INTO batch FROM run_ops.remove_keys(l, keys, strict);
+    SELECT * INTO batch FROM run_ops.remove_keys(l, keys, strict, deleted);
     UPDATE run_ops.leftover AS x
        SET position = coalesce(keys[cardinality(keys)]::jsonb, x.position), finished = cardinality(keys) < batch_size,
            removed = x.removed + batch.removed, changed_at = clock_timestamp()
@@ -463,7 +487,7 @@ BEGIN
   FOR l IN SELECT * FROM run_ops.leftover AS x ORDER BY x.view, x.store FOR UPDATE LOOP
     keys := run_ops.leftover_keys(l, NULL, batch_size);
     CONTINUE WHEN keys = '{}';
-    SELECT * INTO batch FROM run_ops.remove_keys(l, keys, strict);
+    SELECT * INTO batch FROM run_ops.remove_keys(l, keys, strict, deleted);
     -- or a client has removed them just now
     IF batch.removed > 0 OR batch.reason IS NULL THEN
       UPDATE run_ops.leftover AS x SET removed = x.removed + batch.removed, changed_at = clock_timestamp()
@@ -476,9 +500,9 @@ BEGIN
   PERFORM run_ops.raise_leftovers(lines) WHERE lines <> '{}';
   RETURN QUERY SELECT NULL::regclass, NULL::text, 0::bigint, true;
 END $$;
-COMMENT ON FUNCTION run_ops.remove_batch(int, boolean) IS
-  'removes a batch of leftovers; done when none is left; not strict: rows are coming home, and all that is here is older';
-REVOKE EXECUTE ON FUNCTION run_ops.remove_batch(int, boolean) FROM PUBLIC;
+COMMENT ON FUNCTION run_ops.remove_batch(int, boolean, boolean) IS
+  'removes a batch of leftovers; done when none is left; not strict: foreign keys are checked later, when the rows have come home';
+REVOKE EXECUTE ON FUNCTION run_ops.remove_batch(int, boolean, boolean) FROM PUBLIC;
 
 -- One table a call, that is, a transaction: nobody waits for more than one.
 CREATE FUNCTION run_ops.end_leftovers() RETURNS boolean
@@ -505,18 +529,18 @@ COMMENT ON FUNCTION run_ops.end_leftovers() IS
 REVOKE EXECUTE ON FUNCTION run_ops.end_leftovers() FROM PUBLIC;
 
 -- SECURITY DEFINER for the reason given in split_mode.sql.
-CREATE FUNCTION run_ops.remove_leftovers(batch_size int DEFAULT 1000)
+CREATE FUNCTION run_ops.remove_leftovers(batch_size int DEFAULT 1000, deleted boolean DEFAULT false)
   RETURNS TABLE (view regclass, store text, removed bigint, done boolean)
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 BEGIN
   PERFORM run_ops.refuse_in_copy();
-  SELECT * INTO view, store, removed, done FROM run_ops.remove_batch(batch_size, true);
+  SELECT * INTO view, store, removed, done FROM run_ops.remove_batch(batch_size, true, deleted);
   done := done AND run_ops.end_leftovers();
   RETURN NEXT;
 END $$;
-COMMENT ON FUNCTION run_ops.remove_leftovers(int) IS
-  'removes rows here that have moved to a store, one batch a call, while the service runs; call it until done, after enable_split()';
+COMMENT ON FUNCTION run_ops.remove_leftovers(int, boolean) IS
+  'removes rows here that have moved to a store and that the store has now, one batch a call, while the service runs; call it until done, after enable_split(); deleted => true removes those as well that the store does not have, where they were deleted there';
 
 CREATE FUNCTION run_ops.clear_leftovers(force boolean, repatriated boolean) RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET session_replication_role = 'replica'
@@ -525,17 +549,19 @@ DECLARE
   t run_ops.routed_table;
   n bigint := 0;
   removed bigint;
-  trusted boolean := force OR repatriated OR NOT EXISTS (SELECT FROM run_ops.leftover AS l WHERE l.store <> ALL (run_ops.trusted_leftovers()));
 BEGIN
+  IF NOT force THEN
+    LOOP
+      EXIT WHEN (SELECT b.done FROM run_ops.remove_batch(10000, NOT repatriated) AS b);
+    END LOOP;
+    RETURN;
+  END IF;
   FOR t IN SELECT * FROM run_ops.routed_table AS r WHERE r.view IN (SELECT l.view FROM run_ops.leftover AS l) LOOP
-    EXECUTE format('DELETE FROM %s AS x WHERE %s', t.legacy, run_ops.leftover_condition(t, 'x'));
-    GET DIAGNOSTICS removed = ROW_COUNT;
+    SELECT q.n INTO removed FROM run_ops.as_owner(t.legacy, format('WITH gone AS (DELETE FROM %s AS x WHERE %s RETURNING 1) SELECT count(*) FROM gone',
+      t.legacy, run_ops.leftover_condition(t, 'x'))) AS q (n bigint);
     n := n + removed;
-    -- the stores are empty
-    PERFORM run_ops.raise_leftovers(ARRAY[format('%s: no store has %s of its rows', t.legacy, removed)]) WHERE removed > 0 AND NOT trusted;
   END LOOP;
-  -- when rows come home, foreign keys are checked then
-  PERFORM run_ops.refuse_orphans() WHERE n > 0 AND NOT repatriated;
+  PERFORM run_ops.refuse_orphans() WHERE n > 0;
 END $$;
 COMMENT ON FUNCTION run_ops.clear_leftovers(boolean, boolean) IS
   'removes every leftover before split is disabled, or it would be shown again; asks no store when forced';

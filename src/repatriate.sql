@@ -38,7 +38,7 @@ COMMENT ON COLUMN run_ops.copy_progress.copied IS 'rows that changed in all';
 COMMENT ON COLUMN run_ops.copy_progress.changed_at IS 'when the last range was done';
 
 CREATE TYPE run_ops.mirror AS (
-  store text, routing run_ops.routing, here regclass, there text, columns name[], key_types text[],
+  store text, routing run_ops.routing, legacy regclass, here regclass, there text, columns name[], key_types text[],
   here_from text, there_from text, here_keys text[], there_keys text[], here_row text, there_row text,
   there_columns text, there_values text);
 COMMENT ON TYPE run_ops.mirror IS
@@ -111,6 +111,7 @@ BEGIN
   EXECUTE format('LOCK TABLE %s IN ACCESS SHARE MODE', t.legacy);
   m.store := store;
   m.routing := t.routing;
+  m.legacy := t.legacy;
   m.here := CASE WHEN t.routing = 'store' AND NOT forward THEN run_ops.waiting_table(t, store) ELSE t.legacy END;
   m.there := format('%I.%I', t.store_schema, t.store_table);
   m.here_from := format('%s AS x WHERE ', m.here)
@@ -170,14 +171,12 @@ DECLARE
 BEGIN
   SELECT array_agg((a ->> 'key')::jsonb) INTO bounds FROM run_ops.ask_store(m.store, format('SELECT key FROM (%s ORDER BY %s OFFSET %s LIMIT 1) AS k',
     run_ops.range_query(m.there_from, m.there_keys, '''''', above, NULL), array_to_string(m.there_keys, ', '), batch_size - 1)) AS a;
-  EXECUTE format('%s ORDER BY %s OFFSET %s LIMIT 1',
-    run_ops.range_query(m.here_from, m.here_keys, '''''', above, NULL), array_to_string(m.here_keys, ', '), batch_size - 1)
-    INTO here;
+  SELECT q.key INTO here FROM run_ops.as_owner(m.legacy, format('%s ORDER BY %s OFFSET %s LIMIT 1',
+    run_ops.range_query(m.here_from, m.here_keys, '''''', above, NULL), array_to_string(m.here_keys, ', '), batch_size - 1)) AS q (key text, r text);
   bounds := bounds || here::jsonb;
-  EXECUTE format('SELECT b FROM unnest($1) AS b WHERE b IS NOT NULL ORDER BY %s LIMIT 1',
+  RETURN (SELECT q.key FROM run_ops.as_owner(m.legacy, format('SELECT b FROM unnest($1) AS b WHERE b IS NOT NULL ORDER BY %s LIMIT 1',
     (SELECT string_agg(format('(b ->> %s)::%s', ord - 1, type), ', ' ORDER BY ord)
-       FROM unnest(m.key_types) WITH ORDINALITY AS u (type, ord))) INTO here USING bounds;
-  RETURN here::jsonb;
+       FROM unnest(m.key_types) WITH ORDINALITY AS u (type, ord))), bounds) AS q (key jsonb));
 END $$;
 COMMENT ON FUNCTION run_ops.upper_key(run_ops.mirror, jsonb, int) IS
   'where a range ends so that neither side has more than batch_size rows in it; NULL when both end before';
@@ -192,8 +191,8 @@ DECLARE
   here  jsonb;
   there jsonb;
 BEGIN
-  EXECUTE format('SELECT to_jsonb(q) FROM (%s) AS q',
-    run_ops.digest_query(run_ops.range_query(m.here_from, m.here_keys, m.here_row, above, upto))) INTO here;
+  SELECT to_jsonb(q) INTO here FROM run_ops.as_owner(m.legacy,
+    run_ops.digest_query(run_ops.range_query(m.here_from, m.here_keys, m.here_row, above, upto))) AS q (n bigint, digest text);
   SELECT * INTO there FROM run_ops.ask_store(m.store,
     run_ops.digest_query(run_ops.range_query(m.there_from, m.there_keys, m.there_row, above, upto)));
   RETURN here IS DISTINCT FROM there;
@@ -212,17 +211,17 @@ CREATE FUNCTION run_ops.write_here(m run_ops.mirror, gone text[], came text[]) R
 AS $$
 BEGIN
   PERFORM run_ops.allow_strays();
-  EXECUTE format('DELETE FROM %s AS x USING unnest($1::jsonb[]) AS g WHERE %s', m.here,
+  PERFORM FROM run_ops.as_owner(m.legacy, format('DELETE FROM %s AS x USING unnest($1::jsonb[]) AS g WHERE %s', m.here,
     (SELECT string_agg(format('%s = (g ->> %s)::%s', k, ord - 1, m.key_types[ord]), ' AND ')
-       FROM unnest(m.here_keys) WITH ORDINALITY AS u (k, ord))) USING gone;
-  EXECUTE format('INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM (SELECT u::%s AS v FROM unnest($1) AS u) AS r '
+       FROM unnest(m.here_keys) WITH ORDINALITY AS u (k, ord))), gone) AS nothing (n int);
+  PERFORM FROM run_ops.as_owner(m.legacy, format('INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM (SELECT u::%s AS v FROM unnest($1) AS u) AS r '
                  'ON CONFLICT %s DO NOTHING', m.here,
     (SELECT string_agg(quote_ident(c), ', ' ORDER BY ord) FROM unnest(m.columns) WITH ORDINALITY AS u (c, ord)),
     (SELECT string_agg(format('(r.v).%I', c), ', ' ORDER BY ord) FROM unnest(m.columns) WITH ORDINALITY AS u (c, ord)),
     -- an older copy may still have a unique value that another row has by now; its own range has it renewed
     m.here, CASE WHEN NOT run_ops.split_enabled() THEN (
       SELECT format('(%s)', string_agg(substr(k, length('x.') + 1), ', ' ORDER BY ord))
-        FROM unnest(m.here_keys) WITH ORDINALITY AS u (k, ord)) END) USING came;
+        FROM unnest(m.here_keys) WITH ORDINALITY AS u (k, ord)) END), came) AS nothing (n int);
 END $$;
 COMMENT ON FUNCTION run_ops.write_here(run_ops.mirror, text[], text[]) IS
   'deletes rows by key and inserts rows by text in the local table, without its triggers';
@@ -235,6 +234,8 @@ CREATE FUNCTION run_ops.write_there(m run_ops.mirror, gone text[], came text[]) 
 AS $$
 DECLARE
   command text := format('BEGIN; SET LOCAL application_name = %L; ', run_ops.client_name()) ||
+                  -- whatever the store's default: the copy is relied on from now on
+                  'SET LOCAL synchronous_commit = on; '
                   'SET LOCAL search_path = pg_catalog; SET LOCAL session_replication_role = replica; '
                   'SET LOCAL datestyle = ''ISO, YMD''; SET LOCAL timezone = ''UTC''; SET LOCAL intervalstyle = ''postgres'';';
   inserted text;
@@ -247,8 +248,9 @@ BEGIN
   END IF;
   -- ON CONFLICT for the reason given in write_here()
   IF came <> '{}' THEN
-    EXECUTE format('SELECT string_agg(''('' || array_to_string(ARRAY[%s], '', '') || '')'', '', '') '
-                   'FROM (SELECT u::%s AS v FROM unnest($1) AS u) AS r', m.there_values, m.here) INTO inserted USING came;
+    SELECT q.rows INTO inserted FROM run_ops.as_owner(m.legacy, format(
+      'SELECT string_agg(''('' || array_to_string(ARRAY[%s], '', '') || '')'', '', '') '
+      'FROM (SELECT u::%s AS v FROM unnest($1) AS u) AS r', m.there_values, m.here), came) AS q (rows text);
     command := command || format('INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE VALUES %s ON CONFLICT DO NOTHING;', m.there, m.there_columns, inserted);
   END IF;
   EXECUTE format('SELECT %s.dblink_exec(s.server, $1) FROM run_ops.store AS s WHERE s.name = $2', run_ops.dblink_schema())
@@ -271,14 +273,14 @@ DECLARE
 BEGIN
   SELECT coalesce(jsonb_object_agg(a ->> 'key', a ->> 'r'), '{}') INTO there
     FROM run_ops.ask_store(m.store, run_ops.range_query(m.there_from, m.there_keys, m.there_row, above, upto)) AS a;
-  EXECUTE format('SELECT coalesce(jsonb_object_agg(key, r), ''{}'') FROM (%s%s) AS rows',
+  SELECT q.rows INTO here FROM run_ops.as_owner(m.legacy, format('SELECT coalesce(jsonb_object_agg(key, r), ''{}'') FROM (%s%s) AS rows',
     run_ops.range_query(m.here_from, m.here_keys, m.here_row, above, upto),
     -- without a shape, a row whose key the store has belongs there as well
     CASE WHEN forward AND m.routing = 'store' THEN ' UNION ' || run_ops.range_query(
       format('%s AS x WHERE (%s) IN (SELECT %s FROM jsonb_object_keys($1) AS k)', m.here, array_to_string(m.here_keys, ', '),
              (SELECT string_agg(format('(k::jsonb ->> %s)::%s', ord - 1, type), ', ' ORDER BY ord)
                 FROM unnest(m.key_types) WITH ORDINALITY AS u (type, ord))),
-      m.here_keys, m.here_row, above, upto) END) INTO here USING there;
+      m.here_keys, m.here_row, above, upto) END), there) AS q (rows jsonb);
   SELECT coalesce(array_agg(key) FILTER (WHERE old.value IS NOT NULL), '{}'),
          coalesce(array_agg(now.value) FILTER (WHERE now.value IS NOT NULL), '{}')
     INTO gone, came
@@ -463,15 +465,15 @@ BEGIN
     HAVING NOT array_agg(a.attname) @> t.key_columns
   LOOP
     -- a row with the same key is the same row
-    RETURN QUERY EXECUTE (
-      SELECT format('SELECT %L::regclass, %L, %L::regclass, jsonb_build_object(%s), jsonb_build_object(%s) '
+    RETURN QUERY SELECT * FROM run_ops.as_owner((r.t).legacy, (
+      SELECT format('SELECT %L::regclass, %L::text, %L::regclass, jsonb_build_object(%s), jsonb_build_object(%s) '
                     'FROM %s AS y JOIN %s AS x ON %s WHERE (%s) <> (%s)%s',
                (r.t).view, r.store, r.index, string_agg(format('%L, y.%1$I', k), ', '), string_agg(format('%L, x.%1$I', k), ', '),
                r.foreign_table, (r.t).legacy, r.equal, string_agg(format('y.%I', k), ', '), string_agg(format('x.%I', k), ', '),
                -- a copy is not in the way: it is renewed
                CASE WHEN run_ops.split_enabled() AND (r.t).routing <> 'store'
                     THEN ' AND NOT ' || run_ops.belongs_condition(r.t, r.store, 'x') END)
-        FROM unnest((r.t).key_columns) AS k);
+        FROM unnest((r.t).key_columns) AS k)) AS q (view regclass, store text, unique_index regclass, store_key jsonb, legacy_key jsonb);
   END LOOP;
 END $$;
 COMMENT ON FUNCTION run_ops.repatriation_conflicts() IS
@@ -597,8 +599,9 @@ DECLARE
   lines text[] := '{}';
 BEGIN
   FOR f IN SELECT * FROM run_ops.foreign_keys() LOOP
-    EXECUTE format('SELECT count(*) FROM %s AS x WHERE %s AND NOT EXISTS (SELECT FROM %s AS y WHERE %s)',
-                   f.child_table, f.present, f.parent_table, f.equal) INTO n;
+    SELECT q.n INTO n FROM run_ops.as_owner(run_ops.weaker_owner(f.child_table, f.parent_table),
+      format('SELECT count(*) FROM %s AS x WHERE %s AND NOT EXISTS (SELECT FROM %s AS y WHERE %s)',
+             f.child_table, f.present, f.parent_table, f.equal)) AS q (n bigint);
     IF n > 0 THEN
       lines := lines || format('%s rows of %s break foreign key %I', n, f.child_table, f.conname);
     END IF;
@@ -642,11 +645,13 @@ BEGIN
     keys := (SELECT string_agg(quote_ident(k), ', ') FROM unnest((r.t).key_columns) AS k);
     IF run_ops.split_enabled() THEN
       -- the view showed the row of the store
-      EXECUTE format('DELETE FROM %s WHERE (%s) IN (SELECT %2$s FROM %s)', (r.t).legacy, keys, waiting);
+      PERFORM FROM run_ops.as_owner((r.t).legacy,
+        format('DELETE FROM %s WHERE (%s) IN (SELECT %2$s FROM %s)', (r.t).legacy, keys, waiting)) AS nothing (n int);
     END IF;
-    EXECUTE format('INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %2$s FROM %s ON CONFLICT (%s) DO NOTHING', (r.t).legacy,
+    PERFORM FROM run_ops.as_owner((r.t).legacy, format(
+      'INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %2$s FROM %s ON CONFLICT (%s) DO NOTHING', (r.t).legacy,
       (SELECT string_agg(quote_ident(a.attname), ', ') FROM pg_attribute AS a
-        WHERE a.attrelid = (r.t).legacy AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''), waiting, keys);
+        WHERE a.attrelid = (r.t).legacy AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''), waiting, keys)) AS nothing (n int);
     EXECUTE format('DROP TABLE %s', waiting);
   END LOOP;
   PERFORM run_ops.refuse_settled_orphans() WHERE noted;

@@ -339,7 +339,6 @@ DECLARE
   t       run_ops.routed_table;
   old     run_ops.routed_store;
   renamed record;
-  trusted text[] := run_ops.trusted_leftovers();
 BEGIN
   t := run_ops.routed(view);
   -- Locks the view and nothing else, before the foreign tables, as those do
@@ -364,9 +363,7 @@ BEGIN
     PERFORM run_ops.build_view(t, run_ops.split_enabled());
     EXECUTE format('DROP FOREIGN TABLE %s', old.foreign_table);
   END LOOP;
-  IF EXISTS (SELECT FROM run_ops.leftover) THEN
-    PERFORM run_ops.guard_leftovers(), run_ops.trust_leftovers(trusted);
-  END IF;
+  PERFORM run_ops.guard_leftovers() WHERE EXISTS (SELECT FROM run_ops.leftover);
 END $$;
 COMMENT ON FUNCTION run_ops.attempt_refresh(regclass) IS
   'one attempt to follow a migration: new foreign tables in place of the old ones, and the view over them';

@@ -239,6 +239,8 @@ DECLARE
   moved boolean := split AND (SELECT s.superseded FROM run_ops.split_state AS s);
 BEGIN
   PERFORM run_ops.close_writes();
+  -- What is moved by the switch is relied upon from then on.
+  PERFORM set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off';
   IF moved THEN
     PERFORM run_ops.finish_move_to_stores();
   ELSIF split THEN
@@ -255,7 +257,6 @@ BEGIN
     PERFORM run_ops.forget_changes(split);
     DELETE FROM run_ops.settled_row;
     DELETE FROM run_ops.copy_progress;
-    PERFORM run_ops.trust_leftovers(ARRAY(SELECT s.name FROM run_ops.store AS s)) WHERE moved;
   END IF;
 END $$;
 COMMENT ON FUNCTION run_ops.attempt_switch(boolean, boolean) IS
@@ -436,6 +437,6 @@ CREATE FUNCTION run_ops.admin_functions() RETURNS text[]
     'run_ops.configure_split(boolean, boolean)', 'run_ops.trust_standby(text)',
     'run_ops.acknowledge(text, text, text)', 'run_ops.withdraw_acknowledgement(text, text)',
     'run_ops.repatriate(integer)', 'run_ops.verify_repatriation()', 'run_ops.repatriation_conflicts()',
-    'run_ops.move_strays(integer)', 'run_ops.remove_leftovers(integer)'];
+    'run_ops.move_strays(integer)', 'run_ops.remove_leftovers(integer, boolean)'];
 COMMENT ON FUNCTION run_ops.admin_functions() IS
   'the functions that change split mode; nobody but their owner may call them unless granted';

@@ -140,7 +140,6 @@ AS $$
 DECLARE
   wrapper name;
   routed  run_ops.routed_table;
-  trusted text[] := run_ops.trusted_leftovers();
 BEGIN
   IF name IS NULL OR name !~ '^(new|[a-z0-9])$' THEN
     RAISE EXCEPTION 'invalid store name %', coalesce(quote_ident(name), 'NULL')
@@ -202,7 +201,6 @@ BEGIN
     PERFORM run_ops.import_table(name, routed);
     PERFORM run_ops.build_view(routed, run_ops.split_enabled());
   END LOOP;
-  PERFORM run_ops.trust_leftovers(trusted);
 END $$;
 COMMENT ON FUNCTION run_ops.attach_store(text, name) IS
   'registers a foreign server as store "new" or as a shard, after comparing encoding and collation; the caller needs a user mapping for it';
