@@ -71,16 +71,25 @@ COMMENT ON FUNCTION run_ops.tell_place(text, text) IS
   'runs commands in a store, in a transaction of their own, or in this database';
 REVOKE EXECUTE ON FUNCTION run_ops.tell_place(text, text) FROM PUBLIC;
 
+CREATE FUNCTION run_ops.key_expression(t run_ops.routed_table, alias text, names jsonb DEFAULT '{}') RETURNS text
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT format('jsonb_build_array(%s)::text', string_agg(format('(%s)::text', c.expression), ', ' ORDER BY ord))
+    FROM unnest(t.key_columns) WITH ORDINALITY AS u (k, ord),
+         LATERAL run_ops.plain_column(t.legacy, k, format('%s.%I', alias, coalesce(names ->> k::text, k))) AS c
+$$;
+COMMENT ON FUNCTION run_ops.key_expression(run_ops.routed_table, text, jsonb) IS
+  'the text of the key of a row with this alias, as it is noted; names are those of columns that are named otherwise there';
+
 CREATE FUNCTION run_ops.noted_tables(place text, going_forward boolean)
-  RETURNS TABLE (view regclass, relation text, keys name[], route_column name, has_trigger boolean)
+  RETURNS TABLE (view regclass, relation text, key text, route_column name, has_trigger boolean)
   LANGUAGE sql SET search_path = pg_catalog, pg_temp
 AS $$
   SELECT t.view, format('%I.%I', t.store_schema, t.store_table),
-         ARRAY(SELECT coalesce(t.column_names ->> k::text, k)::name FROM unnest(t.key_columns) WITH ORDINALITY AS u (k, ord) ORDER BY ord),
-         NULL::name, true
+         run_ops.key_expression(t, 'r', t.column_names), NULL::name, true
     FROM run_ops.routed_table AS t JOIN run_ops.routed_store AS s ON s.view = t.view WHERE s.store = place
   UNION ALL
-  SELECT t.view, format('%I.%I', n.nspname, c.relname), t.key_columns, t.route_column, t.routing <> 'store' OR going_forward
+  SELECT t.view, format('%I.%I', n.nspname, c.relname), run_ops.key_expression(t, 'r'), t.route_column, t.routing <> 'store' OR going_forward
     FROM run_ops.routed_table AS t JOIN pg_class AS c ON c.oid = t.legacy JOIN pg_namespace AS n ON n.oid = c.relnamespace
    WHERE place = 'legacy'
   UNION ALL
@@ -102,11 +111,8 @@ DECLARE
     'DROP SCHEMA IF EXISTS run_ops_changes CASCADE; CREATE SCHEMA run_ops_changes; COMMENT ON SCHEMA run_ops_changes IS %L; '
     'CREATE TABLE run_ops_changes.note (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, relation bigint NOT NULL, key text NOT NULL); '
     'COMMENT ON TABLE run_ops_changes.note IS ''keys of rows that changed while run_ops_split copies rows''', token || ' 0');
-  key_text text;
 BEGIN
   FOR t IN SELECT * FROM run_ops.noted_tables(place, going_forward) AS n WHERE n.has_trigger LOOP
-    key_text := (SELECT format('jsonb_build_array(%s)::text', string_agg(format('r.%I::text', k), ', ' ORDER BY ord))
-                   FROM unnest(t.keys) WITH ORDINALITY AS u (k, ord));
     -- SECURITY DEFINER: who writes the table need not be allowed to write
     -- notes.  The function is given to the owner of the table, who may have
     -- made the types and casts of the key, where the role that makes it has
@@ -124,7 +130,7 @@ BEGIN
              'IF TG_OP <> ''DELETE'' THEN r := NEW; IF %1$s AND was IS DISTINCT FROM %2$s THEN INSERT INTO run_ops_changes.note (relation, key) VALUES (%3$s, %2$s); END IF; END IF; '
              'RETURN NULL; END',
              CASE WHEN t.route_column IS NULL THEN 'true' ELSE format('NOT run_ops.resides(r.%I, ''legacy'')', t.route_column) END,
-             key_text, t.view::oid),
+             t.key, t.view::oid),
       t.relation,
       format($q$
         DECLARE
@@ -356,13 +362,15 @@ CREATE FUNCTION run_ops.foreign_keys()
 AS $$
   SELECT f.conname, t, p, f.conrelid::regclass, f.confrelid::regclass,
          string_agg(format('x.%I', c.attname), ', '), string_agg(format('x.%I IS NOT NULL', c.attname), ' AND '),
-         string_agg(format('y.%I = x.%I', r.attname, c.attname), ' AND '),
+         -- by the operator of the key itself
+         string_agg(format('y.%I OPERATOR(%I.%s) x.%I', r.attname, n.nspname, o.oprname, c.attname), ' AND '),
          array_agg(r.attname ORDER BY k.ord), array_agg(c.attname ORDER BY k.ord)
     FROM pg_constraint AS f JOIN run_ops.routed_table AS t ON t.legacy = f.conrelid
     LEFT JOIN run_ops.routed_table AS p ON p.legacy = f.confrelid,
-         unnest(f.conkey, f.confkey) WITH ORDINALITY AS k (child, parent, ord)
+         unnest(f.conkey, f.confkey, f.conpfeqop) WITH ORDINALITY AS k (child, parent, operator, ord)
     JOIN pg_attribute AS c ON c.attnum = k.child
     JOIN pg_attribute AS r ON r.attnum = k.parent
+    JOIN pg_operator AS o ON o.oid = k.operator JOIN pg_namespace AS n ON n.oid = o.oprnamespace
    -- some are not enforced, from version 18 on; others lack the column
    WHERE f.contype = 'f' AND f.conparentid = 0 AND coalesce((to_jsonb(f) ->> 'conenforced')::boolean, true) AND c.attrelid = f.conrelid AND r.attrelid = f.confrelid
    GROUP BY f.oid, f.conname, t, p, f.conrelid, f.confrelid
@@ -380,14 +388,6 @@ $$;
 COMMENT ON FUNCTION run_ops.rows_at_home(run_ops.routed_table, regclass) IS
   'a local table together with the copies that wait for a place in it';
 
-CREATE FUNCTION run_ops.key_expression(t run_ops.routed_table) RETURNS text
-  LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
-AS $$
-  SELECT format('jsonb_build_array(%s)::text', string_agg(format('x.%I::text', k), ', ' ORDER BY ord))
-    FROM unnest(t.key_columns) WITH ORDINALITY AS u (k, ord)
-$$;
-COMMENT ON FUNCTION run_ops.key_expression(run_ops.routed_table) IS 'the text of the key of a row x, as it is noted';
-
 CREATE FUNCTION run_ops.suspect_orphans() RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO, YMD' SET timezone = 'UTC'
   SET intervalstyle = 'postgres' SET extra_float_digits = 1 SET bytea_output = 'hex'
@@ -400,7 +400,7 @@ BEGIN
     INSERT INTO run_ops.settled_row SELECT (f.child).view, q.key
       FROM run_ops.as_owner(run_ops.weaker_owner(f.child_table, f.parent_table),
              format('SELECT %s FROM %s AS x WHERE %s AND NOT EXISTS (SELECT FROM %s AS y WHERE %s) LIMIT 10000',
-                    run_ops.key_expression(f.child), run_ops.rows_at_home(f.child, f.child_table), f.present,
+                    run_ops.key_expression(f.child, 'x'), run_ops.rows_at_home(f.child, f.child_table), f.present,
                     run_ops.rows_at_home(f.parent, f.parent_table), f.equal)) AS q (key text);
     GET DIAGNOSTICS n = ROW_COUNT;
     IF n = 10000 THEN
@@ -462,8 +462,8 @@ REVOKE EXECUTE ON FUNCTION run_ops.refuse_settled_orphans() FROM PUBLIC;
 CREATE FUNCTION run_ops.key_equals(t run_ops.routed_table, key_columns name[], columns name[]) RETURNS text
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
-  SELECT string_agg(format('x.%I = (s.key::jsonb ->> %s)::%s', u.c, array_position(t.key_columns, u.k) - 1, format_type(a.atttypid, a.atttypmod)), ' AND ')
-    FROM unnest(key_columns, columns) AS u (k, c) JOIN pg_attribute AS a ON a.attrelid = t.legacy AND a.attname = u.k
+  SELECT string_agg(format('%s = (s.key::jsonb ->> %s)::%s', e.expression, array_position(t.key_columns, u.k) - 1, e.type), ' AND ')
+    FROM unnest(key_columns, columns) AS u (k, c), LATERAL run_ops.plain_column(t.legacy, u.k, format('x.%I', u.c)) AS e
 $$;
 COMMENT ON FUNCTION run_ops.key_equals(run_ops.routed_table, name[], name[]) IS
   'a condition: columns of x are what the noted key s.key has for these of its columns';

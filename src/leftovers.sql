@@ -72,9 +72,8 @@ COMMENT ON FUNCTION run_ops.leftover_condition(run_ops.routed_table, text) IS
 CREATE FUNCTION run_ops.equals_any(relation regclass, columns name[]) RETURNS text
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
-  SELECT string_agg(format('x.%I = (u.v ->> %s)::%s', c, ord - 1, format_type(a.atttypid, a.atttypmod)), ' AND ' ORDER BY ord)
-    FROM unnest(columns) WITH ORDINALITY AS u (c, ord)
-    JOIN pg_attribute AS a ON a.attrelid = relation AND a.attname = u.c
+  SELECT string_agg(format('%s = (u.v ->> %s)::%s', e.expression, ord - 1, e.type), ' AND ' ORDER BY ord)
+    FROM unnest(columns) WITH ORDINALITY AS u (c, ord), LATERAL run_ops.plain_column(relation, u.c, format('x.%I', u.c)) AS e
 $$;
 COMMENT ON FUNCTION run_ops.equals_any(regclass, name[]) IS
   'a condition: these columns of x are the elements of the array u.v';
@@ -82,8 +81,9 @@ COMMENT ON FUNCTION run_ops.equals_any(regclass, name[]) IS
 CREATE FUNCTION run_ops.referred_values(t run_ops.routed_table) RETURNS text
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
-  SELECT string_agg(DISTINCT format('%L, x.%1$I', c), ', ')
-    FROM run_ops.foreign_keys() AS k, unnest(k.parent_columns) AS c WHERE k.parent_table = t.legacy
+  SELECT string_agg(DISTINCT format('%L, %s', c, e.expression), ', ')
+    FROM run_ops.foreign_keys() AS k, unnest(k.parent_columns) AS c, LATERAL run_ops.plain_column(t.legacy, c, format('x.%I', c)) AS e
+   WHERE k.parent_table = t.legacy
 $$;
 COMMENT ON FUNCTION run_ops.referred_values(run_ops.routed_table) IS
   'what foreign keys refer to in a row x, as names and values; NULL when none do';
@@ -112,7 +112,7 @@ BEGIN
     SELECT * FROM run_ops.as_owner(t.legacy, format(
       'DELETE FROM %s AS x USING unnest($1) AS u (v) WHERE %s AND %s RETURNING run_ops.resolve_shard(x.%I), %s, jsonb_build_object(%s)',
       t.legacy, run_ops.leftover_condition(t, 'x'), run_ops.equals_any(t.legacy, columns), t.route_column,
-      run_ops.key_expression(t), run_ops.referred_values(t)), vals) AS q (store text, key text, referred jsonb)
+      run_ops.key_expression(t, 'x'), run_ops.referred_values(t)), vals) AS q (store text, key text, referred jsonb)
   LOOP
     gone := gone || r.referred;
     view := t.view; store := r.store; key := r.key;
@@ -208,10 +208,13 @@ BEGIN
       FROM run_ops.leftover_rules() AS r
       JOIN condition AS here ON here.view = (r.t).view JOIN condition AS there ON there.view = (r.leftovers).view
       JOIN pg_class AS mine ON mine.oid = (r.t).legacy JOIN pg_class AS theirs ON theirs.oid = (r.leftovers).legacy,
-           LATERAL (SELECT string_agg(format('OLD.%I', o), ', ' ORDER BY ord) AS olds, string_agg(format('NEW.%I', o), ', ' ORDER BY ord) AS news,
-                           string_agg(format('%s.%I', r.row_name, o), ', ' ORDER BY ord) AS vals,
-                           string_agg(format('x.%I = %s.%I', c, r.row_name, o), ' AND ' ORDER BY ord) AS equal
-                      FROM unnest(r.columns, r.row_columns) WITH ORDINALITY AS u (c, o, ord)) AS c
+           LATERAL (SELECT string_agg(e.old, ', ' ORDER BY ord) AS olds, string_agg(e.new, ', ' ORDER BY ord) AS news,
+                           string_agg(CASE r.row_name WHEN 'OLD' THEN e.old ELSE e.new END, ', ' ORDER BY ord) AS vals,
+                           string_agg(format('%s = %s', e.x, CASE r.row_name WHEN 'OLD' THEN e.old ELSE e.new END), ' AND ' ORDER BY ord) AS equal
+                      FROM unnest(r.columns, r.row_columns) WITH ORDINALITY AS u (c, o, ord),
+                           LATERAL (SELECT (run_ops.plain_column((r.t).legacy, o, format('OLD.%I', o))).expression AS old,
+                                           (run_ops.plain_column((r.t).legacy, o, format('NEW.%I', o))).expression AS new,
+                                           (run_ops.plain_column((r.leftovers).legacy, c, format('x.%I', c))).expression AS x) AS e) AS c
      GROUP BY r.t, r.trigger_name, r.fires, r.staying, here.on_new, mine.relowner
   LOOP
     -- SECURITY DEFINER: who writes a row need not be allowed to delete others.
@@ -291,7 +294,7 @@ BEGIN
             WHERE (k.parent).routing <> 'store' AND NOT run_ops.along_the_route(k.child, k.child_columns, k.parent, k.parent_columns) LOOP
     keys := (SELECT array_agg(q.key) FROM run_ops.as_owner(run_ops.weaker_owner(f.child_table, f.parent_table), format(
       'SELECT %s FROM %s AS x JOIN %s AS y ON %s WHERE (%s) AND NOT (%s) LIMIT 10000',
-      run_ops.key_expression(f.child), f.child_table, f.parent_table, f.equal,
+      run_ops.key_expression(f.child, 'x'), f.child_table, f.parent_table, f.equal,
       (SELECT string_agg(run_ops.belongs_condition(f.parent, r.store, 'y'), ' OR ') FROM run_ops.routed_store AS r WHERE r.view = (f.parent).view),
       (SELECT string_agg(run_ops.belongs_condition(f.child, r.store, 'x'), ' OR ') FROM run_ops.routed_store AS r WHERE r.view = (f.child).view))) AS q (key text));
     -- what the store has goes there again
@@ -333,7 +336,7 @@ BEGIN
     -- Asked anew: a foreign table would show the store as it was at the first
     -- attempt of this transaction.
     there := CASE (r.t).routing WHEN 'store' THEN ARRAY(SELECT * FROM run_ops.ask_store(r.store, format('SELECT %s FROM %s',
-      (SELECT string_agg(format('%s::text AS k%s', k, ord), ', ' ORDER BY ord) FROM unnest(m.there_keys) WITH ORDINALITY AS u (k, ord)),
+      (SELECT string_agg(format('(%s)::text AS k%s', k, ord), ', ' ORDER BY ord) FROM unnest(m.there_keys) WITH ORDINALITY AS u (k, ord)),
       m.there_from), '0')) END;
     WITH gone AS MATERIALIZED (
       SELECT * FROM run_ops.as_owner((r.t).legacy, format('DELETE FROM %s AS x %s RETURNING %s, jsonb_build_object(%s)', m.here,
@@ -341,7 +344,7 @@ BEGIN
              (SELECT string_agg(format('%s = (a ->> %L)::%s', k, 'k' || ord, m.key_types[ord]), ' AND ')
                 FROM unnest(m.here_keys) WITH ORDINALITY AS u (k, ord)))
            ELSE format('WHERE run_ops.resides(x.%I, $1)', (r.t).route_column) END,
-          run_ops.key_expression(r.t), run_ops.referred_values(r.t)), r.store, there) AS q (key text, r jsonb)
+          run_ops.key_expression(r.t, 'x'), run_ops.referred_values(r.t)), r.store, there) AS q (key text, r jsonb)
     ), settled AS (INSERT INTO run_ops.settled_row SELECT (r.t).view, g.key FROM gone AS g)
     SELECT array_agg(g.r) INTO gone FROM gone AS g WHERE g.r <> '{}';
     FOR f IN SELECT * FROM run_ops.foreign_keys() AS k WHERE gone IS NOT NULL AND k.parent_table = (r.t).legacy LOOP

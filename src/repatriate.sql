@@ -38,7 +38,7 @@ COMMENT ON COLUMN run_ops.copy_progress.copied IS 'rows that changed in all';
 COMMENT ON COLUMN run_ops.copy_progress.changed_at IS 'when the last range was done';
 
 CREATE TYPE run_ops.mirror AS (
-  store text, routing run_ops.routing, legacy regclass, here regclass, there text, columns name[], key_types text[],
+  store text, routing run_ops.routing, legacy regclass, here regclass, there text, columns name[], keys name[], key_types text[],
   here_from text, there_from text, here_keys text[], there_keys text[], here_row text, there_row text,
   there_columns text, there_values text);
 COMMENT ON TYPE run_ops.mirror IS
@@ -100,6 +100,24 @@ COMMENT ON FUNCTION run_ops.belongs_condition(run_ops.routed_table, text, text) 
   'a condition on a local row: would it go to the store, if it were inserted now and every row it refers to were in its place';
 REVOKE EXECUTE ON FUNCTION run_ops.belongs_condition(run_ops.routed_table, text, text) FROM PUBLIC;
 
+CREATE FUNCTION run_ops.plain_column(relation regclass, column_name name, written text, OUT expression text, OUT type text)
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  -- A type of PostgreSQL, or a domain over one, is compared as it is, and through
+  -- its indexes.  What another type is equal to, and in which order it is, only
+  -- its own schema tells; what it is written like is the same everywhere.
+  WITH RECURSIVE base AS (
+    SELECT a.atttypid AS oid, a.atttypmod AS modifier FROM pg_attribute AS a WHERE a.attrelid = relation AND a.attname = column_name
+    UNION ALL
+    SELECT y.typbasetype, y.typtypmod FROM base AS b JOIN pg_type AS y ON y.oid = b.oid WHERE y.typtype = 'd')
+  SELECT CASE WHEN y.typnamespace = 'pg_catalog'::regnamespace THEN written
+              ELSE format('CASE WHEN %1$s IS NOT NULL THEN format(''%%s'', %1$s) END', written) END,
+         CASE WHEN y.typnamespace = 'pg_catalog'::regnamespace THEN format_type(b.oid, b.modifier) ELSE 'text' END
+    FROM base AS b JOIN pg_type AS y ON y.oid = b.oid WHERE y.typtype <> 'd'
+$$;
+COMMENT ON FUNCTION run_ops.plain_column(regclass, name, text) IS
+  'how a column of a local table is compared and ordered, here and in a store: the expression for what is written as the column, and the type of its values';
+
 CREATE FUNCTION run_ops.mirror_of(t run_ops.routed_table, store text, forward boolean) RETURNS run_ops.mirror
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -117,18 +135,18 @@ BEGIN
   m.here_from := format('%s AS x WHERE ', m.here)
     || CASE WHEN t.routing = 'store' AND NOT forward THEN 'true' ELSE run_ops.belongs_condition(t, store, 'x') END;
   m.there_from := format('%s AS x WHERE true', m.there);
-  SELECT array_agg(format('x.%I', k) ORDER BY ord),
-         array_agg(format('x.%I', coalesce(t.column_names ->> k, k)) ORDER BY ord),
-         array_agg(format_type(a.atttypid, a.atttypmod) ORDER BY ord)
+  m.keys := t.key_columns;
+  SELECT array_agg(here.expression ORDER BY ord), array_agg(there.expression ORDER BY ord), array_agg(here.type ORDER BY ord)
     INTO m.here_keys, m.there_keys, m.key_types
-    FROM unnest(t.key_columns::text[]) WITH ORDINALITY AS u (k, ord)
-    JOIN pg_attribute AS a ON a.attrelid = t.legacy AND a.attname = k;
+    FROM unnest(t.key_columns) WITH ORDINALITY AS u (k, ord),
+         LATERAL run_ops.plain_column(t.legacy, k, format('x.%I', k)) AS here,
+         LATERAL run_ops.plain_column(t.legacy, k, format('x.%I', coalesce(t.column_names ->> k::text, k))) AS there;
   SELECT array_agg(a.attname ORDER BY a.attnum) FILTER (WHERE a.attgenerated = ''),
          format('ROW(%s)::text', string_agg(format('x.%I', a.attname), ', ' ORDER BY a.attnum)),
          format('ROW(%s)::text', string_agg(format('x.%I', coalesce(t.column_names ->> a.attname::text, a.attname)), ', ' ORDER BY a.attnum)),
          string_agg(quote_ident(coalesce(t.column_names ->> a.attname::text, a.attname)), ', ' ORDER BY a.attnum)
            FILTER (WHERE a.attgenerated = ''),
-         string_agg(format('quote_nullable((r.v).%I::text)', a.attname), ', ' ORDER BY a.attnum)
+         string_agg(format('quote_nullable((%s)::text)', (run_ops.plain_column(t.legacy, a.attname, format('(r.v).%I', a.attname))).expression), ', ' ORDER BY a.attnum)
            FILTER (WHERE a.attgenerated = '')
     INTO m.columns, m.here_row, m.there_row, m.there_columns, m.there_values
     FROM pg_attribute AS a WHERE a.attrelid = t.legacy AND a.attnum > 0 AND NOT a.attisdropped;
@@ -145,7 +163,7 @@ CREATE FUNCTION run_ops.range_query(source text, keys text[], row_text text, abo
   LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
 AS $$
   SELECT format('SELECT jsonb_build_array(%s)::text AS key, %s AS r FROM %s',
-                (SELECT string_agg(k || '::text', ', ' ORDER BY ord) FROM unnest(keys) WITH ORDINALITY AS u (k, ord)),
+                (SELECT string_agg(format('(%s)::text', k), ', ' ORDER BY ord) FROM unnest(keys) WITH ORDINALITY AS u (k, ord)),
                 row_text, source)
       || coalesce((SELECT format(' AND (%s) > (%s)', array_to_string(keys, ', '), string_agg(quote_literal(v), ', ' ORDER BY ord))
                      FROM jsonb_array_elements_text(above) WITH ORDINALITY AS u (v, ord) HAVING count(*) > 0), '')
@@ -220,8 +238,7 @@ BEGIN
     (SELECT string_agg(format('(r.v).%I', c), ', ' ORDER BY ord) FROM unnest(m.columns) WITH ORDINALITY AS u (c, ord)),
     -- an older copy may still have a unique value that another row has by now; its own range has it renewed
     m.here, CASE WHEN NOT run_ops.split_enabled() THEN (
-      SELECT format('(%s)', string_agg(substr(k, length('x.') + 1), ', ' ORDER BY ord))
-        FROM unnest(m.here_keys) WITH ORDINALITY AS u (k, ord)) END), came) AS nothing (n int);
+      SELECT format('(%s)', string_agg(quote_ident(k), ', ')) FROM unnest(m.keys) AS k) END), came) AS nothing (n int);
 END $$;
 COMMENT ON FUNCTION run_ops.write_here(run_ops.mirror, text[], text[]) IS
   'deletes rows by key and inserts rows by text in the local table, without its triggers';
@@ -457,7 +474,7 @@ DECLARE
 BEGIN
   FOR r IN
     SELECT t, s.store, s.foreign_table, i.indexrelid::regclass AS index,
-           string_agg(format('y.%I = x.%1$I', a.attname), ' AND ') AS equal
+           string_agg(format('y.%I %s x.%1$I', a.attname, run_ops.equality_operator(t.legacy, a.attname)), ' AND ') AS equal
       FROM run_ops.routed_table AS t JOIN run_ops.routed_store AS s ON s.view = t.view
       JOIN pg_index AS i ON i.indrelid = t.legacy AND i.indisunique AND i.indpred IS NULL AND i.indexprs IS NULL
       JOIN pg_attribute AS a ON a.attrelid = t.legacy AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
@@ -469,7 +486,9 @@ BEGIN
       SELECT format('SELECT %L::regclass, %L::text, %L::regclass, jsonb_build_object(%s), jsonb_build_object(%s) '
                     'FROM %s AS y JOIN %s AS x ON %s WHERE (%s) <> (%s)%s',
                (r.t).view, r.store, r.index, string_agg(format('%L, y.%1$I', k), ', '), string_agg(format('%L, x.%1$I', k), ', '),
-               r.foreign_table, (r.t).legacy, r.equal, string_agg(format('y.%I', k), ', '), string_agg(format('x.%I', k), ', '),
+               r.foreign_table, (r.t).legacy, r.equal,
+               string_agg((run_ops.plain_column((r.t).legacy, k, format('y.%I', k))).expression, ', '),
+               string_agg((run_ops.plain_column((r.t).legacy, k, format('x.%I', k))).expression, ', '),
                -- a copy is not in the way: it is renewed
                CASE WHEN run_ops.split_enabled() AND (r.t).routing <> 'store'
                     THEN ' AND NOT ' || run_ops.belongs_condition(r.t, r.store, 'x') END)
@@ -637,16 +656,18 @@ DECLARE
   r       record;
   waiting regclass;
   keys    text;
+  same    text;
   noted   boolean := run_ops.finish_copy(false);
 BEGIN
   FOR r IN SELECT t, s.store FROM run_ops.routed_table AS t JOIN run_ops.routed_store AS s ON s.view = t.view
             WHERE t.routing = 'store' LOOP
     waiting := run_ops.waiting_table(r.t, r.store);
     keys := (SELECT string_agg(quote_ident(k), ', ') FROM unnest((r.t).key_columns) AS k);
+    same := (SELECT string_agg(format('x.%I %s y.%1$I', k, run_ops.equality_operator((r.t).legacy, k)), ' AND ') FROM unnest((r.t).key_columns) AS k);
     IF run_ops.split_enabled() THEN
       -- the view showed the row of the store
       PERFORM FROM run_ops.as_owner((r.t).legacy,
-        format('DELETE FROM %s WHERE (%s) IN (SELECT %2$s FROM %s)', (r.t).legacy, keys, waiting)) AS nothing (n int);
+        format('DELETE FROM %s AS x USING %s AS y WHERE %s', (r.t).legacy, waiting, same)) AS nothing (n int);
     END IF;
     PERFORM FROM run_ops.as_owner((r.t).legacy, format(
       'INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %2$s FROM %s ON CONFLICT (%s) DO NOTHING', (r.t).legacy,

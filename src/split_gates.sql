@@ -3,7 +3,7 @@
 
 CREATE FUNCTION run_ops.acknowledgeable_gates() RETURNS text[]
   LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
-  RETURN ARRAY['attached', 'clone', 'foreign key', 'index', 'realtime', 'wrapper'];
+  RETURN ARRAY['attached', 'clone', 'foreign key', 'index', 'mapping', 'realtime', 'wrapper'];
 COMMENT ON FUNCTION run_ops.acknowledgeable_gates() IS
   'gates that an operator may accept as failing, object by object; no row is lost or doubled by any of them alone';
 
@@ -309,6 +309,27 @@ COMMENT ON FUNCTION run_ops.write_lock_gates(text) IS
   'whether the tables of a store refuse rows that belong elsewhere; always holds, the hint has the SQL that is missing';
 REVOKE EXECUTE ON FUNCTION run_ops.write_lock_gates(text) FROM PUBLIC;
 
+CREATE FUNCTION run_ops.mapping_gates(store text) RETURNS SETOF run_ops.gate
+  LANGUAGE sql SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT 'mapping', t.legacy::text, false,
+         format('in store "%s" the user mapping leads to the superuser %I, and the table is owned by %I, whose triggers would run as that superuser',
+                mapping_gates.store, a ->> 'superuser', a ->> 'owner'),
+         'Map to a role of the store that is no superuser: the owner of the tables, with SET on parameter session_replication_role.'
+    FROM run_ops.ask_store(mapping_gates.store, (
+           SELECT format('SELECT u.view, r.rolname AS superuser, pg_get_userbyid(c.relowner) AS owner '
+                         'FROM unnest(%L::bigint[], %L::text[]) AS u (view, name) JOIN pg_class AS c ON c.oid = to_regclass(u.name) '
+                         'JOIN pg_roles AS r ON r.rolname = current_user '
+                         'WHERE r.rolsuper AND NOT pg_has_role(c.relowner, r.oid, ''USAGE'')',
+                         array_agg(t.view::oid), array_agg(format('%I.%I', t.store_schema, t.store_table)))
+             FROM run_ops.routed_table AS t)) AS a
+    JOIN run_ops.routed_table AS t ON t.view = (a ->> 'view')::oid
+   ORDER BY t.view::text
+$$;
+COMMENT ON FUNCTION run_ops.mapping_gates(text) IS
+  'tables of a store whose owner could run code there as a superuser, as the user mapping leads to one';
+REVOKE EXECUTE ON FUNCTION run_ops.mapping_gates(text) FROM PUBLIC;
+
 CREATE FUNCTION run_ops.store_gates(store text) RETURNS SETOF run_ops.gate
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -330,6 +351,7 @@ BEGIN
       RETURN QUERY SELECT * FROM run_ops.table_gates(store, t);
     END LOOP;
     RETURN QUERY SELECT * FROM run_ops.write_lock_gates(store);
+    RETURN QUERY SELECT * FROM run_ops.mapping_gates(store);
   EXCEPTION WHEN OTHERS THEN
     RETURN NEXT ROW('columns', store, NULL, format('not checked: %s', SQLERRM), NULL)::run_ops.gate;
   END;

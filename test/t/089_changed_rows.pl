@@ -23,11 +23,11 @@ foreach my $node ($store, $control_plane)
 }
 here(q(ALTER TABLE step ADD FOREIGN KEY ("runId") REFERENCES run ON DELETE CASCADE;
 	   SELECT run_ops.attach_table('pair', 'anchor', 'runId');
-	   CREATE PROCEDURE all_batches(call text, batch int DEFAULT 200) LANGUAGE plpgsql AS $$
+	   CREATE PROCEDURE all_batches(call text, arguments text DEFAULT '200') LANGUAGE plpgsql AS $$
 	   DECLARE complete boolean;
 	   BEGIN
 	     LOOP
-	       EXECUTE format('SELECT done FROM run_ops.%I(%s)', call, batch) INTO complete;
+	       EXECUTE format('SELECT done FROM run_ops.%I(%s)', call, arguments) INTO complete;
 	       COMMIT;
 	       EXIT WHEN complete;
 	     END LOOP;
@@ -105,24 +105,24 @@ my @doubts = (
 		there(q(UPDATE run SET n = n + 1)) });
 while (my ($what, $why, $do) = splice @doubts, 0, 3)
 {
-	here(q(CALL all_batches('repatriate', 2000)));
+	here(q(CALL all_batches('repatriate', '2000')));
 	$do->();
 	switch($off, $why, $what);
-	here(q(CALL all_batches('move_strays', 2000)));
+	here(q(CALL all_batches('move_strays', '2000')));
 	switch($on, undef, "out after $what");
 }
 
 # repatriate() itself begins anew, and says why
-here(q(CALL all_batches('repatriate', 2000)));
+here(q(CALL all_batches('repatriate', '2000')));
 there(q(ALTER TABLE run DISABLE TRIGGER run_ops_changes; UPDATE run SET n = n + 1));
-like(said(q(CALL all_batches('repatriate', 2000))), qr/all rows are compared again\nDETAIL:  in store "new" a table or its trigger/, 'repatriate() compares again');
+like(said(q(CALL all_batches('repatriate', '2000'))), qr/all rows are compared again\nDETAIL:  in store "new" a table or its trigger/, 'repatriate() compares again');
 switch($off, undef, 'after that');
 switch($on, qr/not all rows were copied before/, 'out at once');
 
 # --- faults --------------------------------------------------------------------------------------
 
 # killed after a batch was copied, before its notes were removed; and before the copy was committed
-here(q(CALL all_batches('repatriate', 2000)));
+here(q(CALL all_batches('repatriate', '2000')));
 foreach my $commits (1, 0)
 {
 	my $drained = notes();
@@ -141,11 +141,11 @@ foreach my $commits (1, 0)
 }
 here('SELECT run_ops.repatriate(100)');
 switch($off, undef, 'killed between copy and removal');
-here(q(CALL all_batches('move_strays', 2000)));
+here(q(CALL all_batches('move_strays', '2000')));
 switch($on, undef, 'out after that');
 
 # orphans: what is copied at the last moment is checked as well
-here(q(CALL all_batches('repatriate', 2000)));
+here(q(CALL all_batches('repatriate', '2000')));
 there(q(DELETE FROM run WHERE n = (SELECT max(n) FROM run)));
 like(said($off), qr/rows would refer to rows that are not there\nDETAIL:  1 rows of public\.step break foreign key/, 'a parent that is gone');
 there(q(DELETE FROM step AS s WHERE NOT EXISTS (SELECT FROM run AS r WHERE r.id = s."runId"); INSERT INTO step VALUES ('step_orphan', 'run_999999999999999999999999999', 1)));
@@ -177,7 +177,7 @@ sub killed_in
 	return;
 }
 switch($off, qr/not all rows/, 'home for that');
-here(q(CALL all_batches('move_strays', 2000)));
+here(q(CALL all_batches('move_strays', '2000')));
 here('UPDATE run_ops.run SET n = n + 1 WHERE n % 100 = 1');
 my $before = shown();
 # at its very end: everything is done but the commit
@@ -215,10 +215,13 @@ $control_plane->start;
 $before = shown();
 here('SELECT run_ops.repatriate(100) FROM generate_series(1, 3)');
 same($before, 'on the way back from the middle');
-here(q(CALL all_batches('repatriate', 2000)));
+like(said(q(CALL all_batches('repatriate', '2000'))), qr/does not have/, 'what the store does not have any more is not removed untold');
+same($before, 'nor is anything shown of it');
+here(q(CALL all_batches('remove_leftovers', '2000, deleted => true')));
+here(q(CALL all_batches('repatriate', '2000')));
 switch($off, undef, 'home from the middle');
 is(here(q(SELECT count(*) FROM run_ops.leftover)), '0', 'with no leftover');
-here(q(CALL all_batches('move_strays', 2000)));
+here(q(CALL all_batches('move_strays', '2000')));
 here($on);
 same($before, 'out again');
 switch($off, qr/not all rows/, 'home at once');
@@ -229,7 +232,7 @@ switch($on, qr/not all rows/, 'and out at once');
 there(q(CREATE ROLE plain LOGIN; GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO plain;
 		GRANT EXECUTE ON FUNCTION pg_control_system() TO plain));
 here(q(ALTER USER MAPPING FOR CURRENT_USER SERVER new OPTIONS (ADD user 'plain')));
-like(said(q(CALL all_batches('repatriate', 2000))), qr/changes are not noted.*\nDETAIL:  permission denied/, 'no right to note');
+like(said(q(CALL all_batches('repatriate', '2000'))), qr/changes are not noted.*\nDETAIL:  permission denied/, 'no right to note');
 there(q(UPDATE run SET n = n + 1 WHERE n % 10 = 1));
 switch($off, qr/not all rows were copied before|were not noted/, 'without notes');
 here(q(ALTER USER MAPPING FOR CURRENT_USER SERVER new OPTIONS (DROP user)));
@@ -251,11 +254,11 @@ my ($out, $err) = ('', '');
 my $load = IPC::Run::start([ 'pgbench', '-n', '-c', 4, '-R', 100, '-T', 3600, '-f', $script, $control_plane->connstr('postgres') ], '>', \$out, '2>', \$err);
 foreach my $round (1 .. 3)
 {
-	here(q(CALL all_batches('repatriate', 2000)));
+	here(q(CALL all_batches('repatriate', '2000')));
 	unlike(said('SET run_ops_split.swap_attempts = 1000; ' . $off), qr/ERROR|every row/, "home under load, $round");
-	here(q(CALL all_batches('move_strays', 2000)));
+	here(q(CALL all_batches('move_strays', '2000')));
 	unlike(said('SET run_ops_split.swap_attempts = 1000; ' . $on), qr/ERROR|every row/, "out under load, $round");
-	unlike(said(q(CALL all_batches('remove_leftovers', 100))), qr/ERROR/, "and removed under load, $round") if $round != 2;
+	unlike(said(q(CALL all_batches('remove_leftovers', '100'))), qr/ERROR/, "and removed under load, $round") if $round != 2;
 }
 $load->signal('INT');
 $load->finish;
