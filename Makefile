@@ -51,6 +51,7 @@ MODULES_C = \
 	id_shape \
 	id_mint \
 	rights \
+	column_equality \
 	seam_pruning \
 	seam_shortcut \
 	lazy_fdw \
@@ -78,6 +79,7 @@ endif
 # Parts of the install script, in the order of their dependencies.
 SQL_PARTS = \
 	rights \
+	column_equality \
 	seam_pruning \
 	id_shape \
 	id_mint \
@@ -120,6 +122,7 @@ REGRESS ?= \
 	store_counts \
 	lazy_fdw \
 	write_routing \
+	column_equality \
 	cross_seam_guard \
 	cross_store_writes \
 	cleanup \

@@ -49,7 +49,7 @@ BEGIN
          FROM run_ops.copies(t) AS c WHERE c.store <> 'legacy'),
       t.route_column);
   END IF;
-  keys := (SELECT string_agg(format('y.%1$I = x.%1$I', k), ' AND ') FROM unnest(t.key_columns) AS k);
+  keys := (SELECT string_agg(format('y.%1$I %2$s x.%1$I', k, run_ops.equality_operator(t.legacy, k)), ' AND ') FROM unnest(t.key_columns) AS k);
   -- a leaf leaves out the keys of those before it
   FOR leaf IN
     SELECT c.relation FROM run_ops.copies(t) AS c ORDER BY c.precedence, c.store
