@@ -137,6 +137,7 @@ REGRESS ?= \
 	cache \
 	cache_epoch \
 	privileges \
+	owners \
 	search_path \
 	identifiers \
 	row_security \

@@ -62,3 +62,14 @@ COMMENT ON FUNCTION run_ops.as_owner(regclass, text, "any") IS
   'executes a command with access to tables as the caller, while triggers, casts, checks and whatever else the owner of the relation has attached run as that owner; without the rights of the owner, all runs as the caller';
 COMMENT ON FUNCTION run_ops.as_owner(regclass, text) IS
   'run_ops.as_owner() of a command without arguments';
+
+CREATE FUNCTION run_ops.lesser_owner(a regclass, b regclass) RETURNS regclass
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT CASE WHEN r.rolsuper AND NOT s.rolsuper THEN b ELSE a END
+    FROM pg_class AS c JOIN pg_roles AS r ON r.oid = c.relowner,
+         pg_class AS d JOIN pg_roles AS s ON s.oid = d.relowner
+   WHERE c.oid = a AND d.oid = b
+$$;
+COMMENT ON FUNCTION run_ops.lesser_owner(regclass, regclass) IS
+  'as whose owner a command over two tables runs: the first one, unless its owner is a superuser and that of the second is not';

@@ -119,7 +119,7 @@ DECLARE
   item          record;
 BEGIN
   PERFORM run_ops.refuse_table_differences(ARRAY[t], ARRAY[store]);
-  EXECUTE format('IMPORT FOREIGN SCHEMA %I LIMIT TO (%I) FROM SERVER %I INTO %I OPTIONS (import_default ''true'')',
+  EXECUTE format('IMPORT FOREIGN SCHEMA %I LIMIT TO (%I) FROM SERVER %I INTO %I OPTIONS (import_default ''true'', import_generated ''false'')',
                  t.store_schema, t.store_table, store_server, run_ops.store_schema(store));
   FOR item IN SELECT * FROM jsonb_each_text(t.column_names) LOOP
     EXECUTE format('ALTER FOREIGN TABLE %s RENAME COLUMN %I TO %I', foreign_table, item.value, item.key);
@@ -127,18 +127,23 @@ BEGIN
   FOR item IN SELECT * FROM jsonb_each_text(t.store_defaults) LOOP
     EXECUTE format('ALTER FOREIGN TABLE %s ALTER COLUMN %I SET DEFAULT %s', foreign_table, item.key, item.value);
   END LOOP;
-  -- postgres_fdw imports a stored generated column as one, but a virtual one as
-  -- a plain column, which it would write
+  -- A generated column must be one here as well, or it would be written.  Not
+  -- by its expression: PostgreSQL evaluates what it can of it now, as the
+  -- current user, and whoever owns the table has chosen its functions.  The
+  -- store computes the value.
   FOR item IN
-    SELECT a.attname AS name, format_type(a.atttypid, a.atttypmod) AS type, pg_get_expr(d.adbin, d.adrelid) AS expression,
-           (SELECT 'COLLATE ' || a.attcollation::regcollation FROM pg_type AS y WHERE y.oid = a.atttypid AND y.typcollation <> a.attcollation) AS collation,
-           coalesce(t.column_names ->> a.attname::text, a.attname::text) AS store_name
-      FROM pg_attribute AS a JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
-      JOIN pg_attribute AS f ON f.attrelid = foreign_table::regclass AND f.attname = a.attname
-     WHERE a.attrelid = t.legacy AND a.attgenerated <> '' AND f.attgenerated = ''
+    SELECT a.attname AS name, format_type(a.atttypid, a.atttypmod) AS type, o.option_value AS store_name,
+           (SELECT format('COLLATE %I.%I', n.nspname, l.collname)
+              FROM pg_type AS y, pg_collation AS l JOIN pg_namespace AS n ON n.oid = l.collnamespace
+             WHERE y.oid = a.atttypid AND l.oid = a.attcollation AND y.typcollation <> a.attcollation) AS collation
+      FROM run_ops.ask_store(store, format(
+             'SELECT a.attname FROM pg_attribute AS a WHERE a.attrelid = %L::regclass AND a.attgenerated <> %L AND NOT a.attisdropped',
+             format('%I.%I', t.store_schema, t.store_table), '')) AS answer
+      JOIN pg_attribute AS a ON a.attrelid = foreign_table::regclass AND a.attnum > 0
+      JOIN LATERAL pg_options_to_table(a.attfdwoptions) AS o ON o.option_name = 'column_name' AND o.option_value = answer ->> 'attname'
   LOOP
-    EXECUTE format('ALTER FOREIGN TABLE %s DROP COLUMN %I, ADD COLUMN %2$I %s OPTIONS (column_name %L) %s GENERATED ALWAYS AS (%s) STORED',
-                   foreign_table, item.name, item.type, item.store_name, item.collation, item.expression);
+    EXECUTE format('ALTER FOREIGN TABLE %s DROP COLUMN %I, ADD COLUMN %2$I %s OPTIONS (column_name %L) %s GENERATED ALWAYS AS (NULL) STORED',
+                   foreign_table, item.name, item.type, item.store_name, item.collation);
   END LOOP;
   -- rows go to the store in batches, unless the server says how
   IF NOT EXISTS (SELECT FROM pg_foreign_server AS f, unnest(f.srvoptions) AS o
