@@ -237,6 +237,7 @@ DECLARE
   view_text   text;
   grant_row   record;
   store       text;
+  strays      bigint;
 BEGIN
   t := run_ops.propose_routing(legacy, routing, route_column, store_schema, store_table,
                                column_names, store_defaults);
@@ -266,6 +267,17 @@ BEGIN
     PERFORM run_ops.import_table(store, t);
   END LOOP;
   PERFORM run_ops.build_view(t, run_ops.split_enabled());
+  -- the write lock is there, so that none is added after this
+  IF run_ops.split_enabled() AND t.routing <> 'store' THEN
+    strays := (SELECT a.n FROM run_ops.as_owner(legacy,
+      format('SELECT count(*) FROM %s AS x WHERE NOT run_ops.resides(x.%I, ''legacy'')', legacy, t.route_column)) AS a (n bigint));
+    IF strays > 0 THEN
+      RAISE EXCEPTION 'table % has rows that belong to a store', legacy
+        USING ERRCODE = 'object_not_in_prerequisite_state',
+              DETAIL = format('%s rows would disappear from the view: those WHERE NOT run_ops.resides(%I, ''legacy'').', strays, t.route_column),
+              HINT = 'Move them to the store yourself. Or go back with run_ops.repatriate() and run_ops.disable_split(repatriated => true), attach the table, and enable split mode again, which moves them.';
+    END IF;
+  END IF;
 
   -- who could use the table can use the view
   FOR grant_row IN
