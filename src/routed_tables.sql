@@ -355,6 +355,7 @@ AS $$
 DECLARE
   t       run_ops.routed_table;
   old     run_ops.routed_store;
+  names   jsonb;
   renamed record;
   trusted text[] := run_ops.trusted_leftovers();
 BEGIN
@@ -362,17 +363,31 @@ BEGIN
   -- Locks the view and nothing else, before the foreign tables, as those do
   -- that use it; another order would end in a deadlock.
   EXECUTE format('ALTER VIEW %s OWNER TO %s', t.view, (SELECT c.relowner::regrole FROM pg_class AS c WHERE c.oid = t.view));
-  -- a view keeps the name that a column had when the view was made
-  FOR renamed IN
-    SELECT v.attname AS old_name, l.attname AS new_name
-      FROM (SELECT attname, row_number() OVER (ORDER BY attnum) AS n FROM pg_attribute
-             WHERE attrelid = t.view AND attnum > 0) AS v
-      JOIN (SELECT attname, row_number() OVER (ORDER BY attnum) AS n FROM pg_attribute
-             WHERE attrelid = t.legacy AND attnum > 0 AND NOT attisdropped) AS l USING (n)
-     WHERE v.attname <> l.attname
-  LOOP
-    EXECUTE format('ALTER VIEW %s RENAME COLUMN %I TO %I', t.view, renamed.old_name, renamed.new_name);
-  END LOOP;
+  -- A view keeps the name that a column had when the view was made, and so does
+  -- the registry.
+  names := (SELECT jsonb_object_agg(v.attname, l.attname)
+              FROM (SELECT attname, row_number() OVER (ORDER BY attnum) AS n FROM pg_attribute
+                     WHERE attrelid = t.view AND attnum > 0) AS v
+              JOIN (SELECT attname, row_number() OVER (ORDER BY attnum) AS n FROM pg_attribute
+                     WHERE attrelid = t.legacy AND attnum > 0 AND NOT attisdropped) AS l USING (n)
+             WHERE v.attname <> l.attname);
+  IF names IS NOT NULL THEN
+    -- by way of names that nobody has, as two columns may have changed places
+    FOR renamed IN SELECT key AS old_name, format('run_ops renamed %s', row_number() OVER ()) AS between, value AS new_name
+                     FROM jsonb_each_text(names) ORDER BY key LOOP
+      EXECUTE format('ALTER VIEW %s RENAME COLUMN %I TO %I', t.view, renamed.old_name, renamed.between);
+    END LOOP;
+    FOR renamed IN SELECT format('run_ops renamed %s', row_number() OVER ()) AS between, value AS new_name
+                     FROM jsonb_each_text(names) ORDER BY key LOOP
+      EXECUTE format('ALTER VIEW %s RENAME COLUMN %I TO %I', t.view, renamed.between, renamed.new_name);
+    END LOOP;
+    UPDATE run_ops.routed_table AS r
+       SET route_column = coalesce(names ->> r.route_column, r.route_column),
+           key_columns = ARRAY(SELECT coalesce(names ->> k.name, k.name)::name FROM unnest(r.key_columns) WITH ORDINALITY AS k (name, ord) ORDER BY k.ord),
+           column_names = (SELECT coalesce(jsonb_object_agg(coalesce(names ->> m.key, m.key), m.value), '{}') FROM jsonb_each(r.column_names) AS m)
+     WHERE r.view = t.view
+    RETURNING * INTO t;
+  END IF;
   -- the new foreign table takes the place of the old one, which the view may still use
   FOR old IN DELETE FROM run_ops.routed_store AS r WHERE r.view = t.view RETURNING * LOOP
     EXECUTE format('ALTER FOREIGN TABLE %s RENAME TO %I', old.foreign_table,
