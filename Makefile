@@ -51,6 +51,7 @@ MODULES_C = \
 	id_shape \
 	id_mint \
 	rights \
+	column_equality \
 	seam_pruning \
 	seam_shortcut \
 	lazy_fdw \
@@ -79,6 +80,7 @@ endif
 # Parts of the install script, in the order of their dependencies.
 SQL_PARTS = \
 	rights \
+	column_equality \
 	seam_pruning \
 	id_shape \
 	id_mint \
@@ -121,6 +123,7 @@ REGRESS ?= \
 	store_counts \
 	lazy_fdw \
 	write_routing \
+	column_equality \
 	cross_seam_guard \
 	cross_store_writes \
 	cleanup \
@@ -135,6 +138,7 @@ REGRESS ?= \
 	cache \
 	cache_epoch \
 	privileges \
+	owners \
 	search_path \
 	identifiers \
 	row_security \

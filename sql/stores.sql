@@ -70,6 +70,13 @@ SELECT run_ops.refresh_table('run_ops."WaitpointTag"');
 SELECT id, label, colour FROM run_ops."WaitpointTag";
 SELECT attname FROM pg_attribute WHERE attrelid = 'run_ops_new."WaitpointTag"'::regclass AND attnum > 0 ORDER BY attnum;
 
+-- A key that has another name in the store keeps it there.
+ALTER TABLE "_WaitpointRunConnections" RENAME "A" TO run;
+SELECT run_ops.refresh_table('run_ops."_WaitpointRunConnections"');
+SELECT route_column, key_columns, column_names FROM run_ops.routed_table WHERE legacy = '"_WaitpointRunConnections"'::regclass;
+ALTER TABLE "_WaitpointRunConnections" RENAME run TO "A";
+SELECT run_ops.refresh_table('run_ops."_WaitpointRunConnections"');
+
 -- Who could use the table can use the view.
 CREATE ROLE regress_reader;
 GRANT SELECT ON "TaskRunTag" TO regress_reader;

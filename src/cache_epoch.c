@@ -306,9 +306,10 @@ next_row(Rows *rows)
 /*
  * What a trigger looks at, found once: the names of its arguments as numbers.
  *
- * A column may have been dropped or renamed since.  That is an error of the
- * resolver (see control_plane.c), but no reason to refuse a write: then every
- * row counts as changed, or every key when it is the key that is missing.
+ * A column may have been dropped or renamed since, or have another type.  That
+ * is an error of the resolver (see control_plane.c), but no reason to refuse a
+ * write: then every row counts as changed, or every key when it is the key that
+ * is missing.
  */
 typedef struct Watch
 {
@@ -412,6 +413,15 @@ find_watch(Trigger *trigger, Relation rel)
 	watch = hash_search(watches, &trigger->tgoid, HASH_ENTER, NULL);
 	watch->complete = complete;
 	watch->key_column = Max(SPI_fnumber(desc, trigger->tgargs[1]), 0);
+	if (watch->key_column > 0)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, watch->key_column - 1);
+		Oid			type = getBaseType(att->atttypid);
+
+		/* one of another type is not the key of which answers are kept */
+		if (type != TEXTOID && type != VARCHAROID)
+			watch->key_column = 0;
+	}
 	watch->ncolumns = ncolumns;
 	memcpy(watch->columns, columns, ncolumns * sizeof(AttrNumber));
 	return watch;

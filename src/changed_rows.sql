@@ -107,8 +107,8 @@ CREATE FUNCTION run_ops.noting_commands(place text, going_forward boolean, token
 AS $$
 DECLARE
   t        record;
-  commands text := format(
-    'DROP SCHEMA IF EXISTS run_ops_changes CASCADE; CREATE SCHEMA run_ops_changes; COMMENT ON SCHEMA run_ops_changes IS %L; '
+  commands text := run_ops.renew_schema('run_ops_changes') || format(
+    '; COMMENT ON SCHEMA run_ops_changes IS %L; '
     'CREATE TABLE run_ops_changes.note (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, relation bigint NOT NULL, key text NOT NULL); '
     'COMMENT ON TABLE run_ops_changes.note IS ''keys of rows that changed while run_ops_split copies rows''', token || ' 0');
 BEGIN

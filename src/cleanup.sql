@@ -105,12 +105,14 @@ COMMENT ON FUNCTION run_ops.enqueue_cleanup(text, text[]) IS
 REVOKE EXECUTE ON FUNCTION run_ops.enqueue_cleanup(text, text[]) FROM PUBLIC;
 
 -- SECURITY DEFINER: who may delete an environment need not have rights on the
--- queue, and must not be able to put anything else into it.
+-- queue, and must not be able to put anything else into it.  format() takes
+-- the output function of the type of id: a cast could be one that the owner of
+-- the table has made, and would run with these rights.
 CREATE FUNCTION run_ops.enqueue_deleted() RETURNS trigger
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-  PERFORM run_ops.enqueue_cleanup(TG_ARGV[0], ARRAY(SELECT d.id FROM deleted AS d));
+  PERFORM run_ops.enqueue_cleanup(TG_ARGV[0], ARRAY(SELECT format('%s', d.id) FROM deleted AS d));
   RETURN NULL;
 END $$;
 COMMENT ON FUNCTION run_ops.enqueue_deleted() IS
@@ -146,37 +148,50 @@ AS $$
 $$;
 COMMENT ON FUNCTION run_ops.add_counts(jsonb, jsonb) IS 'sums of counts by name';
 
-CREATE FUNCTION run_ops.table_in_store(table_name text, store text, OUT relation regclass, OUT key name)
+CREATE FUNCTION run_ops.table_in_store(table_name text, store text, OUT relation regclass, OUT key name, OUT legacy regclass)
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
-  SELECT c.relation, CASE WHEN cardinality(t.key_columns) = 1 THEN t.key_columns[1] END
+  SELECT c.relation, CASE WHEN cardinality(t.key_columns) = 1 THEN t.key_columns[1] END, t.legacy
     FROM run_ops.routed_table AS t JOIN pg_class AS l ON l.oid = t.legacy, LATERAL run_ops.copies(t) AS c
    WHERE l.relname = table_in_store.table_name AND c.store = table_in_store.store
 $$;
 COMMENT ON FUNCTION run_ops.table_in_store(text, text) IS
-  'a routed table in a store, by the name of the local table, and its key if that is one column';
+  'a routed table in a store, by the name of the local table, its key if that is one column, and the local table';
+
+CREATE FUNCTION run_ops.delete_rows(owned regclass, relation regclass, condition text, ids text[]) RETURNS bigint
+  LANGUAGE sql SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT a.n FROM run_ops.as_owner(owned,
+    format('WITH deleted AS (DELETE FROM %s AS x WHERE %s RETURNING 1) SELECT count(*) FROM deleted', relation, condition),
+    ids) AS a (n bigint)
+$$;
+COMMENT ON FUNCTION run_ops.delete_rows(regclass, regclass, text, text[]) IS
+  'deletes rows of a relation that meet a condition on the ids, $1, and counts them; what is attached to the rows runs as the owner of another relation';
+REVOKE EXECUTE ON FUNCTION run_ops.delete_rows(regclass, regclass, text, text[]) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.delete_with_dependents(store text, table_name text, column_name text, ids text[]) RETURNS jsonb
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_variable
 DECLARE
-  relation  regclass := (SELECT t.relation FROM run_ops.table_in_store(table_name, store) AS t);
-  key       name := (SELECT t.key FROM run_ops.table_in_store(table_name, store) AS t);
+  t         record;
+  condition text;
   deleted   jsonb := '{}';
   dependent record;
   keys      text[];
   n         bigint;
 BEGIN
-  IF relation IS NULL THEN
+  SELECT * INTO t FROM run_ops.table_in_store(table_name, store);
+  IF t.relation IS NULL THEN
     RETURN deleted;
   END IF;
+  condition := format('x.%I %s', column_name, run_ops.equals_text(t.legacy, column_name, '$1', true));
   IF EXISTS (SELECT FROM run_ops.cleanup_dependent AS d WHERE d.parent = table_name) THEN
-    IF key = column_name THEN
+    IF t.key = column_name THEN
       keys := ids;
     ELSE
-      EXECUTE format('SELECT array_agg(x.%I) FROM %s AS x WHERE x.%I = ANY ($1)', key, relation, column_name)
-         INTO keys USING ids;
+      keys := (SELECT a.keys FROM run_ops.as_owner(t.legacy,
+                 format('SELECT array_agg(x.%I::text) FROM %s AS x WHERE %s', t.key, t.relation, condition), ids) AS a (keys text[]));
     END IF;
     IF keys IS NULL THEN
       RETURN deleted;
@@ -186,8 +201,7 @@ BEGIN
         run_ops.delete_with_dependents(store, dependent.table_name, dependent.column_name, keys));
     END LOOP;
   END IF;
-  EXECUTE format('DELETE FROM %s AS x WHERE x.%I = ANY ($1)', relation, column_name) USING ids;
-  GET DIAGNOSTICS n = ROW_COUNT;
+  n := run_ops.delete_rows(t.legacy, t.relation, condition, ids);
   IF n > 0 THEN
     deleted := run_ops.add_counts(deleted, jsonb_build_object(table_name, n));
   END IF;
@@ -201,14 +215,14 @@ CREATE FUNCTION run_ops.delete_bulk_action_items(run_ids text[]) RETURNS jsonb
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-  items text := (SELECT format('%I.%I', n.nspname, 'BulkActionItem')
-                   FROM run_ops.table_in_store('TaskRun', 'legacy') AS t
-                   JOIN pg_class AS c ON c.oid = t.relation JOIN pg_namespace AS n ON n.oid = c.relnamespace);
+  items regclass := (SELECT to_regclass(format('%I.%I', n.nspname, 'BulkActionItem'))
+                       FROM run_ops.table_in_store('TaskRun', 'legacy') AS t
+                       JOIN pg_class AS c ON c.oid = t.relation JOIN pg_namespace AS n ON n.oid = c.relnamespace);
   n     bigint := 0;
 BEGIN
-  IF to_regclass(items) IS NOT NULL THEN
-    EXECUTE format('DELETE FROM %s WHERE "sourceRunId" = ANY ($1) OR "destinationRunId" = ANY ($1)', items) USING run_ids;
-    GET DIAGNOSTICS n = ROW_COUNT;
+  IF items IS NOT NULL THEN
+    n := run_ops.delete_rows(items, items, format('x."sourceRunId" %s OR x."destinationRunId" %s',
+      run_ops.equals_text(items, 'sourceRunId', '$1', true), run_ops.equals_text(items, 'destinationRunId', '$1', true)), run_ids);
   END IF;
   RETURN CASE WHEN n > 0 THEN jsonb_build_object('BulkActionItem', n) ELSE '{}' END;
 END $$;
@@ -228,14 +242,18 @@ BEGIN
   IF NOT EXISTS (SELECT FROM run_ops.store AS s WHERE s.name = store) THEN
     RAISE EXCEPTION 'store "%" is not attached', store USING ERRCODE = 'undefined_object';
   END IF;
+  -- What is put off to the commit would run there as the caller, so where a
+  -- command runs as the owner of a table, PostgreSQL refuses to put anything off.
+  SET CONSTRAINTS ALL IMMEDIATE;
   FOR root IN
-    SELECT r.table_name, r.column_name, t.relation, t.key
+    SELECT r.table_name, r.column_name, t.relation, t.key, t.legacy
       FROM run_ops.cleanup_root AS r, LATERAL run_ops.table_in_store(r.table_name, store) AS t
      WHERE r.scope = scope AND t.relation IS NOT NULL ORDER BY r.ord
   LOOP
-    EXECUTE format('SELECT array_agg(k) FROM (SELECT x.%I AS k FROM %s AS x WHERE x.%I = $1 LIMIT $2) AS b',
-                   root.key, root.relation, root.column_name)
-       INTO keys USING id, batch_size;
+    keys := (SELECT a.keys FROM run_ops.as_owner(root.legacy,
+      format('SELECT array_agg(k) FROM (SELECT x.%I::text AS k FROM %s AS x WHERE x.%I %s LIMIT $2) AS b',
+             root.key, root.relation, root.column_name, run_ops.equals_text(root.legacy, root.column_name, '$1')),
+      id, batch_size) AS a (keys text[]));
     CONTINUE WHEN keys IS NULL;
     IF root.table_name = 'TaskRun' THEN
       deleted := run_ops.delete_bulk_action_items(keys);
@@ -353,7 +371,7 @@ BEGIN
   RETURN result;
 END $$;
 COMMENT ON FUNCTION run_ops.cleanup_now(jsonb) IS
-  'cleans up {scope: [id, ...]} in the caller''s transaction; an error when a store fails; leaves to other sessions what they are at';
+  'cleans up {scope: [id, ...]} in the caller''s transaction, which checks all constraints at once from then on; an error when a store fails; leaves to other sessions what they are at';
 REVOKE EXECUTE ON FUNCTION run_ops.cleanup_now(jsonb) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.cleanup_environment(id text) RETURNS jsonb
@@ -367,10 +385,12 @@ CREATE FUNCTION run_ops.cleanup_project(id text, control_plane_schema name DEFAU
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
+  relation     regclass := format('%I."RuntimeEnvironment"', control_plane_schema);
   environments jsonb;
 BEGIN
-  EXECUTE format('SELECT jsonb_agg(e.id) FROM %I."RuntimeEnvironment" AS e WHERE e."projectId" = $1', control_plane_schema)
-     INTO environments USING id;
+  environments := (SELECT a.ids FROM run_ops.as_owner(relation,
+    format('SELECT jsonb_agg(e.id::text) FROM %s AS e WHERE e."projectId" %s',
+           relation, run_ops.equals_text(relation, 'projectId', '$1')), id) AS a (ids jsonb));
   RETURN run_ops.cleanup_now(jsonb_build_object('environment', coalesce(environments, '[]'), 'project', jsonb_build_array(id)));
 END $$;
 COMMENT ON FUNCTION run_ops.cleanup_project(text, name) IS

@@ -201,8 +201,10 @@ ask(Question *question, int nargs, Datum *args,
 							 GUC_ACTION_SAVE, true, 0, false);
 	find_control_plane();
 	GetUserIdAndSecContext(&save_user, &save_context);
+	/* restricted: what the owner has attached puts nothing off to the caller */
 	SetUserIdAndSecContext(attached.owner, save_context |
 						   SECURITY_LOCAL_USERID_CHANGE |
+						   SECURITY_RESTRICTED_OPERATION |
 						   SECURITY_NOFORCE_RLS);
 	plan = question_plan(question, nargs);
 	if (SPI_execute_plan(plan, args, NULL, true, 0) != SPI_OK_SELECT)

@@ -575,19 +575,21 @@ CREATE FUNCTION run_ops.run_contexts(run_ids text[])
   LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
+  owned    regclass;
   relation text;
   runs     run_ops.event_run[];
   answer   record;
 BEGIN
-  SELECT coalesce(r.view::text, format('%I."TaskRun"', t.schema)) INTO relation
-    FROM (SELECT DISTINCT schema FROM run_ops.control_plane_tables()) AS t
-    LEFT JOIN run_ops.routed_table AS r
-      ON r.legacy = to_regclass(format('%I."TaskRun"', t.schema));
-  EXECUTE format($q$
-    SELECT array_agg(ROW(id, "friendlyId", "traceId", "spanId", "parentSpanId", "createdAt", "completedAt",
-                         "taskIdentifier", "projectId", "runtimeEnvironmentId", "environmentType"::text, "isTest",
-                         "organizationId", "taskEventStore", "runTags", "batchId")::run_ops.event_run)
-      FROM %s WHERE id = ANY ($1) $q$, relation) INTO runs USING run_ids;
+  SELECT format('%I."TaskRun"', t.schema)::regclass INTO owned
+    FROM (SELECT DISTINCT schema FROM run_ops.control_plane_tables()) AS t;
+  relation := coalesce((SELECT r.view FROM run_ops.routed_table AS r WHERE r.legacy = owned), owned);
+  runs := (SELECT a.runs FROM run_ops.as_owner(owned, format($q$
+    SELECT array_agg(ROW(x.id::text, x."friendlyId"::text, x."traceId"::text, x."spanId"::text, x."parentSpanId"::text,
+                         x."createdAt"::timestamp, x."completedAt"::timestamp, x."taskIdentifier"::text, x."projectId"::text,
+                         x."runtimeEnvironmentId"::text, x."environmentType"::text, x."isTest"::boolean,
+                         x."organizationId"::text, x."taskEventStore"::text, x."runTags"::text[], x."batchId"::text)::run_ops.event_run)
+      FROM %s AS x WHERE x.id %s $q$, relation, run_ops.equals_text(owned, 'id', '$1', true)),
+    run_ids) AS a (runs run_ops.event_run[]));
   FOR answer IN
     SELECT k.id,
            ROW(CASE WHEN r.id IS NULL THEN 'run-not-found' WHEN (e.env).id IS NULL THEN 'environment-unresolved'

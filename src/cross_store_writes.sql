@@ -39,6 +39,7 @@ DECLARE
 BEGIN
   FOR r IN
     SELECT b.column_name AS referring, o.view AS referenced, o.key_columns[1] AS referenced_key, c.store, c.relation, t.view, t.route_column,
+           run_ops.weaker_owner(t.legacy, o.legacy) AS owned, run_ops.equality_operator(o.legacy, o.key_columns[1]) AS equals,
            (SELECT string_agg(format('%1$L, x.%1$I', k), ', ') FROM unnest(t.key_columns) AS k) AS keys
       FROM run_ops.relation_between AS b
       JOIN run_ops.routed_table AS t ON t.view = b.view
@@ -47,12 +48,13 @@ BEGIN
      WHERE run_ops.split_enabled() OR c.store = 'legacy'
      ORDER BY t.view::text, b.column_name, c.store
   LOOP
-    RETURN QUERY EXECUTE format(
+    RETURN QUERY SELECT a.* FROM run_ops.as_owner(r.owned, format(
       'SELECT %1$L::text, %2$L::regclass, jsonb_build_object(%3$s), %4$L::name, x.%4$I::text FROM %5$s AS x '
-      'WHERE x.%4$I IS NOT NULL AND NOT EXISTS (SELECT FROM %6$s AS y WHERE y.%7$I = x.%4$I)%8$s',
+      'WHERE x.%4$I IS NOT NULL AND NOT EXISTS (SELECT FROM %6$s AS y WHERE y.%7$I %9$s x.%4$I)%8$s',
       r.store, r.view, r.keys, r.referring, r.relation, r.referenced, r.referenced_key,
       -- not what is only a copy of a row there
-      CASE WHEN r.route_column IS NOT NULL THEN format(' AND run_ops.resides(x.%I, %L)', r.route_column, r.store) END);
+      CASE WHEN r.route_column IS NOT NULL THEN format(' AND run_ops.resides(x.%I, %L)', r.route_column, r.store) END,
+      r.equals)) AS a (store text, view regclass, key jsonb, column_name name, missing text);
   END LOOP;
 END $$;
 COMMENT ON FUNCTION run_ops.in_doubt() IS

@@ -185,8 +185,7 @@ AS $$
 DECLARE
   g record;
 BEGIN
-  DROP SCHEMA IF EXISTS run_ops_leftovers CASCADE;
-  CREATE SCHEMA run_ops_leftovers;
+  EXECUTE run_ops.renew_schema('run_ops_leftovers');
   COMMENT ON SCHEMA run_ops_leftovers IS
     'triggers that keep rows from being noticed that moved to a store and are still here, until run_ops.remove_leftovers() has removed them';
   FOR g IN
@@ -409,7 +408,7 @@ BEGIN
   -- what was removed with them, as it refers to one, has not been looked for yet
   FOR r IN
     SELECT d.view, d.store, count(*) AS n, array_agg(d.key) FILTER (WHERE d.view <> l.view OR d.key <> ALL (keys)) AS others
-      FROM run_ops.drop_leftovers(t.legacy, t.key_columns, keys::jsonb[], strict) AS d GROUP BY d.view, d.store
+      FROM run_ops.drop_leftovers(t.legacy, t.key_columns, keys::jsonb[], strict) AS d GROUP BY d.view, d.store ORDER BY d.view::text, d.store
   LOOP
     removed := removed + r.n;
     lacking := CASE WHEN r.others IS NULL OR deleted THEN '{}' ELSE run_ops.lacking_keys(r.view, r.store, r.others) END;

@@ -126,6 +126,9 @@ GRANT SELECT ON run_ops.global_mint_kind TO PUBLIC;
 
 -- Both trigger functions are SECURITY DEFINER: who may change a flag need not
 -- be able to read the global flags, nor to write the stamp of the global one.
+-- So they must not run what the owner of a table may attach to its types: a
+-- value is touched when its type is known to be PostgreSQL's own, else as the
+-- owner of the table.
 
 -- What the client sends as a stamp never counts.  A new organization has no
 -- kind in force that could flip.
@@ -135,6 +138,13 @@ AS $$
 DECLARE
   global_flags jsonb;
 BEGIN
+  -- that of a domain would be checked here
+  IF pg_typeof(NEW."featureFlags") <> 'jsonb'::regtype THEN
+    RAISE EXCEPTION 'column "featureFlags" of table % has type % instead of jsonb',
+        TG_RELID::regclass, pg_typeof(NEW."featureFlags")
+      USING ERRCODE = 'datatype_mismatch',
+            HINT = 'Give it back its type; until then no flip of the mint kind can be stamped.';
+  END IF;
   IF TG_OP = 'INSERT' THEN
     NEW."featureFlags" := NEW."featureFlags"
       - '{runOpsMintKindPrev,runOpsMintKindFlippedAt}'::text[];
@@ -149,6 +159,16 @@ END $$;
 COMMENT ON FUNCTION run_ops.stamp_organization_mint_kind() IS
   'trigger on Organization: stamps a flip of the organization''s mint kind';
 
+CREATE FUNCTION run_ops.global_flags(flags_table regclass) RETURNS jsonb
+  LANGUAGE sql SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT run_ops.mint_flags(coalesce(a.flags, '{}'))
+    FROM run_ops.as_owner(flags_table, format('SELECT jsonb_object_agg(f.key::text, f.value::jsonb) FROM %s AS f', flags_table)) AS a (flags jsonb)
+$$;
+COMMENT ON FUNCTION run_ops.global_flags(regclass) IS
+  'what the global flag table says about minting';
+REVOKE EXECUTE ON FUNCTION run_ops.global_flags(regclass) FROM PUBLIC;
+
 CREATE FUNCTION run_ops.stamp_global_mint_kind() RETURNS trigger
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
@@ -158,9 +178,7 @@ DECLARE
 BEGIN
   -- One flip at a time: whoever waited here reads below what the other left.
   SELECT g.flags INTO stored FROM run_ops.global_mint_kind AS g FOR UPDATE;
-  EXECUTE format(
-    'SELECT run_ops.mint_flags(coalesce(jsonb_object_agg(f.key, f.value), ''{}'')) FROM %I.%I AS f',
-    TG_TABLE_SCHEMA, TG_TABLE_NAME) INTO saved;
+  saved := run_ops.global_flags(TG_RELID);
   saved := run_ops.stamp_mint_flip(stored, saved, NULL);
   IF saved <> stored THEN
     UPDATE run_ops.global_mint_kind SET flags = saved;
@@ -193,6 +211,7 @@ CREATE FUNCTION run_ops.install_mint_flip_triggers(control_plane name) RETURNS v
 AS $$
 DECLARE
   stored CONSTANT jsonb := (SELECT g.flags FROM run_ops.global_mint_kind AS g);
+  saved  jsonb;
 BEGIN
   PERFORM run_ops.remove_mint_flip_triggers();
   EXECUTE format(
@@ -210,12 +229,9 @@ BEGIN
 
   -- The lock of CREATE TRIGGER keeps writers out from here on.  At first the
   -- flags are taken over with a stamp that the application may have left.
-  EXECUTE format(
-    'INSERT INTO run_ops.global_mint_kind (flags) '
-    'SELECT CASE WHEN $1 IS NULL THEN f.saved ELSE run_ops.stamp_mint_flip($1, f.saved, NULL) END '
-    '  FROM (SELECT run_ops.mint_flags(coalesce(jsonb_object_agg(key, value), ''{}'')) AS saved '
-    '          FROM %I."FeatureFlag") AS f',
-    control_plane) USING stored;
+  saved := run_ops.global_flags(format('%I."FeatureFlag"', control_plane)::regclass);
+  INSERT INTO run_ops.global_mint_kind (flags)
+  VALUES (CASE WHEN stored IS NULL THEN saved ELSE run_ops.stamp_mint_flip(stored, saved, NULL) END);
 END $$;
 COMMENT ON FUNCTION run_ops.install_mint_flip_triggers(name) IS
   'puts the triggers of the mint kind on the control-plane tables of a schema, in place of those there may be elsewhere';

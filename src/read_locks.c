@@ -8,9 +8,7 @@
  */
 #include "postgres.h"
 
-#include "access/htup_details.h"
 #include "access/table.h"
-#include "catalog/pg_operator.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -19,8 +17,6 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
-#include "utils/syscache.h"
-#include "utils/typcache.h"
 
 #include "compat.h"
 #include "rights.h"
@@ -37,34 +33,6 @@ has_any_privilege(Oid relid, AclMode mode)
 	return pg_class_aclcheck(relid, GetUserId(), mode) == ACLCHECK_OK ||
 		pg_attribute_aclcheck_all(relid, GetUserId(), mode,
 								  ACLMASK_ANY) == ACLCHECK_OK;
-}
-
-/* The lock of the row with the key $1 in the table of a store. */
-static char *
-lock_statement(Oid relid, const char *key, const char *condition,
-			   const char *mode)
-{
-	Oid			type = get_atttype(relid, get_attnum(relid, key));
-	Oid			equal = lookup_type_cache(type, TYPECACHE_EQ_OPR)->eq_opr;
-	HeapTuple	tuple = SearchSysCache1(OPEROID, ObjectIdGetDatum(equal));
-	Form_pg_operator operator;
-	char	   *statement;
-
-	if (!HeapTupleIsValid(tuple))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_FUNCTION),
-				 errmsg("type %s of key column \"%s\" has no equality operator",
-						format_type_be(type), key)));
-	operator = (Form_pg_operator) GETSTRUCT(tuple);
-	statement = psprintf("SELECT FROM %s AS x WHERE x.%s OPERATOR(%s.%s) $1::%s%s FOR %s",
-						 quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
-													get_rel_name(relid)),
-						 quote_identifier(key),
-						 quote_identifier(get_namespace_name(operator->oprnamespace)),
-						 NameStr(operator->oprname),
-						 format_type_be_qualified(type), condition, mode);
-	ReleaseSysCache(tuple);
-	return statement;
 }
 
 /*
@@ -91,8 +59,7 @@ run_ops_lock_copy(PG_FUNCTION_ARGS)
 	Relation	rel;
 	Oid			owner;
 	bool		security_invoker;
-	char	   *key;
-	char	   *condition;
+	char	   *lock;
 	RightsStatement *statement;
 	bool		locked;
 	bool		known = false;
@@ -106,7 +73,8 @@ run_ops_lock_copy(PG_FUNCTION_ARGS)
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
-	if (SPI_execute_with_args("SELECT t.key_columns[1], CASE WHEN t.routing OPERATOR(pg_catalog.=) 'anchor' AND run_ops.split_enabled() "
+	if (SPI_execute_with_args("SELECT pg_catalog.format('x.%I %s', t.key_columns[1], run_ops.equals_text(t.legacy, t.key_columns[1], '$1')), "
+							  "CASE WHEN t.routing OPERATOR(pg_catalog.=) 'anchor' AND run_ops.split_enabled() "
 							  "THEN pg_catalog.format(' AND run_ops.resides(x.%I, %L)', t.route_column, c.store) ELSE '' END "
 							  "FROM run_ops.routed_table AS t, LATERAL run_ops.copies(t) AS c "
 							  "WHERE t.view OPERATOR(pg_catalog.=) $1 AND c.relation OPERATOR(pg_catalog.=) $2",
@@ -116,8 +84,12 @@ run_ops_lock_copy(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("relation %u is not behind view %u", relid, view)));
-	key = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
-	condition = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2);
+	lock = psprintf("SELECT FROM %s AS x WHERE %s%s FOR %s",
+					quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
+											   get_rel_name(relid)),
+					SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1),
+					SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2),
+					mode);
 
 	rel = table_open(view, AccessShareLock);
 	owner = rel->rd_rel->relowner;
@@ -129,8 +101,7 @@ run_ops_lock_copy(PG_FUNCTION_ARGS)
 				 errmsg("permission denied for view %s", get_rel_name(view)),
 				 errdetail("Locking a row needs SELECT and UPDATE.")));
 
-	statement = rights_prepare(lock_statement(relid, key, condition, mode),
-							   owner, security_invoker ? InvalidOid : owner,
+	statement = rights_prepare(lock, owner, security_invoker ? InvalidOid : owner,
 							   1, &idtype, 0, CurrentMemoryContext);
 	if (rights_execute(statement, &id, NULL, false, 1, NULL) != SPI_OK_SELECT)
 		elog(ERROR, "could not lock a row");

@@ -49,7 +49,7 @@ BEGIN
          FROM run_ops.copies(t) AS c WHERE c.store <> 'legacy'),
       t.route_column);
   END IF;
-  keys := (SELECT string_agg(format('y.%1$I = x.%1$I', k), ' AND ') FROM unnest(t.key_columns) AS k);
+  keys := (SELECT string_agg(format('y.%1$I %2$s x.%1$I', k, run_ops.equality_operator(t.legacy, k)), ' AND ') FROM unnest(t.key_columns) AS k);
   -- a leaf leaves out the keys of those before it
   FOR leaf IN
     SELECT c.relation FROM run_ops.copies(t) AS c ORDER BY c.precedence, c.store
@@ -142,8 +142,9 @@ BEGIN
                 ELSE true END
      ORDER BY c.precedence, c.store
   LOOP
-    EXECUTE format('SELECT EXISTS (SELECT FROM %s WHERE %I = $1)', copy.relation, t.key_columns[1])
-       INTO hit USING id;
+    hit := (SELECT a.hit FROM run_ops.as_owner(t.legacy,
+              format('SELECT EXISTS (SELECT FROM %s AS x WHERE x.%I %s)', copy.relation, t.key_columns[1],
+                     run_ops.equals_text(t.legacy, t.key_columns[1], '$1')), id) AS a (hit boolean));
     IF hit THEN
       RETURN copy.store;
     END IF;
@@ -165,25 +166,24 @@ AS $$
 DECLARE
   t    run_ops.routed_table := run_ops.routed(view);
   keys text := (SELECT string_agg(format('%1$L, x.%1$I', k), ', ') FROM unnest(t.key_columns) AS k);
+  same text := (SELECT string_agg(format('x.%1$I %2$s y.%1$I', k, run_ops.equality_operator(t.legacy, k)), ' AND ') FROM unnest(t.key_columns) AS k);
   copy record;
 BEGIN
   FOR copy IN SELECT * FROM run_ops.copies(t) AS c ORDER BY c.store LOOP
     IF t.routing <> 'store' THEN
       -- A body of 27 characters is at home in "new"; said so that the store
       -- itself can leave those rows out.
-      RETURN QUERY EXECUTE format(
-        'SELECT %1$L::text, jsonb_build_object(%2$s), coalesce(run_ops.resolve_shard(x.%3$I), ''legacy'') FROM %4$s AS x '
+      RETURN QUERY SELECT a.* FROM run_ops.as_owner(t.legacy, format(
+        'SELECT %1$L::text, jsonb_build_object(%2$s), coalesce(run_ops.resolve_shard(x.%3$I), ''legacy''::text) FROM %4$s AS x '
         'WHERE NOT run_ops.resides(x.%3$I, %1$L)%5$s',
         copy.store, keys, t.route_column, copy.relation, CASE WHEN copy.store = 'new' THEN format(
           ' AND (char_length(substr(x.%1$I, strpos(x.%1$I, ''_'') + 1)) <> 27 OR x.%1$I IS NULL)',
-          t.route_column) END);
+          t.route_column) END)) AS a (store text, key jsonb, belongs_to text);
     ELSIF copy.store = 'legacy' THEN
-      RETURN QUERY EXECUTE (
-        SELECT string_agg(format(
-          'SELECT ''legacy''::text, jsonb_build_object(%s), %L::text FROM %s AS x JOIN %s AS y USING (%s)',
-          keys, c.store, copy.relation, c.relation,
-          (SELECT string_agg(quote_ident(k), ', ') FROM unnest(t.key_columns) AS k)), ' UNION ALL ')
-          FROM run_ops.copies(t) AS c WHERE c.store <> 'legacy');
+      RETURN QUERY SELECT a.* FROM run_ops.copies(t) AS c, LATERAL run_ops.as_owner(t.legacy, format(
+          'SELECT ''legacy''::text, jsonb_build_object(%s), %L::text FROM %s AS x JOIN %s AS y ON %s',
+          keys, c.store, copy.relation, c.relation, same)) AS a (store text, key jsonb, belongs_to text)
+       WHERE c.store <> 'legacy';
     END IF;
   END LOOP;
 END $$;

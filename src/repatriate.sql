@@ -59,7 +59,7 @@ AS $$
 DECLARE
   waiting text := format('run_ops_repatriated.%I', (SELECT oid FROM pg_class WHERE oid = t.legacy) || '_' || store);
 BEGIN
-  CREATE SCHEMA IF NOT EXISTS run_ops_repatriated;
+  PERFORM run_ops.own_schema('run_ops_repatriated');
   -- copies only: after a migration they are made again
   IF run_ops.row_shape(to_regclass(waiting)) <> run_ops.row_shape(t.legacy) THEN
     EXECUTE format('DROP TABLE %s', waiting);
@@ -99,24 +99,6 @@ END $$;
 COMMENT ON FUNCTION run_ops.belongs_condition(run_ops.routed_table, text, text) IS
   'a condition on a local row: would it go to the store, if it were inserted now and every row it refers to were in its place';
 REVOKE EXECUTE ON FUNCTION run_ops.belongs_condition(run_ops.routed_table, text, text) FROM PUBLIC;
-
-CREATE FUNCTION run_ops.plain_column(relation regclass, column_name name, written text, OUT expression text, OUT type text)
-  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
-AS $$
-  -- A type of PostgreSQL, or a domain over one, is compared as it is, and through
-  -- its indexes.  What another type is equal to, and in which order it is, only
-  -- its own schema tells; what it is written like is the same everywhere.
-  WITH RECURSIVE base AS (
-    SELECT a.atttypid AS oid, a.atttypmod AS modifier FROM pg_attribute AS a WHERE a.attrelid = relation AND a.attname = column_name
-    UNION ALL
-    SELECT y.typbasetype, y.typtypmod FROM base AS b JOIN pg_type AS y ON y.oid = b.oid WHERE y.typtype = 'd')
-  SELECT CASE WHEN y.typnamespace = 'pg_catalog'::regnamespace THEN written
-              ELSE format('CASE WHEN %1$s IS NOT NULL THEN format(''%%s'', %1$s) END', written) END,
-         CASE WHEN y.typnamespace = 'pg_catalog'::regnamespace THEN format_type(b.oid, b.modifier) ELSE 'text' END
-    FROM base AS b JOIN pg_type AS y ON y.oid = b.oid WHERE y.typtype <> 'd'
-$$;
-COMMENT ON FUNCTION run_ops.plain_column(regclass, name, text) IS
-  'how a column of a local table is compared and ordered, here and in a store: the expression for what is written as the column, and the type of its values';
 
 CREATE FUNCTION run_ops.mirror_of(t run_ops.routed_table, store text, forward boolean) RETURNS run_ops.mirror
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp

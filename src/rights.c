@@ -29,6 +29,7 @@
 #include "parser/parse_node.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/plancache.h"
@@ -172,6 +173,22 @@ rights_execute(RightsStatement *statement, Datum *values, const char *nulls,
  * ----------------------------------------------------------------
  */
 
+static bool
+only_reads(CachedPlanSource *source)
+{
+	ListCell   *lc;
+
+	foreach(lc, source->query_list)
+	{
+		Query	   *query = lfirst_node(Query, lc);
+
+		if (query->commandType != CMD_SELECT || query->rowMarks != NIL ||
+			query->hasModifyingCTE)
+			return false;
+	}
+	return true;
+}
+
 /*
  * as_owner(relation regclass, command text, VARIADIC arguments "any")
  *		returns setof record
@@ -182,8 +199,13 @@ rights_execute(RightsStatement *statement, Datum *values, const char *nulls,
  * the commands of foreign-key triggers do.  It runs in a security-restricted
  * operation, so that nothing of it is put off until the caller commits.
  *
+ * Settings that such code changes are taken back, or it could choose the
+ * search_path of the function that has called this one.
+ *
  * A caller without the owner's rights stays what it is: it must not be able
- * to run commands of its own as somebody else.  Gives the rows of the command,
+ * to run commands of its own as somebody else.  A command that only reads sees
+ * what its caller sees: in a STABLE function, the snapshot of the calling
+ * query.  Gives the rows of the command,
  * none where it has no rows.  Errors: those of the command; 42809 where the
  * relation has no owner, as it does not exist.
  */
@@ -207,6 +229,7 @@ run_ops_as_owner(PG_FUNCTION_ARGS)
 	Oid			owner;
 	Oid			caller;
 	int			sec_context;
+	int			guc_level;
 
 	if (rsinfo == NULL || !IsA(rsinfo, ReturnSetInfo) ||
 		!(rsinfo->allowedModes & SFRM_Materialize) ||
@@ -256,13 +279,16 @@ run_ops_as_owner(PG_FUNCTION_ARGS)
 	}
 	receiver = CreateDestReceiver(DestTuplestore);
 	SetTuplestoreDestReceiverParams(receiver, rows, per_query, false, NULL, NULL);
+	guc_level = NewGUCNestLevel();
 	if (has_privs_of_role(caller, owner))
 		SetUserIdAndSecContext(owner, sec_context |
 							   SECURITY_LOCAL_USERID_CHANGE |
 							   SECURITY_RESTRICTED_OPERATION);
-	if (rights_execute(statement, args, nulls, false, 0, receiver) < 0)
+	if (rights_execute(statement, args, nulls, only_reads(source), 0,
+					   receiver) < 0)
 		elog(ERROR, "could not execute \"%s\"",
 			 text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	AtEOXact_GUC(false, guc_level);
 	SetUserIdAndSecContext(caller, sec_context);
 	SPI_finish();
 

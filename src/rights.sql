@@ -1,5 +1,73 @@
 
--- rights: whose rights a command runs with.
+-- rights: whose rights a command runs with, and in whose schemas the extension
+-- may work.
+
+CREATE FUNCTION run_ops.strangers(schema name) RETURNS SETOF text
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  WITH trusted AS (
+    -- who could change everything that the extension does anyway
+    SELECT r.oid FROM pg_roles AS r
+     WHERE r.rolsuper OR r.rolname = current_user
+        OR r.oid = (SELECT e.extowner FROM pg_extension AS e WHERE e.extname = 'run_ops_split'))
+  SELECT format('It is owned by role %I.', pg_get_userbyid(n.nspowner))
+    FROM pg_namespace AS n
+   WHERE n.nspname = strangers.schema AND n.nspowner NOT IN (SELECT t.oid FROM trusted AS t)
+  UNION ALL
+  SELECT format('%s may create objects in it.',
+                CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE format('Role %I', pg_get_userbyid(a.grantee)) END)
+    FROM pg_namespace AS n, LATERAL aclexplode(n.nspacl) AS a
+   WHERE n.nspname = strangers.schema AND a.privilege_type = 'CREATE' AND a.grantee <> n.nspowner
+     AND a.grantee NOT IN (SELECT t.oid FROM trusted AS t)
+  UNION ALL
+  SELECT format('%s is owned by role %I.', pg_describe_object(d.classid, d.objid, 0), pg_get_userbyid(o.refobjid))
+    FROM pg_namespace AS n
+    JOIN pg_depend AS d ON d.refclassid = 'pg_namespace'::regclass AND d.refobjid = n.oid
+    JOIN pg_shdepend AS o ON o.classid = d.classid AND o.objid = d.objid AND o.deptype = 'o'
+     AND o.dbid = (SELECT b.oid FROM pg_database AS b WHERE b.datname = current_database())
+   WHERE n.nspname = strangers.schema AND o.refobjid NOT IN (SELECT t.oid FROM trusted AS t)
+$$;
+COMMENT ON FUNCTION run_ops.strangers(name) IS
+  'what somebody else owns of a schema, or may put into it, one line each; somebody else is neither the current role nor the owner of the extension nor a superuser';
+
+CREATE FUNCTION run_ops.refuse_strangers(schema name) RETURNS void
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  lines text := (SELECT string_agg(l, E'\n' ORDER BY l) FROM run_ops.strangers(schema) AS l);
+BEGIN
+  IF lines IS NOT NULL THEN
+    RAISE EXCEPTION 'schema "%" is not safe to use', schema
+      USING ERRCODE = 'insufficient_privilege', DETAIL = lines,
+            HINT = 'What others put there would run with the rights of the extension. Drop the schema, or rename it, and try again.';
+  END IF;
+END $$;
+COMMENT ON FUNCTION run_ops.refuse_strangers(name) IS
+  'raises an error when somebody else owns a schema or anything in it, or may create something there';
+REVOKE EXECUTE ON FUNCTION run_ops.strangers(name), run_ops.refuse_strangers(name) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.renew_schema(schema name) RETURNS text
+  LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT format('DO %L; DROP SCHEMA IF EXISTS %I CASCADE; CREATE SCHEMA %2$I', format($q$
+    DECLARE
+      stranger text := (SELECT r.rolname FROM pg_namespace AS n JOIN pg_roles AS r ON r.oid = n.nspowner
+                         WHERE n.nspname = %L AND NOT r.rolsuper AND r.rolname <> current_user);
+    BEGIN
+      IF stranger IS NOT NULL THEN
+        RAISE EXCEPTION 'schema "%%" is owned by role "%%"', %1$L, stranger
+          USING ERRCODE = 'insufficient_privilege', HINT = 'Drop the schema, or rename it, and try again.';
+      END IF;
+    END $q$, schema), schema)
+$$;
+COMMENT ON FUNCTION run_ops.renew_schema(name) IS
+  'SQL that makes a schema anew, here or in a store; an error where somebody else owns one of that name';
+
+-- Before anything else: the names of this script must mean what it says.
+DO $$
+BEGIN
+  PERFORM run_ops.refuse_strangers('run_ops'::pg_catalog.name);
+END $$;
 
 CREATE FUNCTION run_ops.as_owner(relation regclass, command text, VARIADIC arguments "any") RETURNS SETOF record
   LANGUAGE c

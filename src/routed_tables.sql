@@ -119,7 +119,7 @@ DECLARE
   item          record;
 BEGIN
   PERFORM run_ops.refuse_table_differences(ARRAY[t], ARRAY[store]);
-  EXECUTE format('IMPORT FOREIGN SCHEMA %I LIMIT TO (%I) FROM SERVER %I INTO %I OPTIONS (import_default ''true'')',
+  EXECUTE format('IMPORT FOREIGN SCHEMA %I LIMIT TO (%I) FROM SERVER %I INTO %I OPTIONS (import_default ''true'', import_generated ''false'')',
                  t.store_schema, t.store_table, store_server, run_ops.store_schema(store));
   FOR item IN SELECT * FROM jsonb_each_text(t.column_names) LOOP
     EXECUTE format('ALTER FOREIGN TABLE %s RENAME COLUMN %I TO %I', foreign_table, item.value, item.key);
@@ -127,18 +127,23 @@ BEGIN
   FOR item IN SELECT * FROM jsonb_each_text(t.store_defaults) LOOP
     EXECUTE format('ALTER FOREIGN TABLE %s ALTER COLUMN %I SET DEFAULT %s', foreign_table, item.key, item.value);
   END LOOP;
-  -- postgres_fdw imports a stored generated column as one, but a virtual one as
-  -- a plain column, which it would write
+  -- A generated column must be one here as well, or it would be written.  Not
+  -- by its expression: PostgreSQL evaluates what it can of it now, as the
+  -- current user, and whoever owns the table has chosen its functions.  The
+  -- store computes the value.
   FOR item IN
-    SELECT a.attname AS name, format_type(a.atttypid, a.atttypmod) AS type, pg_get_expr(d.adbin, d.adrelid) AS expression,
-           (SELECT 'COLLATE ' || a.attcollation::regcollation FROM pg_type AS y WHERE y.oid = a.atttypid AND y.typcollation <> a.attcollation) AS collation,
-           coalesce(t.column_names ->> a.attname::text, a.attname::text) AS store_name
-      FROM pg_attribute AS a JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
-      JOIN pg_attribute AS f ON f.attrelid = foreign_table::regclass AND f.attname = a.attname
-     WHERE a.attrelid = t.legacy AND a.attgenerated <> '' AND f.attgenerated = ''
+    SELECT a.attname AS name, format_type(a.atttypid, a.atttypmod) AS type, o.option_value AS store_name,
+           (SELECT format('COLLATE %I.%I', n.nspname, l.collname)
+              FROM pg_type AS y, pg_collation AS l JOIN pg_namespace AS n ON n.oid = l.collnamespace
+             WHERE y.oid = a.atttypid AND l.oid = a.attcollation AND y.typcollation <> a.attcollation) AS collation
+      FROM run_ops.ask_store(store, format(
+             'SELECT a.attname FROM pg_attribute AS a WHERE a.attrelid = %L::regclass AND a.attgenerated <> %L AND NOT a.attisdropped',
+             format('%I.%I', t.store_schema, t.store_table), '')) AS answer
+      JOIN pg_attribute AS a ON a.attrelid = foreign_table::regclass AND a.attnum > 0
+      JOIN LATERAL pg_options_to_table(a.attfdwoptions) AS o ON o.option_name = 'column_name' AND o.option_value = answer ->> 'attname'
   LOOP
-    EXECUTE format('ALTER FOREIGN TABLE %s DROP COLUMN %I, ADD COLUMN %2$I %s OPTIONS (column_name %L) %s GENERATED ALWAYS AS (%s) STORED',
-                   foreign_table, item.name, item.type, item.store_name, item.collation, item.expression);
+    EXECUTE format('ALTER FOREIGN TABLE %s DROP COLUMN %I, ADD COLUMN %2$I %s OPTIONS (column_name %L) %s GENERATED ALWAYS AS (NULL) STORED',
+                   foreign_table, item.name, item.type, item.store_name, item.collation);
   END LOOP;
   -- rows go to the store in batches, unless the server says how
   IF NOT EXISTS (SELECT FROM pg_foreign_server AS f, unnest(f.srvoptions) AS o
@@ -232,6 +237,7 @@ DECLARE
   view_text   text;
   grant_row   record;
   store       text;
+  strays      bigint;
 BEGIN
   t := run_ops.propose_routing(legacy, routing, route_column, store_schema, store_table,
                                column_names, store_defaults);
@@ -261,6 +267,17 @@ BEGIN
     PERFORM run_ops.import_table(store, t);
   END LOOP;
   PERFORM run_ops.build_view(t, run_ops.split_enabled());
+  -- the write lock is there, so that none is added after this
+  IF run_ops.split_enabled() AND t.routing <> 'store' THEN
+    strays := (SELECT a.n FROM run_ops.as_owner(legacy,
+      format('SELECT count(*) FROM %s AS x WHERE NOT run_ops.resides(x.%I, ''legacy'')', legacy, t.route_column)) AS a (n bigint));
+    IF strays > 0 THEN
+      RAISE EXCEPTION 'table % has rows that belong to a store', legacy
+        USING ERRCODE = 'object_not_in_prerequisite_state',
+              DETAIL = format('%s rows would disappear from the view: those WHERE NOT run_ops.resides(%I, ''legacy'').', strays, t.route_column),
+              HINT = 'Move them to the store yourself. Or go back with run_ops.repatriate() and run_ops.disable_split(repatriated => true), attach the table, and enable split mode again, which moves them.';
+    END IF;
+  END IF;
 
   -- who could use the table can use the view
   FOR grant_row IN
@@ -338,23 +355,38 @@ AS $$
 DECLARE
   t       run_ops.routed_table;
   old     run_ops.routed_store;
+  names   jsonb;
   renamed record;
 BEGIN
   t := run_ops.routed(view);
   -- Locks the view and nothing else, before the foreign tables, as those do
   -- that use it; another order would end in a deadlock.
   EXECUTE format('ALTER VIEW %s OWNER TO %s', t.view, (SELECT c.relowner::regrole FROM pg_class AS c WHERE c.oid = t.view));
-  -- a view keeps the name that a column had when the view was made
-  FOR renamed IN
-    SELECT v.attname AS old_name, l.attname AS new_name
-      FROM (SELECT attname, row_number() OVER (ORDER BY attnum) AS n FROM pg_attribute
-             WHERE attrelid = t.view AND attnum > 0) AS v
-      JOIN (SELECT attname, row_number() OVER (ORDER BY attnum) AS n FROM pg_attribute
-             WHERE attrelid = t.legacy AND attnum > 0 AND NOT attisdropped) AS l USING (n)
-     WHERE v.attname <> l.attname
-  LOOP
-    EXECUTE format('ALTER VIEW %s RENAME COLUMN %I TO %I', t.view, renamed.old_name, renamed.new_name);
-  END LOOP;
+  -- A view keeps the name that a column had when the view was made, and so does
+  -- the registry.
+  names := (SELECT jsonb_object_agg(v.attname, l.attname)
+              FROM (SELECT attname, row_number() OVER (ORDER BY attnum) AS n FROM pg_attribute
+                     WHERE attrelid = t.view AND attnum > 0) AS v
+              JOIN (SELECT attname, row_number() OVER (ORDER BY attnum) AS n FROM pg_attribute
+                     WHERE attrelid = t.legacy AND attnum > 0 AND NOT attisdropped) AS l USING (n)
+             WHERE v.attname <> l.attname);
+  IF names IS NOT NULL THEN
+    -- by way of names that nobody has, as two columns may have changed places
+    FOR renamed IN SELECT key AS old_name, format('run_ops renamed %s', row_number() OVER ()) AS between, value AS new_name
+                     FROM jsonb_each_text(names) ORDER BY key LOOP
+      EXECUTE format('ALTER VIEW %s RENAME COLUMN %I TO %I', t.view, renamed.old_name, renamed.between);
+    END LOOP;
+    FOR renamed IN SELECT format('run_ops renamed %s', row_number() OVER ()) AS between, value AS new_name
+                     FROM jsonb_each_text(names) ORDER BY key LOOP
+      EXECUTE format('ALTER VIEW %s RENAME COLUMN %I TO %I', t.view, renamed.between, renamed.new_name);
+    END LOOP;
+    UPDATE run_ops.routed_table AS r
+       SET route_column = coalesce(names ->> r.route_column, r.route_column),
+           key_columns = ARRAY(SELECT coalesce(names ->> k.name, k.name)::name FROM unnest(r.key_columns) WITH ORDINALITY AS k (name, ord) ORDER BY k.ord),
+           column_names = (SELECT coalesce(jsonb_object_agg(coalesce(names ->> m.key, m.key), m.value), '{}') FROM jsonb_each(r.column_names) AS m)
+     WHERE r.view = t.view
+    RETURNING * INTO t;
+  END IF;
   -- the new foreign table takes the place of the old one, which the view may still use
   FOR old IN DELETE FROM run_ops.routed_store AS r WHERE r.view = t.view RETURNING * LOOP
     EXECUTE format('ALTER FOREIGN TABLE %s RENAME TO %I', old.foreign_table,

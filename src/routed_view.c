@@ -19,6 +19,7 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/syscache.h"
 
 #include "compat.h"
 #include "routed_view.h"
@@ -115,9 +116,74 @@ answer(int row, int field, MemoryContext context)
 	return value ? MemoryContextStrdup(context, value) : NULL;
 }
 
+/* A schema was renamed, or the like: statements name schemas. */
+static void
+invalidate_all_views(Datum arg, int cacheid, uint32 hashvalue)
+{
+	invalidate_views(arg, InvalidOid);
+}
+
+static void
+refuse_stale(RoutedView *view, const char *detail)
+{
+	char	   *schema = get_namespace_name(get_rel_namespace(view->relid));
+	char	   *name = quote_qualified_identifier(schema,
+												  get_rel_name(view->relid));
+
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_COLUMN),
+			 errmsg("view \"%s\" was made before its tables changed",
+					get_rel_name(view->relid)),
+			 errdetail_internal("%s", detail),
+			 errhint("SELECT run_ops.refresh_table(%s);",
+					 quote_literal_cstr(name))));
+}
+
+/* The number of a column that the registry names. */
+static AttrNumber
+column_number(RoutedView *view, const char *column)
+{
+	AttrNumber	attno = get_attnum(view->relid, column);
+
+	if (attno == InvalidAttrNumber)
+		refuse_stale(view, psprintf(_("The view has no column \"%s\"."), column));
+	return attno;
+}
+
+/*
+ * Statements name the columns of a table as the view does, which keeps the
+ * names that they had when it was made.  The columns of the local table are
+ * those of the view, in order; two that have changed names are noticed, too.
+ */
+static void
+refuse_renamed(RoutedView *view, Relation rel)
+{
+	TupleDesc	desc = RelationGetDescr(rel);
+	bool		by_order = rel->rd_rel->relkind != RELKIND_FOREIGN_TABLE;
+	int			next = 0;
+
+	for (int i = 0; i < view->desc->natts; i++)
+	{
+		char	   *column = NameStr(TupleDescAttr(view->desc, i)->attname);
+
+		while (next < desc->natts && TupleDescAttr(desc, next)->attisdropped)
+			next++;
+		if (by_order ? next < desc->natts &&
+			strcmp(NameStr(TupleDescAttr(desc, next)->attname), column) == 0 :
+			get_attnum(RelationGetRelid(rel), column) > 0)
+		{
+			next++;
+			continue;
+		}
+		refuse_stale(view, psprintf(_("Column \"%s\" of the view is no longer a column of that name in table \"%s\"."),
+									column, RelationGetRelationName(rel)));
+	}
+}
+
 /*
  * Does the table change rows, as far as it can be seen from here?  Also
- * collects its generated columns, by their number in the view.
+ * collects its generated columns, by their number in the view.  An error when
+ * it lacks a column of the view.
  */
 static bool
 local_table_changes_rows(RoutedView *view, Oid relid)
@@ -125,8 +191,10 @@ local_table_changes_rows(RoutedView *view, Oid relid)
 	Relation	rel = table_open(relid, AccessShareLock);
 	TupleDesc	desc = RelationGetDescr(rel);
 	bool		result;
-	MemoryContext oldcontext = MemoryContextSwitchTo(view->context);
+	MemoryContext oldcontext;
 
+	refuse_renamed(view, rel);
+	oldcontext = MemoryContextSwitchTo(view->context);
 	/* partitions may have triggers of their own */
 	result = rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE ||
 		(rel->trigdesc && (rel->trigdesc->trig_insert_before_row ||
@@ -134,13 +202,15 @@ local_table_changes_rows(RoutedView *view, Oid relid)
 	for (int i = 0; i < desc->natts; i++)
 	{
 		Form_pg_attribute att = TupleDescAttr(desc, i);
+		AttrNumber	attno;
 
 		if (att->attisdropped || att->attgenerated == '\0')
 			continue;
 		result = true;
-		view->generated = bms_add_member(view->generated,
-										 get_attnum(view->relid,
-													NameStr(att->attname)));
+		attno = get_attnum(view->relid, NameStr(att->attname));
+		/* the view lacks what was added since it was made */
+		if (attno != InvalidAttrNumber)
+			view->generated = bms_add_member(view->generated, attno);
 	}
 	MemoryContextSwitchTo(oldcontext);
 	table_close(rel, AccessShareLock);
@@ -199,9 +269,9 @@ look_up_view(Relation rel, Trigger *trigger)
 	view->nkeys = SPI_processed;
 	view->keys = MemoryContextAlloc(context, sizeof(AttrNumber) * view->nkeys);
 	for (int i = 0; i < view->nkeys; i++)
-		view->keys[i] = get_attnum(relid, answer(i, 3, context));
+		view->keys[i] = column_number(view, answer(i, 3, context));
 	if (route_column)
-		view->route_column = get_attnum(relid, route_column);
+		view->route_column = column_number(view, route_column);
 	else if (view->nkeys == 1 && get_atttype(relid, view->keys[0]) == TEXTOID)
 		view->route_column = view->keys[0];
 
@@ -239,7 +309,7 @@ look_up_view(Relation rel, Trigger *trigger)
 			OwnerRule  *rule = MemoryContextAllocZero(context, sizeof(OwnerRule));
 			char	   *query = answer(i, 3, context);
 
-			rule->attno = get_attnum(relid, answer(i, 1, context));
+			rule->attno = column_number(view, answer(i, 1, context));
 			rule->store = answer(i, 2, context);
 			if (query)
 			{
@@ -290,6 +360,8 @@ routed_view_pin(Relation rel, Trigger *trigger)
 		routed_views = hash_create("run_ops routed views", 16, &ctl,
 								   HASH_ELEM | HASH_BLOBS);
 		CacheRegisterRelcacheCallback(invalidate_views, (Datum) 0);
+		CacheRegisterSyscacheCallback(NAMESPACEOID, invalidate_all_views,
+									  (Datum) 0);
 	}
 	entry = hash_search(routed_views, &relid, HASH_FIND, NULL);
 	if (entry == NULL || !entry->view->valid)

@@ -161,8 +161,8 @@ DECLARE
   moved  boolean;
 BEGIN
   FOR t IN SELECT * FROM run_ops.routed_table AS r WHERE r.routing <> 'store' ORDER BY r.view LOOP
-    EXECUTE format('SELECT count(*) FROM %s AS x WHERE NOT run_ops.resides(x.%I, ''legacy'')',
-                   t.legacy, t.route_column) INTO n;
+    n := (SELECT a.n FROM run_ops.as_owner(t.legacy,
+            format('SELECT count(*) FROM %s AS x WHERE NOT run_ops.resides(x.%I, ''legacy'')', t.legacy, t.route_column)) AS a (n bigint));
     moved := EXISTS (SELECT FROM run_ops.leftover AS l WHERE l.view = t.view);
     RETURN NEXT ROW('strays', t.legacy::text, copies OR moved OR n = 0,
       format(CASE WHEN moved THEN '%s rows that moved to a store are still here'

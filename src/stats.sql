@@ -251,15 +251,17 @@ DECLARE
                               WHERE t.tgfoid = 'run_ops.stamp_organization_mint_kind()'::regprocedure LIMIT 1);
 BEGIN
   IF organizations IS NOT NULL THEN
-    RETURN QUERY EXECUTE format($q$
+    RETURN QUERY
       SELECT f.id, run_ops.effective_mint_kind(f.flags), run_ops.effective_mint_kind(f.flags, 'infinity'), f.at::timestamptz,
              f.at::timestamptz + run_ops.setting('mint_flip_grace')::interval
         FROM (SELECT NULL AS id, g.flags, g.flags ->> 'runOpsMintKindFlippedAt' AS at FROM run_ops.global_mint_kind AS g
               UNION ALL
-              SELECT o.id, o."featureFlags", o."featureFlags" ->> 'runOpsMintKindFlippedAt'
-                FROM %s AS o WHERE o."featureFlags" ? 'runOpsMintKindFlippedAt') AS f
+              SELECT o.id, o.flags, o.flags ->> 'runOpsMintKindFlippedAt'
+                FROM run_ops.as_owner(organizations, format(
+                       'SELECT o.id::text, run_ops.mint_flags(o."featureFlags"::jsonb) FROM %s AS o '
+                       'WHERE o."featureFlags"::jsonb ? %L', organizations, 'runOpsMintKindFlippedAt')) AS o (id text, flags jsonb)) AS f
        WHERE run_ops.effective_mint_kind(f.flags) IS DISTINCT FROM run_ops.effective_mint_kind(f.flags, 'infinity')
-       ORDER BY f.at, f.id $q$, organizations);
+       ORDER BY f.at, f.id;
   END IF;
 END $$;
 COMMENT ON FUNCTION run_ops.mint_flips() IS
@@ -274,10 +276,12 @@ DECLARE
                               WHERE t.tgfoid = 'run_ops.stamp_organization_mint_kind()'::regprocedure LIMIT 1);
 BEGIN
   IF organizations IS NOT NULL THEN
-    RETURN QUERY EXECUTE format($q$
-      SELECT coalesce(run_ops.effective_mint_kind(o."featureFlags"),
-                      (SELECT run_ops.effective_mint_kind(g.flags) FROM run_ops.global_mint_kind AS g), 'cuid') AS kind, count(*)
-        FROM %s AS o GROUP BY 1 ORDER BY 1 $q$, organizations);
+    RETURN QUERY
+      SELECT coalesce(o.kind, (SELECT run_ops.effective_mint_kind(g.flags) FROM run_ops.global_mint_kind AS g), 'cuid') AS kind, sum(o.n)::bigint
+        FROM run_ops.as_owner(organizations, format(
+               'SELECT run_ops.effective_mint_kind(o."featureFlags"::jsonb), count(*) FROM %s AS o GROUP BY 1', organizations))
+               AS o (kind run_ops.id_kind, n bigint)
+       GROUP BY 1 ORDER BY 1;
   END IF;
 END $$;
 COMMENT ON FUNCTION run_ops.mint_kinds() IS

@@ -9,15 +9,16 @@ CREATE FUNCTION run_ops.store_counts(view regclass, group_column name)
 AS $$
 #variable_conflict use_variable
 DECLARE
+  t    run_ops.routed_table := run_ops.routed(view);
   copy record;
 BEGIN
   FOR copy IN
-    SELECT c.store, c.relation FROM run_ops.copies(run_ops.routed(view)) AS c
+    SELECT c.store, c.relation FROM run_ops.copies(t) AS c
      WHERE c.store = 'legacy' OR run_ops.split_enabled() ORDER BY c.precedence, c.store
   LOOP
-    RETURN QUERY EXECUTE format(
+    RETURN QUERY SELECT a.* FROM run_ops.as_owner(t.legacy, format(
       'SELECT %L::text, g.value::text, g.n FROM (SELECT x.%I AS value, count(*) AS n FROM %s AS x GROUP BY 1) AS g',
-      copy.store, group_column, copy.relation);
+      copy.store, group_column, copy.relation)) AS a (store text, value text, n bigint);
   END LOOP;
 END $$;
 COMMENT ON FUNCTION run_ops.store_counts(regclass, name) IS

@@ -133,6 +133,21 @@ CREATE FUNCTION run_ops.store_schema(store text) RETURNS name
   RETURN ('run_ops_' OPERATOR(pg_catalog.||) store)::pg_catalog.name;
 COMMENT ON FUNCTION run_ops.store_schema(text) IS 'the local schema that holds the foreign tables of a store';
 
+CREATE FUNCTION run_ops.own_schema(schema name) RETURNS void
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+  IF NOT EXISTS (SELECT FROM pg_namespace AS n WHERE n.nspname = schema) THEN
+    EXECUTE format('CREATE SCHEMA %I', schema);
+  END IF;
+  -- DROP EXTENSION leaves it, so it may have been there; and a default
+  -- privilege may let others into a new one
+  PERFORM run_ops.refuse_strangers(schema);
+END $$;
+COMMENT ON FUNCTION run_ops.own_schema(name) IS
+  'makes a schema for objects of the extension; refuses one that is there when somebody else owns it or anything in it, or may create something there';
+REVOKE EXECUTE ON FUNCTION run_ops.own_schema(name) FROM PUBLIC;
+
 CREATE FUNCTION run_ops.attach_store(name text, server name) RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -195,8 +210,7 @@ BEGIN
   INSERT INTO run_ops.store VALUES (name, server);
   PERFORM run_ops.refuse_differences(format('store "%s" does not match this database', name),
     ARRAY(SELECT run_ops.database_differences(name)));
-  -- DROP EXTENSION leaves it
-  EXECUTE format('CREATE SCHEMA IF NOT EXISTS %I', run_ops.store_schema(name));
+  PERFORM run_ops.own_schema(run_ops.store_schema(name));
   FOR routed IN SELECT * FROM run_ops.routed_table LOOP
     PERFORM run_ops.import_table(name, routed);
     PERFORM run_ops.build_view(routed, run_ops.split_enabled());

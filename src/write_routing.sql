@@ -193,7 +193,7 @@ DECLARE
   t         run_ops.routed_table := run_ops.routed(view);
   keys      name[] := coalesce(conflict_columns, t.key_columns);
   names     text := (SELECT string_agg(quote_ident(k), ', ') FROM jsonb_object_keys(new_row) AS k);
-  condition text := (SELECT string_agg(format('v.%1$I = r.%1$I', k), ' AND ') FROM unnest(keys) AS k);
+  condition text := (SELECT string_agg(format('v.%1$I %2$s r.%1$I', k, run_ops.equality_operator(t.view, k)), ' AND ') FROM unnest(keys) AS k);
   source    text := format('jsonb_populate_record(NULL::%s, $1) AS r', t.view);
   settings  text := (SELECT string_agg(format('%1$I = r.%1$I', k), ', ') FROM jsonb_object_keys(new_row) AS k
                       WHERE k <> ALL (keys));
@@ -205,8 +205,14 @@ BEGIN
   END IF;
   -- The store's transaction keeps the snapshot of its first statement, and so
   -- would not see what another session has just inserted: wait before it.
-  PERFORM pg_advisory_xact_lock(hashtextextended(
-    (SELECT string_agg(new_row ->> k, '|') FROM unnest(keys) AS k), t.view::oid::bigint));
+  -- Keys that are equal wait for each other, so the hash is that of their type.
+  BEGIN
+    EXECUTE format('SELECT pg_advisory_xact_lock(hash_record_extended(ROW(%s), %L)) FROM %s',
+                   (SELECT string_agg(format('r.%I', k), ', ') FROM unnest(keys) AS k), t.view::oid::bigint, source) USING new_row;
+  EXCEPTION WHEN undefined_function THEN
+    -- it has none: all keys of the view wait
+    PERFORM pg_advisory_xact_lock(t.view::oid::bigint);
+  END;
   FOR attempt IN 1 .. 2 LOOP
     IF settings IS NULL THEN
       EXECUTE format('SELECT count(*) FROM %s AS v, %s WHERE %s', t.view, source, condition)
