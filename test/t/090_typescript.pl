@@ -59,7 +59,7 @@ $control_plane->safe_psql('postgres', q(
 	\i examples/typescript/grants.sql
 	SELECT run_ops.configure_split(opted_in => true, native_realtime => true);
 	SELECT run_ops.acknowledge(gate, object, 'the schemas differ so') FROM run_ops.check_split() WHERE NOT ok;
-	UPDATE "Organization" SET "featureFlags" = '{"runOpsMintKind": "ksuid"}' WHERE slug = 'org-1';));
+	UPDATE "Organization" SET "featureFlags" = '{"runOpsMintKind": "runOpsId"}' WHERE slug = 'org-1';));
 
 # the first or the last environment of an organization
 sub environment_of

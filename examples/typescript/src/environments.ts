@@ -1,7 +1,8 @@
 // A cache of environments that follows the channel run_ops_cache.
 //
-// The database says "scope:key" there when a row that an answer can contain has
-// changed, and "scope:*" for many at once: what is remembered is dropped then.
+// The database sends "scope:key" when a row that an answer can contain has
+// changed, and "scope:*" when many have changed.  Then the cache drops the
+// answers that contain such rows.
 
 import { pool } from "./database.js";
 import type { Listener } from "./listener.js";
@@ -18,7 +19,7 @@ export interface Environment {
   org_member: { user_id: string } | null;
 }
 
-// the rows that an answer was made from
+// the rows from which an answer was computed
 const sourcesOf = (env: Environment) => [
   `environment:${env.id}`,
   `environment:${env.parent_environment_id}`,
@@ -31,7 +32,7 @@ const sourcesOf = (env: Environment) => [
 export class EnvironmentCache {
   readonly counts = { hits: 0, misses: 0 };
   #known = new Map<string, { env: Environment; sources: string[] }>();
-  #age = 0; // changes whenever something was, or may have been, said
+  #age = 0; // changes whenever a notification came, or may have been missed
   #listener: Listener;
 
   constructor(listener: Listener) {
@@ -59,8 +60,8 @@ export class EnvironmentCache {
       values: [id],
     });
     const env = rows[0]?.env ?? null;
-    // An answer may be older than what was said since it was asked for.
-    // That there is no such environment is not remembered.
+    // The answer may be older than a notification that came after the query was
+    // sent.  A missing environment is not cached.
     if (env && this.#listener.ready && age === this.#age) {
       this.#known.set(id, { env, sources: sourcesOf(env) });
     }

@@ -1,6 +1,7 @@
-// One connection that listens, for the whole process.  It is its own, past any
-// pooler that shares connections between transactions.  What is said while it
-// is lost is not said again: "ready" comes with each new connection.
+// One connection that listens, for the whole process.  It must not go through a
+// pooler that shares connections between transactions.  Notifications that are
+// sent while the connection is lost are not repeated.  Each new connection emits
+// "ready".
 
 import { EventEmitter } from "node:events";
 import pg from "pg";
@@ -17,7 +18,7 @@ export class Listener extends EventEmitter {
   constructor(channels: string[]) {
     super();
     this.#channels = channels;
-    this.setMaxListeners(0); // as many as there are requests that wait
+    this.setMaxListeners(0); // one for each request that waits
   }
 
   async connect(): Promise<void> {

@@ -1,4 +1,4 @@
-// Runs: made, read, listed.
+// Creating, reading and listing runs.
 
 import { randomBytes } from "node:crypto";
 import type { Environment } from "./environments.js";
@@ -12,16 +12,16 @@ export interface NewRun {
   parentId?: string;
 }
 
-// The database mints the id, and with it says where the run will live: where
-// its parent lives, or else as the flag of the environment's organization says.
+// The database generates the id, which decides the store of the run: the store of
+// its parent, or else the one that the flag of the organization chooses.
 export async function mintRunId(environmentId: string, parentId: string | null = null) {
   const [minted] = await prisma.$queryRaw<{ id: string; friendly_id: string }[]>`
     SELECT id, friendly_id FROM run_ops.mint_run_id(${environmentId}, ${parentId})`;
   return minted!;
 }
 
-// A run and its first snapshot, in one transaction: both are in one store,
-// because a snapshot is where its run is.
+// Creates a run and its first snapshot in one transaction.  Both are in one store,
+// because a snapshot is in the store of its run.
 export async function createRun(env: Environment, run: NewRun) {
   const minted = await mintRunId(env.id, run.parentId);
   return prisma.taskRun.create({
@@ -62,8 +62,9 @@ const details = {
   waitsFor: { select: { waitpoint: { select: { id: true, status: true } } } },
 } satisfies Prisma.TaskRunInclude;
 
-// A friendly id is the id behind "run_", and with the id only the store that can
-// hold the run is asked.  Old friendly ids are random: every store is asked.
+// A friendly id is "run_" and the id.  A lookup by the id queries only the store
+// that can hold the run.  Old friendly ids are random: a lookup by one queries
+// every store.
 export async function getRun(id: string) {
   return (
     (await prisma.taskRun.findUnique({ where: { id: id.replace(/^run_/, "") }, include: details })) ??
@@ -76,9 +77,9 @@ export interface Page {
   next: string | null;
 }
 
-// The newest first.  A page goes on behind the last run of the page before, by
-// (createdAt, id): each store sends its next few runs, in order, and no page
-// costs more than the first.
+// Lists the newest runs first.  A page begins after the last run of the previous
+// page, by (createdAt, id).  Each store sends its next few runs in this order, so
+// no page costs more than the first.
 export async function listRuns(environmentId: string, after: string | null, size: number): Promise<Page> {
   const where: Prisma.TaskRunWhereInput = { runtimeEnvironmentId: environmentId };
   if (after) {

@@ -1,4 +1,4 @@
-// Waitpoints: a run waits until somebody completes one.
+// Waitpoints: a run waits until its waitpoint is completed.
 
 import { pool, prisma, retrying } from "./database.js";
 import type { Waitpoint } from "./generated/client.js";
@@ -6,7 +6,8 @@ import type { Listener } from "./listener.js";
 
 export const channel = "example_waitpoint";
 
-// A waitpoint lives beside the run that waits for it: its id is minted so.
+// The waitpoint is in the store of the run that waits for it, because its id is
+// generated for that store.
 export async function createWaitpoint(runId: string): Promise<Waitpoint | null> {
   const run = await prisma.taskRun.findUnique({ where: { id: runId } });
   if (!run) return null;
@@ -32,7 +33,8 @@ export async function createWaitpoint(runId: string): Promise<Waitpoint | null> 
   return waitpoint;
 }
 
-// True for the one who completed it; false when it was completed before.
+// Returns true for the caller that completed it, and false if it was completed
+// before.
 export async function completeWaitpoint(id: string, output: unknown): Promise<boolean> {
   const { count } = await retrying(() =>
     prisma.waitpoint.updateMany({
@@ -46,8 +48,8 @@ export async function completeWaitpoint(id: string, output: unknown): Promise<bo
 
 const askAgainMs = 30_000;
 
-// Waits for what completeWaitpoint() says.  The row is what counts: it is read
-// after starting to listen, so that nothing is missed in between, and again
+// Waits for the notification of completeWaitpoint().  The row decides: it is read
+// after listening has started, so that no notification is missed, and read again
 // from time to time.
 export async function waitFor(listener: Listener, id: string, timeoutMs: number): Promise<Waitpoint | null> {
   const until = Date.now() + timeoutMs;

@@ -105,7 +105,7 @@ test("runs with the same time are listed once each", async () => {
   for (let n = 0; n < 5; n++) {
     // of both stores, when split is on
     const [{ id }] = await prisma.$queryRaw<[{ id: string }]>`
-      SELECT CASE WHEN ${split && n % 2 === 0} THEN run_ops.generate_ksuid() ELSE run_ops.generate_cuid() END AS id`;
+      SELECT CASE WHEN ${split && n % 2 === 0} THEN run_ops.generate_run_ops_id() ELSE run_ops.generate_cuid() END AS id`;
     await prisma.taskRun.create({
       data: {
         id,
