@@ -8,7 +8,9 @@ CREATE TABLE step (id text PRIMARY KEY, "runId" text, note text);
 CREATE TABLE env (id text PRIMARY KEY, name text);
 SELECT 1 AS x FROM dblink('new', $$
   CREATE TABLE run (id text PRIMARY KEY, env text, note text);
-  CREATE TABLE step (id text PRIMARY KEY, "runId" text, note text) $$) AS t (x text);
+  CREATE TABLE step (id text PRIMARY KEY, "runId" text, note text);
+  CREATE TABLE mark (id text PRIMARY KEY, note text);
+  CREATE TABLE placed (id text, note text, store text) $$) AS t (x text);
 SELECT run_ops.attach_table('run', 'shape'), run_ops.attach_table('step', 'anchor', 'runId');
 SELECT run_ops.swap_views(true);
 SET enable_bitmapscan = off;  -- shorter plans
@@ -192,6 +194,38 @@ ALTER VIEW run_ops.run OWNER TO CURRENT_USER;
 ALTER TABLE run DISABLE ROW LEVEL SECURITY;
 DROP OWNED BY regress_seam_pruning;
 DROP ROLE regress_seam_pruning;
+
+-- Who reads a view needs rights on the view and its schema, and on nothing of
+-- this extension, whatever kind of plan a lookup has.
+CREATE SCHEMA api;
+CREATE TABLE mark (id text PRIMARY KEY, note text);
+SELECT run_ops.attach_table('mark', 'shape', view_schema => 'api');
+INSERT INTO mark VALUES (:'cuid', 'legacy');
+INSERT INTO run_ops_new.mark VALUES (:'ksuid', 'new');
+CREATE ROLE regress_seam_api;
+GRANT USAGE ON SCHEMA api TO regress_seam_api;
+GRANT SELECT ON api.mark TO regress_seam_api;
+SET ROLE regress_seam_api;
+PREPARE marks (text) AS SELECT note FROM api.mark WHERE id = $1;
+PREPARE marks_of (text[]) AS SELECT note FROM api.mark WHERE id = ANY ($1) ORDER BY id;
+PREPARE two_marks (text, text) AS SELECT note FROM api.mark WHERE id IN ($1, $2) ORDER BY id;
+SET plan_cache_mode = force_generic_plan;
+EXECUTE marks (:'ksuid');
+EXECUTE marks_of (ARRAY[:'cuid', :'ksuid']);
+EXECUTE two_marks (:'cuid', :'ksuid');
+RESET plan_cache_mode;
+EXECUTE marks_of (ARRAY[:'cuid', :'ksuid']);
+SET app.id = :'cuid';
+SELECT note FROM api.mark WHERE id = current_setting('app.id');
+SELECT note FROM api.mark WHERE id = (SELECT current_setting('app.id')) OR id = :'ksuid' ORDER BY id;
+SELECT m.note FROM (VALUES (:'cuid'), (:'ksuid')) AS v (id), LATERAL (SELECT note FROM api.mark WHERE id = v.id OFFSET 0) AS m ORDER BY 1;
+SELECT run_ops.id_resides('x', 'new');
+RESET ROLE;
+DEALLOCATE marks;
+DEALLOCATE marks_of;
+DEALLOCATE two_marks;
+DROP OWNED BY regress_seam_api;
+DROP ROLE regress_seam_api;
 
 -- Equality that is not equality of bytes says nothing about the shape.
 CREATE COLLATION nocase (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
