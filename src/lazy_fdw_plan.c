@@ -254,10 +254,13 @@ indexed_join_clauses(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 	}
 	return result;
 }
+
 /*
  * The filter resides(id, store) beside the clause "id = X" or "id = ANY (X)",
  * and X; NULL when there is none.  Only where equal means the same bytes,
- * which is all that resides() looks at.
+ * which is all that resides() looks at, and where the store is a constant, as
+ * it is in a routed table's view: what is made of the filter is evaluated
+ * before there is a row.
  */
 static FuncExpr *
 filter_of_lookup(PlannerInfo *root, RelOptInfo *rel, List *scan_clauses,
@@ -292,6 +295,7 @@ filter_of_lookup(PlannerInfo *root, RelOptInfo *rel, List *scan_clauses,
 		Var		   *id;
 
 		if (!rinfo->pseudoconstant && is_resides((Node *) filter) &&
+			IsA(lsecond(filter->args), Const) &&
 			(id = column_of(linitial(filter->args), rel->relid)) != NULL &&
 			id->varattno == column->varattno)
 			return filter;
