@@ -61,6 +61,7 @@ MODULES_C = \
 	cross_store_writes \
 	split_mode \
 	connect_limit \
+	store_connection \
 	mint_kind \
 	cache \
 	cache_epoch \

@@ -18,15 +18,12 @@
 #include "foreign/foreign.h"
 #include "miscadmin.h"
 #include "storage/latch.h"
-#include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
 
 #include "compat.h"
 #include "connect_limit.h"
-
-PG_FUNCTION_INFO_V1(run_ops_limit_wait);
 
 static int	store_timeout = 5000;
 
@@ -70,21 +67,6 @@ stop_timer(void)
 		QueryCancelPending = false; /* in case nobody has seen it */
 	timer_fired = false;
 	return fired;
-}
-
-/*
- * SQL: cancels what this session does after so many milliseconds; 0 ends that,
- * and says whether the time was over.
- */
-Datum
-run_ops_limit_wait(PG_FUNCTION_ARGS)
-{
-	bool		fired = stop_timer();
-	int32		ms = PG_GETARG_INT32(0);
-
-	if (ms > 0 && COMPAT_CONNECT_NEEDS_TIMER)
-		start_timer(ms);
-	PG_RETURN_BOOL(fired);
 }
 
 /* In milliseconds; 0 for no limit. */

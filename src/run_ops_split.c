@@ -32,6 +32,7 @@ _PG_init(void)
 	cross_store_writes_init();
 	split_mode_init();
 	connect_limit_init();
+	store_connection_init();
 	mint_kind_init();
 	cache_init();
 	cache_epoch_init();

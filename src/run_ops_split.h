@@ -19,6 +19,7 @@
 
 extern void cross_store_writes_init(void);
 extern void mint_kind_init(void);
+extern void store_connection_init(void);
 extern void write_frame_init(void);
 extern void write_routing_init(void);
 
