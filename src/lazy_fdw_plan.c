@@ -39,6 +39,7 @@
 #include "utils/lsyscache.h"
 
 #include "compat.h"
+#include "connect_limit.h"
 #include "lazy_fdw.h"
 #include "seam_pruning.h"
 
@@ -552,7 +553,15 @@ lazyGetForeignRelSize(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 		rel->tuples = NEVER_ANALYZED_TUPLES;
 		rel->pages = NEVER_ANALYZED_TUPLES / 10;
 	}
-	lazy_fdw_stock.GetForeignRelSize(root, rel, relid);
+	if (!cost_options(relid).use_remote_estimate)
+		lazy_fdw_stock.GetForeignRelSize(root, rel, relid);
+	else
+	{
+		/* it asks the store for its estimate */
+		CONNECT_LIMIT_BEGIN(rel->serverid);
+		lazy_fdw_stock.GetForeignRelSize(root, rel, relid);
+		CONNECT_LIMIT_END();
+	}
 }
 
 void
