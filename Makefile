@@ -62,6 +62,7 @@ MODULES_C = \
 	split_mode \
 	connect_limit \
 	store_connection \
+	leftovers \
 	mint_kind \
 	cache \
 	cache_epoch \

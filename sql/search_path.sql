@@ -171,7 +171,7 @@ SELECT pg_catalog.count(*) OPERATOR(pg_catalog.=) pg_catalog.count(probe.try(f.o
 SELECT f.proname FROM probe.function AS f
  WHERE f.prosecdef AND f.proname OPERATOR(pg_catalog.<>) ALL (ARRAY['acknowledge', 'withdraw_acknowledgement', 'check_split',
          'configure_split', 'enable_split', 'disable_split', 'enqueue_deleted', 'invalidate_environment', 'invalidate_organization',
-         'guard_publications', 'guard_drop', 'lock_row_as_owner', 'ask_stats', 'mint_flips', 'mint_kinds', 'record_check', 'move_strays', 'remove_leftovers', 'repatriate', 'repatriation_conflicts', 'stamp_global_mint_kind',
+         'guard_publications', 'lock_row_as_owner', 'ask_stats', 'mint_flips', 'mint_kinds', 'record_check', 'move_strays', 'remove_leftovers', 'repatriate', 'repatriation_conflicts', 'stamp_global_mint_kind',
          'stamp_organization_mint_kind', 'trust_standby', 'verify_repatriation']);
 SELECT run_ops.detach_control_plane();
 SELECT run_ops.detach_table(t.view) IS NULL AS detached FROM run_ops.routed_table AS t

@@ -33,6 +33,7 @@ _PG_init(void)
 	split_mode_init();
 	connect_limit_init();
 	store_connection_init();
+	leftovers_init();
 	mint_kind_init();
 	cache_init();
 	cache_epoch_init();
