@@ -81,7 +81,7 @@ AS $$
                                          run_ops.fingerprint_query())) AS a,
          run_ops.leftover AS l JOIN run_ops.routed_table AS t ON t.view = l.view,
          LATERAL (SELECT t.legacy AS relid UNION SELECT q.relid FROM pg_partition_tree(t.legacy) AS q) AS p
-    LEFT JOIN pg_trigger AS g ON g.tgrelid = p.relid AND g.tgname = 'run_ops_write_lock'
+    LEFT JOIN pg_trigger AS g ON g.tgrelid = p.relid AND g.tgname = 'run_ops_write_lock' AND g.tgfoid = 'run_ops.refuse_stray()'::regprocedure
    WHERE l.store = leftover_shape.store
    GROUP BY a
 $$;
