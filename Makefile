@@ -64,6 +64,8 @@ MODULES_C = \
 	cross_store_writes \
 	split_mode \
 	connect_limit \
+	store_connection \
+	leftovers \
 	mint_kind \
 	cache \
 	cache_epoch \

@@ -77,7 +77,7 @@ WITH ink AS (
              to_char(s.rows, 'FM999,999,999,999'), pg_size_pretty(s.bytes), s.connections || ' / ' || s.max_connections,
              to_char(s.reads, 'FM999,999,999,999'), to_char(s.writes, 'FM999,999,999,999'), to_char(100 * s.hit_ratio, 'FM990') || ' %', 'now')
     ELSE format(' %s %-8s%-7s%14s%10s%13s%14s%14s%6s  %s', ink.red || :'bad', s.store, 'DOWN', :'dot', :'dot', :'dot', :'dot', :'dot', :'dot',
-                coalesce(to_char(s.last_contact, 'HH24:MI:SS'), 'never') || ink.plain) END
+                coalesce(to_char(s.last_contact, 'HH24:MI:SS'), '-') || ink.plain) END
     FROM stores AS s, ink
   UNION ALL
   SELECT 2, 1 + s.ord + 0.1 * n, format('   %s%s%s', ink.red, substr(s.last_error, 1 + 95 * (n - 1), 95), ink.plain)

@@ -20,8 +20,19 @@ CREATE VIEW other."User" AS SELECT * FROM public."User";
 SELECT run_ops.attach_control_plane('other');
 DROP SCHEMA other CASCADE;
 
+-- nor with a trigger of another's that has the name of one that is needed
+CREATE FUNCTION audited() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+CREATE TRIGGER run_ops_cleanup AFTER DELETE ON "Project" FOR EACH STATEMENT EXECUTE FUNCTION audited();
+CREATE TRIGGER run_ops_epoch_update AFTER UPDATE ON "Project" FOR EACH STATEMENT EXECUTE FUNCTION audited();
+SELECT run_ops.attach_cleanup('public');
+SELECT run_ops.attach_control_plane('public');
+ALTER TRIGGER run_ops_cleanup ON "Project" RENAME TO audit;
+SELECT run_ops.attach_control_plane('public');
+DROP TRIGGER run_ops_epoch_update ON "Project";
 SELECT run_ops.attach_control_plane('public');
 SELECT run_ops.attach_control_plane('public');
+SELECT run_ops.attach_cleanup('public');
+SELECT tgname FROM pg_trigger WHERE tgrelid = '"Project"'::regclass AND tgfoid = 'audited'::regproc;
 SELECT tgrelid::regclass::text, count(*) FROM pg_trigger WHERE tgname ~ '^run_ops_epoch' GROUP BY 1 ORDER BY 1;
 
 -- One organization has ten environments; the last one is a branch.

@@ -344,6 +344,37 @@ copied	env_1	-1
 SELECT * FROM lazy.run WHERE id = 'copied';
 ROLLBACK;
 
+-- Nothing outside the extension changes: other connections of this process
+-- have the time limit that they had.
+CREATE FUNCTION environment() RETURNS SETOF text LANGUAGE plpgsql AS $$
+BEGIN
+  CREATE TEMP TABLE environment (line text);
+  COPY environment FROM PROGRAM 'echo "limit ${PGCONNECT_TIMEOUT-of its own}"';
+  RETURN QUERY SELECT line FROM environment;
+  DROP TABLE environment;
+END $$;
+LOAD 'run_ops_split';
+SELECT environment();
+SET run_ops_split.store_timeout = '1h';
+SELECT environment();
+ALTER SERVER lazy OPTIONS (SET port '1', ADD use_remote_estimate 'true');
+SELECT postgres_fdw_disconnect_all() IS NOT NULL AS disconnected;
+DO $$
+DECLARE command text;
+BEGIN
+  FOREACH command IN ARRAY ARRAY['SELECT FROM lazy.run', 'TRUNCATE lazy.run', 'IMPORT FOREIGN SCHEMA lazy_fdw FROM SERVER lazy INTO lazy',
+                                 'ANALYZE lazy.run', 'INSERT INTO lazy.run VALUES (''x'')', 'SELECT run_ops.connect_store(''lazy'')'] LOOP
+    BEGIN
+      EXECUTE command;
+      RAISE WARNING '% did not fail', command;
+    EXCEPTION WHEN sqlclient_unable_to_establish_sqlconnection THEN
+      NULL;
+    END;
+  END LOOP;
+END $$;
+SELECT environment();
+RESET run_ops_split.store_timeout;
+
 -- roles belong to the whole server
 SET client_min_messages = warning;
 DROP OWNED BY run_ops_fdw_reader;

@@ -259,9 +259,45 @@ SELECT runs FROM here;
 CALL on_both_sides('ALTER TABLE run RENAME label TO key');
 SELECT run_ops.refresh_table('run_ops.run');
 
--- The extension stays until they are gone.
-DROP EXTENSION run_ops_split CASCADE;
-SELECT run_ops.disable_split(force => true);
+-- The extension stays until they are gone, whatever would drop it, in a session
+-- that knows nothing of it.
+\set ECHO queries
+\c
 SET client_min_messages = error;
+DROP EXTENSION run_ops_split CASCADE;
+\c
+SET client_min_messages = error;
+DROP EXTENSION postgres_fdw CASCADE;
+\c
+SET client_min_messages = error;
+DROP EXTENSION IF EXISTS dblink, run_ops_split CASCADE;
+\c
+SET client_min_messages = error;
+DROP SCHEMA run_ops CASCADE;
+\c
+SET client_min_messages = error;
+DO $$ BEGIN EXECUTE concat('DROP EXTENSION run_ops', '_split CASCADE'); END $$;
+CREATE ROLE regress_leftovers SUPERUSER;
+UPDATE pg_extension SET extowner = 'regress_leftovers'::regrole WHERE extname = 'run_ops_split';
+UPDATE pg_shdepend SET refobjid = 'regress_leftovers'::regrole WHERE classid = 'pg_extension'::regclass AND deptype = 'o'
+   AND objid = (SELECT oid FROM pg_extension WHERE extname = 'run_ops_split');
+INSERT INTO pg_shdepend SELECT d.oid, 'pg_extension'::regclass, e.oid, 0, 'pg_authid'::regclass, 'regress_leftovers'::regrole, 'o'
+  FROM pg_database AS d, pg_extension AS e WHERE d.datname = current_database() AND e.extname = 'run_ops_split'
+   AND NOT EXISTS (SELECT FROM pg_shdepend AS s WHERE s.classid = 'pg_extension'::regclass AND s.objid = e.oid AND s.dbid = d.oid);
+\c
+SET client_min_messages = error;
+DROP OWNED BY regress_leftovers CASCADE;
+\set ECHO all
+DELETE FROM pg_shdepend WHERE refobjid = 'regress_leftovers'::regrole;
+UPDATE pg_extension SET extowner = current_user::regrole WHERE extname = 'run_ops_split';
+DROP ROLE regress_leftovers;
+-- another one does not, nor a schema
+CREATE EXTENSION tablefunc;
+DROP EXTENSION tablefunc /* not run_ops_split */;
+CREATE SCHEMA run_ops_split;
+DROP SCHEMA run_ops_split;
+SELECT run_ops.guard_drop();
+SELECT count(*) > 0 AS still_here FROM run_ops.leftover;
+SELECT run_ops.disable_split(force => true);
 DROP EXTENSION run_ops_split CASCADE;
 SELECT count(*) FROM run;

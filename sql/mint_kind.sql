@@ -237,6 +237,31 @@ RESET ROLE;
 RESET run_ops_split.mint_flip_grace;
 SELECT "featureFlags" - 'runOpsMintKindFlippedAt' AS flags FROM "Organization" WHERE id = 'org_plain';
 
+-- Who writes a table with such a DEFAULT, or reads a view that asks about
+-- environments, needs no rights on what is asked.
+CREATE SCHEMA api;
+CREATE TABLE api.made (id text DEFAULT (run_ops.mint_run_id('env_follower')).id);
+CREATE VIEW api.environment AS SELECT (run_ops.resolve_env('env_plain')).id;
+CREATE ROLE regress_mint_writer;
+GRANT USAGE ON SCHEMA api TO regress_mint_writer;
+GRANT SELECT, INSERT ON api.made, api.environment TO regress_mint_writer;
+GRANT EXECUTE ON FUNCTION run_ops.resolve_env TO regress_mint_writer;
+SET run_ops_split.mint_flip_grace = 0;
+UPDATE "Organization" SET "featureFlags" = NULL WHERE id = 'org_follower';
+UPDATE "FeatureFlag" SET value = '"ksuid"';
+\c
+SET run_ops_split.mint_flip_grace = 0;
+SET ROLE regress_mint_writer;
+INSERT INTO api.made DEFAULT VALUES;
+SELECT * FROM api.environment;
+SELECT run_ops.resolve_env('env_plain');
+RESET ROLE;
+SELECT run_ops.classify_kind(id) FROM api.made;
+DROP OWNED BY regress_mint_writer;
+DROP ROLE regress_mint_writer;
+UPDATE "FeatureFlag" SET value = '"1"';
+RESET run_ops_split.mint_flip_grace;
+
 -- The triggers follow the control plane: put on again, they keep the stamp.
 SELECT flags AS before FROM run_ops.global_mint_kind \gset
 SELECT run_ops.install_mint_flip_triggers('public');

@@ -8,7 +8,9 @@ CREATE TABLE step (id text PRIMARY KEY, "runId" text, note text);
 CREATE TABLE env (id text PRIMARY KEY, name text);
 SELECT 1 AS x FROM dblink('new', $$
   CREATE TABLE run (id text PRIMARY KEY, env text, note text);
-  CREATE TABLE step (id text PRIMARY KEY, "runId" text, note text) $$) AS t (x text);
+  CREATE TABLE step (id text PRIMARY KEY, "runId" text, note text);
+  CREATE TABLE mark (id text PRIMARY KEY, note text);
+  CREATE TABLE placed (id text, note text, store text) $$) AS t (x text);
 SELECT run_ops.attach_table('run', 'shape'), run_ops.attach_table('step', 'anchor', 'runId');
 SELECT run_ops.swap_views(true);
 SET enable_bitmapscan = off;  -- shorter plans
@@ -192,6 +194,108 @@ ALTER VIEW run_ops.run OWNER TO CURRENT_USER;
 ALTER TABLE run DISABLE ROW LEVEL SECURITY;
 DROP OWNED BY regress_seam_pruning;
 DROP ROLE regress_seam_pruning;
+
+-- Who reads a view needs rights on the view and its schema, and on nothing of
+-- this extension, whatever kind of plan a lookup has.
+CREATE SCHEMA api;
+CREATE TABLE mark (id text PRIMARY KEY, note text);
+SELECT run_ops.attach_table('mark', 'shape', view_schema => 'api');
+INSERT INTO mark VALUES (:'cuid', 'legacy');
+INSERT INTO run_ops_new.mark VALUES (:'ksuid', 'new');
+CREATE ROLE regress_seam_api;
+GRANT USAGE ON SCHEMA api TO regress_seam_api;
+GRANT SELECT ON api.mark TO regress_seam_api;
+SET ROLE regress_seam_api;
+PREPARE marks (text) AS SELECT note FROM api.mark WHERE id = $1;
+PREPARE marks_of (text[]) AS SELECT note FROM api.mark WHERE id = ANY ($1) ORDER BY id;
+PREPARE two_marks (text, text) AS SELECT note FROM api.mark WHERE id IN ($1, $2) ORDER BY id;
+SET plan_cache_mode = force_generic_plan;
+EXECUTE marks (:'ksuid');
+EXECUTE marks_of (ARRAY[:'cuid', :'ksuid']);
+EXECUTE two_marks (:'cuid', :'ksuid');
+RESET plan_cache_mode;
+EXECUTE marks_of (ARRAY[:'cuid', :'ksuid']);
+SET app.id = :'cuid';
+SELECT note FROM api.mark WHERE id = current_setting('app.id');
+SELECT note FROM api.mark WHERE id = (SELECT current_setting('app.id')) OR id = :'ksuid' ORDER BY id;
+SELECT m.note FROM (VALUES (:'cuid'), (:'ksuid')) AS v (id), LATERAL (SELECT note FROM api.mark WHERE id = v.id OFFSET 0) AS m ORDER BY 1;
+SELECT run_ops.id_resides('x', 'new');
+RESET ROLE;
+DEALLOCATE marks;
+DEALLOCATE marks_of;
+DEALLOCATE two_marks;
+DROP OWNED BY regress_seam_api;
+DROP ROLE regress_seam_api;
+
+-- Views of one's own of much the same form: what is not understood is left
+-- alone, so that pruning changes no answer.
+CREATE TABLE placed (id text, note text, store text);
+CREATE FOREIGN TABLE far (id text, note text, store text) SERVER new OPTIONS (table_name 'placed');
+INSERT INTO placed SELECT i, 'here ' || s, s FROM unnest(ARRAY[:'cuid', :'ksuid', 'x', NULL]) AS i, unnest(ARRAY['legacy', 'new', 'a', NULL]) AS s;
+INSERT INTO far SELECT id, replace(note, 'here', 'there'), store FROM placed;
+CREATE VIEW odd_column AS SELECT u.id, u.note FROM (
+  SELECT id, note, store FROM placed UNION ALL SELECT id, note, 'new' FROM far) AS u WHERE run_ops.resides(u.id, u.store);
+CREATE VIEW odd_foreign_column AS SELECT u.id, u.note FROM (
+  SELECT id, note, 'legacy' AS store FROM placed UNION ALL SELECT id, note, store FROM far) AS u WHERE run_ops.resides(u.id, u.store);
+CREATE VIEW odd_type AS SELECT u.id, u.note FROM (
+  SELECT id, note, 'legacy'::name AS store FROM placed UNION ALL SELECT id, note, 'new'::text FROM far) AS u WHERE run_ops.resides(u.id, u.store);
+CREATE VIEW odd_null AS SELECT u.id, u.note FROM (
+  SELECT id, note, NULL::text AS store FROM placed UNION ALL SELECT id, note, 'new' FROM far) AS u WHERE run_ops.resides(u.id, u.store);
+CREATE VIEW odd_condition AS SELECT u.id, u.note FROM (
+  SELECT id, note, 'legacy' AS store FROM placed WHERE store = 'new'
+  UNION ALL SELECT id, note, 'new' FROM far WHERE note <> 'there a') AS u WHERE run_ops.resides(u.id, u.store);
+CREATE VIEW odd_expression AS SELECT u.id, u.note FROM (
+  SELECT id, note, lower('LEGACY') AS store FROM placed UNION ALL SELECT id, note, coalesce(store, 'new') FROM far) AS u
+ WHERE run_ops.resides(u.id, u.store);
+CREATE VIEW odd_twice AS SELECT u.id, u.note FROM (
+  SELECT id, note, 'new' AS store FROM placed UNION ALL SELECT id, note, 'new' FROM far
+  UNION ALL SELECT id, note, 'nowhere' FROM placed) AS u WHERE run_ops.resides(u.id, u.store);
+CREATE VIEW odd_sample AS SELECT u.id, u.note FROM (
+  SELECT id, note, 'legacy' AS store FROM placed TABLESAMPLE bernoulli (100) UNION ALL SELECT id || '', note, 'new' FROM far) AS u
+ WHERE run_ops.resides(u.id, u.store);
+CREATE VIEW odd_or AS SELECT u.id, u.note FROM (
+  SELECT id, note, 'legacy' AS store FROM placed UNION ALL SELECT id, note, 'new' FROM far) AS u
+ WHERE run_ops.resides(u.id, u.store) OR u.note LIKE '%new';
+CREATE VIEW odd_not AS SELECT u.id, u.note FROM (
+  SELECT id, note, 'legacy' AS store FROM placed UNION ALL SELECT id, note, 'new' FROM far) AS u WHERE NOT run_ops.resides(u.id, u.store);
+CREATE VIEW odd_join AS SELECT u.id, e.id AS note FROM env AS e LEFT JOIN (
+  SELECT id, note, 'legacy' AS store FROM placed UNION ALL SELECT id, note, 'new' FROM far) AS u
+    ON u.id = e.name AND run_ops.resides(u.id, u.store);
+CREATE VIEW odd_outer AS SELECT u.id, e.id AS note FROM env AS e LEFT JOIN (
+  SELECT id, note, 'legacy' AS store FROM placed UNION ALL SELECT id, note, 'new' FROM far) AS u ON u.id = e.name
+ WHERE run_ops.resides(u.id, u.store);
+CREATE VIEW odd_swapped AS SELECT u.id, u.note FROM (
+  SELECT id, store AS note, 'legacy' AS store FROM placed UNION ALL SELECT id, note, 'new' FROM far) AS u
+ WHERE run_ops.resides(u.note, u.store);
+CREATE VIEW odd_table AS SELECT id, note FROM far WHERE run_ops.resides(id, store);
+CREATE FUNCTION rows_of(query text, pruning text) RETURNS text[] LANGUAGE plpgsql AS $$
+DECLARE found_rows text[];
+BEGIN
+  PERFORM set_config('run_ops_split.seam_pruning', pruning, true);
+  EXECUTE 'PREPARE odd (text, text[]) AS ' || query;
+  EXECUTE 'CREATE TEMP TABLE found AS EXECUTE odd (''run_37dGaqAyHnlXVhBy5x4pckK50bA'', ''{run_cl8dq15ad30lcaohivaab68x4,x,NULL}'')';
+  DEALLOCATE odd;
+  SELECT array_agg(f::text ORDER BY f::text COLLATE "C") INTO found_rows FROM found AS f;
+  DROP TABLE found;
+  RETURN coalesce(found_rows, '{}');
+END $$;
+CREATE TABLE asked AS
+  SELECT relname AS view, mode, format('SELECT v.* FROM %I AS v WHERE %s', relname, condition) AS query, NULL::text[] AS pruned, NULL::text[] AS whole
+    FROM pg_class, unnest(ARRAY['force_custom_plan', 'force_generic_plan']) AS mode,
+         unnest(ARRAY['true', 'v.id = $1', 'v.id = ANY ($2)', 'v.id IN ($1, $2[1])', 'v.id = $1 AND v.note <> $2[1]', 'v.note = $2[1]',
+                      'v.id IS NULL', 'v.id = ''run_cl8dq15ad30lcaohivaab68x4''', 'v.id IN (''run_37dGaqAyHnlXVhBy5x4pckK50bA'', ''x'')',
+                      'v.id = $2[1] OR v.note = ''there new''']) AS condition
+   WHERE relname LIKE 'odd\_%' AND relkind = 'v';
+DO $$
+DECLARE a record;
+BEGIN
+  FOR a IN SELECT * FROM asked LOOP
+    PERFORM set_config('plan_cache_mode', a.mode, true);
+    UPDATE asked SET pruned = rows_of(query, 'on'), whole = rows_of(query, 'off') WHERE (query, mode) = (a.query, a.mode);
+  END LOOP;
+END $$;
+SELECT view, count(*) AS queries, sum(cardinality(whole)) AS rows, bool_and(pruned = whole) AS same FROM asked GROUP BY view ORDER BY view;
+SELECT mode, query, pruned, whole FROM asked WHERE pruned <> whole;
 
 -- Equality that is not equality of bytes says nothing about the shape.
 CREATE COLLATION nocase (provider = icu, locale = 'und-u-ks-level2', deterministic = false);

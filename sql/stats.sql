@@ -60,6 +60,20 @@ SELECT view, bytes > 0 AS bytes FROM run_ops.stat_routing WHERE store = 'legacy'
 SELECT store, up, last_error FROM run_ops.stat_stores;
 SELECT dblink_disconnect('other');
 
+-- Looking writes nothing, so it may stand beside writes to a store, and where
+-- nothing may be written.
+SET run_ops_split.cross_store_writes = error;
+BEGIN;
+INSERT INTO run_ops_new.tag VALUES ('looked');
+SELECT store, up FROM run_ops.stat_stores;
+DELETE FROM run_ops_new.tag WHERE id = 'looked';
+SELECT pg_current_xact_id_if_assigned();
+COMMIT;
+RESET run_ops_split.cross_store_writes;
+BEGIN READ ONLY;
+SELECT store, up FROM run_ops.stat_stores;
+COMMIT;
+
 -- Who is connected says who it is: the views by an option of the server, what
 -- the extension asks by itself by the function that asks.
 SELECT a ->> 'application_name' ~ format('^run_ops_split ask_store %s regress_stats$', pg_backend_pid()) AS named
@@ -166,7 +180,7 @@ SELECT (SELECT count(*) FILTER (WHERE up) FROM run_ops.stat_stores) AS stores, (
        (SELECT count(*) FROM run_ops.stat_cleanup) AS cleanup, (SELECT count(*) FROM run_ops.stat_progress) AS progress,
        (SELECT count(*) FROM run_ops.mint_flips()) AS flips, (SELECT sum(organizations) FROM run_ops.mint_kinds()) AS organizations,
        (SELECT count(*) FROM run_ops.record_check()) AS failing, (SELECT split FROM run_ops.split_status) AS split;
-SELECT * FROM run_ops.store_contact;
+SELECT * FROM run_ops.contact('new');
 SELECT * FROM run_ops.cleanup_queue;
 SELECT run_ops.ask_store('new', 'SELECT 1');
 SET ROLE regress_stats_other;

@@ -330,5 +330,32 @@ INSERT INTO run_ops.step (id, "runId") VALUES ('off', :'ksuid') ON CONFLICT DO N
 EXPLAIN (COSTS OFF) SELECT * FROM run_ops.step;
 \d run_ops.step
 SELECT tgrelid::regclass, tgname FROM pg_trigger WHERE tgname LIKE 'run_ops%';
+
+-- A trigger or rule of somebody else's stays, whatever its name begins with.
+CREATE FUNCTION billed() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$;
+CREATE TRIGGER run_ops_billing AFTER INSERT ON run FOR EACH ROW EXECUTE FUNCTION billed();
+CREATE TRIGGER run_ops_billing INSTEAD OF INSERT ON run_ops.step FOR EACH ROW EXECUTE FUNCTION billed();
+SELECT run_ops.swap_views(true), run_ops.swap_views(false);
+SELECT tgrelid::regclass, tgname FROM pg_trigger WHERE tgname LIKE 'run\_ops%' ORDER BY 1;
+DROP TRIGGER run_ops_billing ON run_ops.step;
+-- One that has the very name that is needed has to go by another one first.
+CREATE TRIGGER run_ops_write_lock AFTER INSERT ON run FOR EACH ROW EXECUTE FUNCTION billed();
+SELECT run_ops.enable_split();
+SELECT run_ops.swap_views(true);
+ALTER TRIGGER run_ops_write_lock ON run RENAME TO billing;
+CREATE TRIGGER run_ops_route INSTEAD OF INSERT ON run_ops.step FOR EACH ROW EXECUTE FUNCTION billed();
+SELECT run_ops.swap_views(true);
+DROP TRIGGER run_ops_route ON run_ops.step;
+CREATE RULE refuse_on_conflict AS ON DELETE TO run_ops.step DO INSTEAD NOTHING;
+SELECT run_ops.swap_views(false);
+SELECT run_ops.enable_split();
+SELECT split FROM run_ops.split_status;
+ALTER RULE refuse_on_conflict ON run_ops.step RENAME TO keep_steps;
+CREATE TABLE parted (id text PRIMARY KEY) PARTITION BY HASH (id);
+CREATE TABLE parted_0 PARTITION OF parted FOR VALUES WITH (MODULUS 1, REMAINDER 0);
+CREATE TRIGGER "0_run_ops_refers" AFTER INSERT ON parted_0 FOR EACH ROW EXECUTE FUNCTION billed();
+SELECT run_ops.attach_table('parted', 'shape');
+SELECT run_ops.swap_views(true);
+SELECT tgrelid::regclass, tgname FROM pg_trigger WHERE tgname LIKE '%billing' UNION ALL SELECT ev_class::regclass, rulename FROM pg_rewrite WHERE rulename = 'keep_steps' ORDER BY 2;
 DROP OWNED BY regress_write_app;
 DROP ROLE regress_write_app;

@@ -27,12 +27,18 @@ END $$;
 COMMENT ON FUNCTION run_ops.client_name() IS
   'the application_name of a connection to a store: which function asks, and the process and database it asks from';
 
-CREATE FUNCTION run_ops.limit_wait(milliseconds int) RETURNS boolean
+CREATE FUNCTION run_ops.connect_store(server name) RETURNS text
   LANGUAGE c STRICT
-  AS 'MODULE_PATHNAME', 'run_ops_limit_wait';
-COMMENT ON FUNCTION run_ops.limit_wait(int) IS
-  'cancels, after so many milliseconds, what waits for a connection to be opened, where libpq''s time limit does not hold (from PostgreSQL 16 on); 0 ends that, and says whether the time was over';
-REVOKE EXECUTE ON FUNCTION run_ops.limit_wait(int) FROM PUBLIC;
+  AS 'MODULE_PATHNAME', 'run_ops_connect_store';
+COMMENT ON FUNCTION run_ops.connect_store(name) IS
+  'opens a connection of dblink to a server, with the user mapping of the current role, and returns its name; an error or the end of the transaction closes it';
+REVOKE EXECUTE ON FUNCTION run_ops.connect_store(name) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.disconnect_store() RETURNS void
+  LANGUAGE c
+  AS 'MODULE_PATHNAME', 'run_ops_disconnect_store';
+COMMENT ON FUNCTION run_ops.disconnect_store() IS 'closes the connection that run_ops.connect_store() has opened';
+REVOKE EXECUTE ON FUNCTION run_ops.disconnect_store() FROM PUBLIC;
 
 CREATE FUNCTION run_ops.ask_store(store text, query text, patience text DEFAULT NULL) RETURNS SETOF jsonb
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -40,7 +46,7 @@ AS $$
 DECLARE
   store_server  name;
   dblink        text := run_ops.dblink_schema();
-  connection    text := 'run_ops_ask';
+  connection    text;
   allowed       interval := coalesce(patience, run_ops.setting('store_timeout'));
   since         timestamptz := clock_timestamp();
   pause         float8 := 0.0005;
@@ -49,12 +55,7 @@ DECLARE
   reason        text;
 BEGIN
   SELECT s.server INTO store_server FROM run_ops.store AS s WHERE s.name = store;
-  -- one that a cancelled statement has left
-  EXECUTE format('SELECT %s.dblink_disconnect(c) FROM unnest(%1$s.dblink_get_connections()) AS c WHERE c = $1', dblink)
-    USING connection;
-  PERFORM run_ops.limit_wait((extract(epoch FROM allowed) * 1000)::int);
-  EXECUTE format('SELECT %s.dblink_connect($1, $2)', dblink) USING connection, store_server;
-  PERFORM run_ops.limit_wait(0);
+  connection := run_ops.connect_store(store_server);
   -- The store's own settings must not change what names and types look like.
   -- Local, for a pooler hands the connection on as it is.  JIT would compile for
   -- a second what then runs for milliseconds.
@@ -62,13 +63,14 @@ BEGIN
                   '(''datestyle'', ''ISO, YMD''), (''timezone'', ''UTC''), (''intervalstyle'', ''postgres''), '
                   '(''extra_float_digits'', ''1''), (''bytea_output'', ''hex''), (''jit'', ''off'')) AS s (name, value); '
                   'SELECT to_jsonb(q) FROM (%s) AS q; SELECT ''end''', run_ops.client_name(), coalesce(patience, run_ops.setting('store_timeout')), query);
-  EXECUTE format('SELECT %s.dblink_send_query($1, $2)', dblink) USING connection, query;
+  -- Every argument has its type, so that no other function of the name matches.
+  EXECUTE format('SELECT %s.dblink_send_query($1::text, $2::text)', dblink) USING connection, query;
   -- Of a connection that is lost on the way dblink may give an empty status in
   -- place of rows, and then nothing: only the end proves that all has come.
   FOR result IN 1..3 LOOP
     -- dblink itself waits without an end, and nothing interrupts it
     LOOP
-      EXECUTE format('SELECT %s.dblink_is_busy($1) = 1', dblink) INTO busy USING connection;
+      EXECUTE format('SELECT %s.dblink_is_busy($1::text) = 1', dblink) INTO busy USING connection;
       EXIT WHEN NOT busy;
       IF allowed > '0' AND clock_timestamp() > since + allowed + '1 second' THEN
         RAISE EXCEPTION 'store "%" does not answer', store
@@ -78,35 +80,24 @@ BEGIN
       pause := least(pause * 1.5, 0.05);
     END LOOP;
     IF result = 2 THEN
-      RETURN QUERY EXECUTE format('SELECT answer::jsonb FROM %s.dblink_get_result($1) AS t (answer text) WHERE answer <> %L', dblink, '')
+      RETURN QUERY EXECUTE format('SELECT answer::jsonb FROM %s.dblink_get_result($1::text) AS t (answer text) WHERE answer <> %L', dblink, '')
         USING connection;
     ELSE
-      EXECUTE format('SELECT string_agg(line, '' '') FROM %s.dblink_get_result($1) AS t (line text)', dblink) INTO heard USING connection;
+      EXECUTE format('SELECT string_agg(line, '' '') FROM %s.dblink_get_result($1::text) AS t (line text)', dblink) INTO heard USING connection;
     END IF;
   END LOOP;
   IF heard IS DISTINCT FROM 'end' THEN
-    EXECUTE format('SELECT %s.dblink_error_message($1)', dblink) INTO reason USING connection;
+    EXECUTE format('SELECT %s.dblink_error_message($1::text)', dblink) INTO reason USING connection;
     RAISE EXCEPTION 'connection to store "%" was lost', store
       USING ERRCODE = 'connection_failure', DETAIL = reason;
   END IF;
-  EXECUTE format('SELECT %s.dblink_disconnect($1)', dblink) USING connection;
-EXCEPTION
-  WHEN sqlclient_unable_to_establish_sqlconnection OR query_canceled THEN
-    GET STACKED DIAGNOSTICS reason = PG_EXCEPTION_DETAIL;
-    IF run_ops.limit_wait(0) THEN
-      reason := format('It has not accepted a connection for %s.', allowed);
-    ELSIF SQLSTATE = '57014' THEN
-      RAISE;
-    END IF;
-    RAISE EXCEPTION 'store "%" cannot be reached', store
-      USING ERRCODE = 'sqlclient_unable_to_establish_sqlconnection', DETAIL = reason,
-            HINT = format('Check the options of server %I and the user mapping of %I.',
-                          store_server, current_user);
-  WHEN OTHERS THEN
-    PERFORM run_ops.limit_wait(0);
-    EXECUTE format('SELECT %s.dblink_disconnect(c) FROM unnest(%1$s.dblink_get_connections()) AS c WHERE c = $1', dblink)
-      USING connection;
-    RAISE;
+  PERFORM run_ops.disconnect_store();
+EXCEPTION WHEN sqlclient_unable_to_establish_sqlconnection THEN
+  GET STACKED DIAGNOSTICS reason = PG_EXCEPTION_DETAIL;
+  RAISE EXCEPTION 'store "%" cannot be reached', store
+    USING ERRCODE = 'sqlclient_unable_to_establish_sqlconnection', DETAIL = reason,
+          HINT = format('Check the options of server %I and the user mapping of %I.',
+                        store_server, current_user);
 END $$;
 COMMENT ON FUNCTION run_ops.ask_store(text, text, text) IS
   'rows of a query run in a store over a connection of its own, outside the current transaction; an error when the store cannot be reached, or does not answer within patience (run_ops_split.store_timeout unless said, 0 for ever)';

@@ -127,6 +127,7 @@ DECLARE
 BEGIN
   -- deleting an organization deletes its projects, and those their environments
   FOR item IN SELECT * FROM (VALUES ('RuntimeEnvironment', 'environment'), ('Project', 'project')) AS t (name, scope) LOOP
+    PERFORM run_ops.refuse_taken_names(format('%I.%I', control_plane_schema, item.name)::regclass, '{run_ops_cleanup}');
     EXECUTE format('CREATE OR REPLACE TRIGGER run_ops_cleanup AFTER DELETE ON %I.%I '
                    'REFERENCING OLD TABLE AS deleted FOR EACH STATEMENT EXECUTE FUNCTION run_ops.enqueue_deleted(%L)',
                    control_plane_schema, item.name, item.scope);

@@ -79,13 +79,6 @@
 	} while (0)
 #endif
 
-/* Are writes to the relation counted?  Then it has its pgstat_info. */
-#if PG_VERSION_NUM < 150000
-#define compat_counts_writes(rel) ((rel)->pgstat_info != NULL)
-#else
-#define compat_counts_writes(rel) pgstat_should_count_relation(rel)
-#endif
-
 /* what table_tuple_update() says about indexes */
 #if PG_VERSION_NUM < 160000
 typedef bool TU_UpdateIndexes;

@@ -3,9 +3,11 @@
  *		How long a store may take to accept a connection.
  *
  * libpq has a time limit for that, the option connect_timeout of a server or
- * what is in the environment.  From PostgreSQL 16 on, dblink and postgres_fdw
- * wait for a connection in a loop of their own, which heeds a cancel, but no
- * limit of libpq's.  So a timer cancels, and the cancel is told as what it is.
+ * what is in the environment, which is set while a store is connected to and
+ * put back at once: others in this session connect as well.  From PostgreSQL
+ * 16 on, dblink and postgres_fdw wait for a connection in a loop of their own,
+ * which heeds a cancel, but no limit of libpq's.  So a timer cancels, and the
+ * cancel is told as what it is.
  *
  * The first command of a remote transaction is sent in the same breath, so
  * there the limit also bounds a store that has frozen since.
@@ -18,15 +20,13 @@
 #include "foreign/foreign.h"
 #include "miscadmin.h"
 #include "storage/latch.h"
-#include "utils/builtins.h"
 #include "utils/guc.h"
+#include "utils/memutils.h"
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
 
 #include "compat.h"
 #include "connect_limit.h"
-
-PG_FUNCTION_INFO_V1(run_ops_limit_wait);
 
 static int	store_timeout = 5000;
 
@@ -36,6 +36,10 @@ static volatile sig_atomic_t timer_fired = false;
 /* what is being waited for, while the timer runs */
 static Oid	waiting_for;
 static int	waiting_ms;
+
+/* what the environment is to be again, while libpq is limited */
+static bool libpq_limited = false;
+static char *limit_before;
 
 /* A cancel that is there already stays what it is. */
 static void
@@ -72,21 +76,6 @@ stop_timer(void)
 	return fired;
 }
 
-/*
- * SQL: cancels what this session does after so many milliseconds; 0 ends that,
- * and says whether the time was over.
- */
-Datum
-run_ops_limit_wait(PG_FUNCTION_ARGS)
-{
-	bool		fired = stop_timer();
-	int32		ms = PG_GETARG_INT32(0);
-
-	if (ms > 0 && COMPAT_CONNECT_NEEDS_TIMER)
-		start_timer(ms);
-	PG_RETURN_BOOL(fired);
-}
-
 /* In milliseconds; 0 for no limit. */
 static int
 limit_of_server(Oid serverid)
@@ -104,10 +93,50 @@ limit_of_server(Oid serverid)
 	return store_timeout;
 }
 
+/*
+ * libpq takes its time limit from the environment where neither the server's
+ * options nor the user mapping set one, and dblink offers no other way to
+ * limit it for a foreign server.
+ */
+static void
+limit_libpq(void)
+{
+	const char *before = getenv("PGCONNECT_TIMEOUT");
+	char		seconds[16];
+
+	limit_before = before ?
+		MemoryContextStrdup(TopMemoryContext, before) : NULL;
+	/* libpq counts whole seconds, and 1 as 2 */
+	snprintf(seconds, sizeof(seconds), "%d",
+			 store_timeout / 1000 + (store_timeout % 1000 != 0));
+	setenv("PGCONNECT_TIMEOUT", seconds, 1);
+	libpq_limited = true;
+}
+
+static void
+unlimit_libpq(void)
+{
+	if (!libpq_limited)
+		return;
+	libpq_limited = false;
+	if (limit_before == NULL)
+		unsetenv("PGCONNECT_TIMEOUT");
+	else
+	{
+		setenv("PGCONNECT_TIMEOUT", limit_before, 1);
+		pfree(limit_before);
+	}
+}
+
 void
 connect_limit_begin(Oid serverid)
 {
 	if (!COMPAT_CONNECT_NEEDS_TIMER)
+	{
+		limit_libpq();
+		return;
+	}
+	if (!OidIsValid(serverid))
 		return;
 	waiting_for = serverid;
 	waiting_ms = limit_of_server(serverid);
@@ -135,6 +164,7 @@ report_expired(void)
 void
 connect_limit_failed(void)
 {
+	unlimit_libpq();
 	if (!stop_timer() || geterrcode() != ERRCODE_QUERY_CANCELED)
 		return;
 	FlushErrorState();
@@ -145,23 +175,9 @@ connect_limit_failed(void)
 void
 connect_limit_end(void)
 {
+	unlimit_libpq();
 	if (stop_timer())
 		report_expired();
-}
-
-/*
- * libpq takes its time limit for opening a connection from the environment
- * where neither the server's options nor the user mapping set one, and dblink
- * offers no other way to limit it for a foreign server.
- */
-static void
-assign_store_timeout(int newval, void *extra)
-{
-	char		seconds[16];
-
-	/* libpq counts whole seconds, and 1 as 2 */
-	snprintf(seconds, sizeof(seconds), "%d", newval / 1000 + (newval % 1000 != 0));
-	setenv("PGCONNECT_TIMEOUT", seconds, 1);
 }
 
 void
@@ -171,5 +187,5 @@ connect_limit_init(void)
 							"How long a store may take to accept a connection, and to answer a question about itself.",
 							"Connections whose server sets connect_timeout keep that; 0 waits without limit.",
 							&store_timeout, 5000, 0, INT_MAX, PGC_USERSET,
-							GUC_UNIT_MS, NULL, assign_store_timeout, NULL);
+							GUC_UNIT_MS, NULL, NULL, NULL);
 }

@@ -9,7 +9,8 @@ extern void connect_limit_init(void);
 
 /*
  * Around code that may open a connection to the foreign server, and does
- * nothing else that takes long.
+ * nothing else that takes long.  InvalidOid where it does: then only the time
+ * limit of libpq holds, where that one does.
  */
 #define CONNECT_LIMIT_BEGIN(serverid) \
 	do { \

@@ -16,6 +16,7 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/table.h"
 #include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
@@ -28,12 +29,14 @@
 #include "utils/datum.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
+#include "utils/rel.h"
 #include "utils/snapmgr.h"
 
 #include "cache.h"
 #include "control_plane.h"
 #include "guard.h"
 #include "run_ops_split.h"
+#include "split_mode.h"
 
 /* of text[], each */
 #define MAX_QUESTION_ARGS 6
@@ -91,13 +94,18 @@ select_rows(const char *query)
  * error when it is not attached, or lacks a column.  Inside SPI.
  *
  * What is attached is a definition, like that of a table, so the latest one
- * counts, whatever the active snapshot sees.
+ * counts, whatever the active snapshot sees.  It is read as the extension's
+ * owner: whoever asks, as in a view or by a DEFAULT, need not have rights on
+ * what is read.
  */
 static void
 find_control_plane(void)
 {
 	uint64		generation = cache_generation();
 	bool		latest = !IsInParallelMode();
+	Relation	own;
+	Oid			save_user;
+	int			save_context;
 
 	if (attached.generation == generation)
 		return;
@@ -115,8 +123,17 @@ find_control_plane(void)
 
 	if (latest)
 		PushActiveSnapshot(GetLatestSnapshot());
+	own = open_own_table("control_plane");
+	GetUserIdAndSecContext(&save_user, &save_context);
+	if (own != NULL)
+	{
+		SetUserIdAndSecContext(own->rd_rel->relowner, save_context |
+							   SECURITY_LOCAL_USERID_CHANGE);
+		table_close(own, AccessShareLock);
+	}
 	select_rows("SELECT t.schema, t.owner, t.relation"
 				"  FROM run_ops.control_plane_tables() AS t");
+	SetUserIdAndSecContext(save_user, save_context);
 	if (latest)
 		PopActiveSnapshot();
 	for (uint64 i = 0; i < SPI_processed; i++)

@@ -156,6 +156,9 @@ BEGIN
       USING ERRCODE = 'duplicate_object', HINT = 'run_ops.detach_control_plane() removes it.';
   END IF;
   PERFORM run_ops.refuse_control_plane_faults(schema);
+  PERFORM run_ops.refuse_taken_names(format('%I.%I', schema, c.table_name)::regclass,
+      '{run_ops_epoch_insert,run_ops_epoch_update,run_ops_epoch_delete,run_ops_epoch_truncate,run_ops_mint_flip,run_ops_mint_stamp,run_ops_cleanup}')
+    FROM run_ops.control_plane_column AS c;
   INSERT INTO run_ops.control_plane (tables)
   SELECT array_agg(DISTINCT format('%I.%I', schema, c.table_name)::regclass) FROM run_ops.control_plane_column AS c;
   -- the resolver's queries run as the owner of the tables and name types of this schema

@@ -4,8 +4,14 @@
  *
  * postgres_fdw commits the remote transactions in XACT_EVENT_PRE_COMMIT, one
  * after the other, before the local one.  What fails after that leaves remote
- * rows without their local counterpart.  The one idea: look at what a
- * transaction has written just before postgres_fdw commits anything.
+ * rows without their local counterpart.  The one idea: note which databases a
+ * transaction writes to, and look at the notes just before postgres_fdw commits
+ * anything.
+ *
+ * Writes to a store are noted where its wrapper makes them, writes to tables
+ * of this database where a statement ends: the executor, COPY, TRUNCATE, and
+ * CREATE TABLE AS.  A row count of zero is no write.  Where the count of a
+ * table is not known, as below WITH, the table counts as written.
  *
  * Callbacks of transactions are called in the reverse order of their
  * registration, and postgres_fdw registers its own with the first connection
@@ -18,22 +24,24 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
-#include "access/htup_details.h"
 #include "access/table.h"
 #include "access/transam.h"
 #include "access/xact.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_class.h"
+#include "executor/executor.h"
 #include "foreign/foreign.h"
-#include "pgstat.h"
+#include "miscadmin.h"
+#include "replication/logicalworker.h"
+#include "storage/bufmgr.h"
+#include "storage/lock.h"
 #include "storage/predicate.h"
-#include "utils/fmgrprotos.h"
+#include "tcop/utility.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 
-#include "compat.h"
 #include "cross_store_writes.h"
 #include "run_ops_split.h"
 
@@ -54,16 +62,25 @@ static const struct config_enum_entry cross_store_writes_options[] = {
 
 static int	cross_store_writes = CROSS_STORE_WRITES_WARN;
 
-/* The first foreign table written to on a server. */
-typedef struct ForeignWrite
+/* A table that was written to: the first of a server, each of this database. */
+typedef struct TableWrite
 {
-	Oid			serverid;
+	Oid			serverid;		/* InvalidOid: this database */
 	Oid			relid;
 	int			nest_level;		/* of the transaction that wrote */
-} ForeignWrite;
+} TableWrite;
 
 /* of the current transaction, in its memory */
-static List *foreign_writes = NIL;
+static List *writes = NIL;
+
+/* Did the transaction begin before this library was loaded? */
+static bool unwatched = false;
+
+/* Has a query put rows into a table that its statement creates? */
+static bool filled_new_table = false;
+
+static ExecutorFinish_hook_type next_executor_finish = NULL;
+static ProcessUtility_hook_type next_process_utility = NULL;
 
 /* postgres_fdw's own callbacks */
 static FdwRoutine stock;
@@ -75,33 +92,105 @@ static void at_end_of_transaction(XactEvent event, void *arg);
  * ----------------------------------------------------------------
  */
 
-void
-note_foreign_write(Oid relid)
+static TableWrite *
+first_write(bool foreign)
 {
-	Oid			serverid = GetForeignServerIdByRelId(relid);
+	ListCell   *lc;
+
+	foreach(lc, writes)
+	{
+		TableWrite *write = lfirst(lc);
+
+		if (OidIsValid(write->serverid) == foreign)
+			return write;
+	}
+	return NULL;
+}
+
+static void
+note_write(Oid serverid, Oid relid)
+{
 	int			nest_level = GetCurrentTransactionNestLevel();
-	ForeignWrite *write;
+	TableWrite *write;
 	MemoryContext oldcontext;
 	ListCell   *lc;
 
-	foreach(lc, foreign_writes)
+	foreach(lc, writes)
 	{
 		write = lfirst(lc);
-		if (write->serverid == serverid && write->nest_level <= nest_level)
+		if (write->serverid == serverid && write->nest_level <= nest_level &&
+			(OidIsValid(serverid) || write->relid == relid))
 			return;
 	}
-	if (foreign_writes == NIL)
-	{
-		UnregisterXactCallback(at_end_of_transaction, NULL);
-		RegisterXactCallback(at_end_of_transaction, NULL);
-	}
 	oldcontext = MemoryContextSwitchTo(TopTransactionContext);
-	write = palloc(sizeof(ForeignWrite));
+	write = palloc(sizeof(TableWrite));
 	write->serverid = serverid;
 	write->relid = relid;
 	write->nest_level = nest_level;
-	foreign_writes = lappend(foreign_writes, write);
+	writes = lappend(writes, write);
 	MemoryContextSwitchTo(oldcontext);
+}
+
+/*
+ * Temporary tables are nobody else's concern, and catalog changes say nothing
+ * about rows.
+ */
+static void
+note_local_write(Oid relid, char relkind, char persistence)
+{
+	if ((relkind == RELKIND_RELATION ||
+		 relkind == RELKIND_PARTITIONED_TABLE) &&
+		persistence != RELPERSISTENCE_TEMP &&
+		relid >= FirstNormalObjectId)
+		note_write(InvalidOid, relid);
+}
+
+/*
+ * What was written unseen: before this library was loaded in the middle of a
+ * transaction, or by an apply worker, which has no statements.  Who writes to a
+ * table holds a lock on it until the transaction ends.  A lock does not tell
+ * whether a row was found, so this may note too much, but never too little.
+ * Only a new table without a page has no rows for sure.
+ */
+static void
+note_locked_tables(void)
+{
+	LockData   *locks = GetLockStatusData();
+
+	for (int i = 0; i < locks->nelements; i++)
+	{
+		LockInstanceData *lock = &locks->locks[i];
+		Oid			relid = lock->locktag.locktag_field2;
+		Relation	rel;
+
+		if (lock->pid == MyProcPid &&
+			lock->locktag.locktag_type == LOCKTAG_RELATION &&
+			lock->locktag.locktag_field1 == MyDatabaseId &&
+			(lock->holdMask & (LOCKBIT_ON(RowExclusiveLock) |
+							   LOCKBIT_ON(AccessExclusiveLock))) != 0 &&
+			get_rel_relkind(relid) == RELKIND_RELATION)
+		{
+			rel = table_open(relid, NoLock);
+			if (rel->rd_createSubid == InvalidSubTransactionId ||
+				RelationGetNumberOfBlocks(rel) > 0)
+				note_local_write(relid, RELKIND_RELATION,
+								 rel->rd_rel->relpersistence);
+			table_close(rel, NoLock);
+		}
+	}
+}
+
+void
+note_foreign_write(Oid relid)
+{
+	if (first_write(true) == NULL)
+	{
+		UnregisterXactCallback(at_end_of_transaction, NULL);
+		RegisterXactCallback(at_end_of_transaction, NULL);
+		if (unwatched || IsLogicalWorker())
+			note_locked_tables();
+	}
+	note_write(GetForeignServerIdByRelId(relid), relid);
 }
 
 static void
@@ -113,75 +202,107 @@ at_end_of_subtransaction(SubXactEvent event, SubTransactionId mySubid,
 
 	if (event != SUBXACT_EVENT_COMMIT_SUB && event != SUBXACT_EVENT_ABORT_SUB)
 		return;
-	foreach(lc, foreign_writes)
+	foreach(lc, writes)
 	{
-		ForeignWrite *write = lfirst(lc);
+		TableWrite *write = lfirst(lc);
 
 		if (write->nest_level < nest_level)
 			continue;
 		if (event == SUBXACT_EVENT_COMMIT_SUB)
 			write->nest_level = nest_level - 1;
 		else
-			foreign_writes = foreach_delete_current(foreign_writes, lc);
+			writes = foreach_delete_current(writes, lc);
 	}
 }
 
-/*
- * Has the transaction written to the table?  PostgreSQL counts rows as they
- * are written, in "trans" for what is neither committed nor rolled back.
+/* ----------------------------------------------------------------
+ *		Writes to tables of this database
+ * ----------------------------------------------------------------
  */
-static bool
-is_written(Oid relid)
-{
-	Relation	rel = table_open(relid, AccessShareLock);
-	bool		result = false;
 
-	if (compat_counts_writes(rel))
+static void
+note_result_relations(List *result_relations)
+{
+	ListCell   *lc;
+
+	foreach(lc, result_relations)
 	{
-		for (PgStat_TableXactStatus *trans = rel->pgstat_info->trans; trans;
-			 trans = trans->upper)
-			result |= trans->tuples_inserted > 0 ||
-				trans->tuples_updated > 0 || trans->tuples_deleted > 0;
+		Relation	rel = ((ResultRelInfo *) lfirst(lc))->ri_RelationDesc;
+
+		/* the rows of a partitioned table are in its partitions */
+		if (rel->rd_rel->relkind == RELKIND_RELATION)
+			note_local_write(RelationGetRelid(rel), RELKIND_RELATION,
+							 rel->rd_rel->relpersistence);
 	}
-	table_close(rel, AccessShareLock);
-	return result;
 }
 
-/*
- * A table of this database that the transaction has written to; InvalidOid
- * when there is none.  Temporary tables are nobody else's concern, and catalog
- * changes say nothing about rows.
- */
-static Oid
-local_write(void)
+static void
+watch_executor_finish(QueryDesc *query)
 {
-	Relation	rel;
-	SysScanDesc scan;
-	HeapTuple	tuple;
-	Oid			result = InvalidOid;
+	PlannedStmt *plan = query->plannedstmt;
+	EState	   *estate = query->estate;
 
-	if (!TransactionIdIsValid(GetTopTransactionIdIfAny()))
-		return InvalidOid;
-	rel = table_open(RelationRelationId, AccessShareLock);
-	scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
-	while (!OidIsValid(result) && (tuple = systable_getnext(scan)) != NULL)
+	next_executor_finish(query);
+
+	if (query->dest && query->dest->mydest == DestIntoRel)
+		filled_new_table = estate->es_processed > 0;
+	if ((query->operation == CMD_SELECT && !plan->hasModifyingCTE) ||
+		(estate->es_processed == 0 && plan->canSetTag &&
+		 !plan->hasModifyingCTE))
+		return;
+	note_result_relations(estate->es_opened_result_relations);
+	note_result_relations(estate->es_tuple_routing_result_relations);
+}
+
+static void
+note_named_table(RangeVar *name)
+{
+	Oid			relid = RangeVarGetRelid(name, NoLock, true);
+
+	if (OidIsValid(relid))
+		note_local_write(relid, get_rel_relkind(relid),
+						 get_rel_persistence(relid));
+}
+
+static void
+watch_process_utility(PlannedStmt *pstmt, const char *query_string,
+					  bool read_only_tree, ProcessUtilityContext context,
+					  ParamListInfo params, QueryEnvironment *query_env,
+					  DestReceiver *dest, QueryCompletion *qc)
+{
+	Node	   *stmt = pstmt->utilityStmt;
+	NodeTag		tag = nodeTag(stmt);
+	QueryCompletion completion;
+	ListCell   *lc;
+
+	if (qc == NULL)
 	{
-		Form_pg_class class = (Form_pg_class) GETSTRUCT(tuple);
-		Datum		relid = ObjectIdGetDatum(class->oid);
-
-		/* the counts may still have earlier transactions in them */
-		if (class->relkind == RELKIND_RELATION &&
-			class->relpersistence != RELPERSISTENCE_TEMP &&
-			class->oid >= FirstNormalObjectId &&
-			(DatumGetInt64(DirectFunctionCall1(pg_stat_get_xact_tuples_inserted, relid)) > 0 ||
-			 DatumGetInt64(DirectFunctionCall1(pg_stat_get_xact_tuples_updated, relid)) > 0 ||
-			 DatumGetInt64(DirectFunctionCall1(pg_stat_get_xact_tuples_deleted, relid)) > 0) &&
-			is_written(class->oid))
-			result = class->oid;
+		InitializeQueryCompletion(&completion);
+		qc = &completion;
 	}
-	systable_endscan(scan);
-	table_close(rel, AccessShareLock);
-	return result;
+	filled_new_table = false;
+	next_process_utility(pstmt, query_string, read_only_tree, context, params,
+						 query_env, dest, qc);
+
+	/* other statements may be gone by now, as with COMMIT */
+	if (tag == T_CopyStmt)
+	{
+		if (((CopyStmt *) stmt)->is_from && qc->nprocessed > 0)
+			note_named_table(((CopyStmt *) stmt)->relation);
+	}
+	else if (tag == T_TruncateStmt)
+	{
+		foreach(lc, ((TruncateStmt *) stmt)->relations)
+			note_named_table(lfirst_node(RangeVar, lc));
+	}
+	else if (tag == T_CreateTableAsStmt || tag == T_ExplainStmt)
+	{
+		if (tag == T_ExplainStmt)
+			stmt = castNode(Query, ((ExplainStmt *) stmt)->query)->utilityStmt;
+		if (filled_new_table && stmt != NULL && IsA(stmt, CreateTableAsStmt))
+			note_named_table(((CreateTableAsStmt *) stmt)->into->rel);
+	}
+	filled_new_table = false;
 }
 
 /* ----------------------------------------------------------------
@@ -189,36 +310,80 @@ local_write(void)
  * ----------------------------------------------------------------
  */
 
+/* Tables and servers may have been dropped since. */
+static const char *
+describe_table(Oid relid)
+{
+	const char *name = get_rel_name(relid);
+
+	return name ? psprintf("table \"%s.%s\"",
+						   get_namespace_name(get_rel_namespace(relid)), name) :
+		"a table that was dropped since";
+}
+
+static const char *
+describe_server(Oid serverid)
+{
+	ForeignServer *server = GetForeignServerExtended(serverid, FSV_MISSING_OK);
+
+	return server ? psprintf("server \"%s\"", server->servername) :
+		"a server that was dropped since";
+}
+
 static void
-report_cross_store_writes(Oid relid, Oid serverid, Oid other, Oid other_serverid)
+report_cross_store_writes(TableWrite *one, TableWrite *other)
 {
 	ereport(cross_store_writes == CROSS_STORE_WRITES_ERROR ? ERROR : WARNING,
 			(errcode(ERRCODE_RUN_OPS_CROSS_STORE_WRITES),
 			 errmsg("transaction writes to more than one database"),
-			 errdetail("It has written to table \"%s.%s\" of server \"%s\", and to table \"%s.%s\" of %s%s%s.",
-					   get_namespace_name(get_rel_namespace(relid)),
-					   get_rel_name(relid),
-					   GetForeignServer(serverid)->servername,
-					   get_namespace_name(get_rel_namespace(other)),
-					   get_rel_name(other),
-					   OidIsValid(other_serverid) ? "server \"" : "this database",
-					   OidIsValid(other_serverid) ? GetForeignServer(other_serverid)->servername : "",
-					   OidIsValid(other_serverid) ? "\"" : ""),
+			 errdetail("It has written to %s of %s, and to %s of %s.",
+					   describe_table(one->relid), describe_server(one->serverid),
+					   describe_table(other->relid),
+					   OidIsValid(other->serverid) ?
+					   describe_server(other->serverid) : "this database"),
 			 errhint("The databases commit one after the other: a crash in between keeps one part only. "
 					 "Write to one database in a transaction, or set run_ops_split.cross_store_writes.")));
+}
+
+/*
+ * A write to another database than that one; NULL when there is none.  What
+ * was written here is gone with its table, and without a transaction ID nothing
+ * was.
+ */
+static TableWrite *
+other_write(TableWrite *one)
+{
+	TableWrite *local = NULL;
+	ListCell   *lc;
+
+	foreach(lc, writes)
+	{
+		TableWrite *write = lfirst(lc);
+
+		if (OidIsValid(write->serverid))
+		{
+			if (write != one)
+				return write;
+		}
+		else if (local == NULL && get_rel_name(write->relid) != NULL)
+			local = write;
+	}
+	return TransactionIdIsValid(GetTopTransactionIdIfAny()) ? local : NULL;
 }
 
 static void
 at_end_of_transaction(XactEvent event, void *arg)
 {
-	ForeignWrite *first;
-	ForeignWrite *second;
-	Oid			local;
+	TableWrite *one;
+	TableWrite *other;
 
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT ||
 		event == XACT_EVENT_PREPARE)
-		foreign_writes = NIL;
-	if (event != XACT_EVENT_PRE_COMMIT || foreign_writes == NIL)
+	{
+		writes = NIL;
+		unwatched = false;
+	}
+	if (event != XACT_EVENT_PRE_COMMIT || (one = first_write(true)) == NULL)
 		return;
 
 	/*
@@ -228,18 +393,9 @@ at_end_of_transaction(XactEvent event, void *arg)
 	 */
 	PreCommit_CheckForSerializationFailure();
 
-	if (cross_store_writes == CROSS_STORE_WRITES_ALLOW)
-		return;
-	first = linitial(foreign_writes);
-	if (list_length(foreign_writes) > 1)
-	{
-		second = lsecond(foreign_writes);
-		report_cross_store_writes(first->relid, first->serverid,
-								  second->relid, second->serverid);
-	}
-	else if (OidIsValid(local = local_write()))
-		report_cross_store_writes(first->relid, first->serverid,
-								  local, InvalidOid);
+	if (cross_store_writes != CROSS_STORE_WRITES_ALLOW &&
+		(other = other_write(one)) != NULL)
+		report_cross_store_writes(one, other);
 }
 
 /* ----------------------------------------------------------------
@@ -346,4 +502,11 @@ cross_store_writes_init(void)
 							 NULL, NULL, NULL);
 	RegisterXactCallback(at_end_of_transaction, NULL);
 	RegisterSubXactCallback(at_end_of_subtransaction, NULL);
+	unwatched = IsTransactionState();
+	next_executor_finish = ExecutorFinish_hook ? ExecutorFinish_hook :
+		standard_ExecutorFinish;
+	ExecutorFinish_hook = watch_executor_finish;
+	next_process_utility = ProcessUtility_hook ? ProcessUtility_hook :
+		standard_ProcessUtility;
+	ProcessUtility_hook = watch_process_utility;
 }

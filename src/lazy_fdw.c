@@ -400,7 +400,6 @@ lazyBeginDirectModify(ForeignScanState *node, int eflags)
 	CONNECT_LIMIT_END();
 }
 
-/* No limit here: what it runs in the store may take long. */
 static void
 lazyExecForeignTruncate(List *rels, DropBehavior behavior, bool restart_seqs)
 {
@@ -408,7 +407,20 @@ lazyExecForeignTruncate(List *rels, DropBehavior behavior, bool restart_seqs)
 
 	foreach(lc, rels)
 		split_require_active(server_of(lfirst(lc)));
+	CONNECT_LIMIT_BEGIN(InvalidOid);
 	lazy_fdw_stock.ExecForeignTruncate(rels, behavior, restart_seqs);
+	CONNECT_LIMIT_END();
+}
+
+static List *
+lazyImportForeignSchema(ImportForeignSchemaStmt *stmt, Oid serverid)
+{
+	List	   *result = NIL;
+
+	CONNECT_LIMIT_BEGIN(InvalidOid);
+	result = lazy_fdw_stock.ImportForeignSchema(stmt, serverid);
+	CONNECT_LIMIT_END();
+	return result;
 }
 
 static bool
@@ -447,6 +459,7 @@ run_ops_fdw_handler(PG_FUNCTION_ARGS)
 	routine->BeginDirectModify = lazyBeginDirectModify;
 	routine->ExecForeignTruncate = lazyExecForeignTruncate;
 	routine->AnalyzeForeignTable = lazyAnalyzeForeignTable;
+	routine->ImportForeignSchema = lazyImportForeignSchema;
 	watch_foreign_writes(routine);
 	PG_RETURN_POINTER(routine);
 }

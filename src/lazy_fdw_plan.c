@@ -39,6 +39,7 @@
 #include "utils/lsyscache.h"
 
 #include "compat.h"
+#include "connect_limit.h"
 #include "lazy_fdw.h"
 #include "seam_pruning.h"
 
@@ -254,10 +255,13 @@ indexed_join_clauses(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 	}
 	return result;
 }
+
 /*
  * The filter resides(id, store) beside the clause "id = X" or "id = ANY (X)",
  * and X; NULL when there is none.  Only where equal means the same bytes,
- * which is all that resides() looks at.
+ * which is all that resides() looks at, and where the store is a constant, as
+ * it is in a routed table's view: what is made of the filter is evaluated
+ * before there is a row.
  */
 static FuncExpr *
 filter_of_lookup(PlannerInfo *root, RelOptInfo *rel, List *scan_clauses,
@@ -292,6 +296,7 @@ filter_of_lookup(PlannerInfo *root, RelOptInfo *rel, List *scan_clauses,
 		Var		   *id;
 
 		if (!rinfo->pseudoconstant && is_resides((Node *) filter) &&
+			IsA(lsecond(filter->args), Const) &&
 			(id = column_of(linitial(filter->args), rel->relid)) != NULL &&
 			id->varattno == column->varattno)
 			return filter;
@@ -548,7 +553,15 @@ lazyGetForeignRelSize(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 		rel->tuples = NEVER_ANALYZED_TUPLES;
 		rel->pages = NEVER_ANALYZED_TUPLES / 10;
 	}
-	lazy_fdw_stock.GetForeignRelSize(root, rel, relid);
+	if (!cost_options(relid).use_remote_estimate)
+		lazy_fdw_stock.GetForeignRelSize(root, rel, relid);
+	else
+	{
+		/* it asks the store for its estimate */
+		CONNECT_LIMIT_BEGIN(rel->serverid);
+		lazy_fdw_stock.GetForeignRelSize(root, rel, relid);
+		CONNECT_LIMIT_END();
+	}
 }
 
 void

@@ -262,16 +262,12 @@ END $$;
 COMMENT ON FUNCTION run_ops.refuse_leftovers() IS 'raises an error while the local tables may have rows that moved to a store';
 REVOKE EXECUTE ON FUNCTION run_ops.refuse_leftovers() FROM PUBLIC;
 
--- SECURITY DEFINER: who drops an extension need not have rights on schema run_ops.
 CREATE FUNCTION run_ops.guard_drop() RETURNS event_trigger
-  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-  PERFORM run_ops.refuse_leftovers() WHERE current_query() LIKE '%run_ops_split%';
-END $$;
+  LANGUAGE c
+  AS 'MODULE_PATHNAME', 'run_ops_guard_drop';
 COMMENT ON FUNCTION run_ops.guard_drop() IS
-  'event trigger: no DROP EXTENSION while the local tables have rows that moved to a store';
-CREATE EVENT TRIGGER run_ops_guard_drop ON ddl_command_start WHEN TAG IN ('DROP EXTENSION')
+  'event trigger: loads the library, which refuses to drop the extension while the local tables have rows that moved to a store';
+CREATE EVENT TRIGGER run_ops_guard_drop ON ddl_command_start WHEN TAG IN ('DROP EXTENSION', 'DROP SCHEMA', 'DROP OWNED')
   EXECUTE FUNCTION run_ops.guard_drop();
 COMMENT ON EVENT TRIGGER run_ops_guard_drop IS 'keeps the extension while the local tables have rows that moved to a store';
 

@@ -23,7 +23,9 @@
 #include <ctype.h>
 #include <limits.h>
 
+#include "access/genam.h"
 #include "access/htup_details.h"
+#include "access/table.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
@@ -34,6 +36,7 @@
 #include "utils/guc.h"
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
+#include "utils/rel.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -54,6 +57,9 @@ PG_FUNCTION_INFO_V1(run_ops_mint_run_id);
 PG_FUNCTION_INFO_V1(run_ops_mint_batch_id);
 
 /* The feature flags that are about minting. */
+/* the column of run_ops.global_mint_kind that is read here */
+#define Anum_global_mint_kind_flags 2
+
 #define FLAG_KIND "runOpsMintKind"
 #define FLAG_OLDER_KIND "runOpsMintKsuid"
 #define FLAG_PREV "runOpsMintKindPrev"
@@ -293,31 +299,36 @@ run_ops_effective_mint_kind_of_flags(PG_FUNCTION_ARGS)
 	return id_kind_datum(fcinfo, kind);
 }
 
-/* What the global flag table says, in the active snapshot; NULL: nothing. */
+/*
+ * What the global flag table says, in the active snapshot; NULL: nothing.
+ * Whoever mints an id, as by a DEFAULT, needs no rights on the table.
+ */
 static Jsonb *
 global_flags(void)
 {
-	static SPIPlanPtr plan = NULL;
-	bool		isnull = true;
-	Datum		value = (Datum) 0;
+	Relation	rel = open_own_table("global_mint_kind");
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	Jsonb	   *flags = NULL;
 
-	if (plan == NULL)
+	if (rel == NULL)
+		return NULL;
+	/* one row at most */
+	scan = systable_beginscan(rel, InvalidOid, false, GetActiveSnapshot(), 0,
+							  NULL);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
 	{
-		SPIPlanPtr	prepared = SPI_prepare("SELECT flags FROM run_ops.global_mint_kind",
-										   0, NULL);
+		bool		isnull;
+		Datum		value = heap_getattr(tuple, Anum_global_mint_kind_flags,
+										 RelationGetDescr(rel), &isnull);
 
-		if (prepared == NULL)
-			elog(ERROR, "SPI_prepare failed: %s",
-				 SPI_result_code_string(SPI_result));
-		SPI_keepplan(prepared);
-		plan = prepared;
+		if (!isnull)
+			flags = DatumGetJsonbPCopy(value);
 	}
-	if (SPI_execute_plan(plan, NULL, NULL, true, 1) != SPI_OK_SELECT)
-		elog(ERROR, "could not read the global mint kind");
-	if (SPI_processed > 0)
-		value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1,
-							  &isnull);
-	return isnull ? NULL : DatumGetJsonbP(value);
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return flags;
 }
 
 /*

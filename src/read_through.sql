@@ -65,6 +65,16 @@ END $$;
 COMMENT ON FUNCTION run_ops.view_query(run_ops.routed_table, boolean) IS
   'the query of a routed table''s view with split off or on';
 
+CREATE FUNCTION run_ops.has_union_rule(view oid) RETURNS boolean
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT EXISTS (SELECT FROM pg_rewrite AS w
+                  WHERE w.ev_class = has_union_rule.view AND w.rulename = 'refuse_on_conflict'
+                    AND w.ev_type = '2' AND w.ev_qual::text = '<>' AND pg_get_ruledef(w.oid) LIKE '% DO NOTHING;')
+$$;
+COMMENT ON FUNCTION run_ops.has_union_rule(oid) IS
+  'whether a view has the rule that the view of a routed table has while it is a union';
+
 CREATE FUNCTION run_ops.build_view(t run_ops.routed_table, split boolean) RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -73,6 +83,7 @@ DECLARE
   options text := (SELECT ' WITH (' || string_agg(o, ', ') || ')'
                      FROM pg_class AS c, unnest(c.reloptions) AS o WHERE c.oid = t.view AND o LIKE 'security%');
 BEGIN
+  PERFORM run_ops.refuse_taken_names(t) WHERE split;
   EXECUTE format('CREATE OR REPLACE VIEW %s%s AS %s', t.view, options, run_ops.view_query(t, split));
   EXECUTE format('COMMENT ON VIEW %s IS %L', t.view, CASE
     WHEN NOT split THEN format('%s; split is off', t.legacy)
@@ -85,7 +96,7 @@ BEGIN
   -- which triggers on a view would silently not honour.
   IF split THEN
     EXECUTE format('CREATE OR REPLACE RULE refuse_on_conflict AS ON UPDATE TO %s DO ALSO NOTHING', t.view);
-  ELSIF EXISTS (SELECT FROM pg_rewrite WHERE ev_class = t.view AND rulename = 'refuse_on_conflict') THEN
+  ELSIF run_ops.has_union_rule(t.view) THEN
     EXECUTE format('DROP RULE refuse_on_conflict ON %s', t.view);
   END IF;
   PERFORM run_ops.build_triggers(t, split);

@@ -252,8 +252,9 @@ BEGIN
       'FROM (SELECT u::%s AS v FROM unnest($1) AS u) AS r', m.there_values, m.here), came) AS q (rows text);
     command := command || format('INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE VALUES %s ON CONFLICT DO NOTHING;', m.there, m.there_columns, inserted);
   END IF;
-  EXECUTE format('SELECT %s.dblink_exec(s.server, $1) FROM run_ops.store AS s WHERE s.name = $2', run_ops.dblink_schema())
+  EXECUTE format('SELECT %s.dblink_exec(run_ops.connect_store(s.server), $1::text) FROM run_ops.store AS s WHERE s.name = $2', run_ops.dblink_schema())
     USING command || 'COMMIT', m.store;
+  PERFORM run_ops.disconnect_store();
 END $$;
 COMMENT ON FUNCTION run_ops.write_there(run_ops.mirror, text[], text[]) IS
   'deletes rows by key and inserts rows by text in a store, without its triggers, in a transaction of its own; the mapped user must be allowed to set session_replication_role';

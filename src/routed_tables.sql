@@ -176,12 +176,55 @@ COMMENT ON FUNCTION run_ops.import_table(text, run_ops.routed_table) IS
   'makes the foreign table of a routed table in one store, after comparing both sides';
 REVOKE EXECUTE ON FUNCTION run_ops.import_table(text, run_ops.routed_table) FROM PUBLIC;
 
+-- What is ours is told by the function of a trigger, never by its name alone.
+
+CREATE FUNCTION run_ops.refuse_taken_names(relation regclass, names name[]) RETURNS void
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  taken record;
+BEGIN
+  -- a trigger of a partitioned table is made for each partition
+  SELECT g.tgname AS name, g.tgrelid::regclass AS place INTO taken
+    FROM pg_trigger AS g
+   WHERE (g.tgrelid = relation OR g.tgrelid IN (SELECT p.relid FROM pg_partition_tree(relation) AS p))
+     AND g.tgname = ANY (names)
+     AND NOT EXISTS (SELECT FROM pg_depend AS d JOIN pg_extension AS e ON e.oid = d.refobjid
+                      WHERE d.classid = 'pg_proc'::regclass AND d.objid = g.tgfoid AND d.refclassid = 'pg_extension'::regclass
+                        AND d.deptype IN ('e', 'x') AND e.extname = 'run_ops_split')
+   ORDER BY g.tgname, g.tgrelid LIMIT 1;
+  IF FOUND THEN
+    RAISE EXCEPTION 'trigger "%" of % has a name that is needed', taken.name, taken.place
+      USING ERRCODE = 'duplicate_object', DETAIL = 'It is not a trigger of run_ops_split, which has to make one of that name.',
+            HINT = format('ALTER TRIGGER %I ON %s RENAME TO another name.', taken.name, taken.place);
+  END IF;
+END $$;
+COMMENT ON FUNCTION run_ops.refuse_taken_names(regclass, name[]) IS
+  'raises an error when a relation has a trigger of one of these names that is not one of this extension';
+
+CREATE FUNCTION run_ops.refuse_taken_names(t run_ops.routed_table) RETURNS void
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+  PERFORM run_ops.refuse_taken_names(t.legacy, '{run_ops_write_lock,run_ops_changes,~run_ops_unique,0_run_ops_refers,0_run_ops_referred}');
+  PERFORM run_ops.refuse_taken_names(t.view,
+    '{run_ops_begin,run_ops_route,run_ops_write,run_ops_replica_begin,run_ops_replica_route,run_ops_replica_write}');
+  IF EXISTS (SELECT FROM pg_rewrite AS w WHERE w.ev_class = t.view AND w.rulename = 'refuse_on_conflict') AND NOT run_ops.has_union_rule(t.view) THEN
+    RAISE EXCEPTION 'rule "refuse_on_conflict" of % has a name that is needed', t.view
+      USING ERRCODE = 'duplicate_object', DETAIL = 'It is not the rule of run_ops_split, which has to make one of that name.',
+            HINT = format('ALTER RULE refuse_on_conflict ON %s RENAME TO another name.', t.view);
+  END IF;
+END $$;
+COMMENT ON FUNCTION run_ops.refuse_taken_names(run_ops.routed_table) IS
+  'raises an error when somebody else has taken a name that a routed table needs for a trigger or a rule';
+
 CREATE FUNCTION run_ops.refuse_unroutable(t run_ops.routed_table) RETURNS void
   LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
   missing text;
 BEGIN
+  PERFORM run_ops.refuse_taken_names(t);
   IF t.routing IS NULL THEN
     RAISE EXCEPTION 'no routing is known for table %', t.legacy
       USING ERRCODE = 'invalid_parameter_value',

@@ -34,6 +34,8 @@ _PG_init(void)
 	cross_store_writes_init();
 	split_mode_init();
 	connect_limit_init();
+	store_connection_init();
+	leftovers_init();
 	mint_kind_init();
 	cache_init();
 	cache_epoch_init();

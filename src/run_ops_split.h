@@ -18,7 +18,9 @@
 #define ERRCODE_RUN_OPS_SUSPENDED MAKE_SQLSTATE('R', 'O', '0', '0', '4')
 
 extern void cross_store_writes_init(void);
+extern void leftovers_init(void);
 extern void mint_kind_init(void);
+extern void store_connection_init(void);
 extern void write_frame_init(void);
 extern void write_routing_init(void);
 

@@ -24,7 +24,9 @@
 #include "postgres.h"
 
 #include "access/table.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_operator.h"
+#include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -33,12 +35,13 @@
 #include "nodes/supportnodes.h"
 #include "optimizer/clauses.h"
 #include "optimizer/optimizer.h"
-#include "parser/parse_func.h"
 #include "parser/parsetree.h"
 #include "utils/array.h"
+#include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
+#include "utils/syscache.h"
 
 #include "compat.h"
 #include "guard.h"
@@ -213,16 +216,26 @@ is_our_column(LeafFilter *filter, Node *node)
 /*
  * run_ops.<name>(ids, store).  A plan that holds a call of it depends on it
  * as on any function it calls.
+ *
+ * The function is looked up in the catalog itself: who reads a view needs no
+ * rights on the schema of what stands in its plan.
  */
 Expr *
 make_store_call(const char *name, Oid result, Node *ids, Node *store)
 {
 	Oid			argtypes[2] = {exprType(ids), TEXTOID};
-	List	   *qualified = list_make2(makeString("run_ops"),
-									   makeString(pstrdup(name)));
+	Oid			funcid;
 
-	return (Expr *) makeFuncExpr(LookupFuncName(qualified, 2, argtypes, false),
-								 result,
+	funcid = GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid,
+							 CStringGetDatum(name),
+							 PointerGetDatum(buildoidvector(argtypes, 2)),
+							 ObjectIdGetDatum(get_namespace_oid("run_ops", true)));
+	if (!OidIsValid(funcid))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_FUNCTION),
+				 errmsg("function run_ops.%s(%s, text) does not exist",
+						name, format_type_be(argtypes[0]))));
+	return (Expr *) makeFuncExpr(funcid, result,
 								 list_make2(copyObject(ids),
 											copyObject(store)),
 								 InvalidOid, InvalidOid,

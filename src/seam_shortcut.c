@@ -20,6 +20,7 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
@@ -367,8 +368,11 @@ take_shortcut(Query *query, Index rti, UnionView *view, ParamListInfo params)
 											view->store->varattno);
 		Const	   *store = tle ? (Const *) tle->expr : NULL;
 
-		if (store == NULL || !IsA(store, Const) || store->constisnull ||
-			!quals_select_leaf(query->jointree->quals, rti,
+		/* of a leaf that does not name its store, rows may be wanted as well */
+		if (store == NULL || !IsA(store, Const) ||
+			store->consttype != TEXTOID || store->constisnull)
+			return;
+		if (!quals_select_leaf(query->jointree->quals, rti,
 							   view->id->varattno, params,
 							   DatumGetTextPP(store->constvalue)))
 			continue;

@@ -403,7 +403,7 @@ AS $$
          format('it is the view for split %s', CASE WHEN s.enabled THEN 'off' ELSE 'on' END),
          'It was replaced by hand, or this is a restored copy: run_ops.enable_split() or run_ops.disable_split(force => true) makes it anew.'
     FROM run_ops.routed_table AS t, run_ops.split_state AS s
-   WHERE s.enabled <> EXISTS (SELECT FROM pg_rewrite AS w WHERE w.ev_class = t.view AND w.rulename = 'refuse_on_conflict')
+   WHERE s.enabled <> run_ops.has_union_rule(t.view)
 $$;
 COMMENT ON FUNCTION run_ops.view_gates() IS 'views that do not show what the mode says';
 

@@ -308,6 +308,7 @@ BEGIN
     RAISE NOTICE 'split is on already';
     RETURN;
   END IF;
+  PERFORM run_ops.refuse_taken_names(t) FROM run_ops.routed_table AS t;
   PERFORM run_ops.bind_server();
   PERFORM run_ops.in_attempts('SELECT run_ops.forget_changes()') WHERE EXISTS (SELECT FROM run_ops.change_notes AS n WHERE n.forward IS NULL);
   -- In a copy made with split on the views and the write lock are those of
@@ -394,8 +395,7 @@ CREATE VIEW run_ops.split_status AS
   SELECT CASE WHEN run_ops.split_enabled() THEN 'on'
               WHEN run_ops.server_identity() OPERATOR(pg_catalog.=) ANY (s.identities) THEN 'off'
               -- a union view keeps a rule that a plain one does not have
-              WHEN EXISTS (SELECT FROM pg_catalog.pg_rewrite AS w JOIN run_ops.routed_table AS t ON t.view OPERATOR(pg_catalog.=) w.ev_class
-                            WHERE w.rulename OPERATOR(pg_catalog.=) 'refuse_on_conflict') THEN 'suspended'
+              WHEN EXISTS (SELECT FROM run_ops.routed_table AS t WHERE run_ops.has_union_rule(t.view)) THEN 'suspended'
               ELSE 'off' END AS split,
          CASE WHEN run_ops.split_enabled() THEN NULL
               WHEN NOT EXISTS (SELECT FROM run_ops.store WHERE server IS NOT NULL) THEN 'no store is attached'

@@ -6,22 +6,24 @@
 -- reads its counters runs here and in each store, and the views below show
 -- what came back.  A store that does not answer gives rows with the error in
 -- them; it is waited for no longer than a connection may take, and then left
--- alone for as long again, so that several views in a row wait once.
+-- alone for as long again, so that several views in a row wait once.  Each
+-- session remembers that for itself: looking writes nothing.
 --
 -- Members of pg_monitor may read all of it.
 
-CREATE TABLE run_ops.store_contact (
-  store       text PRIMARY KEY REFERENCES run_ops.store ON DELETE CASCADE,
-  answered_at timestamptz,
-  failed_at   timestamptz,
-  error       text
-);
-COMMENT ON TABLE run_ops.store_contact IS
-  'when each store last answered the views stat_*, and last did not; written once a minute while it answers';
-COMMENT ON COLUMN run_ops.store_contact.store IS 'the store';
-COMMENT ON COLUMN run_ops.store_contact.answered_at IS 'when it last answered';
-COMMENT ON COLUMN run_ops.store_contact.failed_at IS 'when it last did not';
-COMMENT ON COLUMN run_ops.store_contact.error IS 'why it last did not; kept when it answers again';
+CREATE FUNCTION run_ops.contact(server name, OUT answered_at timestamptz, OUT failed_at timestamptz, OUT error text)
+  LANGUAGE c STRICT
+  AS 'MODULE_PATHNAME', 'run_ops_contact';
+COMMENT ON FUNCTION run_ops.contact(name) IS
+  'when a store last answered the views stat_* in this session, when it last did not, and why; by the name of its server, empty for this database';
+REVOKE EXECUTE ON FUNCTION run_ops.contact(name) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.remember_contact(server name, error text) RETURNS void
+  LANGUAGE c
+  AS 'MODULE_PATHNAME', 'run_ops_remember_contact';
+COMMENT ON FUNCTION run_ops.remember_contact(name, text) IS
+  'remembers, for this session, that a store has just answered, or the error that kept it from answering';
+REVOKE EXECUTE ON FUNCTION run_ops.remember_contact(name, text) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.stats_query(tables jsonb) RETURNS text
   LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
@@ -66,27 +68,7 @@ $$;
 COMMENT ON FUNCTION run_ops.stats_query(jsonb) IS
   'a query that reads the counters of a database, and of tables of it, [{view, schema, name}], in one row';
 
-CREATE FUNCTION run_ops.note_contact(store text, answered_at timestamptz, failed_at timestamptz, error text) RETURNS void
-  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
-AS $$
-#variable_conflict use_variable
-BEGIN
-  -- Who looks must never wait for somebody else who does, nor fail because
-  -- it may not write, as on a standby.
-  IF current_setting('transaction_read_only')::boolean OR current_setting('transaction_isolation') <> 'read committed'
-     OR NOT pg_try_advisory_xact_lock('run_ops.store_contact'::regclass::oid::int, 0) THEN
-    RETURN;
-  END IF;
-  INSERT INTO run_ops.store_contact AS c VALUES (store, answered_at, failed_at, error)
-  ON CONFLICT ON CONSTRAINT store_contact_pkey DO UPDATE
-     SET answered_at = excluded.answered_at, failed_at = excluded.failed_at, error = excluded.error;
-END $$;
-COMMENT ON FUNCTION run_ops.note_contact(text, timestamptz, timestamptz, text) IS
-  'remembers when a store answered and did not, where the transaction may write and no other session is at it';
-REVOKE EXECUTE ON FUNCTION run_ops.note_contact(text, timestamptz, timestamptz, text) FROM PUBLIC;
-
--- SECURITY DEFINER: only the owner's user mapping reaches the stores, and
--- who looks may not write down what it saw.
+-- SECURITY DEFINER: only the owner's user mapping reaches the stores.
 CREATE FUNCTION run_ops.ask_stats(
     OUT store text, OUT server name, OUT stats jsonb,
     OUT last_contact timestamptz, OUT last_error text, OUT last_error_at timestamptz)
@@ -98,7 +80,7 @@ AS $$
 #variable_conflict use_variable
 DECLARE
   timeout interval := run_ops.setting('store_timeout');
-  contact run_ops.store_contact;
+  contact record;
   query   text;
   reason  text;
 BEGIN
@@ -111,34 +93,25 @@ BEGIN
         FROM run_ops.routed_table AS t
         LEFT JOIN (pg_class AS l JOIN pg_namespace AS n ON n.oid = l.relnamespace) ON l.oid = t.legacy AND server IS NULL
        WHERE server IS NULL OR EXISTS (SELECT FROM run_ops.routed_store AS r WHERE (r.view, r.store) = (t.view, store))));
-    SELECT * INTO contact FROM run_ops.store_contact AS c WHERE c.store = store;
+    SELECT * INTO contact FROM run_ops.contact(coalesce(server, ''));
     stats := NULL;
-    last_contact := contact.answered_at;
-    last_error := contact.error;
-    last_error_at := contact.failed_at;
     BEGIN
       IF server IS NULL THEN
         EXECUTE format('SELECT to_jsonb(q) FROM (%s) AS q', query) INTO stats;
-        last_contact := clock_timestamp();
-      ELSIF last_error_at > coalesce(last_contact, '-infinity') AND clock_timestamp() - last_error_at < timeout THEN
+        PERFORM run_ops.remember_contact('', NULL);
+      ELSIF contact.failed_at > coalesce(contact.answered_at, '-infinity') AND clock_timestamp() - contact.failed_at < timeout THEN
         NULL;  -- it did not answer a moment ago
       ELSE
         PERFORM run_ops.refuse_in_copy();
         SELECT * INTO STRICT stats FROM run_ops.ask_store(store, query);
-        last_contact := clock_timestamp();
+        PERFORM run_ops.remember_contact(server, NULL);
       END IF;
     EXCEPTION WHEN OTHERS THEN
       GET STACKED DIAGNOSTICS reason = PG_EXCEPTION_DETAIL;
-      last_error := regexp_replace(concat_ws(': ', SQLERRM, nullif(reason, '')), '\s+', ' ', 'g');
-      last_error_at := clock_timestamp();
+      PERFORM run_ops.remember_contact(coalesce(server, ''),
+        regexp_replace(concat_ws(': ', SQLERRM, nullif(reason, '')), '\s+', ' ', 'g'));
     END;
-    -- once a minute, and when it is another answer than the last one
-    IF last_error_at IS DISTINCT FROM contact.failed_at
-       OR last_contact > contact.answered_at + interval '1 minute'
-       OR last_contact IS NOT NULL AND contact.answered_at IS NULL
-       OR last_contact > last_error_at AND contact.answered_at < last_error_at THEN
-      PERFORM run_ops.note_contact(store, last_contact, last_error_at, last_error);
-    END IF;
+    SELECT * INTO last_contact, last_error_at, last_error FROM run_ops.contact(coalesce(server, ''));
     RETURN NEXT;
   END LOOP;
 END $$;
@@ -160,8 +133,8 @@ COMMENT ON VIEW run_ops.stat_stores IS
 COMMENT ON COLUMN run_ops.stat_stores.rows IS 'rows of the routed tables as VACUUM and ANALYZE last estimated them there; tables never analyzed are not counted';
 COMMENT ON COLUMN run_ops.stat_stores.bytes IS 'size of the routed tables with their indexes and TOAST, but for those that are locked for a change of their definition';
 COMMENT ON COLUMN run_ops.stat_stores.connections IS 'client connections to the database of the store, but for the one that asks';
-COMMENT ON COLUMN run_ops.stat_stores.last_contact IS 'when it last answered one of these views';
-COMMENT ON COLUMN run_ops.stat_stores.last_error IS 'why it last did not answer; kept when it answers again';
+COMMENT ON COLUMN run_ops.stat_stores.last_contact IS 'when it last answered one of these views in this session';
+COMMENT ON COLUMN run_ops.stat_stores.last_error IS 'why it last did not answer in this session; kept when it answers again';
 
 CREATE VIEW run_ops.stat_routing AS
   SELECT t.view, a.store, s.rows, s.bytes, s.scans, s.rows_read, s.rows_inserted, s.rows_updated, s.rows_deleted,

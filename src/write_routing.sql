@@ -126,7 +126,8 @@ BEGIN
   PERFORM run_ops.build_defaults(t, split);
   FOR old IN
     SELECT g.tgname, g.tgrelid::regclass AS relation FROM pg_trigger AS g
-     WHERE g.tgrelid IN (t.view, t.legacy) AND g.tgname LIKE 'run\_ops\_%'
+     WHERE g.tgrelid IN (t.view, t.legacy) AND g.tgparentid = 0
+       AND g.tgfoid IN ('run_ops.route_write()'::regprocedure, 'run_ops.refuse_stray()'::regprocedure)
   LOOP
     EXECUTE format('DROP TRIGGER %I ON %s', old.tgname, old.relation);
   END LOOP;
