@@ -14,7 +14,7 @@
 #   make check-ubsan, make check-valgrind    what C leaves undefined, invalid reads
 #   make check-assert                        assertions, AddressSanitizer, caches that forget
 #   make check-analyze                       gcc -fanalyzer, clang --analyze
-#   make coverage                            lines of src/*.c that the tests run
+#   make coverage                            lines of C that the tests run
 #
 # The second group installs what is missing and must work where no pg_config
 # is yet, so nothing of PGXS is read for it.
@@ -46,31 +46,33 @@ EXTENSION = run_ops_split
 EXTVERSION = $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" $(EXTENSION).control)
 
 MODULE_big = $(EXTENSION)
+# By room, each after the rooms that it may use.
 MODULES_C = \
-	run_ops_split \
-	id_shape \
-	id_mint \
-	rights \
-	column_equality \
-	seam_pruning \
-	seam_shortcut \
-	lazy_fdw \
-	lazy_fdw_plan \
-	read_locks \
-	routed_view \
-	write_frame \
-	write_routing \
-	write_lock \
-	cross_store_writes \
-	split_mode \
-	connect_limit \
-	store_connection \
-	leftovers \
-	mint_kind \
-	cache \
-	cache_epoch \
-	control_plane \
-	stats
+	ground/rights \
+	ground/column_equality \
+	ids/id_shape \
+	ids/id_mint \
+	wire/connect_limit \
+	wire/store_connection \
+	wire/cross_store_writes \
+	stores/read_gate \
+	reads/seam_pruning \
+	reads/seam_shortcut \
+	reads/lazy_fdw \
+	reads/lazy_fdw_plan \
+	reads/read_locks \
+	writes/routed_view \
+	writes/write_frame \
+	writes/write_routing \
+	writes/write_lock \
+	switch/leftovers \
+	control_plane/cache_lookups \
+	control_plane/cache \
+	control_plane/cache_epoch \
+	control_plane/control_plane \
+	control_plane/mint_kind \
+	watch/contacts \
+	run_ops_split
 OBJS = $(MODULES_C:%=src/%.o)
 
 # calls that may fail do, for scripts/check-faults
@@ -81,33 +83,34 @@ endif
 
 # Parts of the install script, in the order of their dependencies.
 SQL_PARTS = \
-	rights \
-	column_equality \
-	seam_pruning \
-	id_shape \
-	id_mint \
-	lazy_fdw \
-	stores \
-	both_sides \
-	routed_tables \
-	read_through \
-	read_locks \
-	write_routing \
-	cross_store_writes \
-	cross_seam_guard \
-	cleanup \
-	store_counts \
-	split_mode \
-	distinct_database \
-	split_gates \
-	repatriate \
-	changed_rows \
-	leftovers \
-	mint_kind \
-	cache \
-	cache_epoch \
-	control_plane \
-	stats
+	ground/rights \
+	ground/column_equality \
+	ids/id_shape \
+	ids/id_mint \
+	stores/read_gate \
+	stores/stores \
+	stores/both_sides \
+	stores/routed_tables \
+	reads/lazy_fdw \
+	reads/seam_pruning \
+	reads/read_through \
+	reads/read_locks \
+	reads/store_counts \
+	writes/write_routing \
+	writes/in_doubt \
+	switch/split_mode \
+	switch/distinct_database \
+	switch/split_gates \
+	switch/repatriate \
+	switch/changed_rows \
+	switch/leftovers \
+	control_plane/mint_kind \
+	control_plane/cache \
+	control_plane/cache_epoch \
+	control_plane/control_plane \
+	control_plane/cross_seam_guard \
+	control_plane/cleanup \
+	watch/stats
 
 DATA = $(EXTENSION)--$(EXTVERSION).sql $(wildcard upgrade/$(EXTENSION)--*--*.sql)
 EXTRA_CLEAN = $(EXTENSION)--*.sql
@@ -169,13 +172,13 @@ ifneq ($(findstring clang,$(shell $(CC) --version 2>/dev/null)),)
 PG_CFLAGS += -Wno-unknown-warning-option -Wno-ignored-optimization-argument \
 	-Wno-ignored-attributes
 endif
-PG_CPPFLAGS += -I$(shell $(PG_CONFIG) --includedir)
+PG_CPPFLAGS += -I$(srcdir)/src -I$(shell $(PG_CONFIG) --includedir)
 
 PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
 
-$(OBJS): $(wildcard src/*.h)
+$(OBJS): $(wildcard src/*/*.h)
 
 $(EXTENSION)--$(EXTVERSION).sql: $(SQL_PARTS:%=src/%.sql) $(EXTENSION).control
 	{ printf '%s\n' '\echo Use "CREATE EXTENSION $(EXTENSION) CASCADE" to load this file. \quit'; \

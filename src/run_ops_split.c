@@ -11,14 +11,20 @@
 #include "fmgr.h"
 #include "utils/guc.h"
 
-#include "cache.h"
-#include "cache_epoch.h"
-#include "compat.h"
-#include "connect_limit.h"
-#include "rights.h"
-#include "run_ops_split.h"
-#include "seam_pruning.h"
-#include "split_mode.h"
+#include "control_plane/cache.h"
+#include "control_plane/cache_epoch.h"
+#include "control_plane/mint_kind.h"
+#include "ground/compat.h"
+#include "ground/rights.h"
+#include "reads/seam_pruning.h"
+#include "reads/seam_shortcut.h"
+#include "stores/read_gate.h"
+#include "switch/leftovers.h"
+#include "wire/connect_limit.h"
+#include "wire/cross_store_writes.h"
+#include "wire/store_connection.h"
+#include "writes/write_frame.h"
+#include "writes/write_routing.h"
 
 PG_MODULE_MAGIC;
 
@@ -28,13 +34,14 @@ void
 _PG_init(void)
 {
 	rights_init();
-	seam_pruning_init();
-	write_frame_init();
-	write_routing_init();
-	cross_store_writes_init();
-	split_mode_init();
 	connect_limit_init();
 	store_connection_init();
+	cross_store_writes_init();
+	read_gate_init();
+	seam_pruning_init();
+	seam_shortcut_init();
+	write_frame_init();
+	write_routing_init();
 	leftovers_init();
 	mint_kind_init();
 	cache_init();

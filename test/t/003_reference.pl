@@ -34,7 +34,7 @@ is($node->safe_psql('postgres', q(
 
 # the SQLSTATEs that the sources raise, against those that are explained
 my %raised;
-foreach my $source (glob('src/*.sql src/*.h'))
+foreach my $source (glob('src/*/*.sql src/*/*.h'))
 {
 	foreach my $line (split /\n/, slurp_file($source))
 	{

@@ -1,0 +1,640 @@
+/*
+ * lazy_fdw_plan.c
+ *		Planning of run_ops_fdw: a lookup by key is cheap, and one below a gate
+ *		is cheaper still.
+ *
+ * Without use_remote_estimate postgres_fdw takes each scan for a scan of the
+ * whole remote table.  The one idea: what is declared about the remote table,
+ * its "key" and its "indexed" columns, tells which scans are lookups, and the
+ * planner is shown what those are worth:
+ *
+ * - one row for a lookup by the key;
+ * - paths parameterised by a join on an indexed column; postgres_fdw offers
+ *	 none, and fetches the whole remote table for the join;
+ * - cheap costs for scans below a gate, so that a generic plan is not
+ *	 rejected for a branch that will mostly not run;
+ * - a gate of its own: where the row's id has to equal X and to reside in
+ *	 this store, nothing is asked for while X does not reside here.
+ *
+ * Beside that, no more is asked of the remote side than is wanted: of a set of
+ * ids those of this store, of ordered rows one page.
+ *
+ * Non-goals: no remote SQL of its own; which clauses are shipped is
+ * postgres_fdw's to decide.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "commands/defrem.h"
+#include "foreign/fdwapi.h"
+#include "foreign/foreign.h"
+#include "nodes/nodeFuncs.h"
+#include "optimizer/clauses.h"
+#include "optimizer/cost.h"
+#include "optimizer/optimizer.h"
+#include "optimizer/pathnode.h"
+#include "optimizer/paths.h"
+#include "optimizer/restrictinfo.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+
+#include "ground/compat.h"
+#include "reads/lazy_fdw.h"
+#include "reads/seam_pruning.h"
+#include "wire/connect_limit.h"
+
+/* postgres_fdw's defaults, which it keeps to itself */
+#define DEFAULT_FDW_STARTUP_COST 100.0
+#define DEFAULT_FDW_TUPLE_COST COMPAT_DEFAULT_FDW_TUPLE_COST
+
+/*
+ * What a rescan costs, as a share of fdw_startup_cost: the connection and the
+ * remote transaction are there already, what remains is a cursor closed,
+ * opened and fetched from.
+ */
+#define RESCAN_STARTUP_SHARE 0.1
+
+/* Rows of a remote table of which nothing is known. */
+#define NEVER_ANALYZED_TUPLES 1000000
+
+/* The options of a foreign table that decide about its costs. */
+typedef struct CostOptions
+{
+	double		startup_cost;
+	double		tuple_cost;
+	bool		use_remote_estimate;
+} CostOptions;
+
+static CostOptions
+cost_options(Oid relid)
+{
+	CostOptions result = {DEFAULT_FDW_STARTUP_COST, DEFAULT_FDW_TUPLE_COST, false};
+	ForeignTable *table = GetForeignTable(relid);
+	ForeignServer *server = GetForeignServer(table->serverid);
+	ListCell   *lc;
+
+	/* the table's come last, because they win */
+	foreach(lc, list_concat_copy(server->options, table->options))
+	{
+		DefElem    *def = lfirst_node(DefElem, lc);
+
+		if (strcmp(def->defname, "fdw_startup_cost") == 0)
+			(void) parse_real(defGetString(def), &result.startup_cost, 0, NULL);
+		else if (strcmp(def->defname, "fdw_tuple_cost") == 0)
+			(void) parse_real(defGetString(def), &result.tuple_cost, 0, NULL);
+		else if (strcmp(def->defname, "use_remote_estimate") == 0)
+			result.use_remote_estimate = defGetBoolean(def);
+	}
+	return result;
+}
+
+static bool
+column_is_indexed(Oid relid, AttrNumber attno)
+{
+	ListCell   *lc;
+
+	foreach(lc, GetForeignColumnOptions(relid, attno))
+	{
+		DefElem    *def = lfirst_node(DefElem, lc);
+
+		if (strcmp(def->defname, RUN_OPS_FDW_OPTION_INDEXED) == 0)
+			return defGetBoolean(def);
+	}
+	return false;
+}
+
+/* The column of the relation that the expression is, or NULL. */
+static Var *
+column_of(Node *expr, Index varno)
+{
+	while (expr && IsA(expr, RelabelType))
+		expr = (Node *) ((RelabelType *) expr)->arg;
+	if (expr && IsA(expr, Var) && ((Var *) expr)->varno == varno &&
+		((Var *) expr)->varattno > 0 && ((Var *) expr)->varlevelsup == 0)
+		return (Var *) expr;
+	return NULL;
+}
+
+/*
+ * Is the clause "column = X" or "column = ANY (X)", X free of this relation?
+ * Then *column and *other are its two sides.
+ */
+static bool
+is_lookup(PlannerInfo *root, Node *clause, Index varno,
+		  Var **column, Node **other)
+{
+	Oid			opno;
+	List	   *args;
+	int			nsides = 2;
+
+	if (IsA(clause, OpExpr))
+	{
+		opno = ((OpExpr *) clause)->opno;
+		args = ((OpExpr *) clause)->args;
+	}
+	else if (IsA(clause, ScalarArrayOpExpr) &&
+			 ((ScalarArrayOpExpr *) clause)->useOr)
+	{
+		opno = ((ScalarArrayOpExpr *) clause)->opno;
+		args = ((ScalarArrayOpExpr *) clause)->args;
+		nsides = 1;
+	}
+	else
+		return false;
+	if (list_length(args) != 2)
+		return false;
+
+	for (int side = 0; side < nsides; side++)
+	{
+		*column = column_of(list_nth(args, side), varno);
+		*other = list_nth(args, 1 - side);
+		if (*column && op_mergejoinable(opno, exprType(list_nth(args, side))) &&
+			!bms_is_member(varno, pull_varnos(root, *other)))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Would the remote side look up rows of this path through an index?  Only
+ * postgres_fdw knows which clauses it ships, so it is asked for the plan; the
+ * clauses it would ship come back as the recheck quals.
+ */
+static bool
+is_indexed_lookup(PlannerInfo *root, RelOptInfo *rel, Oid relid,
+				  ForeignPath *path, List *clauses)
+{
+	ForeignScan *plan = lazy_fdw_stock.GetForeignPlan(root, rel, relid, path, NIL,
+											 clauses, NULL);
+	ListCell   *lc;
+
+	foreach(lc, plan->fdw_recheck_quals)
+	{
+		Var		   *column;
+		Node	   *other;
+
+		if (is_lookup(root, lfirst(lc), rel->relid, &column, &other) &&
+			column_is_indexed(relid, column->varattno))
+			return true;
+	}
+	return false;
+}
+
+/* What it costs to find and fetch these rows through a remote index. */
+static Cost
+lookup_run_cost(CostOptions *options, double rows)
+{
+	return rows * (random_page_cost + cpu_index_tuple_cost + cpu_tuple_cost +
+				   options->tuple_cost);
+}
+
+/* State of a walk over the equivalence classes, column by column. */
+typedef struct ColumnWalk
+{
+	Oid			relid;
+	AttrNumber	current;
+	Bitmapset  *done;
+} ColumnWalk;
+
+/* ec_matches_callback_type: members that are an indexed column not yet seen */
+static bool
+matches_indexed_column(PlannerInfo *root, RelOptInfo *rel,
+					   EquivalenceClass *ec, EquivalenceMember *em, void *arg)
+{
+	ColumnWalk *walk = arg;
+	Var		   *column = column_of((Node *) em->em_expr, rel->relid);
+
+	if (column == NULL || bms_is_member(column->varattno, walk->done))
+		return false;
+	if (walk->current == 0 && column_is_indexed(walk->relid, column->varattno))
+		walk->current = column->varattno;
+	return walk->current == column->varattno;
+}
+
+/* Join clauses, of either origin, that look up an indexed column. */
+static List *
+indexed_join_clauses(PlannerInfo *root, RelOptInfo *rel, Oid relid)
+{
+	List	   *result = NIL;
+	ListCell   *lc;
+
+	foreach(lc, rel->joininfo)
+	{
+		RestrictInfo *rinfo = lfirst_node(RestrictInfo, lc);
+		Var		   *column;
+		Node	   *other;
+
+		if (join_clause_is_movable_to(rinfo, rel) &&
+			is_lookup(root, (Node *) rinfo->clause, rel->relid,
+					  &column, &other) &&
+			column_is_indexed(relid, column->varattno))
+			result = lappend(result, rinfo);
+	}
+	if (rel->has_eclass_joins)
+	{
+		ColumnWalk	walk = {relid, 0, NULL};
+
+		for (;;)
+		{
+			List	   *clauses;
+
+			walk.current = 0;
+			clauses = generate_implied_equalities_for_column(root, rel,
+															 matches_indexed_column,
+															 &walk,
+															 rel->lateral_referencers);
+			if (walk.current == 0)
+				break;
+			foreach(lc, clauses)
+			{
+				if (join_clause_is_movable_to(lfirst(lc), rel))
+					result = lappend(result, lfirst(lc));
+			}
+			walk.done = bms_add_member(walk.done, walk.current);
+		}
+	}
+	return result;
+}
+
+/*
+ * The filter resides(id, store) beside the clause "id = X" or "id = ANY (X)",
+ * and X; NULL when there is none.  Only where equal means the same bytes,
+ * which is all that resides() looks at, and where the store is a constant, as
+ * it is in a routed table's view: what is made of the filter is evaluated
+ * before there is a row.
+ */
+static FuncExpr *
+filter_of_lookup(PlannerInfo *root, RelOptInfo *rel, List *scan_clauses,
+				 Node *clause, Node **ids)
+{
+	Oid			opno;
+	Oid			collation;
+	Var		   *column;
+	ListCell   *lc;
+
+	if (IsA(clause, OpExpr))
+	{
+		opno = ((OpExpr *) clause)->opno;
+		collation = ((OpExpr *) clause)->inputcollid;
+	}
+	else if (IsA(clause, ScalarArrayOpExpr))
+	{
+		opno = ((ScalarArrayOpExpr *) clause)->opno;
+		collation = ((ScalarArrayOpExpr *) clause)->inputcollid;
+	}
+	else
+		return NULL;
+	if (!is_bytewise_equality(opno, collation) ||
+		!is_lookup(root, clause, rel->relid, &column, ids) ||
+		contain_volatile_functions(*ids) || contain_subplans(*ids))
+		return NULL;
+
+	foreach(lc, scan_clauses)
+	{
+		RestrictInfo *rinfo = lfirst_node(RestrictInfo, lc);
+		FuncExpr   *filter = (FuncExpr *) rinfo->clause;
+		Var		   *id;
+
+		if (!rinfo->pseudoconstant && is_resides((Node *) filter) &&
+			IsA(lsecond(filter->args), Const) &&
+			(id = column_of(linitial(filter->args), rel->relid)) != NULL &&
+			id->varattno == column->varattno)
+			return filter;
+	}
+	return NULL;
+}
+
+/*
+ * From "resides(id, store)" and "id = X" follows "resides(X, store)", which
+ * can be tested before anything is asked of the remote side.
+ */
+static List *
+derive_gates(PlannerInfo *root, RelOptInfo *rel, List *scan_clauses)
+{
+	List	   *gates = NIL;
+	ListCell   *lc;
+
+	foreach(lc, scan_clauses)
+	{
+		Node	   *clause = (Node *) lfirst_node(RestrictInfo, lc)->clause;
+		Node	   *ids;
+		FuncExpr   *gate;
+
+		if (!IsA(clause, OpExpr))
+			continue;
+		gate = filter_of_lookup(root, rel, scan_clauses, clause, &ids);
+		if (gate == NULL)
+			continue;
+		gate = copyObject(gate);
+		linitial(gate->args) = copyObject(ids);
+		gates = lappend(gates, gate);
+	}
+	return gates;
+}
+
+/* A set of ids of which only a part is sent. */
+typedef struct SentIds
+{
+	Expr	   *clause;			/* id = ANY (ids) */
+	ScalarArrayOpExpr *sent;	/* id = ANY (stand_in) */
+	Param	   *stand_in;
+	Expr	   *own;			/* own_ids(ids, store) */
+} SentIds;
+
+/*
+ * The clauses for postgres_fdw to plan with: for a set of ids, a parameter of
+ * which send_own_ids() then says what it is.
+ */
+static List *
+stand_in_for_ids(PlannerInfo *root, RelOptInfo *rel, List *scan_clauses,
+				 List **sets)
+{
+	List	   *result = NIL;
+	ListCell   *lc;
+
+	foreach(lc, scan_clauses)
+	{
+		RestrictInfo *rinfo = lfirst_node(RestrictInfo, lc);
+		FuncExpr   *filter;
+		Node	   *ids;
+
+		if (IsA(rinfo->clause, ScalarArrayOpExpr) &&
+			(filter = filter_of_lookup(root, rel, scan_clauses,
+									   (Node *) rinfo->clause, &ids)) != NULL &&
+			exprType(ids) == TEXTARRAYOID)
+		{
+			SentIds    *set = palloc(sizeof(SentIds));
+			RestrictInfo *sent = makeNode(RestrictInfo);
+
+			set->clause = rinfo->clause;
+			set->stand_in = makeNode(Param);
+			set->stand_in->paramkind = PARAM_EXTERN;
+			/* no parameter of a query has such a number */
+			set->stand_in->paramid = PG_INT32_MAX - list_length(*sets);
+			set->stand_in->paramtype = TEXTARRAYOID;
+			set->stand_in->paramtypmod = -1;
+			set->stand_in->paramcollid = exprCollation(ids);
+			set->stand_in->location = -1;
+			set->sent = (ScalarArrayOpExpr *) copyObject(rinfo->clause);
+			lsecond(set->sent->args) = set->stand_in;
+			set->own = make_store_call("own_ids", TEXTARRAYOID, ids,
+									   lsecond(filter->args));
+			*sets = lappend(*sets, set);
+
+			*sent = *rinfo;
+			sent->clause = (Expr *) set->sent;
+			rinfo = sent;
+		}
+		result = lappend(result, rinfo);
+	}
+	return result;
+}
+
+static void
+send_own_ids(ForeignScan *plan, List *sets)
+{
+	ListCell   *lc;
+	ListCell   *lc2;
+
+	foreach(lc, sets)
+	{
+		SentIds    *set = lfirst(lc);
+
+		foreach(lc2, plan->fdw_exprs)
+		{
+			if (equal(lfirst(lc2), set->stand_in))
+				lfirst(lc2) = set->own;
+		}
+		/* what is tested here is tested as it was written */
+		foreach(lc2, plan->fdw_recheck_quals)
+		{
+			if (lfirst(lc2) == set->sent)
+				lfirst(lc2) = set->clause;
+		}
+		foreach(lc2, plan->scan.plan.qual)
+		{
+			if (lfirst(lc2) == set->sent)
+				lfirst(lc2) = set->clause;
+		}
+	}
+}
+
+/*
+ * Offers a path for each set of other relations that can give the value of an
+ * indexed column: one lookup for each of their rows.  With a gate the start is
+ * free, for the reason given at discount_gated_paths().
+ */
+static void
+add_lookup_paths(PlannerInfo *root, RelOptInfo *rel, Oid relid,
+				 CostOptions *options)
+{
+	List	   *seen = NIL;
+	ListCell   *lc;
+
+	foreach(lc, indexed_join_clauses(root, rel, relid))
+	{
+		RestrictInfo *rinfo = lfirst_node(RestrictInfo, lc);
+		Relids		outer;
+		ParamPathInfo *param;
+		ForeignPath *path;
+		Cost		startup;
+
+		outer = bms_del_member(bms_union(rinfo->clause_relids,
+										 rel->lateral_relids), rel->relid);
+		if (bms_is_empty(outer))
+			continue;
+		param = get_baserel_parampathinfo(root, rel, outer);
+		if (list_member_ptr(seen, param))
+			continue;
+		seen = lappend(seen, param);
+
+		if (derive_gates(root, rel, list_concat_copy(rel->baserestrictinfo,
+													 param->ppi_clauses)))
+			startup = 0;
+		else
+			startup = options->startup_cost * RESCAN_STARTUP_SHARE;
+		path = compat_create_foreignscan_path(root, rel, param->ppi_rows,
+											  startup,
+											  startup + lookup_run_cost(options, param->ppi_rows),
+											  outer);
+		if (is_indexed_lookup(root, rel, relid, path, param->ppi_clauses))
+			add_path(rel, (Path *) path);
+	}
+}
+
+/*
+ * A scan below a gate costs what it does when it runs, but not the start:
+ * mostly it will not run, and when it does, the branch of the other store is
+ * the one that does not.  Charging fdw_startup_cost would make every generic
+ * plan look worse than planning anew each time.
+ *
+ * Without remote estimates postgres_fdw charges a scan of the whole table for
+ * a lookup as well; the same comparison needs the lookup's true cost.
+ */
+static void
+discount_gated_paths(PlannerInfo *root, RelOptInfo *rel, Oid relid,
+					 CostOptions *options)
+{
+	List	   *paths = rel->pathlist;
+	bool		lookup = false;
+	ListCell   *lc;
+
+	if (!options->use_remote_estimate)
+		lookup = is_indexed_lookup(root, rel, relid, linitial(paths),
+								   rel->baserestrictinfo);
+	/* costs decide about a path's place in the list */
+	rel->pathlist = NIL;
+	foreach(lc, paths)
+	{
+		Path	   *path = lfirst(lc);
+
+		if (lookup)
+		{
+			path->startup_cost = options->startup_cost;
+			path->total_cost = path->startup_cost +
+				lookup_run_cost(options, path->rows);
+		}
+		path->startup_cost = Max(path->startup_cost - options->startup_cost, 0);
+		path->total_cost = Max(path->total_cost - options->startup_cost,
+							   path->startup_cost);
+		add_path(rel, path);
+	}
+}
+
+static bool
+is_gated(RelOptInfo *rel)
+{
+	ListCell   *lc;
+
+	foreach(lc, rel->baserestrictinfo)
+	{
+		if (lfirst_node(RestrictInfo, lc)->pseudoconstant)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * What the planner should know of a remote table before postgres_fdw estimates
+ * its size.
+ *
+ * A lookup by the key finds one row, whatever the statistics say.  The planner
+ * takes that from a unique index, so it is shown one; not "immediate", so that
+ * it serves estimates only and proves nothing.
+ *
+ * A table that was never analyzed is taken for a large one: to fetch all of a
+ * large table for a few rows is the dearer mistake.
+ */
+void
+lazyGetForeignRelSize(PlannerInfo *root, RelOptInfo *rel, Oid relid)
+{
+	ListCell   *lc;
+
+	foreach(lc, GetForeignTable(relid)->options)
+	{
+		DefElem    *def = lfirst_node(DefElem, lc);
+		AttrNumber	attno;
+
+		if (strcmp(def->defname, RUN_OPS_FDW_OPTION_KEY) == 0 &&
+			(attno = get_attnum(relid, defGetString(def))) > 0)
+		{
+			IndexOptInfo *index = makeNode(IndexOptInfo);
+
+			index->rel = rel;
+			index->ncolumns = index->nkeycolumns = 1;
+			index->indexkeys = palloc(sizeof(int));
+			index->indexkeys[0] = attno;
+			index->unique = true;
+			rel->indexlist = lappend(rel->indexlist, index);
+		}
+	}
+	if (rel->tuples < 0)
+	{
+		rel->tuples = NEVER_ANALYZED_TUPLES;
+		rel->pages = NEVER_ANALYZED_TUPLES / 10;
+	}
+	if (!cost_options(relid).use_remote_estimate)
+		lazy_fdw_stock.GetForeignRelSize(root, rel, relid);
+	else
+	{
+		/* it asks the store for its estimate */
+		CONNECT_LIMIT_BEGIN(rel->serverid);
+		lazy_fdw_stock.GetForeignRelSize(root, rel, relid);
+		CONNECT_LIMIT_END();
+	}
+}
+
+void
+lazyGetForeignPaths(PlannerInfo *root, RelOptInfo *rel, Oid relid)
+{
+	CostOptions options = cost_options(relid);
+
+	lazy_fdw_stock.GetForeignPaths(root, rel, relid);
+
+	if (is_gated(rel))
+		discount_gated_paths(root, rel, relid, &options);
+	/* with remote estimates postgres_fdw has offered them itself */
+	if (!options.use_remote_estimate)
+		add_lookup_paths(root, rel, relid, &options);
+}
+
+/*
+ * A page of ordered rows, merged from several stores: of each, no more rows
+ * are wanted than the page has, and postgres_fdw would fetch "fetch_size" of
+ * them.  Only where nothing but resides() is tested here: a stray it finds
+ * costs one more fetch.
+ *
+ * The number of rows to fetch is the one thing known here of postgres_fdw's
+ * private lists; it has had this place in all versions.
+ */
+#define FDW_PRIVATE_FETCH_SIZE 2
+
+static void
+fetch_one_page(PlannerInfo *root, ForeignPath *path, ForeignScan *plan)
+{
+	ListCell   *cell;
+	ListCell   *lc;
+
+	if (root->limit_tuples < 1 || path->path.pathkeys == NIL ||
+		path->path.param_info != NULL ||
+		bms_membership(root->all_baserels) != BMS_SINGLETON ||
+		list_length(plan->fdw_private) <= FDW_PRIVATE_FETCH_SIZE)
+		return;
+	foreach(lc, plan->scan.plan.qual)
+	{
+		if (!is_resides(lfirst(lc)))
+			return;
+	}
+	cell = list_nth_cell(plan->fdw_private, FDW_PRIVATE_FETCH_SIZE);
+	if (IsA(lfirst(cell), Integer) &&
+		root->limit_tuples < intVal(lfirst(cell)))
+		lfirst(cell) = makeInteger((int) root->limit_tuples);
+}
+
+/*
+ * Gates of our own travel among the recheck quals: those get their parameters
+ * replaced like every other expression of the plan, and follow from the
+ * others there.
+ */
+ForeignScan *
+lazyGetForeignPlan(PlannerInfo *root, RelOptInfo *rel, Oid relid,
+				   ForeignPath *best_path, List *tlist, List *scan_clauses,
+				   Plan *outer_plan)
+{
+	List	   *sets = NIL;
+	ForeignScan *plan;
+
+	if (!IS_SIMPLE_REL(rel))
+		return lazy_fdw_stock.GetForeignPlan(root, rel, relid, best_path,
+											 tlist, scan_clauses, outer_plan);
+	plan = lazy_fdw_stock.GetForeignPlan(root, rel, relid, best_path, tlist,
+										 stand_in_for_ids(root, rel,
+														  scan_clauses, &sets),
+										 outer_plan);
+	send_own_ids(plan, sets);
+	fetch_one_page(root, best_path, plan);
+	plan->fdw_recheck_quals =
+		list_concat_copy(plan->fdw_recheck_quals,
+						 derive_gates(root, rel, scan_clauses));
+	return plan;
+}

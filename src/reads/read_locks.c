@@ -1,0 +1,111 @@
+/*
+ * read_locks.c
+ *		The lock of one row behind the view of a routed table.
+ *
+ * FOR UPDATE through a union would lock nothing, so run_ops.lock_row() locks
+ * the row in the table that shows it.  Who may write to the view needs no
+ * rights on that table; see rights.c.
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+
+#include "ground/compat.h"
+#include "ground/rights.h"
+
+PG_FUNCTION_INFO_V1(run_ops_lock_copy);
+
+static const char *const lock_modes[] = {
+	"update", "no key update", "share", "key share"
+};
+
+static bool
+has_any_privilege(Oid relid, AclMode mode)
+{
+	return pg_class_aclcheck(relid, GetUserId(), mode) == ACLCHECK_OK ||
+		pg_attribute_aclcheck_all(relid, GetUserId(), mode,
+								  ACLMASK_ANY) == ACLCHECK_OK;
+}
+
+/*
+ * lock_copy(view regclass, relation regclass, id text, mode text)
+ *		returns boolean
+ *
+ * Locks the row of a routed table in one of the tables behind its view until
+ * the transaction ends; false when it is not there.  For run_ops.lock_row(),
+ * which chooses the table.  The current user needs SELECT and UPDATE on the
+ * view, and on the table where the view has security_invoker.  Errors: 42501
+ * without these privileges, 22023 for another mode, 42809 for a relation that
+ * is not behind the view.
+ */
+Datum
+run_ops_lock_copy(PG_FUNCTION_ARGS)
+{
+	Oid			view = PG_GETARG_OID(0);
+	Oid			relid = PG_GETARG_OID(1);
+	char	   *mode = text_to_cstring(PG_GETARG_TEXT_PP(3));
+	Oid			argtypes[] = {OIDOID, OIDOID};
+	Datum		args[] = {ObjectIdGetDatum(view), ObjectIdGetDatum(relid)};
+	Oid			idtype = TEXTOID;
+	Datum		id = PG_GETARG_DATUM(2);
+	Relation	rel;
+	Oid			owner;
+	bool		security_invoker;
+	char	   *lock;
+	RightsStatement *statement;
+	bool		locked;
+	bool		known = false;
+
+	for (int i = 0; i < lengthof(lock_modes); i++)
+		known |= strcmp(mode, lock_modes[i]) == 0;
+	if (!known)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid lock mode \"%s\"", mode)));
+
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	if (SPI_execute_with_args("SELECT pg_catalog.format('x.%I %s', t.key_columns[1], run_ops.equals_text(t.legacy, t.key_columns[1], '$1')), "
+							  "CASE WHEN t.routing OPERATOR(pg_catalog.=) 'anchor' AND run_ops.split_enabled() "
+							  "THEN pg_catalog.format(' AND run_ops.resides(x.%I, %L)', t.route_column, c.store) ELSE '' END "
+							  "FROM run_ops.routed_table AS t, LATERAL run_ops.copies(t) AS c "
+							  "WHERE t.view OPERATOR(pg_catalog.=) $1 AND c.relation OPERATOR(pg_catalog.=) $2",
+							  2, argtypes, args, NULL, true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not read the registry");
+	if (SPI_processed == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("relation %u is not behind view %u", relid, view)));
+	lock = psprintf("SELECT FROM %s AS x WHERE %s%s FOR %s",
+					quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
+											   get_rel_name(relid)),
+					SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1),
+					SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2),
+					mode);
+
+	rel = table_open(view, AccessShareLock);
+	owner = rel->rd_rel->relowner;
+	security_invoker = compat_has_security_invoker(rel);
+	table_close(rel, NoLock);
+	if (!has_any_privilege(view, ACL_SELECT) || !has_any_privilege(view, ACL_UPDATE))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for view %s", get_rel_name(view)),
+				 errdetail("Locking a row needs SELECT and UPDATE.")));
+
+	statement = rights_prepare(lock, owner, security_invoker ? InvalidOid : owner,
+							   1, &idtype, 0, CurrentMemoryContext);
+	if (rights_execute(statement, &id, NULL, false, 1, NULL) != SPI_OK_SELECT)
+		elog(ERROR, "could not lock a row");
+	locked = SPI_processed > 0;
+	SPI_finish();
+	PG_RETURN_BOOL(locked);
+}

@@ -1,0 +1,30 @@
+/*
+ * seam_pruning.h
+ *		Planner support of run_ops.resides.
+ */
+#ifndef RUN_OPS_SEAM_PRUNING_H
+#define RUN_OPS_SEAM_PRUNING_H
+
+#include "nodes/primnodes.h"
+#include "utils/array.h"
+
+/* run_ops_split.seam_pruning */
+extern bool seam_pruning;
+
+extern void seam_pruning_init(void);
+
+/* Is the clause a call of resides(id, store)? */
+extern bool is_resides(Node *clause);
+
+/* A call of the function of this name in schema run_ops. */
+extern Expr *make_store_call(const char *name, Oid result, Node *ids,
+							 Node *store);
+
+/* Is it text equality where equal means the same bytes? */
+extern bool is_bytewise_equality(Oid opno, Oid collation);
+
+/* Whether any, and whether all, ids of a text array reside in the store. */
+extern void array_residency(ArrayType *ids, const char *store, int store_len,
+							bool *any, bool *all);
+
+#endif							/* RUN_OPS_SEAM_PRUNING_H */

@@ -1,0 +1,354 @@
+/*
+ * read_gate.c
+ *		The read gate: is split mode on, and is this the server it is on in?
+ *
+ * The state is one row of run_ops.split_state, so that it changes with the
+ * transaction that changes the views.  Reading a row for each call would be
+ * too slow, and a cache that is emptied by invalidation messages would be
+ * wrong: a commit is visible before its message arrives, and an old snapshot
+ * must go on seeing the old state.  So an answer is kept together with what
+ * identifies the snapshot that gave it, and is given again only under a
+ * snapshot that sees the same.
+ *
+ * A copy of the database carries the row as well, or, after pg_dump, the
+ * stores without the row.  The row therefore names the servers that it holds
+ * on, by what a copy does not have in common with its original; see
+ * server_identity().
+ */
+#include "postgres.h"
+
+#include <limits.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_type.h"
+#include "common/hashfn.h"
+#include "foreign/foreign.h"
+#include "miscadmin.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "ground/errors.h"
+#include "stores/read_gate.h"
+
+PG_FUNCTION_INFO_V1(run_ops_split_enabled);
+PG_FUNCTION_INFO_V1(run_ops_server_identity);
+PG_FUNCTION_INFO_V1(run_ops_refuse_in_copy);
+PG_FUNCTION_INFO_V1(run_ops_setting);
+
+/* columns of run_ops.split_state and run_ops.store that are read here */
+#define Anum_split_state_enabled 2
+#define Anum_split_state_identities 3
+#define Anum_store_server 2
+
+static char *server_name = NULL;
+static int	clock_skew_limit = 500;
+static int	swap_lock_timeout = 100;
+static int	swap_attempts = 50;
+
+typedef struct SplitState
+{
+	bool		enabled;		/* switched on */
+	bool		bound;			/* ... or attached, in this very server */
+} SplitState;
+
+/*
+ * What the answer was seen with.  Of two snapshots of one transaction with
+ * the same xmax, the later one has lost those transactions that ended between
+ * them and has won none: an xid that is assigned later is not below xmax.  So
+ * equal numbers of running transactions mean equal sets.  The command counter
+ * and the subtransaction cover the transaction's own changes: a counter value
+ * is not used twice in one subtransaction.  Nothing is kept beyond the end of
+ * the transaction.
+ */
+typedef struct SnapshotKey
+{
+	TransactionId xmin;
+	TransactionId xmax;
+	uint32		xcnt;
+	int32		subxcnt;
+	CommandId	curcid;
+	SubTransactionId subid;
+	bool		in_recovery;
+} SnapshotKey;
+
+static struct
+{
+	bool		valid;
+	SnapshotKey key;
+	SplitState	state;
+}			cache;
+
+/*
+ * What tells this server from a copy of it, as text that the session keeps.
+ *
+ * The system identifier and the timeline survive every kind of physical copy,
+ * and a promoted standby looks like a promoted copy from inside.  Host, data
+ * directory and its inode do not survive (the last two are hashed: they are
+ * nobody's business); a logical copy has another system
+ * identifier, a database made from this one as a template another OID.  The
+ * host has a setting of its own, for containers that get a new name each time.
+ */
+static const char *
+server_identity(void)
+{
+	static char *identity = NULL;
+	static char *of_name = NULL;
+	char		host[HOST_NAME_MAX + 1] = "";
+	const char *name = server_name;
+	struct stat dir;
+	char	   *new_identity;
+	char	   *new_name;
+
+	if (name[0] == '\0')
+	{
+		gethostname(host, sizeof(host) - 1);
+		name = host;
+	}
+	/* nothing but the name changes under a running server */
+	if (identity && strcmp(name, of_name) == 0)
+		return identity;
+
+	if (stat(DataDir, &dir) != 0)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not stat directory \"%s\": %m", DataDir)));
+	new_identity = psprintf(UINT64_FORMAT "/%u@%s#%016llx",
+							GetSystemIdentifier(), MyDatabaseId, name,
+							(unsigned long long)
+							hash_bytes_extended((unsigned char *) DataDir,
+												strlen(DataDir), dir.st_ino));
+	new_identity = MemoryContextStrdup(TopMemoryContext, new_identity);
+	new_name = MemoryContextStrdup(TopMemoryContext, name);
+	if (identity)
+	{
+		pfree(identity);
+		pfree(of_name);
+	}
+	identity = new_identity;
+	of_name = new_name;
+	return identity;
+}
+
+static bool
+names_this_server(ArrayType *identities)
+{
+	const char *identity = server_identity();
+	Datum	   *names;
+	bool	   *nulls;
+	int			n;
+
+	deconstruct_array(identities, TEXTOID, -1, false, TYPALIGN_INT,
+					  &names, &nulls, &n);
+	for (int i = 0; i < n; i++)
+		if (!nulls[i] && strcmp(TextDatumGetCString(names[i]), identity) == 0)
+			return true;
+	return false;
+}
+
+Relation
+open_own_table(const char *name)
+{
+	Oid			schema = get_namespace_oid("run_ops", true);
+	Oid			table = OidIsValid(schema) ?
+		get_relname_relid(name, schema) : InvalidOid;
+
+	return OidIsValid(table) ? table_open(table, AccessShareLock) : NULL;
+}
+
+static SplitState
+read_state(Snapshot snapshot)
+{
+	SplitState	state = {false, false};
+	Relation	rel = open_own_table("split_state");
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	if (rel == NULL)			/* the extension is being dropped */
+		return state;
+	/* one row: no index helps */
+	scan = systable_beginscan(rel, InvalidOid, false, snapshot, 0, NULL);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+	{
+		bool		isnull;
+		TupleDesc	desc = RelationGetDescr(rel);
+		Datum		enabled = heap_getattr(tuple, Anum_split_state_enabled,
+										   desc, &isnull);
+		Datum		identities = heap_getattr(tuple,
+											  Anum_split_state_identities,
+											  desc, &isnull);
+
+		state.enabled = DatumGetBool(enabled);
+		state.bound = names_this_server(DatumGetArrayTypeP(identities));
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return state;
+}
+
+static SplitState
+current_state(void)
+{
+	Snapshot	snapshot = GetActiveSnapshot();
+	SnapshotKey key;
+
+	if (snapshot->snapshot_type != SNAPSHOT_MVCC)
+		return read_state(snapshot);
+
+	memset(&key, 0, sizeof(key));	/* padding is compared as well */
+	key.xmin = snapshot->xmin;
+	key.xmax = snapshot->xmax;
+	key.xcnt = snapshot->xcnt;
+	key.subxcnt = snapshot->subxcnt;
+	key.curcid = snapshot->curcid;
+	key.subid = GetCurrentSubTransactionId();
+	key.in_recovery = snapshot->takenDuringRecovery;
+	if (!cache.valid || memcmp(&key, &cache.key, sizeof(key)) != 0)
+	{
+		SplitState	state = read_state(snapshot);
+
+		cache.state = state;
+		cache.key = key;
+		cache.valid = true;
+	}
+	return cache.state;
+}
+
+static void
+forget_state(XactEvent event, void *arg)
+{
+	cache.valid = false;
+}
+
+bool
+split_enabled(void)
+{
+	SplitState	state = current_state();
+
+	return state.enabled && state.bound;
+}
+
+static bool
+is_store(Oid serverid)
+{
+	const char *server = GetForeignServer(serverid)->servername;
+	Relation	rel = open_own_table("store");
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	bool		found = false;
+
+	if (rel == NULL)
+		return false;
+	/* a few rows */
+	scan = systable_beginscan(rel, InvalidOid, false, GetActiveSnapshot(),
+							  0, NULL);
+	while (!found && HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		bool		isnull;
+		Datum		name = heap_getattr(tuple, Anum_store_server,
+										RelationGetDescr(rel), &isnull);
+
+		found = !isnull && strcmp(NameStr(*DatumGetName(name)), server) == 0;
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return found;
+}
+
+static void
+refuse_in_copy(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_RUN_OPS_SUSPENDED),
+			 errmsg("split mode is suspended in this copy of the database"),
+			 errdetail("Its stores were attached in another server or database; nothing is read from or written to them from here. This is %s.",
+					   server_identity()),
+			 errhint("run_ops.enable_split() binds the stores to this database, run_ops.disable_split(force => true) leaves them out.")));
+}
+
+void
+split_require_active(Oid serverid)
+{
+	if (!current_state().bound && is_store(serverid))
+		refuse_in_copy();
+}
+
+/*
+ * SQL: whether split mode is on.  Never NULL.
+ */
+Datum
+run_ops_split_enabled(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(split_enabled());
+}
+
+/*
+ * SQL: what tells this server and database from their copies.  Never NULL.
+ */
+Datum
+run_ops_server_identity(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_TEXT_P(cstring_to_text(server_identity()));
+}
+
+/*
+ * SQL: an error in a copy of the database that the stores were attached in.
+ */
+Datum
+run_ops_refuse_in_copy(PG_FUNCTION_ARGS)
+{
+	if (!current_state().bound)
+		refuse_in_copy();
+	PG_RETURN_VOID();
+}
+
+/*
+ * SQL: a setting of this extension.  current_setting() does not know it in a
+ * session that has not loaded the library yet; calling this loads it.
+ */
+Datum
+run_ops_setting(PG_FUNCTION_ARGS)
+{
+	char	   *name = psprintf("run_ops_split.%s",
+								text_to_cstring(PG_GETARG_TEXT_PP(0)));
+
+	PG_RETURN_TEXT_P(cstring_to_text(GetConfigOptionByName(name, NULL, false)));
+}
+
+void
+read_gate_init(void)
+{
+	DefineCustomStringVariable("run_ops_split.server_name",
+							   "Name of this server for telling it from its copies.",
+							   "Empty means the name of the host. To be set where the host's name changes, as in containers, and differently on a copy that keeps it.",
+							   &server_name, "", PGC_SIGHUP, 0,
+							   NULL, NULL, NULL);
+	DefineCustomIntVariable("run_ops_split.clock_skew_limit",
+							"How far the clock of a store may be off.",
+							NULL,
+							&clock_skew_limit, 500, 0, INT_MAX, PGC_SUSET,
+							GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("run_ops_split.swap_lock_timeout",
+							"How long one attempt to switch the views waits for a lock.",
+							"Whoever comes after waits behind it for as long.",
+							&swap_lock_timeout, 100, 1, INT_MAX, PGC_USERSET,
+							GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("run_ops_split.swap_attempts",
+							"How often switching the views is tried.",
+							NULL,
+							&swap_attempts, 50, 1, INT_MAX, PGC_USERSET,
+							0, NULL, NULL, NULL);
+	RegisterXactCallback(forget_state, NULL);
+}

@@ -1,0 +1,77 @@
+/*
+ * leftovers.c
+ *		Nobody drops the extension while the local tables may have rows that
+ *		moved to a store: nothing would tell them from rows any more.
+ *
+ * There are many commands that drop an extension: its own, that of an
+ * extension or schema which it needs, DROP OWNED, each of them within code.
+ * The one idea: whichever it is, run_ops.leftover is dropped with it, and
+ * never without, so it is asked there.  The event trigger before such commands
+ * only sees to it that this library is loaded.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/table.h"
+#include "catalog/namespace.h"
+#include "catalog/objectaccess.h"
+#include "catalog/pg_class.h"
+#include "commands/event_trigger.h"
+#include "fmgr.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+
+#include "switch/leftovers.h"
+
+PG_FUNCTION_INFO_V1(run_ops_guard_drop);
+
+static object_access_hook_type next_object_access = NULL;
+
+static void
+refuse_leftovers(Oid relid)
+{
+	Relation	rel = table_open(relid, AccessShareLock);
+	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
+	bool		found = systable_getnext(scan) != NULL;
+
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	if (found)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("rows that moved to a store are still here"),
+				 errdetail("Nothing would tell them from rows any more."),
+				 errhint("run_ops.remove_leftovers() until done removes them; without the stores, run_ops.disable_split(force => true).")));
+}
+
+static void
+watch_drop(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id,
+		   void *arg)
+{
+	if (next_object_access)
+		next_object_access(access, class_id, object_id, sub_id, arg);
+	if (access == OAT_DROP && class_id == RelationRelationId && sub_id == 0 &&
+		object_id == get_relname_relid("leftover",
+									   get_namespace_oid("run_ops", true)))
+		refuse_leftovers(object_id);
+}
+
+/*
+ * guard_drop() returns event_trigger
+ */
+Datum
+run_ops_guard_drop(PG_FUNCTION_ARGS)
+{
+	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("run_ops.guard_drop() is an event trigger's function")));
+	PG_RETURN_NULL();
+}
+
+void
+leftovers_init(void)
+{
+	next_object_access = object_access_hook;
+	object_access_hook = watch_drop;
+}

@@ -1,0 +1,68 @@
+/*
+ * write_lock.c
+ *		The write lock of local tables: while split is on, a row that belongs
+ *		into another store is refused, so that it cannot become a stray.
+ */
+#include "postgres.h"
+
+#include "commands/trigger.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "storage/proc.h"
+#include "utils/rel.h"
+
+#include "ground/compat.h"
+#include "ground/errors.h"
+
+PG_FUNCTION_INFO_V1(run_ops_refuse_stray);
+PG_FUNCTION_INFO_V1(run_ops_allow_strays);
+
+/* the transaction that has lifted it */
+static LocalTransactionId strays_allowed_in = InvalidLocalTransactionId;
+
+/*
+ * refuse_stray() returns trigger
+ *
+ * Fires only for a row that does not belong into this database.  Argument:
+ * the column whose shape says so.
+ */
+Datum
+run_ops_refuse_stray(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigdata = (TriggerData *) fcinfo->context;
+	const char *column;
+	HeapTuple	row;
+	char	   *id;
+
+	if (!CALLED_AS_TRIGGER(fcinfo) || trigdata->tg_trigger->tgnargs != 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("run_ops.refuse_stray() is the write-lock trigger of routed tables")));
+	if (strays_allowed_in == compat_local_transaction_id())
+		PG_RETURN_POINTER(NULL);
+	column = trigdata->tg_trigger->tgargs[0];
+	row = TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event) ?
+		trigdata->tg_newtuple : trigdata->tg_trigtuple;
+	id = SPI_getvalue(row, RelationGetDescr(trigdata->tg_relation),
+					  SPI_fnumber(RelationGetDescr(trigdata->tg_relation), column));
+	ereport(ERROR,
+			(errcode(ERRCODE_RUN_OPS_STRAY),
+			 errmsg("row does not belong into table \"%s\" while split is on",
+					RelationGetRelationName(trigdata->tg_relation)),
+			 errdetail("The shape of \"%s\" = \"%.64s\" says that the row lives in another store.",
+					   column, id ? id : ""),
+			 errhint("Write through the view of the table."),
+			 errtable(trigdata->tg_relation)));
+}
+
+/*
+ * allow_strays() returns void
+ *
+ * Lifts the write lock until the current transaction ends.
+ */
+Datum
+run_ops_allow_strays(PG_FUNCTION_ARGS)
+{
+	strays_allowed_in = compat_local_transaction_id();
+	PG_RETURN_VOID();
+}
