@@ -489,7 +489,7 @@ wire_execute(Wire *wire, const char *sql)
 static bool
 accepts_connections(int socket_of_session)
 {
-	struct sockaddr_storage address;
+	struct sockaddr_storage address = {0};
 	socklen_t	len = sizeof(address);
 	uint32		request[] = {pg_hton32(8), pg_hton32(NEGOTIATE_SSL_CODE)};
 	TimestampTz since = GetCurrentTimestamp();

@@ -9,6 +9,7 @@ use Test::More;
 
 use FindBin;
 use lib $FindBin::RealBin;
+use RoundTrips;
 use SplitServers;
 
 my ($control_plane, $store) = split_servers();
@@ -43,6 +44,25 @@ foreach (1 .. 50)
 	last if here('SELECT bool_or(done) FROM run_ops.repatriate()') eq 't';
 }
 is(here(q(SELECT count(*) FROM public.doc WHERE length(body) = 4000)), '2000', '2,000 rows of 4 kB are repatriated');
+
+# --- round trips ------------------------------------------------------------------------------
+
+my $dir = PostgreSQL::Test::Utils::tempdir_short();
+my $proxy = RoundTrips->start($dir, 7777, $store->host, $store->port);
+point_store($control_plane, $dir, 7777);
+my $ask = q(SELECT count(*) FROM run_ops.ask_store('new', 'SELECT i FROM generate_series(1, 10000) AS i'));
+# a connection is one
+here($ask);
+is($proxy->taken, 2, 'a question is one round trip, and the connection one');
+here("BEGIN; $ask; $ask; $ask; SAVEPOINT s; $ask; RELEASE s; $ask; COMMIT");
+is($proxy->taken, 6, 'a transaction has one connection for all it asks');
+here(q(SELECT run_ops.tell_store('new', 'CREATE TEMP TABLE told AS SELECT 1; DROP TABLE told')));
+is($proxy->taken, 2, 'commands and their transaction are one round trip');
+my ($legacy) = cuid(9);
+here(qq(INSERT INTO run_ops.run (id, n) VALUES ('$legacy', 1); UPDATE run_ops.run SET n = 2 WHERE id = '$legacy';
+	SELECT * FROM run_ops.run WHERE id = '$legacy'; SELECT run_ops.lock_row('run_ops.run', '$legacy'); DELETE FROM run_ops.run WHERE id = '$legacy'));
+is($proxy->taken, 0, 'LEGACY ids take none');
+point_store($control_plane, $store->host, $store->port);
 
 # --- errors ---------------------------------------------------------------------------------------
 
