@@ -76,9 +76,6 @@ static List *writes = NIL;
 /* Did the transaction begin before this library was loaded? */
 static bool unwatched = false;
 
-/* Has a query put rows into a table that its statement creates? */
-static bool filled_new_table = false;
-
 static ExecutorFinish_hook_type next_executor_finish = NULL;
 static ProcessUtility_hook_type next_process_utility = NULL;
 
@@ -244,8 +241,6 @@ watch_executor_finish(QueryDesc *query)
 
 	next_executor_finish(query);
 
-	if (query->dest && query->dest->mydest == DestIntoRel)
-		filled_new_table = estate->es_processed > 0;
 	if ((query->operation == CMD_SELECT && !plan->hasModifyingCTE) ||
 		(estate->es_processed == 0 && plan->canSetTag &&
 		 !plan->hasModifyingCTE))
@@ -280,7 +275,6 @@ watch_process_utility(PlannedStmt *pstmt, const char *query_string,
 		InitializeQueryCompletion(&completion);
 		qc = &completion;
 	}
-	filled_new_table = false;
 	next_process_utility(pstmt, query_string, read_only_tree, context, params,
 						 query_env, dest, qc);
 
@@ -295,14 +289,19 @@ watch_process_utility(PlannedStmt *pstmt, const char *query_string,
 		foreach(lc, ((TruncateStmt *) stmt)->relations)
 			note_named_table(lfirst_node(RangeVar, lc));
 	}
-	else if (tag == T_CreateTableAsStmt || tag == T_ExplainStmt)
+	else if (tag == T_CreateTableAsStmt)
 	{
-		if (tag == T_ExplainStmt)
-			stmt = castNode(Query, ((ExplainStmt *) stmt)->query)->utilityStmt;
-		if (filled_new_table && stmt != NULL && IsA(stmt, CreateTableAsStmt))
+		if (qc->nprocessed > 0)
 			note_named_table(((CreateTableAsStmt *) stmt)->into->rel);
 	}
-	filled_new_table = false;
+	else if (tag == T_ExplainStmt)
+	{
+		/* which says nothing of the rows that it has made */
+		Node	   *explained = castNode(Query, ((ExplainStmt *) stmt)->query)->utilityStmt;
+
+		if (explained != NULL && IsA(explained, CreateTableAsStmt))
+			note_named_table(((CreateTableAsStmt *) explained)->into->rel);
+	}
 }
 
 /* ----------------------------------------------------------------
