@@ -55,6 +55,7 @@ struct Wire
 	PGconn	   *conn;
 	PGresult   *result;
 	Oid			mapping;		/* the user mapping it was made by */
+	Oid			userid;			/* and for whom: several roles may share one */
 	char		store[NAMEDATALEN];
 	char		statement[SHOWN_OF_STATEMENT + 4];
 	int			patience;
@@ -315,6 +316,15 @@ start_connection(Wire *wire, ForeignServer *server, UserMapping *user)
 	}
 }
 
+/* What a store says beside its answers is for the log. */
+static void
+log_notice(void *wire, const char *message)
+{
+	ereport(LOG,
+			(errmsg_internal("store \"%s\": %s", ((Wire *) wire)->store,
+							 pchomp(message))));
+}
+
 /*
  * Waits until the connection is open.  Its limit is the option connect_timeout
  * of the server, in seconds, as for libpq; without it the patience.
@@ -344,6 +354,7 @@ finish_connection(Wire *wire, ForeignServer *server, UserMapping *user)
 		refuse_without_password("Non-superuser cannot connect if the server does not request a password.",
 								"Change the authentication method of the store, or let a superuser set option password_required of the user mapping to false.");
 	PQsetnonblocking(wire->conn, 1);
+	PQsetNoticeProcessor(wire->conn, log_notice, wire);
 }
 
 static void
@@ -369,7 +380,7 @@ wire_open(Oid serverid, Oid userid, const char *store, int patience)
 	dlist_foreach(iter, &wires)
 	{
 		wire = dlist_container(Wire, node, iter.cur);
-		if (wire->mapping == user->umid)
+		if (wire->mapping == user->umid && wire->userid == userid)
 		{
 			wire->patience = patience;
 			return wire;
@@ -378,6 +389,7 @@ wire_open(Oid serverid, Oid userid, const char *store, int patience)
 
 	wire = MemoryContextAllocZero(TopMemoryContext, sizeof(Wire));
 	wire->mapping = user->umid;
+	wire->userid = userid;
 	wire->patience = patience;
 	strlcpy(wire->store, store, NAMEDATALEN);
 	dlist_push_head(&wires, &wire->node);
