@@ -225,7 +225,7 @@ run_ops_as_owner(PG_FUNCTION_ARGS)
 	Oid		   *types = NULL;
 	bool	   *isnull = NULL;
 	char	   *nulls;
-	int			nargs;
+	int			nargs = 0;
 	Oid			owner;
 	Oid			caller;
 	int			sec_context;
@@ -248,7 +248,8 @@ run_ops_as_owner(PG_FUNCTION_ARGS)
 				 errmsg("relation with OID %u does not exist", PG_GETARG_OID(0))));
 	owner = ((Form_pg_class) GETSTRUCT(relation))->relowner;
 	ReleaseSysCache(relation);
-	nargs = extract_variadic_args(fcinfo, 2, true, &args, &types, &isnull);
+	if (PG_NARGS() > 2)
+		nargs = extract_variadic_args(fcinfo, 2, true, &args, &types, &isnull);
 	if (nargs < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
