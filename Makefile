@@ -56,6 +56,7 @@ MODULES_C = \
 	wire/store_connection \
 	wire/cross_store_writes \
 	stores/read_gate \
+	reads/lookup_condition \
 	reads/seam_pruning \
 	reads/seam_shortcut \
 	reads/lazy_fdw \

@@ -40,6 +40,7 @@
 
 #include "ground/compat.h"
 #include "reads/lazy_fdw.h"
+#include "reads/lookup_condition.h"
 #include "reads/seam_pruning.h"
 #include "wire/connect_limit.h"
 
@@ -107,52 +108,34 @@ column_is_indexed(Oid relid, AttrNumber attno)
 static Var *
 column_of(Node *expr, Index varno)
 {
-	while (expr && IsA(expr, RelabelType))
-		expr = (Node *) ((RelabelType *) expr)->arg;
-	if (expr && IsA(expr, Var) && ((Var *) expr)->varno == varno &&
-		((Var *) expr)->varattno > 0 && ((Var *) expr)->varlevelsup == 0)
-		return (Var *) expr;
-	return NULL;
+	expr = without_relabeling(expr);
+	return expr && is_column_of(expr, varno) ? (Var *) expr : NULL;
 }
 
-/*
- * Is the clause "column = X" or "column = ANY (X)", X free of this relation?
- * Then *column and *other are its two sides.
- */
 static bool
-is_lookup(PlannerInfo *root, Node *clause, Index varno,
-		  Var **column, Node **other)
+is_column_of_rel(Node *expr, void *arg)
 {
-	Oid			opno;
-	List	   *args;
-	int			nsides = 2;
+	return is_column_of(expr, ((RelOptInfo *) arg)->relid);
+}
 
-	if (IsA(clause, OpExpr))
-	{
-		opno = ((OpExpr *) clause)->opno;
-		args = ((OpExpr *) clause)->args;
-	}
-	else if (IsA(clause, ScalarArrayOpExpr) &&
-			 ((ScalarArrayOpExpr *) clause)->useOr)
-	{
-		opno = ((ScalarArrayOpExpr *) clause)->opno;
-		args = ((ScalarArrayOpExpr *) clause)->args;
-		nsides = 1;
-	}
-	else
-		return false;
-	if (list_length(args) != 2)
-		return false;
+/* Is the clause "column = X" or "column = ANY (X)", X free of this relation? */
+static bool
+is_lookup(PlannerInfo *root, Node *clause, RelOptInfo *rel,
+		  LookupCondition *lookup)
+{
+	return match_lookup_condition(clause, is_column_of_rel, rel, lookup) &&
+		op_mergejoinable(lookup->opno, exprType(lookup->column)) &&
+		!bms_is_member(rel->relid, pull_varnos(root, lookup->values));
+}
 
-	for (int side = 0; side < nsides; side++)
-	{
-		*column = column_of(list_nth(args, side), varno);
-		*other = list_nth(args, 1 - side);
-		if (*column && op_mergejoinable(opno, exprType(list_nth(args, side))) &&
-			!bms_is_member(varno, pull_varnos(root, *other)))
-			return true;
-	}
-	return false;
+/* Is it a lookup by a column that leads an index of the remote table? */
+static bool
+is_lookup_by_index(PlannerInfo *root, Node *clause, RelOptInfo *rel, Oid relid)
+{
+	LookupCondition lookup;
+
+	return is_lookup(root, clause, rel, &lookup) &&
+		column_is_indexed(relid, ((Var *) lookup.column)->varattno);
 }
 
 /*
@@ -170,11 +153,7 @@ is_indexed_lookup(PlannerInfo *root, RelOptInfo *rel, Oid relid,
 
 	foreach(lc, plan->fdw_recheck_quals)
 	{
-		Var		   *column;
-		Node	   *other;
-
-		if (is_lookup(root, lfirst(lc), rel->relid, &column, &other) &&
-			column_is_indexed(relid, column->varattno))
+		if (is_lookup_by_index(root, lfirst(lc), rel, relid))
 			return true;
 	}
 	return false;
@@ -221,13 +200,9 @@ indexed_join_clauses(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 	foreach(lc, rel->joininfo)
 	{
 		RestrictInfo *rinfo = lfirst_node(RestrictInfo, lc);
-		Var		   *column;
-		Node	   *other;
 
 		if (join_clause_is_movable_to(rinfo, rel) &&
-			is_lookup(root, (Node *) rinfo->clause, rel->relid,
-					  &column, &other) &&
-			column_is_indexed(relid, column->varattno))
+			is_lookup_by_index(root, (Node *) rinfo->clause, rel, relid))
 			result = lappend(result, rinfo);
 	}
 	if (rel->has_eclass_joins)
@@ -267,27 +242,15 @@ static FuncExpr *
 filter_of_lookup(PlannerInfo *root, RelOptInfo *rel, List *scan_clauses,
 				 Node *clause, Node **ids)
 {
-	Oid			opno;
-	Oid			collation;
-	Var		   *column;
+	LookupCondition lookup;
 	ListCell   *lc;
 
-	if (IsA(clause, OpExpr))
-	{
-		opno = ((OpExpr *) clause)->opno;
-		collation = ((OpExpr *) clause)->inputcollid;
-	}
-	else if (IsA(clause, ScalarArrayOpExpr))
-	{
-		opno = ((ScalarArrayOpExpr *) clause)->opno;
-		collation = ((ScalarArrayOpExpr *) clause)->inputcollid;
-	}
-	else
+	if (!is_lookup(root, clause, rel, &lookup) ||
+		!is_bytewise_equality(&lookup) ||
+		contain_volatile_functions(lookup.values) ||
+		contain_subplans(lookup.values))
 		return NULL;
-	if (!is_bytewise_equality(opno, collation) ||
-		!is_lookup(root, clause, rel->relid, &column, ids) ||
-		contain_volatile_functions(*ids) || contain_subplans(*ids))
-		return NULL;
+	*ids = lookup.values;
 
 	foreach(lc, scan_clauses)
 	{
@@ -298,7 +261,7 @@ filter_of_lookup(PlannerInfo *root, RelOptInfo *rel, List *scan_clauses,
 		if (!rinfo->pseudoconstant && is_resides((Node *) filter) &&
 			IsA(lsecond(filter->args), Const) &&
 			(id = column_of(linitial(filter->args), rel->relid)) != NULL &&
-			id->varattno == column->varattno)
+			id->varattno == ((Var *) lookup.column)->varattno)
 			return filter;
 	}
 	return NULL;

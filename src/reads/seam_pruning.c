@@ -25,7 +25,6 @@
 
 #include "access/table.h"
 #include "catalog/namespace.h"
-#include "catalog/pg_operator.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
@@ -46,6 +45,7 @@
 #include "ground/compat.h"
 #include "ground/guard.h"
 #include "ids/id_shape.h"
+#include "reads/lookup_condition.h"
 #include "reads/seam_pruning.h"
 
 PG_FUNCTION_INFO_V1(run_ops_resides_support);
@@ -185,25 +185,23 @@ strip(Node *node)
 {
 	for (;;)
 	{
-		if (IsA(node, RelabelType))
-			node = (Node *) ((RelabelType *) node)->arg;
-		else if (IsA(node, PlaceHolderVar) &&
-				 ((PlaceHolderVar *) node)->phlevelsup == 0)
-			node = (Node *) ((PlaceHolderVar *) node)->phexpr;
-		else
+		node = without_relabeling(node);
+		if (!IsA(node, PlaceHolderVar) ||
+			((PlaceHolderVar *) node)->phlevelsup != 0)
 			return node;
+		node = (Node *) ((PlaceHolderVar *) node)->phexpr;
 	}
 }
 
 /* Is this the union's column that is our column at the leaf? */
 static bool
-is_our_column(LeafFilter *filter, Node *node)
+is_our_column(Node *node, void *arg)
 {
+	LeafFilter *filter = arg;
 	Var		   *var = (Var *) strip(node);
 	Node	   *at_leaf;
 
-	if (!IsA(var, Var) || var->varno != filter->leaf->parent_relid ||
-		var->varlevelsup != 0 || var->varattno <= 0 ||
+	if (!is_column_of((Node *) var, filter->leaf->parent_relid) ||
 		var->varattno > list_length(filter->leaf->translated_vars))
 		return false;
 	at_leaf = list_nth(filter->leaf->translated_vars, var->varattno - 1);
@@ -349,20 +347,11 @@ bound_of_or(LeafFilter *filter, List *clauses)
 	return bound;
 }
 
-/*
- * Equality must be text's own under a collation where equal means the same
- * bytes, which is all that the shape of an id depends on.
- */
-bool
-is_bytewise_equality(Oid opno, Oid collation)
-{
-	return GUARD(24, opno == TextEqualOperator) && OidIsValid(collation) &&
-		GUARD(25, get_collation_isdeterministic(collation));
-}
-
 static Bound
 bound_of_clause(LeafFilter *filter, Node *clause)
 {
+	LookupCondition condition;
+
 	check_stack_depth();
 
 	if (IsA(clause, RestrictInfo))
@@ -372,26 +361,9 @@ bound_of_clause(LeafFilter *filter, Node *clause)
 		return bound_of_and(filter, ((BoolExpr *) clause)->args);
 	if (is_orclause(clause))
 		return bound_of_or(filter, ((BoolExpr *) clause)->args);
-	if (IsA(clause, OpExpr))
-	{
-		OpExpr	   *op = (OpExpr *) clause;
-
-		if (!is_bytewise_equality(op->opno, op->inputcollid))
-			return unbounded;
-		if (is_our_column(filter, linitial(op->args)))
-			return bound_of_equality(filter, lsecond(op->args), false);
-		if (is_our_column(filter, lsecond(op->args)))
-			return bound_of_equality(filter, linitial(op->args), false);
-	}
-	else if (IsA(clause, ScalarArrayOpExpr))
-	{
-		ScalarArrayOpExpr *op = (ScalarArrayOpExpr *) clause;
-
-		if (GUARD(26, op->useOr) &&
-			is_bytewise_equality(op->opno, op->inputcollid) &&
-			is_our_column(filter, linitial(op->args)))
-			return bound_of_equality(filter, lsecond(op->args), true);
-	}
+	if (match_lookup_condition(clause, is_our_column, filter, &condition) &&
+		is_bytewise_equality(&condition))
+		return bound_of_equality(filter, condition.values, condition.is_array);
 	return unbounded;
 }
 

@@ -20,9 +20,6 @@ extern bool is_resides(Node *clause);
 extern Expr *make_store_call(const char *name, Oid result, Node *ids,
 							 Node *store);
 
-/* Is it text equality where equal means the same bytes? */
-extern bool is_bytewise_equality(Oid opno, Oid collation);
-
 /* Whether any, and whether all, ids of a text array reside in the store. */
 extern void array_residency(ArrayType *ids, const char *store, int store_len,
 							bool *any, bool *all);

@@ -34,6 +34,7 @@
 #include "ground/compat.h"
 #include "ground/guard.h"
 #include "ids/id_shape.h"
+#include "reads/lookup_condition.h"
 #include "reads/seam_pruning.h"
 #include "reads/seam_shortcut.h"
 
@@ -68,13 +69,6 @@ is_plain_select(Query *query)
 		query->havingQual == NULL && query->distinctClause == NIL &&
 		query->sortClause == NIL && query->limitOffset == NULL &&
 		query->limitCount == NULL;
-}
-
-static bool
-is_column_of(Node *node, Index rti)
-{
-	return IsA(node, Var) && ((Var *) node)->varno == rti &&
-		((Var *) node)->varlevelsup == 0 && ((Var *) node)->varattno > 0;
 }
 
 static bool
@@ -113,8 +107,7 @@ is_union_view(Query *query, UnionView *view)
 static bool
 has_value(Node *node, ParamListInfo params, Datum *value, bool *isnull)
 {
-	while (IsA(node, RelabelType))
-		node = (Node *) ((RelabelType *) node)->arg;
+	node = without_relabeling(node);
 	if (IsA(node, Const))
 	{
 		*value = ((Const *) node)->constvalue;
@@ -182,61 +175,49 @@ all_reside(Node *ids, bool is_array, ParamListInfo params, text *store,
 	return GUARD(29, all);
 }
 
+/* The id column of a view, which is a range table entry of a query. */
+typedef struct IdColumn
+{
+	Index		rti;
+	AttrNumber	attno;
+} IdColumn;
+
+static bool
+is_id_column(Node *node, void *arg)
+{
+	IdColumn   *id = arg;
+
+	return is_column_of(node, id->rti) &&
+		GUARD(30, ((Var *) node)->varattno == id->attno);
+}
+
 /* Is it "id = X" or "id = ANY (X)", so that all rows that meet it are here? */
 static bool
-clause_selects_leaf(Node *clause, Index rti, AttrNumber id,
-					ParamListInfo params, text *store)
+clause_selects_leaf(Node *clause, IdColumn *id, ParamListInfo params,
+					text *store)
 {
-	List	   *args;
-	bool		is_array = IsA(clause, ScalarArrayOpExpr);
+	LookupCondition condition;
 	bool		any = false;
 
-	if (is_array)
-	{
-		ScalarArrayOpExpr *op = (ScalarArrayOpExpr *) clause;
-
-		if (!op->useOr || !is_bytewise_equality(op->opno, op->inputcollid))
-			return false;
-		args = op->args;
-	}
-	else if (IsA(clause, OpExpr))
-	{
-		OpExpr	   *op = (OpExpr *) clause;
-
-		if (!is_bytewise_equality(op->opno, op->inputcollid))
-			return false;
-		args = op->args;
-	}
-	else
-		return false;
-
-	for (int side = 0; side < (is_array ? 1 : 2); side++)
-	{
-		Node	   *column = list_nth(args, side);
-
-		while (IsA(column, RelabelType))
-			column = (Node *) ((RelabelType *) column)->arg;
-		if (is_column_of(column, rti) &&
-			GUARD(30, ((Var *) column)->varattno == id))
-			return all_reside(list_nth(args, 1 - side), is_array, params,
-							  store, &any) && any;
-	}
-	return false;
+	return match_lookup_condition(clause, is_id_column, id, &condition) &&
+		is_bytewise_equality(&condition) &&
+		all_reside(condition.values, condition.is_array, params, store,
+				   &any) && any;
 }
 
 static bool
-quals_select_leaf(Node *quals, Index rti, AttrNumber id,
-				  ParamListInfo params, text *store)
+quals_select_leaf(Node *quals, IdColumn *id, ParamListInfo params,
+				  text *store)
 {
 	ListCell   *lc;
 
 	if (quals == NULL)
 		return false;
 	if (!is_andclause(quals))
-		return clause_selects_leaf(quals, rti, id, params, store);
+		return clause_selects_leaf(quals, id, params, store);
 	foreach(lc, ((BoolExpr *) quals)->args)
 	{
-		if (quals_select_leaf(lfirst(lc), rti, id, params, store))
+		if (quals_select_leaf(lfirst(lc), id, params, store))
 			return true;
 	}
 	return false;
@@ -351,6 +332,7 @@ take_shortcut(Query *query, Index rti, UnionView *view, ParamListInfo params)
 	List	   *leaves = NIL;
 	Query	   *chosen = NULL;
 	bool		in_place;
+	IdColumn	id = {rti, view->id->varattno};
 	WholeRow	row = {rti, 0};
 	ListCell   *lc;
 
@@ -373,8 +355,7 @@ take_shortcut(Query *query, Index rti, UnionView *view, ParamListInfo params)
 		if (store == NULL || !IsA(store, Const) ||
 			store->consttype != TEXTOID || store->constisnull)
 			return;
-		if (!quals_select_leaf(query->jointree->quals, rti,
-							   view->id->varattno, params,
+		if (!quals_select_leaf(query->jointree->quals, &id, params,
 							   DatumGetTextPP(store->constvalue)))
 			continue;
 		if (chosen != NULL)
