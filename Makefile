@@ -50,6 +50,7 @@ MODULE_big = $(EXTENSION)
 MODULES_C = \
 	ground/rights \
 	ground/column_equality \
+	ground/snapshot_key \
 	ids/id_shape \
 	ids/id_mint \
 	wire/connect_limit \

@@ -16,6 +16,7 @@
 #include "control_plane/mint_kind.h"
 #include "ground/compat.h"
 #include "ground/rights.h"
+#include "ground/snapshot_key.h"
 #include "reads/seam_pruning.h"
 #include "reads/seam_shortcut.h"
 #include "stores/read_gate.h"
@@ -34,6 +35,7 @@ void
 _PG_init(void)
 {
 	rights_init();
+	snapshot_key_init();
 	connect_limit_init();
 	store_connection_init();
 	cross_store_writes_init();

@@ -40,7 +40,6 @@
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
-#include "storage/proc.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/guc.h"
@@ -55,6 +54,7 @@
 #include "control_plane/cache_lookups.h"
 #include "ground/compat.h"
 #include "ground/guard.h"
+#include "ground/snapshot_key.h"
 
 PG_FUNCTION_INFO_V1(run_ops_cache_stats);
 PG_FUNCTION_INFO_V1(run_ops_cache_reset);
@@ -104,7 +104,6 @@ static int	nsources = 0;
 
 static uint64 generation = 1;	/* counted up by callbacks */
 static uint64 settled_generation = 1;	/* the one the entries belong to */
-static uint64 aborted_subxacts = 0;
 static uint64 transaction_period = 1;	/* 0 is none */
 
 /* ---- what changes behind our back ---------------------------------------- */
@@ -128,57 +127,18 @@ catalog_changed(Datum arg, int cacheid, uint32 hashvalue)
 	generation++;
 }
 
-static void
-subxact_ended(SubXactEvent event, SubTransactionId my, SubTransactionId parent,
-			  void *arg)
-{
-	if (event == SUBXACT_EVENT_ABORT_SUB)
-		aborted_subxacts++;
-}
-
-/*
- * A number that stays the same only while the active snapshot sees the same.
- *
- * Of what others did, a snapshot sees the transactions below its xmax that
- * were not running when it was taken.  With xmax unchanged, that set of
- * running ones can only have shrunk, so it is the same if it has the same
- * size: xcnt, or during recovery, when all are in one list, subxcnt.  Of
- * what its own transaction did, it sees the commands before curcid, except
- * those of subtransactions that were rolled back since.
- *
- * The transaction is compared as well: what was a command of the last one may
- * be prepared now; and locks on tables last as long as it, or until a
- * subtransaction is rolled back.  That is the transaction period.
- */
+/* A number that stays the same only while the active snapshot sees the same. */
 static uint64
 snapshot_serial(Snapshot snapshot)
 {
 	static uint64 serial = 0;
-	static LocalTransactionId lxid = InvalidLocalTransactionId;
-	static uint64 aborts = 0;
-	static TransactionId xmax = InvalidTransactionId;
-	static uint32 xcnt = 0;
-	static int32 subxcnt = 0;
-	static CommandId curcid = InvalidCommandId;
+	static SnapshotKey key;
+	SnapshotChange change = snapshot_key_set(&key, snapshot);
 
-	if (!(GUARD(1, lxid == compat_local_transaction_id()) &&
-		  GUARD(2, aborts == aborted_subxacts)))
-	{
+	if (change != SNAPSHOT_SAME)
+		serial++;
+	if (change == SNAPSHOT_NEW_PERIOD)
 		transaction_period++;
-		serial++;
-	}
-	else if (!(GUARD(3, xmax == snapshot->xmax) &&
-			   GUARD(4, xcnt == snapshot->xcnt) &&
-			   GUARD(5, subxcnt == snapshot->subxcnt) &&
-			   GUARD(6, curcid == snapshot->curcid)))
-		serial++;
-
-	lxid = compat_local_transaction_id();
-	aborts = aborted_subxacts;
-	xmax = snapshot->xmax;
-	xcnt = snapshot->xcnt;
-	subxcnt = snapshot->subxcnt;
-	curcid = snapshot->curcid;
 	return serial;
 }
 
@@ -555,5 +515,4 @@ cache_init(void)
 	CacheRegisterRelcacheCallback(relation_changed, (Datum) 0);
 	CacheRegisterSyscacheCallback(ENUMOID, catalog_changed, (Datum) 0);
 	CacheRegisterSyscacheCallback(NAMESPACEOID, catalog_changed, (Datum) 0);
-	RegisterSubXactCallback(subxact_ended, NULL);
 }

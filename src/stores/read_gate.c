@@ -24,7 +24,6 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
-#include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
@@ -40,6 +39,7 @@
 #include "utils/snapmgr.h"
 
 #include "ground/errors.h"
+#include "ground/snapshot_key.h"
 #include "stores/read_gate.h"
 
 PG_FUNCTION_INFO_V1(run_ops_split_enabled);
@@ -62,26 +62,6 @@ typedef struct SplitState
 	bool		enabled;		/* switched on */
 	bool		bound;			/* ... or attached, in this very server */
 } SplitState;
-
-/*
- * What the answer was seen with.  Of two snapshots of one transaction with
- * the same xmax, the later one has lost those transactions that ended between
- * them and has won none: an xid that is assigned later is not below xmax.  So
- * equal numbers of running transactions mean equal sets.  The command counter
- * and the subtransaction cover the transaction's own changes: a counter value
- * is not used twice in one subtransaction.  Nothing is kept beyond the end of
- * the transaction.
- */
-typedef struct SnapshotKey
-{
-	TransactionId xmin;
-	TransactionId xmax;
-	uint32		xcnt;
-	int32		subxcnt;
-	CommandId	curcid;
-	SubTransactionId subid;
-	bool		in_recovery;
-} SnapshotKey;
 
 static struct
 {
@@ -202,34 +182,18 @@ static SplitState
 current_state(void)
 {
 	Snapshot	snapshot = GetActiveSnapshot();
-	SnapshotKey key;
 
 	if (snapshot->snapshot_type != SNAPSHOT_MVCC)
 		return read_state(snapshot);
 
-	memset(&key, 0, sizeof(key));	/* padding is compared as well */
-	key.xmin = snapshot->xmin;
-	key.xmax = snapshot->xmax;
-	key.xcnt = snapshot->xcnt;
-	key.subxcnt = snapshot->subxcnt;
-	key.curcid = snapshot->curcid;
-	key.subid = GetCurrentSubTransactionId();
-	key.in_recovery = snapshot->takenDuringRecovery;
-	if (!cache.valid || memcmp(&key, &cache.key, sizeof(key)) != 0)
+	if (snapshot_key_set(&cache.key, snapshot) != SNAPSHOT_SAME)
+		cache.valid = false;
+	if (!cache.valid)
 	{
-		SplitState	state = read_state(snapshot);
-
-		cache.state = state;
-		cache.key = key;
+		cache.state = read_state(snapshot);
 		cache.valid = true;
 	}
 	return cache.state;
-}
-
-static void
-forget_state(XactEvent event, void *arg)
-{
-	cache.valid = false;
 }
 
 bool
@@ -350,5 +314,4 @@ read_gate_init(void)
 							NULL,
 							&swap_attempts, 50, 1, INT_MAX, PGC_USERSET,
 							0, NULL, NULL, NULL);
-	RegisterXactCallback(forget_state, NULL);
 }
