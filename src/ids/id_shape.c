@@ -47,6 +47,7 @@ PG_FUNCTION_INFO_V1(run_ops_is_classifiable);
 PG_FUNCTION_INFO_V1(run_ops_classify_kind);
 PG_FUNCTION_INFO_V1(run_ops_resolve_shard);
 PG_FUNCTION_INFO_V1(run_ops_resides);
+PG_FUNCTION_INFO_V1(run_ops_residency_condition);
 
 const char *const id_kind_names[] = {NULL, "cuid", "ksuid", "runOpsId"};
 
@@ -422,4 +423,29 @@ run_ops_resides(PG_FUNCTION_ARGS)
 		shape = classify_datum(PG_GETARG_DATUM(0));
 	PG_RETURN_BOOL(id_resides(shape, VARDATA_ANY(store),
 							  VARSIZE_ANY_EXHDR(store)));
+}
+
+/*
+ * residency_condition(id text, store text) returns text
+ *
+ * Strict.  The condition resides(id, store) as SQL that a store without this
+ * extension can evaluate; "id" is an expression of type text.  The result is
+ * NULL for "legacy" and for what cannot be the name of a store.
+ */
+Datum
+run_ops_residency_condition(PG_FUNCTION_ARGS)
+{
+	char	   *id = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	char	   *store = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	char	   *body = psprintf("substr(%s, strpos(%s, '_') + 1)", id, id);
+
+	if (strcmp(store, STORE_NEW) == 0)
+		PG_RETURN_TEXT_P(cstring_to_text(psprintf("char_length(%s) = %d OR %s ~ '^[0-9a-v]{%d}[a-z0-9]1$'",
+												  body, KSUID_LENGTH,
+												  body, RUN_OPS_CORE_LENGTH)));
+	if (strlen(store) == 1 && id_is_shard_char(store[0]))
+		PG_RETURN_TEXT_P(cstring_to_text(psprintf("%s ~ '^[0-9a-v]{%d}%c2$'",
+												  body, RUN_OPS_CORE_LENGTH,
+												  store[0])));
+	PG_RETURN_NULL();
 }

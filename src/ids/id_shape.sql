@@ -49,3 +49,9 @@ CREATE FUNCTION run_ops.resides(id text, store text) RETURNS boolean
   AS 'MODULE_PATHNAME', 'run_ops_resides';
 COMMENT ON FUNCTION run_ops.resides(text, text) IS
   'whether the shape of the id says that its row belongs into the store; a NULL or unclassifiable id belongs to legacy';
+
+CREATE FUNCTION run_ops.residency_condition(id text, store text) RETURNS text
+  LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+  AS 'MODULE_PATHNAME', 'run_ops_residency_condition';
+COMMENT ON FUNCTION run_ops.residency_condition(text, text) IS
+  'the condition run_ops.resides(id, store) as SQL that a store without this extension can evaluate; id is an SQL expression of type text; NULL for legacy';

@@ -182,13 +182,13 @@ DECLARE
 BEGIN
   FOR copy IN SELECT * FROM run_ops.copies(t) AS c ORDER BY c.store LOOP
     IF t.routing <> 'store' THEN
-      -- A body of 27 characters is at home in "new"; said so that the store
-      -- itself can leave those rows out.
+      -- The second condition says the same in terms that the store knows, so
+      -- that it sends only the strays.
       RETURN QUERY SELECT a.* FROM run_ops.as_owner(t.legacy, format(
         'SELECT %1$L::text, jsonb_build_object(%2$s), coalesce(run_ops.resolve_shard(x.%3$I), ''legacy''::text) FROM %4$s AS x '
         'WHERE NOT run_ops.resides(x.%3$I, %1$L)%5$s',
-        copy.store, keys, t.route_column, copy.relation, CASE WHEN copy.store = 'new' THEN format(
-          ' AND (char_length(substr(x.%1$I, strpos(x.%1$I, ''_'') + 1)) <> 27 OR x.%1$I IS NULL)',
+        copy.store, keys, t.route_column, copy.relation, CASE WHEN copy.store <> 'legacy' THEN format(
+          ' AND (NOT (%s) OR x.%I IS NULL)', run_ops.residency_condition(format('x.%I', t.route_column), copy.store),
           t.route_column) END)) AS a (store text, key jsonb, belongs_to text);
     ELSIF copy.store = 'legacy' THEN
       RETURN QUERY SELECT a.* FROM run_ops.copies(t) AS c, LATERAL run_ops.as_owner(t.legacy, format(

@@ -168,10 +168,6 @@ AS $$
 DECLARE
   t    run_ops.routed_table := run_ops.routed(view);
   name text := coalesce(t.column_names ->> t.route_column, t.route_column);
-  body text := format('substr(%1$I, strpos(%1$I, ''_'') + 1)', name);
-  rule text := CASE WHEN store = 'new'
-    THEN format('char_length(%1$s) = 27 OR %1$s ~ ''^[0-9a-v]{24}[a-z0-9]1$''', body)
-    ELSE format('%s ~ ''^[0-9a-v]{24}%s2$''', body, store) END;
 BEGIN
   IF NOT EXISTS (SELECT FROM run_ops.routed_store AS r WHERE r.view = t.view AND r.store = store) THEN
     RAISE EXCEPTION 'view % has no table in store %', t.view, coalesce(quote_ident(store), 'NULL')
@@ -180,7 +176,7 @@ BEGIN
     RETURN NULL;
   END IF;
   RETURN format('ALTER TABLE %I.%I ADD CONSTRAINT run_ops_write_lock CHECK (%I IS NOT NULL AND (%s)) NOT VALID',
-                t.store_schema, t.store_table, name, rule);
+                t.store_schema, t.store_table, name, run_ops.residency_condition(quote_ident(name), store));
 END $$;
 COMMENT ON FUNCTION run_ops.store_write_lock(regclass, text) IS
   'SQL to run in a store: a constraint that refuses rows which do not belong there, without the extension; rows that are there already are left to run_ops.find_strays(); NULL where rows have no shape';
