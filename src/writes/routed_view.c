@@ -265,7 +265,7 @@ look_up_view(Relation rel, Trigger *trigger)
 	Assert(routing != NULL);	/* NOT NULL in the registry */
 	route_column = answer(0, 2, context);
 	view->routing = strcmp(routing, "shape") == 0 ? ROUTING_SHAPE :
-		strcmp(routing, "anchor") == 0 ? ROUTING_ANCHOR : ROUTING_STORE;
+		strcmp(routing, "anchor") == 0 ? ROUTING_ANCHOR : ROUTING_LOOKUP;
 	view->nkeys = SPI_processed;
 	view->keys = MemoryContextAlloc(context, sizeof(AttrNumber) * view->nkeys);
 	for (int i = 0; i < view->nkeys; i++)
@@ -299,7 +299,7 @@ look_up_view(Relation rel, Trigger *trigger)
 			table->changes_rows = true;
 	}
 
-	if (view->routing == ROUTING_STORE)
+	if (view->routing == ROUTING_LOOKUP)
 	{
 		ask_registry("SELECT o.column_name, o.store, o.query "
 					 "FROM run_ops.routed_table AS t, LATERAL run_ops.owner_columns(t) AS o "

@@ -61,7 +61,7 @@ typedef enum Routing
 {
 	ROUTING_SHAPE,
 	ROUTING_ANCHOR,
-	ROUTING_STORE
+	ROUTING_LOOKUP
 } Routing;
 
 /* In a memory context of its own. */
@@ -76,7 +76,7 @@ typedef struct RoutedView
 	LocalTransactionId checked_in;	/* where its servers may be written to */
 	TupleDesc	desc;
 	Routing		routing;
-	AttrNumber	route_column;	/* ROUTING_STORE: a key with a shape, or 0 */
+	AttrNumber	route_column;	/* ROUTING_LOOKUP: a key with a shape, or 0 */
 	int			nkeys;
 	AttrNumber *keys;
 	Bitmapset  *generated;		/* columns that nobody writes */

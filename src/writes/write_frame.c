@@ -331,7 +331,7 @@ may_collect(RoutedView *view, StoreTable *table, Bitmapset *columns)
 	int			column = -1;
 
 	/* with routing "store" it has to be known whether the row was there */
-	if (table->changes_rows || view->nkeys > 1 || view->routing == ROUTING_STORE)
+	if (table->changes_rows || view->nkeys > 1 || view->routing == ROUTING_LOOKUP)
 		return false;
 	while ((column = bms_next_member(columns, column)) >= 0)
 	{

@@ -186,7 +186,7 @@ table_of_new_row(WriteFrame *frame, HeapTuple row)
 		refuse_unclassifiable(view, row, shape);
 	}
 	/* a LEGACY-shaped key is what rows without residency have everywhere */
-	if (view->routing == ROUTING_STORE &&
+	if (view->routing == ROUTING_LOOKUP &&
 		(shape.kind == ID_KIND_NONE || shape.kind == ID_KIND_CUID))
 		return table_of_owner(frame, row);
 	return table_of_shape(view, shape);
@@ -434,12 +434,12 @@ change_row(WriteFrame *frame, HeapTuple old, HeapTuple row)
 	/* with routing "store": the first one that has the row */
 	first = 0;
 	last = view->ntables - 1;
-	if (view->routing != ROUTING_STORE)
+	if (view->routing != ROUTING_LOOKUP)
 		first = last = table_of_shape(view, shape_in(view, old));
 	if (view->route_column && bms_is_member(view->route_column, columns))
 	{
 		Assert(row != NULL);	/* DELETE sets no columns */
-		if (view->routing == ROUTING_STORE)
+		if (view->routing == ROUTING_LOOKUP)
 			first = last = find_table(frame, params, nulls);
 		refuse_move(view, first, old, row);
 	}
