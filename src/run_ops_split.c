@@ -1,10 +1,10 @@
 /*
  * run_ops_split.c
- *		Module wiring: the list of what is initialised, and nothing else.
+ *		Calls the init function of each module, and nothing else.
  *
- * Each module owns its settings, caches and callbacks; this file only calls
- * their init functions and closes the name prefix of the settings afterwards,
- * so that a misspelt one is reported instead of ignored.
+ * Each module owns its settings, caches and callbacks.  After the calls, the
+ * name prefix of the settings is reserved, so that a misspelled setting is
+ * reported and not ignored.
  */
 #include "postgres.h"
 

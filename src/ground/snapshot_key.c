@@ -2,22 +2,23 @@
  * snapshot_key.c
  *		Whether the active snapshot sees the same as one before.
  *
- * Answers that were read from tables may be given again under a snapshot that
- * sees the same rows.  The one idea: six numbers identify what a snapshot
- * sees, and comparing them costs nothing.
+ * A result that was computed from tables can be used again under a snapshot
+ * that sees the same rows.  The one idea: six numbers identify what a snapshot
+ * sees, and it is cheap to compare them.
  *
- * Of what others did, a snapshot sees the transactions below its xmax that
- * were not running when it was taken.  As long as xmax is unchanged, running
+ * Of other transactions, a snapshot sees those below its xmax that were not
+ * running when it was taken.  As long as xmax is unchanged, running
  * transactions can end, but none can be added: a transaction that starts later
- * is not below xmax.  So two sets of the same size are the same set.  The size
- * is xcnt, or subxcnt during recovery, when all transactions are in one list.
+ * is not below xmax.  So two sets of running transactions of the same size are
+ * the same set.  The size is xcnt, or subxcnt during recovery, when all
+ * transactions are in one list.
  *
- * Of what its own transaction did, a snapshot sees the commands before curcid,
- * except those of subtransactions that have been rolled back since.
+ * Of its own transaction, a snapshot sees the commands before curcid, except
+ * those of subtransactions that have been rolled back since.
  *
- * The transaction is compared as well.  What was a command of the previous
- * transaction may be prepared now.  And locks on tables last until the
- * transaction ends or a subtransaction is rolled back; such a span is called a
+ * The transaction is compared as well, because the previous one may have been
+ * prepared, and then its changes are not visible.  Table locks last until the
+ * transaction ends or a subtransaction is rolled back; that span is called a
  * period.
  */
 #include "postgres.h"
