@@ -100,20 +100,20 @@ COMMENT ON FUNCTION run_ops.build_defaults(run_ops.routed_table, boolean) IS
   'gives the view the defaults of the local table, because a trigger cannot distinguish an omitted column from NULL; the sequence of this database generates the values for every store';
 REVOKE EXECUTE ON FUNCTION run_ops.build_defaults(run_ops.routed_table, boolean) FROM PUBLIC;
 
-CREATE FUNCTION run_ops.find_row_changers(store text) RETURNS void
+CREATE FUNCTION run_ops.record_row_changers(store text) RETURNS void
   LANGUAGE sql SET search_path = pg_catalog, pg_temp
 AS $$
   -- tgtype: 1 = for each row, 2 = before
   UPDATE run_ops.routed_store AS r SET changes_rows = (a ->> 'changes')::boolean
-    FROM run_ops.ask_store(find_row_changers.store, (SELECT format(
+    FROM run_ops.ask_store(record_row_changers.store, (SELECT format(
            'SELECT u.view, c.relkind = ''p'' OR EXISTS (SELECT FROM pg_trigger AS g WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgtype & 3 = 3) AS changes '
            'FROM unnest(%L::bigint[], %L::text[]) AS u (view, name) JOIN pg_class AS c ON c.oid = to_regclass(u.name)',
            array_agg(t.view::oid), array_agg(format('%I.%I', t.store_schema, t.store_table))) FROM run_ops.routed_table AS t)) AS a
-   WHERE r.store = find_row_changers.store AND r.view = (a ->> 'view')::oid
+   WHERE r.store = record_row_changers.store AND r.view = (a ->> 'view')::oid
 $$;
-COMMENT ON FUNCTION run_ops.find_row_changers(text) IS
+COMMENT ON FUNCTION run_ops.record_row_changers(text) IS
   'queries a store for tables that have, or may have, BEFORE ROW triggers, and records the result in run_ops.routed_store';
-REVOKE EXECUTE ON FUNCTION run_ops.find_row_changers(text) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION run_ops.record_row_changers(text) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.build_triggers(t run_ops.routed_table, split boolean) RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
