@@ -7,16 +7,17 @@
  * version for a unique key.  So while every remembered version is visible to
  * the active snapshot, the query would return the cached answer; otherwise the
  * query is executed again.  This is right for old snapshots, own uncommitted
- * changes, rolled-back savepoints, transactions prepared by others, replay on a
- * standby, and writers that fire no triggers.  Writers do nothing for it.
- * (Invalidation messages would not be enough: a message arrives before or after
- * its change becomes visible to a snapshot, and does not say to which snapshot
- * an answer belongs.)
+ * changes, rolled-back savepoints, transactions prepared by others, replay on
+ * a standby, and writers that fire no triggers.  Writers do nothing for it.
+ * (Invalidation messages would not be enough: a message arrives before or
+ * after its change becomes visible to a snapshot, and does not say to which
+ * snapshot an answer belongs.)
  *
  * A version is identified by (table, ctid, xmin).  While the table keeps its
  * file, a ctid is not used twice with the same xmin, except after 2^32
- * transactions, and an entry expires before that.  A new file, or a TRUNCATE of
- * the present one, counts as a change of the definition of the table (below).
+ * transactions, and an entry expires before that.  A new file, or a TRUNCATE
+ * of the present one, counts as a change of the definition of the table
+ * (below).
  *
  * Testing whether the versions are visible takes a microsecond.  A snapshot
  * serial saves most of these tests.  The serial changes whenever the active
@@ -25,8 +26,8 @@
  *
  * The definition of the tables does not depend on a snapshot: a column may be
  * changed, or a table dropped.  Relcache callbacks count these changes.  They
- * do nothing else, because they can be called at any time.  The next use of the
- * cache then empties it.
+ * do nothing else, because they can be called at any time.  The next use of
+ * the cache then empties it.
  */
 #include "postgres.h"
 

@@ -55,8 +55,8 @@ extern void cache_init(void);
 
 /*
  * Finds the answer for a key and copies it into the current memory context.
- * The answer may be NULL.  False if the cache has no answer that is right in the
- * active snapshot.
+ * The answer may be NULL.  False if the cache has no answer that is right in
+ * the active snapshot.
  */
 extern bool cache_find(CacheSlot *slot, text *key, Datum *answer, bool *isnull);
 

@@ -2,10 +2,10 @@
  * cache_epoch.c
  *		Tells caches outside the database which rows have changed.
  *
- * The one idea: each row of a control-plane table has an epoch.  A writer gives
- * the row a new epoch in its own transaction.  A cache stores the epoch with
- * each value.  As long as the epoch is the same, the value is valid.  The cache
- * of this extension does not use epochs (see cache.c).
+ * The one idea: each row of a control-plane table has an epoch.  A writer
+ * gives the row a new epoch in its own transaction.  A cache stores the epoch
+ * with each value.  As long as the epoch is the same, the value is valid.  The
+ * cache of this extension does not use epochs (see cache.c).
  *
  * The trigger runs once for each statement and compares the rows before and
  * after.  A statement that changes no column used by a resolver writes no
@@ -90,8 +90,9 @@ notify_at_commit(const char *scope, const char *key)
 }
 
 /*
- * Notifications are sent at commit, so that each is sent once in a transaction,
- * and because a transaction that has used NOTIFY cannot be prepared.
+ * Notifications are sent at commit, so that each is sent once in a
+ * transaction, and because a transaction that has used NOTIFY cannot be
+ * prepared.
  */
 static void
 xact_ended(XactEvent event, void *arg)
@@ -132,8 +133,8 @@ xact_ended(XactEvent event, void *arg)
  *
  * The newest row is replaced, whatever the snapshot of the transaction sees,
  * because the new epoch does not depend on the old one.  VACUUM cannot remove
- * the row between the scan and the update: a transaction that deletes it is not
- * older than the active snapshot.
+ * the row between the scan and the update: a transaction that deletes it is
+ * not older than the active snapshot.
  */
 static bool
 replace_epoch(Relation rel, Oid index_id, TupleTableSlot *row)
@@ -432,9 +433,9 @@ find_watch(Trigger *trigger, Relation rel)
 /*
  * bump_changed(scope, key column, 'resolved column ...'): the function of
  * triggers AFTER INSERT, UPDATE, DELETE or TRUNCATE, FOR EACH STATEMENT, with
- * the transition tables of the event.  All columns are in one argument, because
- * the executor copies all arguments of all triggers of a table for each
- * statement.
+ * the transition tables of the event.  All columns are in one argument,
+ * because the executor copies all arguments of all triggers of a table for
+ * each statement.
  *
  * The two transition tables of an UPDATE contain the same rows in the same
  * order, because the executor adds each row to both.

@@ -5,8 +5,8 @@
  * Each session has its own cache, and this extension has no shared memory for
  * totals.  The cumulative statistics of PostgreSQL have totals for tables.  So
  * lookups are counted as reads of the empty table run_ops.cache_lookup, which
- * nothing else reads.  The table is opened for each miss, which costs much more
- * than that anyway, and once for many hits.
+ * nothing else reads.  The table is opened for each miss, which costs much
+ * more than that anyway, and once for many hits.
  */
 #include "postgres.h"
 

@@ -88,9 +88,9 @@ select_rows(const char *query)
 }
 
 /*
- * Looks up the schema and owner of the control plane, if they may have changed.
- * Raises an error if no control plane is attached, or if it lacks a column.  The
- * caller must be connected to SPI.
+ * Looks up the schema and owner of the control plane, if they may have
+ * changed.  Raises an error if no control plane is attached, or if it lacks a
+ * column.  The caller must be connected to SPI.
  *
  * The attached control plane is a definition, like that of a table.  So the
  * latest one is used, whatever the active snapshot sees.  It is read as the
@@ -185,9 +185,9 @@ question_context(void *arg)
 
 /*
  * Asks one question for many keys at once, in the active snapshot.  The arrays
- * in args have the same length.  The answer for the n-th key (from 1) is stored
- * in answers[n - 1], allocated in the current context.  If there is no answer
- * for a key, its element is not changed.
+ * in args have the same length.  The answer for the n-th key (from 1) is
+ * stored in answers[n - 1], allocated in the current context.  If there is no
+ * answer for a key, its element is not changed.
  */
 static void
 ask(Question *question, int nargs, Datum *args,

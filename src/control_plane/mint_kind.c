@@ -4,11 +4,11 @@
  *
  * The one idea: at any instant all writers mint the same kind.  The kind
  * depends only on the committed flags, the time of their last flip and the
- * clock of this server.  It is computed for each id, under a snapshot taken for
- * that id.  The snapshot of the statement would be wrong: a REPEATABLE READ
- * transaction or a long statement would continue to mint a kind that all others
- * have stopped minting.  For the same reason, the grace after a flip is measured
- * with clock_timestamp() and not with the start of the transaction.
+ * clock of this server.  It is computed for each id, under a snapshot taken
+ * for that id.  The snapshot of the statement would be wrong: a REPEATABLE
+ * READ transaction or a long statement would continue to mint a kind that all
+ * others have stopped minting.  For the same reason, the grace after a flip is
+ * measured with clock_timestamp() and not with the start of the transaction.
  *
  * An id can still be minted just before the kind changes and committed just
  * after.  Two transactions that must not both create a run with the same
@@ -87,8 +87,8 @@ static const struct config_enum_entry new_mint_kinds[] = {
 };
 
 /*
- * Ordinary users must not change these settings: sessions with different values
- * would mint ids of one environment for two stores.
+ * Ordinary users must not change these settings: sessions with different
+ * values would mint ids of one environment for two stores.
  */
 void
 mint_kind_init(void)
@@ -299,9 +299,9 @@ run_ops_effective_mint_kind_of_flags(PG_FUNCTION_ARGS)
 }
 
 /*
- * The flags in the global flag table, in the active snapshot; NULL if there are
- * none.  A user who mints an id, for example by a DEFAULT, needs no privileges
- * on the table.
+ * The flags in the global flag table, in the active snapshot; NULL if there
+ * are none.  A user who mints an id, for example by a DEFAULT, needs no
+ * privileges on the table.
  */
 static Jsonb *
 global_flags(void)
@@ -332,8 +332,8 @@ global_flags(void)
 }
 
 /*
- * The kind in force according to these flags, or ID_KIND_NONE.  A value that is
- * not a kind counts as not set.
+ * The kind in force according to these flags, or ID_KIND_NONE.  A value that
+ * is not a kind counts as not set.
  */
 static IdKind
 kind_of_flags(Jsonb *json, const char *whose)
@@ -353,8 +353,8 @@ kind_of_flags(Jsonb *json, const char *whose)
 
 /*
  * The kind in the active snapshot: cuid while split is off, otherwise the kind
- * of the organization, the kind of the global flag or cuid.  The caller handles
- * errors.
+ * of the organization, the kind of the global flag or cuid.  The caller
+ * handles errors.
  */
 static IdKind
 read_mint_kind(text *environment_id)
@@ -392,8 +392,8 @@ read_mint_kind(text *environment_id)
  * The kind for an id without a parent; environment_id may be NULL.
  *
  * Minting must not fail because a flag cannot be read.  So an error becomes a
- * WARNING, and the kind is cuid.  Errors that have nothing to do with the flags
- * and end the statement or transaction anyway are raised again.
+ * WARNING, and the kind is cuid.  Errors that have nothing to do with the
+ * flags and end the statement or transaction anyway are raised again.
  */
 static IdKind
 resolve_kind(text *environment_id)

@@ -2,10 +2,10 @@
  * column_equality.c
  *		Finds the operator that compares the values of a column.
  *
- * In a generated query, "=" is the operator that search_path finds.  For a type
- * of an extension, such as citext, that can be another operator than the one of
- * its unique indexes, or an operator that applies after a cast.  So generated
- * queries name the operator of the type's default operator class.
+ * In a generated query, "=" is the operator that search_path finds.  For a
+ * type of an extension, such as citext, that can be another operator than the
+ * one of its unique indexes, or an operator that applies after a cast.  So
+ * generated queries name the operator of the type's default operator class.
  */
 #include "postgres.h"
 

@@ -2,8 +2,8 @@
  * guard.h
  *		Numbered conditions without which results would be wrong.
  *
- * In a test build with -DRUN_OPS_MUTANT=n, condition n is always true, and then
- * a test must fail; see scripts/check-mutants.
+ * In a test build with -DRUN_OPS_MUTANT=n, condition n is always true, and
+ * then a test must fail; see scripts/check-mutants.
  */
 #ifndef RUN_OPS_GUARD_H
 #define RUN_OPS_GUARD_H

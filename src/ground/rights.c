@@ -6,15 +6,15 @@
  * PostgreSQL executes a statement on a view in this way: the owner of the view
  * needs the privileges on the tables behind it, but triggers, defaults,
  * checks, casts and operators run as the user who executes the statement.  If
- * the whole statement ran as the owner of the view, anybody who can attach code
- * to a table could use the privileges of that owner.
+ * the whole statement ran as the owner of the view, anybody who can attach
+ * code to a table could use the privileges of that owner.
  *
- * The one idea: parse analysis can separate the two roles.  Names are looked up
- * as the role that may see them.  Then each table of the query is marked to be
- * checked as the access role, in the same field that the rewriter sets for the
- * tables of a view.  Planning and execution use the current user.  All of this
- * is in the parser setup of the plan, so it is repeated when the plan cache
- * analyzes the statement again.
+ * The one idea: parse analysis can separate the two roles.  Names are looked
+ * up as the role that may see them.  Then each table of the query is marked to
+ * be checked as the access role, in the same field that the rewriter sets for
+ * the tables of a view.  Planning and execution use the current user.  All of
+ * this is in the parser setup of the plan, so it is repeated when the plan
+ * cache analyzes the statement again.
  */
 #include "postgres.h"
 
@@ -198,9 +198,9 @@ only_reads(CachedPlanSource *source)
  *
  * Executes a command that reads or writes a table of another owner.  Access is
  * checked as the caller.  Code that the owner has attached to the table or to
- * the types of its columns runs as the owner, as in the commands of foreign-key
- * triggers.  The command is a security-restricted operation, so that code
- * cannot defer anything until the caller commits.
+ * the types of its columns runs as the owner, as in the commands of
+ * foreign-key triggers.  The command is a security-restricted operation, so
+ * that code cannot defer anything until the caller commits.
  *
  * Afterwards, settings that such code has changed are restored; otherwise it
  * could choose the search_path of the function that called this one.

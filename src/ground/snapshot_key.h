@@ -22,7 +22,7 @@ typedef enum SnapshotChange
 {
 	SNAPSHOT_SAME,				/* it sees the same */
 	SNAPSHOT_CHANGED,			/* it may see something else */
-	SNAPSHOT_NEW_PERIOD			/* likewise, and locks may have been released */
+	SNAPSHOT_NEW_PERIOD			/* likewise, and locks may be released */
 } SnapshotChange;
 
 extern void snapshot_key_init(void);

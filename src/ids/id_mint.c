@@ -109,8 +109,8 @@ put_base36(char *out, uint64 value, int n)
 }
 
 /*
- * Eight digits of time are enough until May 2059.  As the format specifies, the
- * counter starts at a random value and wraps around.
+ * Eight digits of time are enough until May 2059.  As the format specifies,
+ * the counter starts at a random value and wraps around.
  */
 void
 mint_cuid(char *out)
@@ -253,8 +253,8 @@ run_ops_generate_run_ops_id(PG_FUNCTION_ARGS)
 /*
  * generate_run_ops_id_v2(shard text) returns text
  *
- * Raises an error unless the shard is one character of [a-z0-9], also for NULL:
- * without a shard, no store would hold the row of the id.
+ * Raises an error unless the shard is one character of [a-z0-9], also for
+ * NULL: without a shard, no store would hold the row of the id.
  */
 Datum
 run_ops_generate_run_ops_id_v2(PG_FUNCTION_ARGS)
@@ -339,8 +339,8 @@ run_ops_id_ms(const char *body)
  * id_timestamp(id text) returns timestamptz
  *
  * NULL if no time can be read: the id is unclassifiable, has characters that
- * its kind does not have, is a ksuid of more than 20 bytes, or is a cuid with a
- * time before 2012.  Never raises an error.
+ * its kind does not have, is a ksuid of more than 20 bytes, or is a cuid with
+ * a time before 2012.  Never raises an error.
  */
 Datum
 run_ops_id_timestamp(PG_FUNCTION_ARGS)
@@ -414,8 +414,8 @@ run_ops_friendly_id(PG_FUNCTION_ARGS)
 /*
  * id_body(id text) returns text
  *
- * Returns the part of the id that is classified: what follows the first '_', or
- * the whole id if it has none.
+ * Returns the part of the id that is classified: what follows the first '_',
+ * or the whole id if it has none.
  */
 Datum
 run_ops_id_body(PG_FUNCTION_ARGS)

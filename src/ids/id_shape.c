@@ -3,20 +3,21 @@
  *		Classification: the shape of an id says which store holds its row.
  *
  * The one idea: residency is a pure function of the bytes of the id.  The rule
- * reads no catalog, allocates nothing and depends on no setting.  So its result
- * can be used in an index, a CHECK constraint, a partition key or a plan.
+ * reads no catalog, allocates nothing and depends on no setting.  So its
+ * result can be used in an index, a CHECK constraint, a partition key or a
+ * plan.
  *
  * The rule: drop everything up to and including the first '_', then count the
  * characters that remain.  25 is a cuid and LEGACY.  27 is a ksuid and NEW.  26
  * is a runOpsId and NEW, but only if it is well formed: 24 characters of
  * lowercase base32hex, then a region [a-z0-9] and '1', or a shard [a-z0-9] and
  * '2'.  Anything else is unclassifiable.  That includes versions that are not
- * allocated yet: so a later release can allocate them without moving rows.  Only
- * the form of 26 characters is checked for its alphabet.
+ * allocated yet: so a later release can allocate them without moving rows.
+ * Only the form of 26 characters is checked for its alphabet.
  *
  * Characters are those of the server encoding.  An application that counts
- * UTF-16 units gets the same result, except for ids with characters outside the
- * Basic Multilingual Plane, which no real id has.
+ * UTF-16 units gets the same result, except for ids with characters outside
+ * the Basic Multilingual Plane, which no real id has.
  */
 #include "postgres.h"
 
@@ -67,8 +68,8 @@ id_body_offset(const char *id, int len)
 }
 
 /*
- * Eight bytes are tested at a time, as a word.  The byte order of the word does
- * not matter.
+ * Eight bytes are tested at a time, as a word.  The byte order of the word
+ * does not matter.
  */
 #define EACH_BYTE(b) (UINT64CONST(0x0101010101010101) * (b))
 
@@ -113,8 +114,8 @@ all_base32hex(uint64 word)
 }
 
 /*
- * Unlike pg_mbstrlen_with_len(), this never raises an error, whatever the bytes
- * are: the classification must have a result for every value.
+ * Unlike pg_mbstrlen_with_len(), this never raises an error, whatever the
+ * bytes are: the classification must have a result for every value.
  */
 static int
 count_characters(const char *s, int len)
@@ -187,8 +188,8 @@ id_shape(const char *id, int len)
 
 /*
  * The shape of a compressed or out-of-line value.  If a long value has its
- * first '_' in its head, its body is too long, so only the head is read.  A long
- * value without '_' in its head is read completely.
+ * first '_' in its head, its body is too long, so only the head is read.  A
+ * long value without '_' in its head is read completely.
  */
 static pg_noinline IdShape
 toasted_id_shape(Datum id)
@@ -413,8 +414,8 @@ run_ops_resolve_shard(PG_FUNCTION_ARGS)
  * resides(id text, store text) returns boolean
  *
  * Whether the row of this id belongs in that store.  Not strict: the row of a
- * NULL or unclassifiable id belongs in "legacy", where all rows were before the
- * split.  False for a NULL store.
+ * NULL or unclassifiable id belongs in "legacy", where all rows were before
+ * the split.  False for a NULL store.
  */
 Datum
 run_ops_resides(PG_FUNCTION_ARGS)

@@ -28,8 +28,8 @@ extern const char *const id_kind_names[];
 #define RUN_OPS_CORE_LENGTH 24
 
 /*
- * The names of the two reserved stores.  They are longer than one character, so
- * no shard has such a name.
+ * The names of the two reserved stores.  They are longer than one character,
+ * so no shard has such a name.
  */
 #define STORE_LEGACY "legacy"
 #define STORE_NEW "new"
@@ -66,8 +66,8 @@ extern bool id_resides(IdShape shape, const char *store, int store_len);
 extern PGDLLEXPORT Datum run_ops_resides(PG_FUNCTION_ARGS);
 
 /*
- * The kind, which is not ID_KIND_NONE, as the result of a function that returns
- * run_ops.id_kind.
+ * The kind, which is not ID_KIND_NONE, as the result of a function that
+ * returns run_ops.id_kind.
  */
 extern Datum id_kind_datum(FunctionCallInfo fcinfo, IdKind kind);
 

@@ -14,8 +14,8 @@
  * copy of its FdwRoutine.  The paths and estimates for the planner are in
  * lazy_fdw_plan.c.
  *
- * Non-goals: this file opens no connections, writes no remote SQL, and does not
- * depend on private structs of postgres_fdw.
+ * Non-goals: this file opens no connections, writes no remote SQL, and does
+ * not depend on private structs of postgres_fdw.
  */
 #include "postgres.h"
 
@@ -157,8 +157,8 @@ init_precheck(ForeignScanState *node)
 
 /*
  * While a callback of postgres_fdw runs, the node has the state of
- * postgres_fdw; otherwise it has ours.  An error in between ends the query, and
- * then the node is not used again.
+ * postgres_fdw; otherwise it has ours.  An error in between ends the query,
+ * and then the node is not used again.
  */
 static void
 lend_to_postgres_fdw(ForeignScanState *node, LazyScan *scan)
@@ -252,10 +252,11 @@ end_scan(ForeignScanState *node, LazyScan *scan)
 }
 
 /*
- * The remote cursor belongs to the remote subtransaction in which it is opened.
- * That can be younger than the scan: the first FETCH from a local cursor may
- * come after a SAVEPOINT.  Then ROLLBACK TO SAVEPOINT would close the remote
- * cursor, although the local one stays open.  So all rows are read at once.
+ * The remote cursor belongs to the remote subtransaction in which it is
+ * opened.  That can be younger than the scan: the first FETCH from a local
+ * cursor may come after a SAVEPOINT.  Then ROLLBACK TO SAVEPOINT would close
+ * the remote cursor, although the local one stays open.  So all rows are read
+ * at once.
  */
 static void
 read_all_rows(ForeignScanState *node, LazyScan *scan)
@@ -273,7 +274,8 @@ read_all_rows(ForeignScanState *node, LazyScan *scan)
 	MemoryContextSwitchTo(oldcontext);
 
 	lend_to_postgres_fdw(node, scan);
-	while (slot = postgres_fdw_routine.IterateForeignScan(node), !TupIsNull(slot))
+	while (slot = postgres_fdw_routine.IterateForeignScan(node),
+		   !TupIsNull(slot))
 	{
 		CHECK_FOR_INTERRUPTS();
 		tuplestore_puttupleslot(scan->rows, slot);
@@ -298,7 +300,8 @@ lazyIterateForeignScan(ForeignScanState *node)
 
 	if (!scan->precheck_done)
 	{
-		scan->precheck_passed = ExecQual(scan->precheck, node->ss.ps.ps_ExprContext);
+		scan->precheck_passed = ExecQual(scan->precheck,
+										 node->ss.ps.ps_ExprContext);
 		scan->precheck_done = true;
 	}
 	if (!scan->precheck_passed)
@@ -385,8 +388,8 @@ lazyBeginForeignModify(ModifyTableState *mtstate, ResultRelInfo *target,
 	if (!(eflags & EXEC_FLAG_EXPLAIN_ONLY))
 		split_require_active(serverid);
 	CONNECT_LIMIT_BEGIN(serverid);
-	postgres_fdw_routine.BeginForeignModify(mtstate, target, fdw_private, subplan_index,
-									  eflags);
+	postgres_fdw_routine.BeginForeignModify(mtstate, target, fdw_private,
+											subplan_index, eflags);
 	CONNECT_LIMIT_END();
 }
 

@@ -49,9 +49,9 @@
 #define DEFAULT_FDW_TUPLE_COST COMPAT_DEFAULT_FDW_TUPLE_COST
 
 /*
- * The cost of a rescan, as a share of fdw_startup_cost.  The connection and the
- * remote transaction exist already; a rescan closes the cursor, opens it and
- * fetches from it.
+ * The cost of a rescan, as a share of fdw_startup_cost.  The connection and
+ * the remote transaction exist already; a rescan closes the cursor, opens it
+ * and fetches from it.
  */
 #define RESCAN_STARTUP_SHARE 0.1
 
@@ -143,15 +143,16 @@ is_lookup_by_index(PlannerInfo *root, Node *clause, RelOptInfo *rel, Oid relid)
 
 /*
  * Would the store look up the rows of this path through an index?  Only
- * postgres_fdw knows which clauses it sends.  So this function lets it make the
- * plan, whose recheck quals are the clauses that it would send.
+ * postgres_fdw knows which clauses it sends.  So this function lets it make
+ * the plan, whose recheck quals are the clauses that it would send.
  */
 static bool
 is_indexed_lookup(PlannerInfo *root, RelOptInfo *rel, Oid relid,
 				  ForeignPath *path, List *clauses)
 {
-	ForeignScan *plan = postgres_fdw_routine.GetForeignPlan(root, rel, relid, path, NIL,
-											 clauses, NULL);
+	ForeignScan *plan = postgres_fdw_routine.GetForeignPlan(root, rel, relid,
+															path, NIL,
+															clauses, NULL);
 	ListCell   *lc;
 
 	foreach(lc, plan->fdw_recheck_quals)
@@ -495,9 +496,9 @@ has_precheck(RelOptInfo *rel)
  * derives that from a unique index, so this function adds one.  The index is
  * not "immediate", so the planner uses it for estimates and not for proofs.
  *
- * A table that was never analyzed is assumed to be large.  If it is small after
- * all, the plan is less wrong than one that fetches a whole large table for a
- * few rows.
+ * A table that was never analyzed is assumed to be large.  If it is small
+ * after all, the plan is less wrong than one that fetches a whole large table
+ * for a few rows.
  */
 void
 lazyGetForeignRelSize(PlannerInfo *root, RelOptInfo *rel, Oid relid)
@@ -597,15 +598,17 @@ lazyGetForeignPlan(PlannerInfo *root, RelOptInfo *rel, Oid relid,
 				   Plan *outer_plan)
 {
 	List	   *sets = NIL;
+	List	   *scan_clauses_sent;
 	ForeignScan *plan;
 
 	if (!IS_SIMPLE_REL(rel))
 		return postgres_fdw_routine.GetForeignPlan(root, rel, relid, best_path,
-											 tlist, scan_clauses, outer_plan);
-	plan = postgres_fdw_routine.GetForeignPlan(root, rel, relid, best_path, tlist,
-										 stand_in_for_ids(root, rel,
-														  scan_clauses, &sets),
-										 outer_plan);
+												   tlist, scan_clauses,
+												   outer_plan);
+	scan_clauses_sent = stand_in_for_ids(root, rel, scan_clauses, &sets);
+	plan = postgres_fdw_routine.GetForeignPlan(root, rel, relid, best_path,
+											   tlist, scan_clauses_sent,
+											   outer_plan);
 	send_own_ids(plan, sets);
 	fetch_one_page(root, best_path, plan);
 	plan->fdw_recheck_quals =

@@ -3,11 +3,12 @@
  *		Planner support of run_ops.resides: a plan contains only the stores
  *		that can hold the ids a query asks for.
  *
- * The view of a routed table is a union of leaves, one for each store, filtered
- * by resides(id, store).  The one idea: when the planner copies that filter to
- * a leaf, it simplifies the filter and calls our support function.  The leaf
- * says which store it is, and the conditions of the query on the union are
- * known by then.  So "id = X" turns the filter into resides(X, store):
+ * The view of a routed table is a union of leaves, one for each store,
+ * filtered by resides(id, store).  The one idea: when the planner copies that
+ * filter to a leaf, it simplifies the filter and calls our support function.
+ * The leaf says which store it is, and the conditions of the query on the
+ * union are known by then.  So "id = X" turns the filter into resides(X,
+ * store):
  *
  *	X a constant		true or false; false removes the leaf from the plan
  *	X another expression without columns (a parameter, a stable function)
@@ -179,8 +180,8 @@ is_const_bool(Expr *expr, bool value)
 
 /*
  * The expression without wrappers that change neither bytes nor NULL: casts
- * between binary-compatible types, and the PlaceHolderVar that the planner puts
- * around the constants of a leaf when it pulls the leaf up.
+ * between binary-compatible types, and the PlaceHolderVar that the planner
+ * puts around the constants of a leaf when it pulls the leaf up.
  */
 static Node *
 strip(Node *node)
@@ -241,7 +242,7 @@ make_store_call(const char *name, Oid result, Node *ids, Node *store)
 }
 
 static Expr *
-make_precheck(LeafFilter *filter, const char *name, Node *ids)
+make_filter_call(LeafFilter *filter, const char *name, Node *ids)
 {
 	return make_store_call(name, BOOLOID, ids, (Node *) filter->store);
 }
@@ -278,7 +279,7 @@ bound_of_equality(LeafFilter *filter, Node *ids, bool is_array)
 			 GUARD(21, !contain_volatile_functions(ids)) &&
 			 !contain_subplans(ids))
 	{
-		bound.precheck = make_precheck(filter,
+		bound.precheck = make_filter_call(filter,
 							   is_array ? "any_id_resides" : "id_resides",
 							   ids);
 		bound.exact = GUARD(22, !is_array);
@@ -308,7 +309,8 @@ bound_of_and(LeafFilter *filter, List *clauses)
 		bound.exact |= one.exact;
 		bound.precheck = one.precheck;
 		/* the planner does not accept an AND directly below another AND */
-		prechecks = list_concat_copy(prechecks, make_ands_implicit(one.precheck));
+		prechecks = list_concat_copy(prechecks,
+									 make_ands_implicit(one.precheck));
 	}
 	if (prechecks != NIL)
 		bound.precheck = make_ands_explicit(prechecks);
@@ -317,8 +319,8 @@ bound_of_and(LeafFilter *filter, List *clauses)
 
 /*
  * One of the conditions has to hold, so each must have a precheck.  If one of
- * the prechecks is true at run time, it is unknown for which condition.  So the
- * bound is exact only if all bounds are exact and their prechecks are the
+ * the prechecks is true at run time, it is unknown for which condition.  So
+ * the bound is exact only if all bounds are exact and their prechecks are the
  * constant true.
  */
 static Bound
@@ -461,6 +463,7 @@ simplify_filter(PlannerInfo *root, FuncExpr *call)
 	LeafFilter	filter;
 	RelOptInfo *parent;
 	Bound		bound;
+	Expr	   *per_row;
 
 	filter.root = root;
 	filter.column = (Var *) strip(linitial(call->args));
@@ -486,9 +489,9 @@ simplify_filter(PlannerInfo *root, FuncExpr *call)
 	/* the filter has to hide strays, also among the ids that were asked for */
 	if (is_const_bool(bound.precheck, true))
 		return NULL;
+	per_row = make_filter_call(&filter, "id_resides", linitial(call->args));
 	return (Node *) make_andclause(list_concat_copy(make_ands_implicit(bound.precheck),
-													list_make1(make_precheck(&filter, "id_resides",
-																		 linitial(call->args)))));
+													list_make1(per_row)));
 }
 
 /*

@@ -5,15 +5,16 @@
  *
  * Seam pruning removes leaves from a union that the planner has already built.
  * For a lookup by id, building the union costs several times as much as the
- * lookup itself.  The one idea: before planning starts, the query tree contains
- * "the view of a routed table, filtered by id = X".  If the value of X is known
- * at that time, one leaf can replace the view.
+ * lookup itself.  The one idea: before planning starts, the query tree
+ * contains "the view of a routed table, filtered by id = X".  If the value of
+ * X is known at that time, one leaf can replace the view.
  *
- * This gives the same rows.  The condition id = X is in the WHERE of the query,
- * so the query does not return rows of other stores, nor rows that an outer
- * join has extended with NULL.  The condition stays in the query.  Privileges
- * on the view and the other leaves are still checked, and their locks are still
- * taken, because their range table entries stay, although they are not read.
+ * This gives the same rows.  The condition id = X is in the WHERE of the
+ * query, so the query does not return rows of other stores, nor rows that an
+ * outer join has extended with NULL.  The condition stays in the query.
+ * Privileges on the view and the other leaves are still checked, and their
+ * locks are still taken, because their range table entries stay, although they
+ * are not read.
  *
  * This file handles only the plain case.  In all other cases, and in a session
  * that has not loaded this library yet, seam_pruning.c does the work.
@@ -195,8 +196,8 @@ is_id_column(Node *node, void *arg)
 }
 
 /*
- * Is the clause "id = X" or "id = ANY (X)", and do all rows that meet it belong
- * in the store?
+ * Is the clause "id = X" or "id = ANY (X)", and do all rows that meet it
+ * belong in the store?
  */
 static bool
 clause_selects_leaf(Node *clause, IdColumn *id, ParamListInfo params,
@@ -232,8 +233,8 @@ quals_select_leaf(Node *quals, IdColumn *id, ParamListInfo params,
 /* --- which leaf ----------------------------------------------------------------- */
 
 /*
- * Adds the leaves to the list.  False if the set operation is not a UNION ALL of
- * plain SELECTs from one relation each.
+ * Adds the leaves to the list.  False if the set operation is not a UNION ALL
+ * of plain SELECTs from one relation each.
  */
 static bool
 add_leaves(Query *query, Node *setop, List **leaves)

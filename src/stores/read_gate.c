@@ -2,12 +2,13 @@
  * read_gate.c
  *		Is split mode on in this database, and may this server use the stores?
  *
- * The state is one row of run_ops.split_state, so it changes in the transaction
- * that changes the views.  Reading the row in each call would be too slow.  A
- * cache that is emptied by invalidation messages would be wrong: a commit is
- * visible before its message arrives, and an old snapshot must still see the
- * old state.  So the state is kept together with a key of the snapshot in which
- * it was read, and is used only under a snapshot that sees the same.
+ * The state is one row of run_ops.split_state, so it changes in the
+ * transaction that changes the views.  Reading the row in each call would be
+ * too slow.  A cache that is emptied by invalidation messages would be wrong:
+ * a commit is visible before its message arrives, and an old snapshot must
+ * still see the old state.  So the state is kept together with a key of the
+ * snapshot in which it was read, and is used only under a snapshot that sees
+ * the same.
  *
  * A copy of the database has the row as well; after pg_dump, a copy has the
  * stores without the row.  So the row contains the identities of the servers
@@ -74,9 +75,9 @@ static struct
  * allocated.
  *
  * A physical copy has the same system identifier and timeline, and a promoted
- * standby cannot be distinguished from a promoted copy by them.  But host, data
- * directory and the inode of the data directory differ.  (The last two are
- * hashed, because any user may see the text.)  A logical copy has another
+ * standby cannot be distinguished from a promoted copy by them.  But host,
+ * data directory and the inode of the data directory differ.  (The last two
+ * are hashed, because any user may see the text.) A logical copy has another
  * system identifier, and a database created with this one as template has
  * another OID.  A setting replaces the name of the host, for containers that
  * get a new name each time.

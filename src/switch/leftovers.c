@@ -4,10 +4,11 @@
  *		leftovers, which nothing could distinguish from other rows afterwards.
  *
  * Many commands drop an extension: DROP EXTENSION, dropping an extension or
- * schema that it needs, DROP OWNED, and each of them can run inside a function.
- * The one idea: all of them drop the table run_ops.leftover, which cannot be
- * dropped alone.  So the check is done when that table is dropped.  The event
- * trigger before such commands only makes sure that this library is loaded.
+ * schema that it needs, DROP OWNED, and each of them can run inside a
+ * function.  The one idea: all of them drop the table run_ops.leftover, which
+ * cannot be dropped alone.  So the check is done when that table is dropped.
+ * The event trigger before such commands only makes sure that this library is
+ * loaded.
  */
 #include "postgres.h"
 

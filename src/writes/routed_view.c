@@ -158,9 +158,9 @@ column_number(RoutedView *view, const char *column)
 /*
  * Raises an error if the table does not have the columns of the view.  Our
  * statements use the column names of the view, which keeps the names from the
- * time when it was created.  The local table has the columns of the view in the
- * same order.  Comparing them in order detects two columns that have swapped
- * names.
+ * time when it was created.  The local table has the columns of the view in
+ * the same order.  Comparing them in order detects two columns that have
+ * swapped names.
  */
 static void
 refuse_renamed(RoutedView *view, Relation rel)

@@ -92,9 +92,9 @@ typedef struct RoutedView
 } RoutedView;
 
 /*
- * Returns the facts about the view; they stay valid until the view is unpinned.
- * The arguments of its trigger name the stores whose tables have BEFORE ROW
- * triggers.
+ * Returns the facts about the view; they stay valid until the view is
+ * unpinned.  The arguments of its trigger name the stores whose tables have
+ * BEFORE ROW triggers.
  */
 extern RoutedView *routed_view_pin(Relation rel, Trigger *trigger);
 extern void routed_view_unpin(RoutedView *view);

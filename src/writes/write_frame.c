@@ -4,8 +4,8 @@
  *
  * The one idea: a frame collects the rows that the statement writes, by store,
  * and writes them with few statements.  Inserted rows wait until the frame
- * closes.  Then one INSERT for each store writes them, so that postgres_fdw can
- * send them in batches.  A single row is written in the same way, because
+ * closes.  Then one INSERT for each store writes them, so that postgres_fdw
+ * can send them in batches.  A single row is written in the same way, because
  * reading it from the collected rows costs less than one parameter for each
  * column.  Updates and deletions of foreign rows are sent together, as one
  * statement for many keys.
@@ -439,8 +439,8 @@ changed_key_match(const void *a, const void *b, Size keysize)
 
 /*
  * Has the statement changed this row before?  As in PostgreSQL, only the first
- * of several changes counts.  The store cannot detect this, because it gets the
- * changes as several statements.
+ * of several changes counts.  The store cannot detect this, because it gets
+ * the changes as several statements.
  */
 bool
 frame_changed_before(WriteFrame *frame, int i, Datum *keys)
@@ -515,9 +515,9 @@ frame_write_collected(WriteFrame *frame)
 }
 
 /*
- * Writes the rows collected by this statement and all outer ones, the outermost
- * first, except those of one view and one query.  A row whose store is looked
- * up or which is written now may refer to them.
+ * Writes the rows collected by this statement and all outer ones, the
+ * outermost first, except those of one view and one query.  A row whose store
+ * is looked up or which is written now may refer to them.
  */
 void
 frame_write_all_collected(WriteFrame *frame, RoutedView *but, Snapshot but_query)

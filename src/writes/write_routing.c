@@ -4,16 +4,16 @@
  *
  * The one idea: each statement on a view has a frame.  Its BEFORE STATEMENT
  * trigger opens the frame, and its AFTER STATEMENT trigger closes it.  In
- * between, the INSTEAD OF trigger finds the store of each row and hands the row
- * to the frame (write_frame.c), which collects rows and writes them.
+ * between, the INSTEAD OF trigger finds the store of each row and hands the
+ * row to the frame (write_frame.c), which collects rows and writes them.
  *
  * RETURNING shows collected rows as they will be stored, because the view has
- * the defaults of the table.  If the table of a store changes rows when they are
- * stored (BEFORE ROW triggers, generated columns), each row is written at once,
- * and RETURNING shows the row that the store returned.
+ * the defaults of the table.  If the table of a store changes rows when they
+ * are stored (BEFORE ROW triggers, generated columns), each row is written at
+ * once, and RETURNING shows the row that the store returned.
  *
- * A user who may write to the view needs no privileges on the tables behind it:
- * access is checked as the owner of the view.  Everything else runs as the
+ * A user who may write to the view needs no privileges on the tables behind
+ * it: access is checked as the owner of the view.  Everything else runs as the
  * writer, in particular the triggers of the tables; see rights.c.  With
  * security_invoker, access is checked as the writer as well.
  *
@@ -217,11 +217,11 @@ find_table(WriteFrame *frame, Datum *keys, char *nulls)
 /*
  * is_as_seen(tableoid oid, ctid tid) returns boolean
  *
- * The last condition of the statements that change a local row: is this version
- * of the row the one that the statement on the view has seen?  False for a
- * version that the transaction itself has created since then: as in PostgreSQL,
- * only the first of several changes counts.  Raises an error for a version of
- * another transaction.
+ * The last condition of the statements that change a local row: is this
+ * version of the row the one that the statement on the view has seen?  False
+ * for a version that the transaction itself has created since then: as in
+ * PostgreSQL, only the first of several changes counts.  Raises an error for a
+ * version of another transaction.
  */
 Datum
 run_ops_is_as_seen(PG_FUNCTION_ARGS)
@@ -393,8 +393,8 @@ columns_to_set(WriteFrame *frame, Datum *old, bool *old_nulls,
 }
 
 /*
- * INSTEAD OF UPDATE or DELETE: returns the new row as stored or the old row, or
- * NULL if nothing was changed.
+ * INSTEAD OF UPDATE or DELETE: returns the new row as stored or the old row,
+ * or NULL if nothing was changed.
  */
 static HeapTuple
 change_row(WriteFrame *frame, HeapTuple old, HeapTuple row)
