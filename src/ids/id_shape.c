@@ -389,7 +389,7 @@ run_ops_resolve_shard(PG_FUNCTION_ARGS)
 	MemoryContext mcxt = fcinfo->flinfo->fn_mcxt;
 	int			slot = shape.shard;
 
-	/* one slot per ASCII character; 0 and 1 are free, because no shard is */
+	/* one slot for each ASCII character; no shard has the code 0 or 1 */
 	if (answers == NULL)
 		fcinfo->flinfo->fn_extra = answers =
 			MemoryContextAllocZero(mcxt, 128 * sizeof(text *));

@@ -27,13 +27,13 @@ extern Node *without_relabeling(Node *node);
 extern bool is_column_of(Node *node, Index rti);
 
 /*
- * Does the clause compare, by an operator that may or may not be equality, the
- * column with X?  The caller checks the operator; see below.
+ * Does the clause compare the column with X?  If so, fills in *condition.  The
+ * operator can be any, so the caller has to check it; see below.
  */
 extern bool match_lookup_condition(Node *clause, column_test is_column,
 								   void *arg, LookupCondition *condition);
 
-/* Does the condition hold for values of the same bytes and no others? */
+/* Does the condition hold exactly for values with the same bytes? */
 extern bool is_bytewise_equality(const LookupCondition *condition);
 
 #endif							/* RUN_OPS_LOOKUP_CONDITION_H */

@@ -37,7 +37,7 @@ run_ops_refuse_stray(PG_FUNCTION_ARGS)
 	if (!CALLED_AS_TRIGGER(fcinfo) || trigdata->tg_trigger->tgnargs != 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("run_ops.refuse_stray() is the write-lock trigger of routed tables")));
+				 errmsg("run_ops.refuse_stray() must be called as the write-lock trigger of a routed table")));
 	if (strays_allowed_in == compat_local_transaction_id())
 		PG_RETURN_POINTER(NULL);
 	column = trigdata->tg_trigger->tgargs[0];

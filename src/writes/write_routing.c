@@ -477,7 +477,7 @@ run_ops_route_write(PG_FUNCTION_ARGS)
 		trigdata->tg_relation->rd_rel->relkind != RELKIND_VIEW)
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("run_ops.route_write() is the trigger function of the views of routed tables")));
+				 errmsg("run_ops.route_write() must be called as a trigger of the view of a routed table")));
 
 	if (TRIGGER_FIRED_BEFORE(trigdata->tg_event))
 		push_write_frame(trigdata);
