@@ -280,8 +280,8 @@ bound_of_equality(LeafFilter *filter, Node *ids, bool is_array)
 			 !contain_subplans(ids))
 	{
 		bound.precheck = make_filter_call(filter,
-							   is_array ? "any_id_resides" : "id_resides",
-							   ids);
+										  is_array ? "any_id_resides" :
+										  "id_resides", ids);
 		bound.exact = GUARD(22, !is_array);
 	}
 	return bound;
