@@ -50,6 +50,7 @@ MODULE_big = $(EXTENSION)
 MODULES_C = \
 	ground/rights \
 	ground/column_equality \
+	ground/snapshot_key \
 	ids/id_shape \
 	ids/id_mint \
 	wire/wire \
@@ -57,6 +58,7 @@ MODULES_C = \
 	wire/connect_limit \
 	wire/cross_store_writes \
 	stores/read_gate \
+	reads/lookup_condition \
 	reads/seam_pruning \
 	reads/seam_shortcut \
 	reads/lazy_fdw \

@@ -88,6 +88,13 @@ SELECT length AS utf16_units, char_length(id) AS characters, residency AS by_uni
        run_ops.try_owner_engine(id) AS by_characters
   FROM id_shape_expected WHERE astral ORDER BY length;
 
+-- The same rule as SQL for a store, which has no extension: no row may differ.
+SELECT store, run_ops.residency_condition('id', store)
+  FROM unnest(ARRAY['new', 'a', 'legacy', 'no store']) AS store;
+SELECT format('SELECT %L AS store, id FROM id_shape_vector WHERE (%s) IS DISTINCT FROM run_ops.resides(id, %1$L)',
+              store, run_ops.residency_condition('id', store))
+  FROM (SELECT 'new' UNION SELECT shard FROM id_shape_expected WHERE shard <> 'legacy') AS s (store) ORDER BY store \gexec
+
 -- Versions not yet allocated stay unclassifiable, so a constraint keeps their
 -- ids out of a table until they mean something.
 CREATE TABLE id_shape_run (

@@ -1,10 +1,10 @@
 /*
  * run_ops_split.c
- *		Module wiring: the list of what is initialised, and nothing else.
+ *		Calls the init function of each module, and nothing else.
  *
- * Each module owns its settings, caches and callbacks; this file only calls
- * their init functions and closes the name prefix of the settings afterwards,
- * so that a misspelt one is reported instead of ignored.
+ * Each module owns its settings, caches and callbacks.  After the calls, the
+ * name prefix of the settings is reserved, so that a misspelled setting is
+ * reported and not ignored.
  */
 #include "postgres.h"
 
@@ -16,6 +16,7 @@
 #include "control_plane/mint_kind.h"
 #include "ground/compat.h"
 #include "ground/rights.h"
+#include "ground/snapshot_key.h"
 #include "reads/seam_pruning.h"
 #include "reads/seam_shortcut.h"
 #include "stores/read_gate.h"
@@ -33,6 +34,7 @@ void
 _PG_init(void)
 {
 	rights_init();
+	snapshot_key_init();
 	wire_init();
 	cross_store_writes_init();
 	read_gate_init();

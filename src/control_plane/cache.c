@@ -2,31 +2,32 @@
  * cache.c
  *		A backend-local cache that is exact under every snapshot.
  *
- * The one idea: an entry remembers the versions of the rows it was computed
- * from.  A version of a row never changes, and a snapshot sees at most one
+ * The one idea: an entry remembers the versions of the rows from which it was
+ * computed.  A version of a row never changes, and a snapshot sees at most one
  * version for a unique key.  So while every remembered version is visible to
- * the active snapshot, the query would give the cached answer; otherwise it
- * is asked again.  Old snapshots, own uncommitted changes, rolled-back
- * savepoints, transactions prepared by others, replay on a standby, writers
- * that fire no triggers: all follow from that, and nothing is on the path of
- * a write.  (Messages about changes cannot do this: they arrive before or
- * after the change becomes visible to a snapshot, and say nothing about which
- * snapshot an answer belongs to.)
+ * the active snapshot, the query would return the cached answer; otherwise the
+ * query is executed again.  This is right for old snapshots, own uncommitted
+ * changes, rolled-back savepoints, transactions prepared by others, replay on
+ * a standby, and writers that fire no triggers.  Writers do nothing for it.
+ * (Invalidation messages would not be enough: a message arrives before or
+ * after its change becomes visible to a snapshot, and does not say to which
+ * snapshot an answer belongs.)
  *
- * A version is named by (table, ctid, xmin).  While the table keeps its file,
- * a ctid is not used twice with the same xmin, except after 2^32 transactions,
- * which the time limit excludes; and a new file, or a TRUNCATE of the present
- * one, counts as a change of the table's definition (below).
+ * A version is identified by (table, ctid, xmin).  While the table keeps its
+ * file, a ctid is not used twice with the same xmin, except after 2^32
+ * transactions, and an entry expires before that.  A new file, or a TRUNCATE
+ * of the present one, counts as a change of the definition of the table
+ * (below).
  *
- * Looking at the rows costs a microsecond.  A snapshot serial saves it: the
- * serial changes whenever the active snapshot might see something else than
- * the one before.  An entry seen to be right under the present serial still
- * is.  See snapshot_serial().
+ * Testing whether the versions are visible takes a microsecond.  A snapshot
+ * serial saves most of these tests.  The serial changes whenever the active
+ * snapshot might see something else than the one before.  So an entry that was
+ * right under the present serial still is.  See snapshot_serial().
  *
- * What a snapshot does not govern is the definition of the tables: a changed
- * column, a dropped table.  Relcache callbacks count these changes (they run
- * in the middle of anything, so they do nothing else), and the next use of
- * the cache forgets everything.
+ * The definition of the tables does not depend on a snapshot: a column may be
+ * changed, or a table dropped.  Relcache callbacks count these changes.  They
+ * do nothing else, because they can be called at any time.  The next use of
+ * the cache then empties it.
  */
 #include "postgres.h"
 
@@ -40,7 +41,6 @@
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
-#include "storage/proc.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/guc.h"
@@ -55,6 +55,7 @@
 #include "control_plane/cache_lookups.h"
 #include "ground/compat.h"
 #include "ground/guard.h"
+#include "ground/snapshot_key.h"
 
 PG_FUNCTION_INFO_V1(run_ops_cache_stats);
 PG_FUNCTION_INFO_V1(run_ops_cache_reset);
@@ -67,8 +68,8 @@ typedef struct Source
 {
 	Oid			relid;
 	uint64		period;			/* transaction period in which it is locked */
-	BlockNumber nblocks;		/* it is at least this long in that period */
-	TupleTableSlot *slot;		/* to look at its rows; NULL at first */
+	BlockNumber nblocks;		/* it has at least so many in that period */
+	TupleTableSlot *slot;		/* for reading its rows; NULL at first */
 } Source;
 
 typedef struct EntryVersion
@@ -84,7 +85,7 @@ typedef struct Entry
 	dlist_node	lru;
 	Datum		answer;
 	bool		isnull;
-	uint64		serial;			/* snapshot serial it was last right in */
+	uint64		serial;			/* last snapshot serial for which it was right */
 	TimestampTz born;
 	int			nversions;
 	EntryVersion versions[CACHE_MAX_VERSIONS];
@@ -98,16 +99,18 @@ static MemoryContext cache_context = NULL;
 static CacheSlot *slots[MAX_SLOTS];
 static int	nslots = 0;
 
-/* The callback reads this array at any time; relid is written before nsources. */
+/*
+ * A callback may read this array at any time, so relid is written before
+ * nsources.
+ */
 static Source sources[MAX_SOURCES];
 static int	nsources = 0;
 
-static uint64 generation = 1;	/* counted up by callbacks */
-static uint64 settled_generation = 1;	/* the one the entries belong to */
-static uint64 aborted_subxacts = 0;
-static uint64 transaction_period = 1;	/* 0 is none */
+static uint64 generation = 1;	/* callbacks increment it */
+static uint64 settled_generation = 1;	/* to which the entries belong */
+static uint64 transaction_period = 1;	/* never 0 */
 
-/* ---- what changes behind our back ---------------------------------------- */
+/* ---- changes that the cache must notice ------------------------------------ */
 
 static void
 relation_changed(Datum arg, Oid relid)
@@ -121,64 +124,25 @@ relation_changed(Datum arg, Oid relid)
 	}
 }
 
-/* The label of an enum, the name of a schema: part of an answer, or of a query. */
+/* Answers contain labels of enums, and queries contain names of schemas. */
 static void
 catalog_changed(Datum arg, int cacheid, uint32 hashvalue)
 {
 	generation++;
 }
 
-static void
-subxact_ended(SubXactEvent event, SubTransactionId my, SubTransactionId parent,
-			  void *arg)
-{
-	if (event == SUBXACT_EVENT_ABORT_SUB)
-		aborted_subxacts++;
-}
-
-/*
- * A number that stays the same only while the active snapshot sees the same.
- *
- * Of what others did, a snapshot sees the transactions below its xmax that
- * were not running when it was taken.  With xmax unchanged, that set of
- * running ones can only have shrunk, so it is the same if it has the same
- * size: xcnt, or during recovery, when all are in one list, subxcnt.  Of
- * what its own transaction did, it sees the commands before curcid, except
- * those of subtransactions that were rolled back since.
- *
- * The transaction is compared as well: what was a command of the last one may
- * be prepared now; and locks on tables last as long as it, or until a
- * subtransaction is rolled back.  That is the transaction period.
- */
+/* A number that stays the same only while the active snapshot sees the same. */
 static uint64
 snapshot_serial(Snapshot snapshot)
 {
 	static uint64 serial = 0;
-	static LocalTransactionId lxid = InvalidLocalTransactionId;
-	static uint64 aborts = 0;
-	static TransactionId xmax = InvalidTransactionId;
-	static uint32 xcnt = 0;
-	static int32 subxcnt = 0;
-	static CommandId curcid = InvalidCommandId;
+	static SnapshotKey key;
+	SnapshotChange change = snapshot_key_set(&key, snapshot);
 
-	if (!(GUARD(1, lxid == compat_local_transaction_id()) &&
-		  GUARD(2, aborts == aborted_subxacts)))
-	{
+	if (change != SNAPSHOT_SAME)
+		serial++;
+	if (change == SNAPSHOT_NEW_PERIOD)
 		transaction_period++;
-		serial++;
-	}
-	else if (!(GUARD(3, xmax == snapshot->xmax) &&
-			   GUARD(4, xcnt == snapshot->xcnt) &&
-			   GUARD(5, subxcnt == snapshot->subxcnt) &&
-			   GUARD(6, curcid == snapshot->curcid)))
-		serial++;
-
-	lxid = compat_local_transaction_id();
-	aborts = aborted_subxacts;
-	xmax = snapshot->xmax;
-	xcnt = snapshot->xcnt;
-	subxcnt = snapshot->subxcnt;
-	curcid = snapshot->curcid;
 	return serial;
 }
 
@@ -207,7 +171,7 @@ forget_everything(void)
 		MemoryContextReset(cache_context);
 }
 
-/* Forget what the definition of a table has outdated. */
+/* Empties the cache if the definition of a table has changed. */
 static void
 settle(void)
 {
@@ -228,7 +192,7 @@ source_number(Oid relid)
 	}
 	if (nsources == MAX_SOURCES)
 	{
-		/* tables were dropped and made anew: begin again */
+		/* tables have been dropped and created again: start over */
 		forget_everything();
 		generation++;
 		nsources = 0;
@@ -239,8 +203,8 @@ source_number(Oid relid)
 }
 
 /*
- * The table, locked like a query locks it, until the transaction ends: NULL
- * when it was dropped.
+ * Opens the table with the lock that a query takes, which is held until the
+ * transaction ends.  NULL if the table has been dropped.
  */
 static Relation
 open_source(Source *source)
@@ -252,12 +216,12 @@ open_source(Source *source)
 	rel = try_relation_open(source->relid, AccessShareLock);
 	if (rel == NULL)
 		return NULL;
-	/* from here on VACUUM cannot make it shorter */
+	/* from here on VACUUM cannot truncate it */
 	source->nblocks = RelationGetNumberOfBlocks(rel);
 	source->period = transaction_period;
 	if (source->slot == NULL)
 	{
-		/* a descriptor of our own: the table's is not ours to keep */
+		/* copy the descriptor, because the one of the table may be freed */
 		MemoryContext old = MemoryContextSwitchTo(cache_context);
 
 		source->slot =
@@ -269,8 +233,8 @@ open_source(Source *source)
 }
 
 /*
- * Is this version of a row visible?  Through the table access method, which
- * also takes the predicate lock that a SERIALIZABLE query would take.
+ * Is this version of a row visible?  The table access method decides, and also
+ * takes the predicate lock that a SERIALIZABLE query would take.
  */
 static bool
 version_visible(Relation rel, Source *source, EntryVersion *version,
@@ -280,7 +244,7 @@ version_visible(Relation rel, Source *source, EntryVersion *version,
 	bool		visible;
 	bool		isnull;
 
-	/* VACUUM gives back pages at the end; to read there is an error */
+	/* VACUUM may have truncated the table; reading behind its end is an error */
 	if (block >= source->nblocks)
 		source->nblocks = RelationGetNumberOfBlocks(rel);
 	if (!GUARD(8, block < source->nblocks))
@@ -289,7 +253,7 @@ version_visible(Relation rel, Source *source, EntryVersion *version,
 									   GUARD(9, false) ? SnapshotAny : snapshot,
 									   source->slot))
 		return false;
-	/* another row may have taken the place */
+	/* another row may have this ctid now */
 	visible = GUARD(10, DatumGetTransactionId(slot_getsysattr(source->slot,
 															  MinTransactionIdAttributeNumber,
 															  &isnull)) == version->xmin);
@@ -309,7 +273,7 @@ entry_visible(Entry *entry, Snapshot snapshot)
 
 		if (rel == NULL)
 			return false;
-		/* locking may have told us of a changed definition */
+		/* taking the lock may have called back about a changed definition */
 		visible = GUARD(11, settled_generation == generation) &&
 			version_visible(rel, source, version, snapshot);
 		relation_close(rel, NoLock);
@@ -326,7 +290,7 @@ expired(Entry *entry)
 		(int64) cache_ttl * USECS_PER_SEC;
 }
 
-/* Can answers be kept and found now?  Fills in the key if so. */
+/* Can the cache be used for this key now?  If so, fills in keybuf. */
 static bool
 cache_usable(text *key, char *keybuf)
 {
@@ -376,7 +340,7 @@ cache_find(CacheSlot *slot, text *key, Datum *answer, bool *isnull)
 		return false;
 	}
 	dlist_move_head(&slot->lru, &entry->lru);
-	/* a copy: the entry may go while the caller still holds the answer */
+	/* copy it, because the entry may be dropped while the caller uses it */
 	*isnull = entry->isnull;
 	if (!entry->isnull)
 		*answer = datumCopy(entry->answer, slot->typbyval, slot->typlen);
@@ -435,14 +399,17 @@ cache_enter(CacheSlot *slot, text *key, Datum answer, bool isnull,
 		return;
 	register_slot(slot);
 
-	/* all that may fail or call back comes before the entry is linked */
+	/* everything that may fail or call back comes before the entry exists */
 	for (int i = 0; i < nversions; i++)
 	{
 		kept[i].source = source_number(versions[i].tableoid);
 		kept[i].ctid = versions[i].ctid;
 		kept[i].xmin = versions[i].xmin;
 	}
-	/* else the next use of the cache would forget it, and slot->entries may be gone */
+	/*
+	 * If the definition of a table has changed, the next use would empty the
+	 * cache anyway, and slot->entries may have been freed.
+	 */
 	if (moment.generation != generation)
 		return;
 	old = MemoryContextSwitchTo(cache_context);
@@ -480,9 +447,9 @@ cache_watch(Oid relid)
 	(void) source_number(relid);
 }
 
-/* ---- for people -------------------------------------------------------------- */
+/* ---- functions for monitoring ------------------------------------------------ */
 
-/* cache_stats(): one row per slot that was used in this session */
+/* cache_stats(): one row for each slot that was used in this session */
 Datum
 run_ops_cache_stats(PG_FUNCTION_ARGS)
 {
@@ -521,7 +488,7 @@ run_ops_cache_stats(PG_FUNCTION_ARGS)
 	SRF_RETURN_DONE(call);
 }
 
-/* cache_reset(): empties every slot of this session, counters included */
+/* cache_reset(): empties every slot of this session and resets its counters */
 Datum
 run_ops_cache_reset(PG_FUNCTION_ARGS)
 {
@@ -539,21 +506,20 @@ void
 cache_init(void)
 {
 	DefineCustomBoolVariable("run_ops_split.cache",
-							 "Answer control-plane questions from the cache of the session.",
+							 "Lets the control-plane resolvers use the cache of the session.",
 							 NULL, &cache_enabled, true,
 							 PGC_USERSET, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("run_ops_split.cache_entries",
-							"Number of entries the cache keeps in each slot.",
-							"The one that was used longest ago makes room.",
+							"Maximum number of entries in each slot of the cache.",
+							"A new entry replaces the one that was used longest ago.",
 							&cache_entries, 10000, 1, 1000000,
 							PGC_USERSET, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("run_ops_split.cache_ttl",
-							"Age at which an entry of the cache is read anew.",
-							"Entries are exact at any age below it; it also bounds how long memory is held for what nobody asks.",
+							"Age at which an entry of the cache expires.",
+							"Below that age, entries are always exact. The setting frees the memory of entries that are no longer used.",
 							&cache_ttl, 3600, 1, 86400,
 							PGC_USERSET, GUC_UNIT_S, NULL, NULL, NULL);
 	CacheRegisterRelcacheCallback(relation_changed, (Datum) 0);
 	CacheRegisterSyscacheCallback(ENUMOID, catalog_changed, (Datum) 0);
 	CacheRegisterSyscacheCallback(NAMESPACEOID, catalog_changed, (Datum) 0);
-	RegisterSubXactCallback(subxact_ended, NULL);
 }

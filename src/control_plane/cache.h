@@ -1,7 +1,8 @@
 /*
  * cache.h
- *		A backend-local cache whose answers are exactly what the query would
- *		answer in the active snapshot.  It knows nothing of what is cached.
+ *		A backend-local cache.  Its answers are exactly those that the query
+ *		would return in the active snapshot.  It does not depend on the kind of
+ *		answers.
  */
 #ifndef RUN_OPS_CACHE_H
 #define RUN_OPS_CACHE_H
@@ -10,13 +11,13 @@
 #include "storage/itemptr.h"
 #include "utils/hsearch.h"
 
-/* Longer keys are answered, but never cached. */
+/* Answers for longer keys are not cached. */
 #define CACHE_KEY_SIZE 64
 
-/* How many rows one answer may be computed from. */
+/* Maximum number of rows from which one answer is computed. */
 #define CACHE_MAX_VERSIONS 6
 
-/* One version of a row, as its system columns tell. */
+/* One version of a row, identified by its system columns. */
 typedef struct RowVersion
 {
 	Oid			tableoid;
@@ -30,20 +31,20 @@ typedef struct RowVersion
  */
 typedef struct CacheSlot
 {
-	const char *name;			/* as cache_stats() shows it */
+	const char *name;			/* shown by cache_stats() */
 	int16		typlen;			/* of the answers */
 	bool		typbyval;
 
 	bool		registered;
-	HTAB	   *entries;		/* NULL while there are none */
-	dlist_head	lru;			/* the one used last comes first */
+	HTAB	   *entries;		/* NULL if there are none */
+	dlist_head	lru;			/* most recently used first */
 	int64		hits;
 	int64		revalidations;
 	int64		misses;
 	int64		evictions;
 } CacheSlot;
 
-/* What must not have changed between a lookup and the entering of its answer. */
+/* Identifies the state in which an answer is computed; see cache_enter(). */
 typedef struct CacheMoment
 {
 	uint64		serial;
@@ -53,27 +54,30 @@ typedef struct CacheMoment
 extern void cache_init(void);
 
 /*
- * The cached answer, copied into the current memory context, which may be
- * NULL; false when there is none that is right in the active snapshot.
+ * Finds the answer for a key and copies it into the current memory context.
+ * The answer may be NULL.  False if the cache has no answer that is right in
+ * the active snapshot.
  */
 extern bool cache_find(CacheSlot *slot, text *key, Datum *answer, bool *isnull);
 
-/* To be taken before an answer is computed. */
+/* Call it before computing an answer. */
 extern CacheMoment cache_moment(void);
 
 /*
- * Remember an answer computed in the active snapshot from exactly these rows:
- * it must be a function of their contents alone, and each must have been found
- * through a unique key.  Does nothing when the answer cannot be kept.
+ * Remembers an answer that was computed in the active snapshot from exactly
+ * these rows.  It must depend on their contents only, and each row must have
+ * been found through a unique key.  Does nothing if the answer cannot be
+ * cached, for example because the definition of a table has changed since
+ * "moment".
  */
 extern void cache_enter(CacheSlot *slot, text *key, Datum answer, bool isnull,
 						const RowVersion *versions, int nversions,
 						CacheMoment moment);
 
-/* Counts changes of the definition of any watched table.  Never 0. */
+/* Number of definition changes of watched tables.  Never 0. */
 extern uint64 cache_generation(void);
 
-/* Let changes of the definition of a table count. */
+/* Lets cache_generation() count changes of the definition of this table. */
 extern void cache_watch(Oid relid);
 
 #endif							/* RUN_OPS_CACHE_H */

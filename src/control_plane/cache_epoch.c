@@ -1,19 +1,19 @@
 /*
  * cache_epoch.c
- *		Telling caches outside the database what has changed.
+ *		Tells caches outside the database which rows have changed.
  *
- * The one idea: a row of a control-plane table has an epoch, a number that
- * its writer replaces in the writer's own transaction.  What remembers the
- * epoch together with a value knows later whether the value still holds.  The
- * cache of this extension needs none of it (see cache.c).
+ * The one idea: each row of a control-plane table has an epoch.  A writer
+ * gives the row a new epoch in its own transaction.  A cache stores the epoch
+ * with each value.  As long as the epoch is the same, the value is valid.  The
+ * cache of this extension does not use epochs (see cache.c).
  *
- * The trigger runs once per statement and compares the rows before and after:
- * a statement that changes no resolved column writes nothing.  A statement
- * that changes more than BULK keys says so once, with the key '*', instead of
- * once per row.
+ * The trigger runs once for each statement and compares the rows before and
+ * after.  A statement that changes no column used by a resolver writes no
+ * epoch.  A statement that changes more than BULK keys writes one epoch with
+ * the key '*', instead of one for each row.
  *
- * Listeners of the channel run_ops_cache hear "scope:key" at commit, from one
- * transaction at most BULK of them, and then '*' for what is left of a scope.
+ * At commit, listeners of the channel run_ops_cache get "scope:key", at most
+ * BULK of them from one transaction, and then "scope:*" for all other keys.
  */
 #include "postgres.h"
 
@@ -56,16 +56,19 @@ PG_FUNCTION_INFO_V1(run_ops_bump_epoch);
 #define ALL_KEYS "*"
 #define BULK 100
 
-/* Longer keys are bumped as '*': indexes and payloads have their limits. */
+/*
+ * For a longer key, the epoch of '*' is changed, because the size of index
+ * entries and of notifications is limited.
+ */
 #define MAX_KEY_SIZE 256
 
 static bool cache_notify = true;
 
-/* What to say at commit; lives in the transaction's memory. */
+/* The notifications to send at commit; in the memory of the transaction. */
 static List *pending = NIL;
 
 static void
-say_at_commit(const char *scope, const char *key)
+notify_at_commit(const char *scope, const char *key)
 {
 	MemoryContext old;
 	char	   *payload;
@@ -88,8 +91,9 @@ say_at_commit(const char *scope, const char *key)
 }
 
 /*
- * NOTIFY belongs to the commit, so that it is said once per transaction, and
- * because a transaction that has notified cannot be prepared.
+ * Notifications are sent at commit, so that each is sent once in a
+ * transaction, and because a transaction that has used NOTIFY cannot be
+ * prepared.
  */
 static void
 xact_ended(XactEvent event, void *arg)
@@ -107,7 +111,7 @@ xact_ended(XactEvent event, void *arg)
 				ereport(WARNING,
 						(errmsg("a prepared transaction does not notify \"%s\"",
 								CHANNEL),
-						 errhint("Caches that follow the channel must read run_ops.cache_epoch after COMMIT PREPARED.")));
+						 errhint("Caches that listen to the channel must read run_ops.cache_epoch after COMMIT PREPARED.")));
 			break;
 		case XACT_EVENT_COMMIT:
 		case XACT_EVENT_PREPARE:
@@ -119,19 +123,19 @@ xact_ended(XactEvent event, void *arg)
 	}
 }
 
-/* The row of a key: (scope, key, epoch). */
+/* The columns of run_ops.cache_epoch: (scope, key, epoch). */
 #define EPOCH_COLUMNS 3
 #define EPOCH_KEY_COLUMNS 2
 
 /*
- * Give a key that has an epoch the new one, below the executor, which would
- * take three times as long.  False when the key has none, or seems to have
- * none while others write it.
+ * Replaces the epoch of a key, without the executor, which would take three
+ * times as long.  False if the key has no epoch, or if its row is not found
+ * while another transaction writes it.
  *
- * The newest row is replaced whatever the snapshot of the transaction sees:
- * the new epoch does not depend on the old one.  The row cannot be vacuumed
- * away between the look and the update, as whoever deletes it is not older
- * than the active snapshot.
+ * The newest row is replaced, whatever the snapshot of the transaction sees,
+ * because the new epoch does not depend on the old one.  VACUUM cannot remove
+ * the row between the scan and the update: a transaction that deletes it is
+ * not older than the active snapshot.
  */
 static bool
 replace_epoch(Relation rel, Oid index_id, TupleTableSlot *row)
@@ -164,7 +168,7 @@ replace_epoch(Relation rel, Oid index_id, TupleTableSlot *row)
 									&failure, &lock_mode, &update_indexes);
 		if (result == TM_Updated || result == TM_Deleted)
 		{
-			/* waited for another writer */
+			/* another writer has changed the row */
 			CHECK_FOR_INTERRUPTS();
 			continue;
 		}
@@ -183,7 +187,7 @@ replace_epoch(Relation rel, Oid index_id, TupleTableSlot *row)
 	}
 }
 
-/* Give a key an epoch, which it most likely has not had so far. */
+/* Inserts the epoch of a key, which most likely has none. */
 static void
 insert_epoch(Relation rel, TupleTableSlot *row)
 {
@@ -192,7 +196,7 @@ insert_epoch(Relation rel, TupleTableSlot *row)
 	int			save_context;
 
 	SPI_connect();
-	/* who may write a control-plane table need not be allowed to write here */
+	/* a user who writes a control-plane table needs no privileges here */
 	GetUserIdAndSecContext(&save_user, &save_context);
 	SetUserIdAndSecContext(rel->rd_rel->relowner,
 						   save_context | SECURITY_LOCAL_USERID_CHANGE);
@@ -223,7 +227,7 @@ compare_keys(const ListCell *a, const ListCell *b)
 	return strcmp(lfirst(a), lfirst(b));
 }
 
-/* Give these keys of a scope a new epoch. */
+/* Gives these keys of a scope a new epoch. */
 static void
 bump(const char *scope, List *keys)
 {
@@ -232,7 +236,7 @@ bump(const char *scope, List *keys)
 	Relation	rel = table_open(get_relname_relid("cache_epoch", schema),
 								 RowExclusiveLock);
 	List	   *indexes = RelationGetIndexList(rel);
-	/* with nothing but its primary key, the table needs no executor */
+	/* if only the primary key exists, replace_epoch() can be used */
 	bool		plain = list_length(indexes) == 1 && rel->trigdesc == NULL &&
 		RelationGetNumberOfAttributes(rel) == EPOCH_COLUMNS &&
 		ActiveSnapshotSet();
@@ -252,7 +256,7 @@ bump(const char *scope, List *keys)
 		if (strlen(lfirst(lc)) >= MAX_KEY_SIZE)
 			lfirst(lc) = ALL_KEYS;
 	}
-	/* in one order, so that two writers cannot wait in a circle */
+	/* in one order, so that two writers cannot deadlock */
 	list_sort(keys, compare_keys);
 	/* as SPI does before and after a command that writes */
 	CommandCounterIncrement();
@@ -271,16 +275,16 @@ bump(const char *scope, List *keys)
 		ExecStoreVirtualTuple(row);
 		if (!plain || !replace_epoch(rel, linitial_oid(indexes), row))
 			insert_epoch(rel, row);
-		say_at_commit(scope, key);
+		notify_at_commit(scope, key);
 	}
 	CommandCounterIncrement();
 	ExecDropSingleTupleTableSlot(row);
 	table_close(rel, NoLock);
 }
 
-/* ---- what a statement has changed ------------------------------------------ */
+/* ---- the rows that a statement has changed --------------------------------- */
 
-/* A transition table, read from its start; or none. */
+/* A transition table that is read from its start; "store" is NULL for none. */
 typedef struct Rows
 {
 	Tuplestorestate *store;
@@ -310,18 +314,18 @@ next_row(Rows *rows)
 }
 
 /*
- * What a trigger looks at, found once: the names of its arguments as numbers.
+ * The columns in the arguments of a trigger as numbers, looked up once.
  *
- * A column may have been dropped, renamed or given another type since.  That is
- * an error of the resolver (see control_plane.c), but no reason to refuse a
- * write: then every row counts as changed, or every key when the key is missing
- * or no text.
+ * A column may have been dropped or renamed, or may have another type now.
+ * That makes a resolver fail (see control_plane.c), but must not make a write
+ * fail.  Then every row counts as changed; if the key column is missing or
+ * is not text, every key does.
  */
 typedef struct Watch
 {
-	Oid			trigger;		/* key */
-	bool		complete;		/* all columns are there */
-	AttrNumber	key_column;		/* 0: missing, or no text */
+	Oid			trigger;		/* hash key */
+	bool		complete;		/* all columns exist */
+	AttrNumber	key_column;		/* 0: missing, or not text */
 	int			ncolumns;
 	AttrNumber	columns[FLEXIBLE_ARRAY_MEMBER];
 } Watch;
@@ -429,7 +433,7 @@ find_watch(Trigger *trigger, Relation rel)
 		else
 			complete = false;
 	}
-	/* may count a change itself: then this entry is not found again */
+	/* this may change the generation; then the entry is looked up again */
 	cache_watch(RelationGetRelid(rel));
 	watch = hash_search(watches, &trigger->tgoid, HASH_ENTER, NULL);
 	watch->complete = complete;
@@ -472,13 +476,14 @@ check_trigger(FunctionCallInfo fcinfo)
 }
 
 /*
- * bump_changed(scope, key column, 'resolved column ...'): a trigger AFTER
- * INSERT, UPDATE, DELETE or TRUNCATE, FOR EACH STATEMENT, with the transition
- * tables of its event.  The columns are one argument, as the executor copies
- * all arguments of all triggers of a table for each statement.
+ * bump_changed(scope, key column, 'resolved column ...'): the function of
+ * triggers AFTER INSERT, UPDATE, DELETE or TRUNCATE, FOR EACH STATEMENT, with
+ * the transition tables of the event.  All columns are in one argument,
+ * because the executor copies all arguments of all triggers of a table for
+ * each statement.
  *
- * The two transition tables of an UPDATE hold the same rows in the same
- * order: the executor adds to both for each row.
+ * The two transition tables of an UPDATE contain the same rows in the same
+ * order, because the executor adds each row to both.
  */
 Datum
 run_ops_bump_changed(PG_FUNCTION_ARGS)
@@ -533,7 +538,7 @@ run_ops_bump_changed(PG_FUNCTION_ARGS)
 	return PointerGetDatum(NULL);
 }
 
-/* bump_epoch(scope text, key text): by hand */
+/* bump_epoch(scope text, key text): gives a key a new epoch */
 Datum
 run_ops_bump_epoch(PG_FUNCTION_ARGS)
 {
@@ -548,8 +553,8 @@ void
 cache_epoch_init(void)
 {
 	DefineCustomBoolVariable("run_ops_split.cache_notify",
-							 "Notify the channel run_ops_cache of changes of the control plane.",
-							 "Notifying transactions of a cluster commit one after the other.",
+							 "Notifies the channel run_ops_cache of changes of the control plane.",
+							 "Transactions of a cluster that notify commit one after the other.",
 							 &cache_notify, true,
 							 PGC_SUSET, 0, NULL, NULL, NULL);
 	RegisterXactCallback(xact_ended, NULL);

@@ -1,6 +1,6 @@
 /*
  * cache_epoch.h
- *		Telling caches outside the database what has changed.
+ *		Tells caches outside the database which rows have changed.
  */
 #ifndef RUN_OPS_CACHE_EPOCH_H
 #define RUN_OPS_CACHE_EPOCH_H

@@ -1,12 +1,12 @@
 /*
  * cache_lookups.c
- *		How often the caches of all sessions knew the answer.
+ *		Counts hits and misses of the caches of all sessions.
  *
- * A cache belongs to its session, and this extension has no shared memory to
- * add them up in.  PostgreSQL's own statistics do that for tables: so lookups
- * are counted as reads of an empty table, run_ops.cache_lookup, which nobody
- * reads otherwise.  The table is opened with a miss, which costs many times
- * that, and once for many hits.
+ * Each session has its own cache, and this extension has no shared memory for
+ * totals.  The cumulative statistics of PostgreSQL have totals for tables.  So
+ * lookups are counted as reads of the empty table run_ops.cache_lookup, which
+ * nothing else reads.  The table is opened for each miss, which costs much
+ * more than that anyway, and once for many hits.
  */
 #include "postgres.h"
 
@@ -31,7 +31,7 @@ count_cache_lookup(bool hit)
 	rel = open_own_table("cache_lookup");
 	if (rel == NULL)
 		return;
-	/* as stat_cache_lookups reads them */
+	/* the view stat_cache_lookups reads these counters */
 	pgstat_count_index_tuples(rel, uncounted_hits);
 	if (!hit)
 		pgstat_count_heap_fetch(rel);

@@ -2,16 +2,15 @@
  * control_plane.c
  *		Answers about environments and workers, from the control-plane tables.
  *
- * The one idea: what an answer is made of is said in SQL, in
- * run_ops.control_plane_query(), one query per kind of answer.  A query takes
- * arrays, so that one question and ten thousand are the same code, and
- * returns beside each answer the versions of the rows it was computed from,
- * which is all that cache.c needs to keep it.
+ * The one idea: run_ops.control_plane_query() has one SQL query for each kind
+ * of answer.  A query takes arrays, so that the same code handles one question
+ * and ten thousand.  For each answer, it also returns the versions of the rows
+ * from which the answer was computed; cache.c needs nothing else to cache it.
  *
- * The queries run as the owner of the tables, as foreign keys are checked: so
- * an answer depends on rows only, never on the policies or privileges of who
- * asks first, and one cache serves every role of a session.  Who may ask is
- * decided by the EXECUTE privilege of the functions.
+ * The queries run as the owner of the tables, like the checks of foreign keys.
+ * So an answer depends on rows only, and not on the policies or privileges of
+ * the role that asks first, and all roles of a session share one cache.  The
+ * EXECUTE privilege of the functions decides who may ask.
  */
 #include "postgres.h"
 
@@ -37,14 +36,14 @@
 #include "ground/guard.h"
 #include "stores/read_gate.h"
 
-/* of text[], each */
+/* maximum number of arguments of a query; each is a text[] */
 #define MAX_QUESTION_ARGS 6
 
-/* One query of run_ops.control_plane_query(), which knows it by this name. */
+/* One query of run_ops.control_plane_query(), by its name there. */
 typedef struct Question
 {
 	const char *name;
-	SPIPlanPtr	plan;			/* NULL until asked */
+	SPIPlanPtr	plan;			/* NULL until first used */
 	bool		cached;
 	CacheSlot	slot;
 } Question;
@@ -72,7 +71,7 @@ static Question questions[] = {
 	[QUESTION_WORKER_VERSION] = {"worker_version", NULL, false}
 };
 
-/* Where the tables are, as of a generation of their definitions. */
+/* The schema and owner of the tables, in one generation of their definitions. */
 static struct
 {
 	uint64		generation;		/* 0: unknown */
@@ -89,13 +88,14 @@ select_rows(const char *query)
 }
 
 /*
- * Find out where the control plane is, if that may have changed.  Raises an
- * error when it is not attached, or lacks a column.  Inside SPI.
+ * Looks up the schema and owner of the control plane, if they may have
+ * changed.  Raises an error if no control plane is attached, or if it lacks a
+ * column.  The caller must be connected to SPI.
  *
- * What is attached is a definition, like that of a table, so the latest one
- * counts, whatever the active snapshot sees.  It is read as the extension's
- * owner: whoever asks, as in a view or by a DEFAULT, need not have rights on
- * what is read.
+ * The attached control plane is a definition, like that of a table.  So the
+ * latest one is used, whatever the active snapshot sees.  It is read as the
+ * owner of the extension, because a user of a view or a DEFAULT needs no
+ * privileges on these tables.
  */
 static void
 find_control_plane(void)
@@ -146,7 +146,7 @@ find_control_plane(void)
 		attached.owner = DatumGetObjectId(SPI_getbinval(row, desc, 2, &isnull));
 		cache_watch(DatumGetObjectId(SPI_getbinval(row, desc, 3, &isnull)));
 	}
-	/* the leader of parallel workers looks again with its next question */
+	/* a parallel worker has read it under an old snapshot: look up again */
 	if (latest)
 		attached.generation = generation;
 }
@@ -166,7 +166,7 @@ question_plan(Question *question, int nargs)
 						 quote_literal_cstr(question->name),
 						 quote_literal_cstr(attached.schema)));
 	query = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
-	/* planned once: the number of keys does not matter for the plan */
+	/* a generic plan, because the best plan does not depend on the keys */
 	plan = SPI_prepare_cursor(query, nargs, argtypes, CURSOR_OPT_GENERIC_PLAN);
 	if (plan == NULL)
 		elog(ERROR, "could not prepare \"%s\": %s", question->name,
@@ -184,10 +184,10 @@ question_context(void *arg)
 }
 
 /*
- * Asks one question for many keys at once, in the active snapshot.  The
- * arrays of args are of equal length; position n (from 1) of the keys gets
- * answers[n - 1], allocated in the current context.  Answers that are not
- * found stay as they are.
+ * Asks one question for many keys at once, in the active snapshot.  The arrays
+ * in args have the same length.  The answer for the n-th key (from 1) is
+ * stored in answers[n - 1], allocated in the current context.  If there is no
+ * answer for a key, its element is not changed.
  */
 static void
 ask(Question *question, int nargs, Datum *args,
@@ -210,14 +210,14 @@ ask(Question *question, int nargs, Datum *args,
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
-	/* the caller's path must not choose operators for the owner */
+	/* the search_path of the caller must not choose operators for the owner */
 	guc_level = NewGUCNestLevel();
 	(void) set_config_option("search_path", "pg_catalog, pg_temp",
 							 PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
 	find_control_plane();
 	GetUserIdAndSecContext(&save_user, &save_context);
-	/* restricted: what the owner has attached puts nothing off to the caller */
+	/* restricted: code of the owner cannot defer anything to the caller */
 	SetUserIdAndSecContext(attached.owner, save_context |
 						   SECURITY_LOCAL_USERID_CHANGE |
 						   SECURITY_RESTRICTED_OPERATION |
@@ -255,7 +255,7 @@ ask(Question *question, int nargs, Datum *args,
 			RowVersion *version = &versions[nkept];
 
 			if (isnull)
-				continue;		/* nothing refers to such a row */
+				continue;		/* the answer does not depend on such a row */
 			version->tableoid = DatumGetObjectId(tableoid);
 			version->ctid = *(ItemPointer)
 				DatumGetPointer(SPI_getbinval(row, desc, 5 + 3 * v, &isnull));
@@ -282,8 +282,8 @@ text_array(Datum *elements, int n)
 }
 
 /*
- * The answer to a question about one key, in the active snapshot; false when
- * there is none.
+ * Finds the answer to a question about one key, in the active snapshot.  False
+ * if there is none.
  */
 static bool
 find_answer(Question *question, text *key, Datum *answer)
@@ -319,7 +319,7 @@ control_plane_mint_flags(text *environment_id)
 					   &answer) ? DatumGetJsonbP(answer) : NULL;
 }
 
-/* The answers to a question about many keys, and how far they were returned. */
+/* The answers to a question about many keys. */
 typedef struct Answers
 {
 	int			nkeys;
@@ -329,7 +329,7 @@ typedef struct Answers
 	bool	   *nulls;
 } Answers;
 
-/* Fill in what the cache has, then ask for all the rest at once. */
+/* Takes answers from the cache, then asks for all others at once. */
 static void
 find_answers(Question *question, Answers *all)
 {
@@ -367,9 +367,9 @@ find_answers(Question *question, Answers *all)
 }
 
 /*
- * One row (key, answer) per element of the first array, in its order; the
- * answer is NULL where there is none.  Other arrays, if any, are parallel to
- * the first one, or shorter.
+ * Returns one row (key, answer) for each element of the first array, in its
+ * order.  The answer is NULL if there is none.  Other arrays, if any, must not
+ * be longer than the first one.
  */
 static Datum
 answer_many(FunctionCallInfo fcinfo, Question *question)
@@ -429,7 +429,7 @@ answer_many(FunctionCallInfo fcinfo, Question *question)
 	SRF_RETURN_DONE(call);
 }
 
-/* Each question as a function of one key, and of an array of them. */
+/* Defines a function of one key and one of an array of keys for a question. */
 #define QUESTION_FUNCTIONS(function, number) \
 	PG_FUNCTION_INFO_V1(run_ops_##function); \
 	Datum \

@@ -1,6 +1,6 @@
 /*
  * control_plane.h
- *		Answers about environments that other parts need in C.
+ *		Answers about environments that other C files need.
  */
 #ifndef RUN_OPS_CONTROL_PLANE_H
 #define RUN_OPS_CONTROL_PLANE_H
@@ -8,9 +8,9 @@
 #include "utils/jsonb.h"
 
 /*
- * {"organization": id, "flags": those about minting, or null} of an
- * environment, in the active snapshot; NULL when there is no such environment.
- * An error when no control plane is attached.
+ * Returns {"organization": id, "flags": flags about minting or null} for an
+ * environment, in the active snapshot.  NULL if there is no such environment.
+ * Raises an error if no control plane is attached.
  */
 extern Jsonb *control_plane_mint_flags(text *environment_id);
 

@@ -1,22 +1,21 @@
 /*
  * mint_kind.c
- *		Which kind of id an environment mints, and minting it.
+ *		Decides which kind of id an environment mints, and mints it.
  *
- * The one idea: at any instant all writers come to the same kind.  The kind
- * is a function of committed flags, of the stamp of their last flip and of
- * this server's clock, and nothing else: it is found out for each id, under a
- * snapshot taken for that one id.  The snapshot of the statement
- * would be wrong: a REPEATABLE READ transaction or a long statement would go
- * on minting a kind that the others gave up.  For the same reason the grace
- * after a flip is measured with clock_timestamp() and not with the start of
- * the transaction.
+ * The one idea: at any instant all writers mint the same kind.  The kind
+ * depends only on the committed flags, the time of their last flip and the
+ * clock of this server.  It is computed for each id, under a snapshot taken
+ * for that id.  The snapshot of the statement would be wrong: a REPEATABLE
+ * READ transaction or a long statement would continue to mint a kind that all
+ * others have stopped minting.  For the same reason, the grace after a flip is
+ * measured with clock_timestamp() and not with the start of the transaction.
  *
- * What remains is an id minted just before the kind changes and committed
- * just after.  Two transactions that must not both create a run of the same
- * idempotency key across that instant need a common lock, as they need at any
- * other time when their runs may live in different stores.
+ * An id can still be minted just before the kind changes and committed just
+ * after.  Two transactions that must not both create a run with the same
+ * idempotency key at that time need a common lock.  They need it at any other
+ * time too, if their runs may be in different stores.
  *
- * Flips are stamped by triggers in mint_kind.sql.
+ * Triggers in mint_kind.sql record the time of each flip.
  */
 #include "postgres.h"
 
@@ -56,10 +55,10 @@ PG_FUNCTION_INFO_V1(run_ops_resolve_inherited_mint_kind);
 PG_FUNCTION_INFO_V1(run_ops_mint_run_id);
 PG_FUNCTION_INFO_V1(run_ops_mint_batch_id);
 
-/* The feature flags that are about minting. */
 /* the column of run_ops.global_mint_kind that is read here */
 #define Anum_global_mint_kind_flags 2
 
+/* the feature flags about minting */
 #define FLAG_KIND "runOpsMintKind"
 #define FLAG_OLDER_KIND "runOpsMintKsuid"
 #define FLAG_PREV "runOpsMintKindPrev"
@@ -69,7 +68,7 @@ static const char *const mint_flag_keys[] = {
 	FLAG_KIND, FLAG_OLDER_KIND, FLAG_PREV, FLAG_FLIPPED_AT
 };
 
-/* What they say, unchecked; each may be NULL. */
+/* The values of these flags, unchecked; each may be NULL. */
 typedef struct MintFlags
 {
 	const char *kind;
@@ -88,15 +87,15 @@ static const struct config_enum_entry new_mint_kinds[] = {
 };
 
 /*
- * None of them may be set by an ordinary user: sessions that differ would mint
- * ids of one environment into two stores.
+ * Ordinary users must not change these settings: sessions with different
+ * values would mint ids of one environment for two stores.
  */
 void
 mint_kind_init(void)
 {
 	DefineCustomBoolVariable("run_ops_split.mint_enabled",
 							 "Lets feature flags choose the kind of new ids.",
-							 "While off, every id minted without a parent is a cuid. It takes effect at once, without the grace of a flip.",
+							 "While off, every id minted without a parent is a cuid. A change takes effect at once, without the grace of a flip.",
 							 &mint_enabled,
 							 false,
 							 PGC_SUSET, 0,
@@ -117,7 +116,7 @@ mint_kind_init(void)
 							 NULL, NULL, NULL);
 }
 
-/* ID_KIND_NONE for NULL and for what is no kind. */
+/* The kind with this name; ID_KIND_NONE for NULL or any other text. */
 static IdKind
 kind_by_name(const char *name)
 {
@@ -142,8 +141,8 @@ flag_value(Jsonb *flags, const char *key, JsonbValue *buffer)
 /*
  * mint_flags(flags jsonb) returns jsonb
  *
- * The flags that are about minting, and no others: everybody may see those.
- * What is not a JSON object is returned as it is.
+ * Returns the flags about minting, which everybody may see, and no others.  A
+ * value that is not a JSON object is returned unchanged.
  */
 Datum
 run_ops_mint_flags(PG_FUNCTION_ARGS)
@@ -174,7 +173,7 @@ run_ops_mint_flags(PG_FUNCTION_ARGS)
 	PG_RETURN_JSONB_P(JsonbValueToJsonb(state.result));
 }
 
-/* A flag as text; NULL where it is absent or a JSON null. */
+/* A flag as text; NULL if it is absent or a JSON null. */
 static const char *
 flag_text(Jsonb *flags, const char *key)
 {
@@ -188,7 +187,7 @@ flag_text(Jsonb *flags, const char *key)
 	return JsonbToCString(NULL, &JsonbValueToJsonb(value)->root, 0);
 }
 
-/* Flags may be NULL.  What is not a JSON object has none. */
+/* Reads the flags about minting.  A value that is not a JSON object has none. */
 static MintFlags
 read_flags(Jsonb *flags)
 {
@@ -206,8 +205,8 @@ read_flags(Jsonb *flags)
 }
 
 /*
- * Read 2026-01-31T23:59:59.999Z, the one form that the triggers and the
- * application write.  False for anything else; never an error.
+ * Parses 2026-01-31T23:59:59.999Z, the only form that the triggers and the
+ * application write.  False for anything else; never raises an error.
  */
 static bool
 parse_flipped_at(const char *s, TimestampTz *result)
@@ -234,8 +233,8 @@ parse_flipped_at(const char *s, TimestampTz *result)
 }
 
 /*
- * The kind in force at a moment; ID_KIND_NONE when the flags set none.  A
- * moment before the flip is in the grace too: what was in force then was prev.
+ * The kind in force at a time; ID_KIND_NONE if the flags set none.  A time
+ * before the flip counts as in the grace, because prev was in force then.
  */
 static IdKind
 effective_kind(const MintFlags *flags, TimestampTz at, int grace_ms)
@@ -254,8 +253,8 @@ effective_kind(const MintFlags *flags, TimestampTz at, int grace_ms)
  * effective_mint_kind(kind text, prev text, flipped_at text, at timestamptz,
  *					   grace_ms integer) returns run_ops.id_kind
  *
- * NULL when kind is no kind and no grace is running, and for a NULL moment.
- * A NULL grace is the setting.  Never an error.
+ * NULL if "kind" is not a kind and no grace is running, and for a NULL time.  A
+ * NULL grace means the setting.  Never raises an error.
  */
 Datum
 run_ops_effective_mint_kind(PG_FUNCTION_ARGS)
@@ -281,8 +280,8 @@ run_ops_effective_mint_kind(PG_FUNCTION_ARGS)
 /*
  * effective_mint_kind(flags jsonb, at timestamptz) returns run_ops.id_kind
  *
- * NULL when the flags set no kind and no grace is running, and for a NULL
- * moment.  Never an error.
+ * NULL if the flags set no kind and no grace is running, and for a NULL time.
+ * Never raises an error.
  */
 Datum
 run_ops_effective_mint_kind_of_flags(PG_FUNCTION_ARGS)
@@ -300,8 +299,9 @@ run_ops_effective_mint_kind_of_flags(PG_FUNCTION_ARGS)
 }
 
 /*
- * What the global flag table says, in the active snapshot; NULL: nothing.
- * Whoever mints an id, as by a DEFAULT, needs no rights on the table.
+ * The flags in the global flag table, in the active snapshot; NULL if there
+ * are none.  A user who mints an id, for example by a DEFAULT, needs no
+ * privileges on the table.
  */
 static Jsonb *
 global_flags(void)
@@ -313,7 +313,7 @@ global_flags(void)
 
 	if (rel == NULL)
 		return NULL;
-	/* one row at most */
+	/* the table has at most one row */
 	scan = systable_beginscan(rel, InvalidOid, false, GetActiveSnapshot(), 0,
 							  NULL);
 	tuple = systable_getnext(scan);
@@ -332,8 +332,8 @@ global_flags(void)
 }
 
 /*
- * The kind that one set of flags puts in force, or ID_KIND_NONE.  A value that
- * is no kind counts as not set.
+ * The kind in force according to these flags, or ID_KIND_NONE.  A value that
+ * is not a kind counts as not set.
  */
 static IdKind
 kind_of_flags(Jsonb *json, const char *whose)
@@ -352,8 +352,9 @@ kind_of_flags(Jsonb *json, const char *whose)
 }
 
 /*
- * Split gate, organization, global flag, cuid, as the active snapshot sees
- * them.  Errors are the caller's.
+ * The kind in the active snapshot: cuid while split is off, otherwise the kind
+ * of the organization, the kind of the global flag or cuid.  The caller
+ * handles errors.
  */
 static IdKind
 read_mint_kind(text *environment_id)
@@ -390,9 +391,9 @@ read_mint_kind(text *environment_id)
 /*
  * The kind for an id without a parent; environment_id may be NULL.
  *
- * Minting must not fail because a flag could not be read: the error becomes a
- * WARNING, and the kind a cuid.  Except for errors that do not speak of the
- * flags but end the statement or the transaction whatever we do.
+ * Minting must not fail because a flag cannot be read.  So an error becomes a
+ * WARNING, and the kind is cuid.  Errors that have nothing to do with the
+ * flags and end the statement or transaction anyway are raised again.
  */
 static IdKind
 resolve_kind(text *environment_id)
@@ -439,7 +440,7 @@ resolve_kind(text *environment_id)
 			ReThrowError(error);
 		ereport(WARNING,
 				(errcode(error->sqlerrcode),
-				 errmsg("cannot tell the mint kind of environment %s, a cuid is minted",
+				 errmsg("could not determine the mint kind of environment %s, a cuid is minted",
 						environment_id == NULL ? "NULL" :
 						psprintf("\"%s\"", text_to_cstring(environment_id))),
 				 errdetail_internal("%s", error->message),
@@ -452,9 +453,10 @@ resolve_kind(text *environment_id)
 }
 
 /*
- * The shape of a child: it must live where the parent lives.  A runOpsId's
- * child stays a runOpsId, whose alphabet its owner may rely on; what follows
- * a ksuid is a setting.  Error RO001 when the parent is unclassifiable.
+ * The shape of the id of a child, which belongs in the store of its parent.  A
+ * child of a runOpsId is a runOpsId, because users may rely on its alphabet.  A
+ * setting decides the kind for a child of a ksuid.  Raises RO001 if the parent
+ * is unclassifiable.
  */
 static IdShape
 inherited_shape(Datum parent_id)
@@ -491,8 +493,8 @@ run_ops_resolve_inherited_mint_kind(PG_FUNCTION_ARGS)
 }
 
 /*
- * The region character of a runOpsId: named by itself or by a region's name.
- * '0' stands for what is not known.
+ * The region character of a runOpsId.  The argument is that character or the
+ * name of a region; '0' means an unknown region.
  */
 static char
 region_char(text *region)
@@ -518,7 +520,7 @@ region_char(text *region)
 	return '0';
 }
 
-/* Returns run_ops.minted_id: a new id, and the same behind the prefix. */
+/* Returns run_ops.minted_id: a new id, without and with the prefix. */
 static Datum
 mint_id(FunctionCallInfo fcinfo, const char *prefix, char region)
 {
@@ -577,8 +579,8 @@ mint_id(FunctionCallInfo fcinfo, const char *prefix, char region)
  * mint_run_id(environment_id text, parent_id text, region text)
  *		returns run_ops.minted_id
  *
- * Each argument may be NULL.  With a parent (a run, or the batch the run is an
- * item of) the environment is not looked at.
+ * Each argument may be NULL.  If there is a parent (a run, or the batch that
+ * contains the run), the environment is not used.
  */
 Datum
 run_ops_mint_run_id(PG_FUNCTION_ARGS)
@@ -591,7 +593,7 @@ run_ops_mint_run_id(PG_FUNCTION_ARGS)
  * mint_batch_id(environment_id text, parent_id text)
  *		returns run_ops.minted_id
  *
- * As mint_run_id; a batch has no region.
+ * The same as mint_run_id(), except that a batch has no region.
  */
 Datum
 run_ops_mint_batch_id(PG_FUNCTION_ARGS)

@@ -1,6 +1,6 @@
 /*
  * mint_kind.h
- *		Which kind of id an environment mints.
+ *		The kind of new ids of an environment.
  */
 #ifndef RUN_OPS_MINT_KIND_H
 #define RUN_OPS_MINT_KIND_H

@@ -1,11 +1,11 @@
 /*
  * column_equality.c
- *		The operator that compares the values of a column.
+ *		Finds the operator that compares the values of a column.
  *
- * A generated query that says "=" means the operator that the search_path
- * finds.  For a type of an extension, such as citext, that is another one than
- * the one of its unique indexes, or one that is found through a cast.  So the
- * operator is named: the one of the type's default operator class.
+ * In a generated query, "=" is the operator that search_path finds.  For a
+ * type of an extension, such as citext, that can be another operator than the
+ * one of its unique indexes, or an operator that applies after a cast.  So
+ * generated queries name the operator of the type's default operator class.
  */
 #include "postgres.h"
 
@@ -23,8 +23,8 @@ PG_FUNCTION_INFO_V1(run_ops_equality_operator);
 /*
  * equality_operator(relation regclass, column_name name) returns text
  *
- * Errors: 42703 where there is no such column, 42883 where its type cannot be
- * compared.
+ * Errors: 42703 if there is no such column, 42883 if its type has no equality
+ * operator.
  */
 Datum
 run_ops_equality_operator(PG_FUNCTION_ARGS)

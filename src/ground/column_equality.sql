@@ -1,11 +1,11 @@
 
--- column_equality: how the values of a column are compared.
+-- column_equality: compares the values of a column in generated queries.
 
 CREATE FUNCTION run_ops.equality_operator(relation regclass, column_name name) RETURNS text
   LANGUAGE c STABLE STRICT
   AS 'MODULE_PATHNAME', 'run_ops_equality_operator';
 COMMENT ON FUNCTION run_ops.equality_operator(regclass, name) IS
-  'the operator by which unique indexes compare the values of a column, to be put between two of them: OPERATOR(pg_catalog.=) for most types; with a search_path of pg_catalog alone, = would be another one for types of extensions';
+  'the operator by which unique indexes compare the values of a column, as text for a query: OPERATOR(pg_catalog.=) for most types; with search_path = pg_catalog, = would be another operator for types of extensions';
 
 CREATE FUNCTION run_ops.compared_type(relation regclass, column_name name) RETURNS text
   LANGUAGE sql STABLE STRICT SET search_path = pg_catalog, pg_temp
@@ -14,11 +14,11 @@ AS $$
     SELECT a.atttypid AS oid FROM pg_attribute AS a WHERE a.attrelid = relation AND a.attname = column_name
     UNION ALL
     SELECT t.typbasetype FROM y JOIN pg_type AS t ON t.oid = y.oid AND t.typtype = 'd')
-  -- without a length: character alone would be one character
+  -- -1 is no length; a plain "character" would be one character
   SELECT format_type(y.oid, -1) FROM y JOIN pg_type AS t ON t.oid = y.oid AND t.typtype <> 'd'
 $$;
 COMMENT ON FUNCTION run_ops.compared_type(regclass, name) IS
-  'the type of a column, without its length; of a domain what it is made of';
+  'the type of a column, without its length; for a domain, its base type';
 
 CREATE FUNCTION run_ops.equals_text(relation regclass, column_name name, value text, many boolean DEFAULT false) RETURNS text
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
@@ -27,14 +27,14 @@ AS $$
                 run_ops.equality_operator(relation, column_name), value, run_ops.compared_type(relation, column_name))
 $$;
 COMMENT ON FUNCTION run_ops.equals_text(regclass, name, text, boolean) IS
-  'what is to follow a column in a query, to compare it with an expression of type text, or with each element of an array';
+  'the text that follows a column in a query, to compare the column with an expression of type text, or with each element of an array';
 
 CREATE FUNCTION run_ops.plain_column(relation regclass, column_name name, written text, OUT expression text, OUT type text)
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
-  -- A type of PostgreSQL, or a domain over one, is compared as it is, and through
-  -- its indexes.  What another type is equal to, and in which order it is, only
-  -- its own schema tells; what it is written like is the same everywhere.
+  -- A value of a built-in type, or of a domain over one, is compared as it is,
+  -- so that indexes can be used. Equality and order of any other type depend on
+  -- the schema of the type, so its values are compared as text.
   WITH RECURSIVE base AS (
     SELECT a.atttypid AS oid, a.atttypmod AS modifier FROM pg_attribute AS a WHERE a.attrelid = relation AND a.attname = column_name
     UNION ALL
@@ -45,4 +45,4 @@ AS $$
     FROM base AS b JOIN pg_type AS y ON y.oid = b.oid WHERE y.typtype <> 'd'
 $$;
 COMMENT ON FUNCTION run_ops.plain_column(regclass, name, text) IS
-  'how a column of a local table is compared and ordered, here and in a store: the expression for what is written as the column, and the type of its values';
+  'how a column of a local table is compared and ordered, here and in a store: the expression made of the column as written, and the type of its values';

@@ -1,7 +1,7 @@
 /*
  * compat.h
- *		The differences between PostgreSQL versions, all of them, so that no
- *		other file asks for the version.
+ *		All differences between PostgreSQL versions; no other file tests the
+ *		version.
  */
 #ifndef RUN_OPS_COMPAT_H
 #define RUN_OPS_COMPAT_H
@@ -14,14 +14,14 @@
 #define MarkGUCPrefixReserved(prefix) EmitWarningsOnPlaceholders(prefix)
 #endif
 
-/* postgres_fdw's DEFAULT_FDW_TUPLE_COST */
+/* DEFAULT_FDW_TUPLE_COST of postgres_fdw */
 #if PG_VERSION_NUM < 170000
 #define COMPAT_DEFAULT_FDW_TUPLE_COST 0.01
 #else
 #define COMPAT_DEFAULT_FDW_TUPLE_COST 0.2
 #endif
 
-/* create_foreignscan_path() with nothing but rows, costs and outer relations */
+/* create_foreignscan_path() with only rows, costs and outer relations */
 #if PG_VERSION_NUM < 170000
 #define compat_create_foreignscan_path(root, rel, rows, startup, total, outer) \
 	create_foreignscan_path(root, rel, NULL, rows, startup, total, \
@@ -43,8 +43,8 @@
 #endif
 
 /*
- * Appends the range table of one query to that of another, with what its
- * entries are checked for; needs rewrite/rewriteManip.h
+ * Appends the range table of one query to that of another, with the privileges
+ * to check; needs rewrite/rewriteManip.h.
  */
 #if PG_VERSION_NUM < 160000
 #define compat_append_rtable(dst, src) \
@@ -55,7 +55,7 @@
 					   (src)->rtable, (src)->rteperminfos)
 #endif
 
-/* Marks the tables of a query to be checked as a role, not as the user. */
+/* Marks the tables of a query: privileges are checked for the role. */
 #if PG_VERSION_NUM < 160000
 #define compat_check_access_as(query, role) \
 	do { \
@@ -79,20 +79,20 @@
 	} while (0)
 #endif
 
-/* what table_tuple_update() says about indexes */
+/* what table_tuple_update() returns about indexes */
 #if PG_VERSION_NUM < 160000
 typedef bool TU_UpdateIndexes;
 #define TU_None false
 #endif
 
-/* Does the view read its tables with the rights of the caller? */
+/* Does the view read its tables with the privileges of the caller? */
 #if PG_VERSION_NUM < 150000
 #define compat_has_security_invoker(rel) false
 #else
 #define compat_has_security_invoker(rel) RelationHasSecurityInvoker(rel)
 #endif
 
-/* Does opening a connection need a timer to end?  See connect_limit.c. */
+/* Does a time limit for connecting need a timer?  See connect_limit.c. */
 #define COMPAT_CONNECT_NEEDS_TIMER (PG_VERSION_NUM >= 160000)
 
 /* Building a jsonb value; needs utils/jsonb.h. */
@@ -109,7 +109,7 @@ typedef struct CompatJsonb
 #define compat_push_jsonb(jsonb, token, value) pushJsonbValue(jsonb, token, value)
 #endif
 
-/* the number of the transaction this backend is in; needs storage/proc.h */
+/* the local id of the current transaction; needs storage/proc.h */
 #if PG_VERSION_NUM < 170000
 #define compat_local_transaction_id() (MyProc->lxid)
 #else

@@ -1,10 +1,10 @@
 /*
  * errors.h
- *		The extension's own SQLSTATEs, class RO.
+ *		The SQLSTATEs of the extension, class RO.
  *
- * There is one for each situation that a caller may want to tell from others.
- * A situation that PostgreSQL has a code for has that code.  RO002 and RO003
- * are raised in SQL only; docs/operating.md explains all of them.
+ * Each is for a situation that a caller may want to handle.  If PostgreSQL has
+ * a code for a situation, that code is used instead.  RO002 and RO003 are
+ * raised in SQL only.  docs/operating.md explains all of them.
  */
 #ifndef RUN_OPS_ERRORS_H
 #define RUN_OPS_ERRORS_H

@@ -1,9 +1,9 @@
 /*
  * guard.h
- *		Conditions that right answers depend on, by number.
+ *		Numbered conditions without which results would be wrong.
  *
- * A test build without one of them (-DRUN_OPS_MUTANT=n: it counts as true)
- * must fail a test; see scripts/check-mutants.
+ * In a test build with -DRUN_OPS_MUTANT=n, condition n is always true, and
+ * then a test must fail; see scripts/check-mutants.
  */
 #ifndef RUN_OPS_GUARD_H
 #define RUN_OPS_GUARD_H

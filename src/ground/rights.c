@@ -1,20 +1,20 @@
 /*
  * rights.c
- *		Statements whose access to tables is checked as one role while what
- *		they call runs as another.
+ *		Executes statements whose access to tables is checked as one role,
+ *		while the functions they call run as another.
  *
- * PostgreSQL executes a statement on a view in this way: the view's owner
+ * PostgreSQL executes a statement on a view in this way: the owner of the view
  * needs the privileges on the tables behind it, but triggers, defaults,
- * checks, casts and operators run as the user who executes the statement.
- * Running the whole statement as the view's owner instead would let whoever
- * can attach code to a table use the rights of that owner.
+ * checks, casts and operators run as the user who executes the statement.  If
+ * the whole statement ran as the owner of the view, anybody who can attach
+ * code to a table could use the privileges of that owner.
  *
- * The one idea: parse analysis is the place where both roles are told apart.
- * Names are looked up as the role that may see them; then each table in the
- * query is marked to be checked as the access role, with the same field that
- * the rewriter sets for the tables of a view.  Planning and execution are left
- * to the current user.  All of this is in the parser set-up of the plan, so it
- * is repeated whenever the plan cache analyzes the statement anew.
+ * The one idea: parse analysis can separate the two roles.  Names are looked
+ * up as the role that may see them.  Then each table of the query is marked to
+ * be checked as the access role, in the same field that the rewriter sets for
+ * the tables of a view.  Planning and execution use the current user.  All of
+ * this is in the parser setup of the plan, so it is repeated when the plan
+ * cache analyzes the statement again.
  */
 #include "postgres.h"
 
@@ -48,7 +48,10 @@ static post_parse_analyze_hook_type next_post_parse_analyze = NULL;
  * ----------------------------------------------------------------
  */
 
-/* "$n" in a statement.  That it is called also tells that one of ours. */
+/*
+ * Resolves "$n" in a statement.  end_analysis() recognizes our statements by
+ * this hook.
+ */
 static Node *
 param_of_statement(ParseState *pstate, ParamRef *pref)
 {
@@ -72,9 +75,9 @@ param_of_statement(ParseState *pstate, ParamRef *pref)
 }
 
 /*
- * Parser set-up.  An error before end_analysis() leaves the other role in
- * place until the transaction or subtransaction is rolled back, which restores
- * the user as for every error.
+ * Parser setup.  After an error before end_analysis(), the other role stays
+ * set until the transaction or subtransaction is rolled back.  The rollback
+ * restores the user, as after every error.
  */
 static void
 begin_analysis(ParseState *pstate, void *arg)
@@ -193,21 +196,21 @@ only_reads(CachedPlanSource *source)
  * as_owner(relation regclass, command text, VARIADIC arguments "any")
  *		returns setof record
  *
- * Executes a command that reads or writes a table which somebody else owns.
- * Access is checked as the caller, and what the table's owner may have
- * attached to the table or to the types of its columns runs as that owner, as
- * the commands of foreign-key triggers do.  It runs in a security-restricted
- * operation, so that nothing of it is put off until the caller commits.
+ * Executes a command that reads or writes a table of another owner.  Access is
+ * checked as the caller.  Code that the owner has attached to the table or to
+ * the types of its columns runs as the owner, as in the commands of
+ * foreign-key triggers.  The command is a security-restricted operation, so
+ * that code cannot defer anything until the caller commits.
  *
- * Settings that such code changes are taken back, or it could choose the
- * search_path of the function that has called this one.
+ * Afterwards, settings that such code has changed are restored; otherwise it
+ * could choose the search_path of the function that called this one.
  *
- * A caller without the owner's rights stays what it is: it must not be able
- * to run commands of its own as somebody else.  A command that only reads sees
- * what its caller sees: in a STABLE function, the snapshot of the calling
- * query.  Gives the rows of the command,
- * none where it has no rows.  Errors: those of the command; 42809 where the
- * relation has no owner, as it does not exist.
+ * For a caller without the privileges of the owner, everything runs as the
+ * caller, which must not be able to run its own commands as another role.  A
+ * command that only reads sees the same as its caller; in a STABLE function
+ * that is the snapshot of the calling query.  Returns the rows of the command,
+ * if it has any.  Errors: those of the command; 42P01 if the relation does not
+ * exist.
  */
 Datum
 run_ops_as_owner(PG_FUNCTION_ARGS)

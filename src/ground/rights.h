@@ -1,29 +1,29 @@
 /*
  * rights.h
- *		Statements whose access to tables is checked as one role while what
- *		they call runs as another.
+ *		Executes statements whose access to tables is checked as one role,
+ *		while the functions they call run as another.
  */
 #ifndef RUN_OPS_RIGHTS_H
 #define RUN_OPS_RIGHTS_H
 
 #include "executor/spi.h"
 
-/* A prepared statement; lives in the memory context it was prepared in. */
+/* A prepared statement, in the memory context in which it was prepared. */
 typedef struct RightsStatement
 {
 	SPIPlanPtr	plan;
-	Oid			names_role;		/* who may see the schemas that it names */
-	Oid			access_role;	/* who may use the tables; InvalidOid: the
-								 * current user */
-	Oid			save_userid;	/* while it is analyzed */
+	Oid			names_role;		/* looks up the names in the statement */
+	Oid			access_role;	/* needs the privileges on the tables;
+								 * InvalidOid: the current user */
+	Oid			save_userid;	/* during parse analysis */
 	int			save_sec_context;
 	int			nargs;
 	Oid			argtypes[FLEXIBLE_ARRAY_MEMBER];
 } RightsStatement;
 
 /*
- * Prepares a statement inside SPI.  "context" must live as long as the plan
- * is used.  Errors are those of the statement.
+ * Prepares a statement.  The caller must be connected to SPI, and "context"
+ * must exist as long as the plan is used.  Errors are those of the statement.
  */
 extern RightsStatement *rights_prepare(const char *sql, Oid names_role,
 									   Oid access_role, int nargs,
@@ -31,9 +31,9 @@ extern RightsStatement *rights_prepare(const char *sql, Oid names_role,
 									   MemoryContext context);
 
 /*
- * Executes it as the current user; "nulls" as in SPI, NULL for none.  With a
- * receiver, rows go there instead of to SPI_tuptable.  Gives what
- * SPI_execute_plan() gives.
+ * Executes it as the current user.  "nulls" is as in SPI; NULL means that no
+ * value is null.  If there is a receiver, it gets the rows instead of
+ * SPI_tuptable.  Returns the same as SPI_execute_plan().
  */
 extern int	rights_execute(RightsStatement *statement, Datum *values,
 						   const char *nulls, bool read_only, long count,

@@ -1,12 +1,12 @@
 
--- rights: whose rights a command runs with, and in whose schemas the extension
--- may work.
+-- rights: with whose privileges a command runs, and which schemas are safe for
+-- the extension to use.
 
 CREATE FUNCTION run_ops.strangers(schema name) RETURNS SETOF text
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
   WITH trusted AS (
-    -- who could change everything that the extension does anyway
+    -- these roles can change the extension anyway
     SELECT r.oid FROM pg_roles AS r
      WHERE r.rolsuper OR r.rolname = current_user
         OR r.oid = (SELECT e.extowner FROM pg_extension AS e WHERE e.extname = 'run_ops_split'))
@@ -28,7 +28,7 @@ AS $$
    WHERE n.nspname = strangers.schema AND o.refobjid NOT IN (SELECT t.oid FROM trusted AS t)
 $$;
 COMMENT ON FUNCTION run_ops.strangers(name) IS
-  'what somebody else owns of a schema, or may put into it, one line each; somebody else is neither the current role nor the owner of the extension nor a superuser';
+  'one line for each reason why a schema is not safe: a stranger owns it or an object in it, or may create objects in it; a stranger is any role except the current role, the owner of the extension and superusers';
 
 CREATE FUNCTION run_ops.refuse_strangers(schema name) RETURNS void
   LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
@@ -39,11 +39,11 @@ BEGIN
   IF lines IS NOT NULL THEN
     RAISE EXCEPTION 'schema "%" is not safe to use', schema
       USING ERRCODE = 'insufficient_privilege', DETAIL = lines,
-            HINT = 'What others put there would run with the rights of the extension. Drop the schema, or rename it, and try again.';
+            HINT = 'Code of other roles in this schema would run with the privileges of the extension. Drop or rename the schema, and try again.';
   END IF;
 END $$;
 COMMENT ON FUNCTION run_ops.refuse_strangers(name) IS
-  'raises an error when somebody else owns a schema or anything in it, or may create something there';
+  'raises an error if a stranger owns a schema or an object in it, or may create objects in it';
 REVOKE EXECUTE ON FUNCTION run_ops.strangers(name), run_ops.refuse_strangers(name) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.renew_schema(schema name) RETURNS text
@@ -56,14 +56,14 @@ AS $$
     BEGIN
       IF stranger IS NOT NULL THEN
         RAISE EXCEPTION 'schema "%%" is owned by role "%%"', %1$L, stranger
-          USING ERRCODE = 'insufficient_privilege', HINT = 'Drop the schema, or rename it, and try again.';
+          USING ERRCODE = 'insufficient_privilege', HINT = 'Drop or rename the schema, and try again.';
       END IF;
     END $q$, schema), schema)
 $$;
 COMMENT ON FUNCTION run_ops.renew_schema(name) IS
-  'SQL that makes a schema anew, here or in a store; an error where somebody else owns one of that name';
+  'SQL that drops and creates a schema, here or in a store; fails if another role owns a schema of that name';
 
--- Before anything else: the names of this script must mean what it says.
+-- Before anything else: nobody may have put objects of these names here.
 DO $$
 BEGIN
   PERFORM run_ops.refuse_strangers('run_ops'::pg_catalog.name);
@@ -76,9 +76,9 @@ CREATE FUNCTION run_ops.as_owner(relation regclass, command text) RETURNS SETOF 
   LANGUAGE c
   AS 'MODULE_PATHNAME', 'run_ops_as_owner';
 COMMENT ON FUNCTION run_ops.as_owner(regclass, text, "any") IS
-  'executes a command with access to tables as the caller, while triggers, casts, checks and whatever else the owner of the relation has attached run as that owner; without the rights of the owner, all runs as the caller';
+  'executes a command: access to tables is checked as the caller, while triggers, casts, checks and other code that the owner of the relation has attached run as that owner; if the caller lacks the privileges of the owner, everything runs as the caller';
 COMMENT ON FUNCTION run_ops.as_owner(regclass, text) IS
-  'run_ops.as_owner() of a command without arguments';
+  'the same as run_ops.as_owner() above, for a command without arguments';
 
 CREATE FUNCTION run_ops.weaker_owner(a regclass, b regclass) RETURNS regclass
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
@@ -87,4 +87,4 @@ AS $$
     FROM pg_class AS x, pg_class AS y WHERE x.oid = a AND y.oid = b
 $$;
 COMMENT ON FUNCTION run_ops.weaker_owner(regclass, regclass) IS
-  'the one of two tables whose owner should execute a command that reads both: if the owner of a has the rights of the owner of b it is b, so that no owner gains any rights, else a';
+  'the one of two tables whose owner should execute a command that reads both: b if the owner of a has the privileges of the owner of b, else a; so no owner gains privileges';

@@ -1,10 +1,10 @@
 /*
  * id_mint.c
- *		New ids, and what can be read back from one.
+ *		Generates ids, and reads the time and the body of an id.
  *
  * The one idea: every id starts with the time and ends with strong random
- * bytes, so that ids sort by time and no two backends have to agree on
- * anything to stay apart.
+ * bytes.  So ids sort by time, and backends generate different ids without
+ * coordination.
  *
  *		cuid		'c', 8 base36 digits of unix milliseconds, 4 of a
  *					counter, 12 random ones
@@ -14,9 +14,10 @@
  *					in 6 bytes, 9 random ones; then a region and '1', or a
  *					shard and '2'
  *
- * Order holds under byte order (COLLATE "C"); a runOpsId, all lowercase, also
- * sorts so in the usual languages.  Within one second (ksuid) or millisecond
- * the order is random; a cuid goes by its counter there.
+ * Ids sort by time under COLLATE "C".  A runOpsId is all lowercase, so it also
+ * does under the usual language collations.  Within one second (ksuid) or
+ * millisecond (runOpsId) the order is random; within one millisecond, cuids
+ * sort by their counter.
  */
 #include "postgres.h"
 
@@ -40,14 +41,14 @@
 #define CUID_COUNTER_LENGTH 4
 #define CUID_RANDOM_LENGTH 12
 
-/* 2012-01-01: the format is of that year, so no cuid is older */
+/* 2012-01-01; no cuid is older, because the format was published in 2012 */
 #define CUID_OLDEST_MS INT64CONST(1325376000000)
 
-/* PostgreSQL's epoch in unix milliseconds */
+/* the epoch of PostgreSQL in unix milliseconds */
 #define PG_EPOCH_MS \
 	((int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * SECS_PER_DAY * 1000)
 
-/* base36, base32hex (its first 32), lowercase */
+/* base36 in lowercase; its first 32 characters are base32hex */
 static const char base36[] = "0123456789abcdefghijklmnopqrstuvwxyz";
 static const char base62[] =
 "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
@@ -61,13 +62,13 @@ PG_FUNCTION_INFO_V1(run_ops_friendly_id);
 PG_FUNCTION_INFO_V1(run_ops_id_body);
 
 /*
- * Strong random bytes, fetched many at a time: one call of the system's
- * generator costs as much as a whole id.
+ * Writes n strong random bytes.  They are fetched many at a time, because one
+ * call of the system's generator costs as much as a whole id.
  *
- * The pool belongs to one process.  Only backends mint, and a backend never
- * forks; the postmaster, from which they are forked, runs no SQL, so what
- * they inherit is an empty pool, also when the library is preloaded.  Bytes
- * are wiped as they are handed out.
+ * Each process has its own pool.  Only backends mint, and a backend never
+ * forks.  Backends are forked from the postmaster, which runs no SQL, so they
+ * inherit an empty pool, also if the library is preloaded.  Bytes are wiped
+ * when they are handed out.
  */
 static void
 random_bytes(void *out, int n)
@@ -96,7 +97,7 @@ unix_ms(void)
 	return GetCurrentTimestamp() / 1000 + PG_EPOCH_MS;
 }
 
-/* The lowest n base36 digits of the value. */
+/* Writes the lowest n base36 digits of the value. */
 static void
 put_base36(char *out, uint64 value, int n)
 {
@@ -108,8 +109,8 @@ put_base36(char *out, uint64 value, int n)
 }
 
 /*
- * Eight digits of time last until May 2059.  The counter starts at random, as
- * the format has it, and wraps around.
+ * Eight digits of time are enough until May 2059.  As the format specifies,
+ * the counter starts at a random value and wraps around.
  */
 void
 mint_cuid(char *out)
@@ -216,7 +217,8 @@ run_ops_generate_ksuid(PG_FUNCTION_ARGS)
 }
 
 /*
- * The one character of a region or shard; "what" names it in the error.
+ * Returns the one character of a region or shard.  "what" names it in the
+ * error.
  */
 static char
 place_character(text *place, const char *what)
@@ -235,8 +237,8 @@ place_character(text *place, const char *what)
 /*
  * generate_run_ops_id(region text) returns text
  *
- * A NULL region is an unknown one: "0".  Error for anything but one character
- * of [a-z0-9].
+ * A NULL region is unknown, which is written as "0".  Raises an error unless
+ * the region is one character of [a-z0-9].
  */
 Datum
 run_ops_generate_run_ops_id(PG_FUNCTION_ARGS)
@@ -251,8 +253,8 @@ run_ops_generate_run_ops_id(PG_FUNCTION_ARGS)
 /*
  * generate_run_ops_id_v2(shard text) returns text
  *
- * Error for anything but one character of [a-z0-9], NULL as well: an id
- * without its shard would have no home.
+ * Raises an error unless the shard is one character of [a-z0-9], also for
+ * NULL: without a shard, no store would hold the row of the id.
  */
 Datum
 run_ops_generate_run_ops_id_v2(PG_FUNCTION_ARGS)
@@ -268,7 +270,7 @@ run_ops_generate_run_ops_id_v2(PG_FUNCTION_ARGS)
 	PG_RETURN_TEXT_P(cstring_to_text_with_len(id, RUN_OPS_ID_LENGTH));
 }
 
-/* Value of a digit in an alphabet in byte order, or -1. */
+/* The value of a digit in the alphabet, or -1 if it is none. */
 static int
 digit_value(const char *alphabet, int base, char c)
 {
@@ -277,7 +279,7 @@ digit_value(const char *alphabet, int base, char c)
 	return found ? (int) (found - alphabet) : -1;
 }
 
-/* Unix milliseconds, or -1 when the body is no cuid of a plausible time. */
+/* Unix milliseconds, or -1 if the body is not a cuid with a plausible time. */
 static int64
 cuid_ms(const char *body)
 {
@@ -297,7 +299,7 @@ cuid_ms(const char *body)
 	return ms >= CUID_OLDEST_MS ? ms : -1;
 }
 
-/* Unix milliseconds, or -1 when the body is no base62 of 20 bytes. */
+/* Unix milliseconds, or -1 if the body is not 20 bytes in base62. */
 static int64
 ksuid_ms(const char *body)
 {
@@ -336,9 +338,9 @@ run_ops_id_ms(const char *body)
 /*
  * id_timestamp(id text) returns timestamptz
  *
- * NULL where no time can be read: an unclassifiable id, characters that its
- * kind does not have, a ksuid of more than 20 bytes, a cuid older than cuids.
- * Total.
+ * NULL if no time can be read: the id is unclassifiable, has characters that
+ * its kind does not have, is a ksuid of more than 20 bytes, or is a cuid with
+ * a time before 2012.  Never raises an error.
  */
 Datum
 run_ops_id_timestamp(PG_FUNCTION_ARGS)
@@ -347,8 +349,8 @@ run_ops_id_timestamp(PG_FUNCTION_ARGS)
 	int64		ms = -1;
 
 	/*
-	 * A body has at least as many bytes as characters, and one with more has
-	 * a byte outside ASCII among the first, which no alphabet knows.
+	 * A body has at least as many bytes as characters.  If it has more, one of
+	 * the bytes that are read is not ASCII and is in no alphabet.
 	 */
 	if (shape.kind != ID_KIND_NONE)
 	{
@@ -371,9 +373,9 @@ run_ops_id_timestamp(PG_FUNCTION_ARGS)
 /*
  * friendly_id(prefix text, body text) returns text
  *
- * prefix_body; a body that has this prefix already is returned as it is.
- * Error when either is empty, or the prefix contains the separator: the body
- * could not be told from it again.
+ * Returns prefix_body.  A body that has this prefix already is returned
+ * unchanged.  Raises an error if the prefix or the body is empty, or if the
+ * prefix contains "_": then id_body() would return another body.
  */
 Datum
 run_ops_friendly_id(PG_FUNCTION_ARGS)
@@ -412,7 +414,8 @@ run_ops_friendly_id(PG_FUNCTION_ARGS)
 /*
  * id_body(id text) returns text
  *
- * What the classification looks at: after the first '_', or everything.
+ * Returns the part of the id that is classified: what follows the first '_',
+ * or the whole id if it has none.
  */
 Datum
 run_ops_id_body(PG_FUNCTION_ARGS)

@@ -2,21 +2,22 @@
  * id_shape.c
  *		Classification: the shape of an id says which store holds its row.
  *
- * The one idea: residency is a pure function of bytes.  The rule reads no
- * catalog, allocates nothing and depends on no setting, so every answer may
- * sit in an index, a CHECK constraint, a partition key or a plan.
+ * The one idea: residency is a pure function of the bytes of the id.  The rule
+ * reads no catalog, allocates nothing and depends on no setting.  So its
+ * result can be used in an index, a CHECK constraint, a partition key or a
+ * plan.
  *
- * The rule: drop everything up to and including the first '_', then look at
- * the number of characters that remain.  25 is a cuid and LEGACY; 27 is a
- * ksuid and NEW; 26 is a runOpsId and NEW, but only when well formed: 24
- * characters of lowercase base32hex, then a region [a-z0-9] and '1', or a
- * shard [a-z0-9] and '2'.  Anything else is unclassifiable; so are versions
- * not yet allocated, so that a later version can take them without moving
- * rows.  Only the 26-character form is checked for its alphabet.
+ * The rule: drop everything up to and including the first '_', then count the
+ * characters that remain.  25 is a cuid and LEGACY.  27 is a ksuid and NEW.  26
+ * is a runOpsId and NEW, but only if it is well formed: 24 characters of
+ * lowercase base32hex, then a region [a-z0-9] and '1', or a shard [a-z0-9] and
+ * '2'.  Anything else is unclassifiable.  That includes versions that are not
+ * allocated yet: so a later release can allocate them without moving rows.
+ * Only the form of 26 characters is checked for its alphabet.
  *
  * Characters are those of the server encoding.  An application that counts
- * UTF-16 units agrees on every id but those with characters outside the Basic
- * Multilingual Plane, which no id has.
+ * UTF-16 units gets the same result, except for ids with characters outside
+ * the Basic Multilingual Plane, which no real id has.
  */
 #include "postgres.h"
 
@@ -32,13 +33,13 @@
 #include "ground/errors.h"
 #include "ids/id_shape.h"
 
-/* No body of more bytes than this can be classified. */
+/* A body of more bytes is unclassifiable. */
 #define MAX_BODY_BYTES (KSUID_LENGTH * MAX_MULTIBYTE_CHAR_LEN)
 
-/* What is read first of a long compressed or out-of-line value. */
+/* Bytes of a long compressed or out-of-line value that are read first. */
 #define HEAD_BYTES 256
 
-/* As much of a wrong id as an error shows, in bytes. */
+/* Bytes of an id that an error message shows. */
 #define SHOWN_BYTES 80
 
 PG_FUNCTION_INFO_V1(run_ops_owner_engine);
@@ -47,6 +48,7 @@ PG_FUNCTION_INFO_V1(run_ops_is_classifiable);
 PG_FUNCTION_INFO_V1(run_ops_classify_kind);
 PG_FUNCTION_INFO_V1(run_ops_resolve_shard);
 PG_FUNCTION_INFO_V1(run_ops_resides);
+PG_FUNCTION_INFO_V1(run_ops_residency_condition);
 
 const char *const id_kind_names[] = {NULL, "cuid", "ksuid", "runOpsId"};
 
@@ -55,7 +57,7 @@ body_offset(const char *id, int len)
 {
 	const char *sep = memchr(id, '_', len);
 
-	/* every server encoding keeps ASCII bytes out of multibyte characters */
+	/* no server encoding has ASCII bytes in multibyte characters */
 	return sep ? (int) (sep - id) + 1 : 0;
 }
 
@@ -66,8 +68,8 @@ id_body_offset(const char *id, int len)
 }
 
 /*
- * Bytes are looked at eight at a time, in words whose byte order does not
- * matter.
+ * Eight bytes are tested at a time, as a word.  The byte order of the word
+ * does not matter.
  */
 #define EACH_BYTE(b) (UINT64CONST(0x0101010101010101) * (b))
 
@@ -91,7 +93,10 @@ all_ascii(const char *s, int len)
 	return (seen & EACH_BYTE(0x80)) == 0;
 }
 
-/* The high bit of each byte that is c or more; all bytes and c are ASCII. */
+/*
+ * Sets the high bit of each byte that is c or more.  All bytes and c must be
+ * ASCII.
+ */
 static inline uint64
 at_least(uint64 word, unsigned char c)
 {
@@ -109,8 +114,8 @@ all_base32hex(uint64 word)
 }
 
 /*
- * Unlike pg_mbstrlen_with_len this never fails, whatever the bytes are: the
- * classification has to be total.
+ * Unlike pg_mbstrlen_with_len(), this never raises an error, whatever the
+ * bytes are: the classification must have a result for every value.
  */
 static int
 count_characters(const char *s, int len)
@@ -124,7 +129,10 @@ count_characters(const char *s, int len)
 	return n;
 }
 
-/* 24 characters of [0-9a-v], a region or shard, a version: 26 ASCII bytes. */
+/*
+ * The shape of a body of 26 ASCII bytes.  A runOpsId has 24 characters of
+ * [0-9a-v], a region or shard, and a version.
+ */
 static inline IdShape
 run_ops_id_shape(const char *body)
 {
@@ -145,7 +153,7 @@ run_ops_id_shape(const char *body)
 	return shape;
 }
 
-/* Inlined into each function: they are called for every row. */
+/* Inlined into each function, because they are called for every row. */
 static pg_attribute_always_inline IdShape
 classify(const char *id, int len)
 {
@@ -156,7 +164,7 @@ classify(const char *id, int len)
 	int			nchars = nbytes;
 	bool		ascii;
 
-	/* at least one byte a character: what is too short stays too short */
+	/* a body has at most as many characters as bytes */
 	if (nbytes < CUID_LENGTH || nbytes > MAX_BODY_BYTES)
 		return shape;
 	ascii = all_ascii(body, nbytes);
@@ -179,9 +187,9 @@ id_shape(const char *id, int len)
 }
 
 /*
- * A compressed or out-of-line value.  A long one has a body that is too long
- * as soon as its head holds the first '_', so that head is all we read; only
- * a long value without one is read whole.
+ * The shape of a compressed or out-of-line value.  If a long value has its
+ * first '_' in its head, its body is too long, so only the head is read.  A
+ * long value without '_' in its head is read completely.
  */
 static pg_noinline IdShape
 toasted_id_shape(Datum id)
@@ -224,7 +232,7 @@ id_shape_datum(Datum id)
 	return classify_datum(id);
 }
 
-/* Is the id NEW?  What is unclassifiable is where everything was: LEGACY. */
+/* Is the id NEW?  An unclassifiable id is not: its row is in "legacy". */
 static inline bool
 id_is_new(IdShape shape)
 {
@@ -244,8 +252,8 @@ id_resides(IdShape shape, const char *store, int store_len)
 }
 
 /*
- * The OIDs of an enum's labels, looked up once per query: label n of the
- * function's result type.
+ * The OID of label n of the enum that the function returns.  The labels are
+ * looked up once per query.
  */
 static Datum
 enum_label(FunctionCallInfo fcinfo, int n, const char *const *labels,
@@ -306,7 +314,7 @@ id_report_unclassifiable(text *id)
 					   count_characters(value, len),
 					   count_characters(value + start, len - start)),
 			 errhint("After the first \"_\", a cuid has %d characters and a "
-					 "ksuid %d; a runOpsId has %d: %d of 0-9 and a-v, a "
+					 "ksuid has %d. A runOpsId has %d: %d of 0-9 and a-v, a "
 					 "region or shard of 0-9 and a-z, and the version 1 or "
 					 "2.",
 					 CUID_LENGTH, KSUID_LENGTH, RUN_OPS_ID_LENGTH,
@@ -316,7 +324,7 @@ id_report_unclassifiable(text *id)
 /*
  * owner_engine(id text) returns run_ops.residency
  *
- * Error RO001 when the id is unclassifiable.
+ * Raises RO001 if the id is unclassifiable.
  */
 Datum
 run_ops_owner_engine(PG_FUNCTION_ARGS)
@@ -331,7 +339,7 @@ run_ops_owner_engine(PG_FUNCTION_ARGS)
 /*
  * try_owner_engine(id text) returns run_ops.residency
  *
- * NULL when the id is unclassifiable.  Total.
+ * NULL if the id is unclassifiable.  Never raises an error.
  */
 Datum
 run_ops_try_owner_engine(PG_FUNCTION_ARGS)
@@ -343,7 +351,7 @@ run_ops_try_owner_engine(PG_FUNCTION_ARGS)
 	return residency(fcinfo, shape.kind);
 }
 
-/* is_classifiable(id text) returns boolean.  Total. */
+/* is_classifiable(id text) returns boolean.  Never raises an error. */
 Datum
 run_ops_is_classifiable(PG_FUNCTION_ARGS)
 {
@@ -353,7 +361,7 @@ run_ops_is_classifiable(PG_FUNCTION_ARGS)
 /*
  * classify_kind(id text) returns run_ops.id_kind
  *
- * NULL when the id is unclassifiable.  Total.
+ * NULL if the id is unclassifiable.  Never raises an error.
  */
 Datum
 run_ops_classify_kind(PG_FUNCTION_ARGS)
@@ -368,10 +376,10 @@ run_ops_classify_kind(PG_FUNCTION_ARGS)
 /*
  * resolve_shard(id text) returns text
  *
- * The shard character of a version-2 id; "new" for other NEW ids; "legacy"
- * for the rest, also for an unclassifiable id.  Total.
+ * The shard character of a version-2 id, "new" for other NEW ids, "legacy" for
+ * all others, also for an unclassifiable id.  Never raises an error.
  *
- * Each answer is made once per query, and then only pointed at.
+ * Each result is allocated once per query; later calls return a pointer to it.
  */
 Datum
 run_ops_resolve_shard(PG_FUNCTION_ARGS)
@@ -381,7 +389,7 @@ run_ops_resolve_shard(PG_FUNCTION_ARGS)
 	MemoryContext mcxt = fcinfo->flinfo->fn_mcxt;
 	int			slot = shape.shard;
 
-	/* one slot per ASCII character; 0 and 1 are free, no shard is those */
+	/* one slot for each ASCII character; no shard has the code 0 or 1 */
 	if (answers == NULL)
 		fcinfo->flinfo->fn_extra = answers =
 			MemoryContextAllocZero(mcxt, 128 * sizeof(text *));
@@ -405,9 +413,9 @@ run_ops_resolve_shard(PG_FUNCTION_ARGS)
 /*
  * resides(id text, store text) returns boolean
  *
- * Whether rows of this id belong into that store.  Not strict: a NULL or
- * unclassifiable id belongs to "legacy", where everything was before the
- * split.  NULL store: false.
+ * Whether the row of this id belongs in that store.  Not strict: the row of a
+ * NULL or unclassifiable id belongs in "legacy", where all rows were before
+ * the split.  False for a NULL store.
  */
 Datum
 run_ops_resides(PG_FUNCTION_ARGS)
@@ -422,4 +430,29 @@ run_ops_resides(PG_FUNCTION_ARGS)
 		shape = classify_datum(PG_GETARG_DATUM(0));
 	PG_RETURN_BOOL(id_resides(shape, VARDATA_ANY(store),
 							  VARSIZE_ANY_EXHDR(store)));
+}
+
+/*
+ * residency_condition(id text, store text) returns text
+ *
+ * Strict.  The condition resides(id, store) as SQL that a store without this
+ * extension can evaluate.  "id" is an SQL expression of type text.  NULL for
+ * "legacy", and for a text that is not the name of a store.
+ */
+Datum
+run_ops_residency_condition(PG_FUNCTION_ARGS)
+{
+	char	   *id = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	char	   *store = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	char	   *body = psprintf("substr(%s, strpos(%s, '_') + 1)", id, id);
+
+	if (strcmp(store, STORE_NEW) == 0)
+		PG_RETURN_TEXT_P(cstring_to_text(psprintf("char_length(%s) = %d OR %s ~ '^[0-9a-v]{%d}[a-z0-9]1$'",
+												  body, KSUID_LENGTH,
+												  body, RUN_OPS_CORE_LENGTH)));
+	if (strlen(store) == 1 && id_is_shard_char(store[0]))
+		PG_RETURN_TEXT_P(cstring_to_text(psprintf("%s ~ '^[0-9a-v]{%d}%c2$'",
+												  body, RUN_OPS_CORE_LENGTH,
+												  store[0])));
+	PG_RETURN_NULL();
 }

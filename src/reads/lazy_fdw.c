@@ -1,20 +1,21 @@
 /*
  * lazy_fdw.c
- *		run_ops_fdw: postgres_fdw that connects only when a row is needed.
+ *		run_ops_fdw: a postgres_fdw that connects when the first row is
+ *		requested.
  *
- * The one idea: postgres_fdw connects and opens a remote transaction as soon
- * as a plan starts, even for a branch of a union view that its One-Time
- * Filter will skip, so a lookup of a LEGACY id depends on the NEW store being
- * up.  Here a scan begins with the first row asked for.  Until then the node
- * carries our callbacks, from then on postgres_fdw's own.
+ * postgres_fdw connects and opens a remote transaction as soon as a plan
+ * starts, even for a leaf of a union view that its One-Time Filter will skip.
+ * So a lookup of a LEGACY id would fail while the NEW store is down.  The one
+ * idea: here a scan begins when its first row is requested.  Until then the
+ * node has our callbacks, and from then on those of postgres_fdw.
  *
- * All the rest is postgres_fdw's code, reached through a copy of its
- * FdwRoutine: connections, deparsing, pushdown, writes, batching, async
- * execution, import, analyze.  What the planner is told is in
+ * Connections, deparsing, pushdown, writes, batching, asynchronous execution,
+ * IMPORT and ANALYZE are the code of postgres_fdw, which is called through a
+ * copy of its FdwRoutine.  The paths and estimates for the planner are in
  * lazy_fdw_plan.c.
  *
- * Non-goals: no connections of its own, no remote SQL of its own, and nothing
- * known of postgres_fdw's private structs.
+ * Non-goals: this file opens no connections, writes no remote SQL, and does
+ * not depend on private structs of postgres_fdw.
  */
 #include "postgres.h"
 
@@ -46,43 +47,44 @@
 PG_FUNCTION_INFO_V1(run_ops_fdw_handler);
 PG_FUNCTION_INFO_V1(run_ops_fdw_validator);
 
-/* filled once by stock_routine() */
-FdwRoutine lazy_fdw_stock;
+/* load_postgres_fdw() fills it once */
+FdwRoutine postgres_fdw_routine;
 
 /*
- * A scan that has not been handed over to postgres_fdw, as fdw_state of its
- * node; in the executor's per-query memory.
+ * The fdw_state of a node whose scan has not been handed over to postgres_fdw.
+ * It is in the per-query memory of the executor.
  */
 typedef struct LazyScan
 {
 	int			eflags;			/* of the postponed begin */
-	Oid			userid;			/* the user the scan has to begin as */
+	Oid			userid;			/* the user as whom the scan has to begin */
 	SubTransactionId subid;		/* where postgres_fdw would have begun */
-	ExprState  *gate;			/* NULL: no gate */
-	bool		gate_checked;	/* since the last rescan */
-	bool		gate_open;
-	bool		begun;			/* by postgres_fdw */
-	void	   *stock_state;	/* postgres_fdw's fdw_state when begun */
-	Tuplestorestate *rows;		/* all rows, when they had to be read at once */
+	ExprState  *precheck;		/* NULL: no precheck */
+	bool		precheck_done;	/* since the last rescan */
+	bool		precheck_passed;
+	bool		begun;			/* postgres_fdw has begun the scan */
+	void	   *postgres_fdw_state; /* fdw_state of postgres_fdw, once begun */
+	Tuplestorestate *rows;		/* all rows, if they had to be read at once */
 	TupleTableSlot *rows_slot;
 } LazyScan;
 
 /*
- * Fills lazy_fdw_stock.  postgres_fdw's functions are reached by library, not by
- * name in the catalog: it may be installed in any schema.
+ * Fills postgres_fdw_routine.  The functions of postgres_fdw are looked up in
+ * its library and not in the catalog, because it may be installed in any
+ * schema.
  */
 static void
-stock_routine(void)
+load_postgres_fdw(void)
 {
 	LOCAL_FCINFO(fcinfo, 0);
 	PGFunction	handler;
 
-	if (lazy_fdw_stock.type == T_FdwRoutine)
+	if (postgres_fdw_routine.type == T_FdwRoutine)
 		return;
 	handler = load_external_function("$libdir/postgres_fdw",
 									 "postgres_fdw_handler", true, NULL);
 	InitFunctionCallInfoData(*fcinfo, NULL, 0, InvalidOid, NULL, NULL);
-	lazy_fdw_stock = *(FdwRoutine *) DatumGetPointer(handler(fcinfo));
+	postgres_fdw_routine = *(FdwRoutine *) DatumGetPointer(handler(fcinfo));
 }
 
 /* ----------------------------------------------------------------
@@ -93,7 +95,7 @@ stock_routine(void)
 /*
  * run_ops_fdw_validator(options text[], catalog oid)
  *
- * Accepts what postgres_fdw accepts, plus the column option "indexed" and the
+ * Accepts the options of postgres_fdw, the column option "indexed" and the
  * table option "key".
  */
 Datum
@@ -132,12 +134,15 @@ run_ops_fdw_validator(PG_FUNCTION_ARGS)
  * ----------------------------------------------------------------
  */
 
-/* The plan's own gates, compiled; NULL when it has none. */
+/*
+ * Compiles the prechecks that lazyGetForeignPlan() has added to the plan; NULL
+ * if there is none.
+ */
 static ExprState *
-init_gate(ForeignScanState *node)
+init_precheck(ForeignScanState *node)
 {
 	ForeignScan *plan = (ForeignScan *) node->ss.ps.plan;
-	List	   *gates = NIL;
+	List	   *prechecks = NIL;
 	ListCell   *lc;
 
 	foreach(lc, plan->fdw_recheck_quals)
@@ -145,33 +150,34 @@ init_gate(ForeignScanState *node)
 		Node	   *clause = lfirst(lc);
 
 		if (is_resides(clause) && !contain_var_clause(clause))
-			gates = lappend(gates, clause);
+			prechecks = lappend(prechecks, clause);
 	}
-	return ExecInitQual(gates, (PlanState *) node);
+	return ExecInitQual(prechecks, (PlanState *) node);
 }
 
 /*
- * postgres_fdw's callbacks find their own state in the node, ours find ours.
- * An error in between ends the query: nothing looks at the node again.
+ * While a callback of postgres_fdw runs, the node has the state of
+ * postgres_fdw; otherwise it has ours.  An error in between ends the query,
+ * and then the node is not used again.
  */
 static void
-lend_to_stock(ForeignScanState *node, LazyScan *scan)
+lend_to_postgres_fdw(ForeignScanState *node, LazyScan *scan)
 {
-	node->fdw_state = scan->stock_state;
+	node->fdw_state = scan->postgres_fdw_state;
 }
 
 static void
 take_back(ForeignScanState *node, LazyScan *scan)
 {
-	scan->stock_state = node->fdw_state;
+	scan->postgres_fdw_state = node->fdw_state;
 	node->fdw_state = scan;
 }
 
 static void
-begin_stock_scan(ForeignScanState *node, int eflags)
+begin_postgres_fdw_scan(ForeignScanState *node, int eflags)
 {
 	CONNECT_LIMIT_BEGIN(((ForeignScan *) node->ss.ps.plan)->fs_server);
-	lazy_fdw_stock.BeginForeignScan(node, eflags);
+	postgres_fdw_routine.BeginForeignScan(node, eflags);
 	CONNECT_LIMIT_END();
 }
 
@@ -181,18 +187,19 @@ lazyBeginForeignScan(ForeignScanState *node, int eflags)
 	LazyScan   *scan;
 
 	/*
-	 * Async execution reaches for postgres_fdw's state before the first row.
-	 * That is never below a gate: the planner takes no async-capable scan
-	 * there.  System columns would not survive read_all_rows(); they are
-	 * asked for by writes, which need the connection anyway.
+	 * Asynchronous execution uses the state of postgres_fdw before the first
+	 * row, so such a scan begins now.  It never has a One-Time Filter: the
+	 * planner does not choose an async-capable scan there.  A scan for system
+	 * columns begins now as well, because read_all_rows() would lose them.
+	 * Only writes request them, and writes need the connection anyway.
 	 */
 	if (node->ss.ps.async_capable ||
 		((ForeignScan *) node->ss.ps.plan)->fsSystemCol)
 	{
 		if (!(eflags & EXEC_FLAG_EXPLAIN_ONLY))
 			split_require_active(((ForeignScan *) node->ss.ps.plan)->fs_server);
-		node->fdwroutine = &lazy_fdw_stock;
-		begin_stock_scan(node, eflags);
+		node->fdwroutine = &postgres_fdw_routine;
+		begin_postgres_fdw_scan(node, eflags);
 		return;
 	}
 	if (eflags & EXEC_FLAG_EXPLAIN_ONLY)
@@ -202,11 +209,14 @@ lazyBeginForeignScan(ForeignScanState *node, int eflags)
 	scan->eflags = eflags;
 	scan->userid = GetUserId();
 	scan->subid = GetCurrentSubTransactionId();
-	scan->gate = init_gate(node);
+	scan->precheck = init_precheck(node);
 	node->fdw_state = scan;
 }
 
-/* The postponed begin: as it would have been, though we are elsewhere now. */
+/*
+ * Does the postponed begin in the memory context and as the user of the
+ * original one.
+ */
 static void
 begin_scan(ForeignScanState *node, LazyScan *scan)
 {
@@ -216,15 +226,15 @@ begin_scan(ForeignScanState *node, LazyScan *scan)
 
 	split_require_active(((ForeignScan *) node->ss.ps.plan)->fs_server);
 
-	/* rows are asked for in memory that lives for one row */
+	/* the current context is reset for each row */
 	oldcontext = MemoryContextSwitchTo(node->ss.ps.state->es_query_cxt);
 
-	/* a cursor may be handed to another user before its first row is fetched */
+	/* the user may have changed between DECLARE CURSOR and the first FETCH */
 	GetUserIdAndSecContext(&userid, &sec_context);
 	SetUserIdAndSecContext(scan->userid,
 						   sec_context | SECURITY_LOCAL_USERID_CHANGE);
 	node->fdw_state = NULL;
-	begin_stock_scan(node, scan->eflags);
+	begin_postgres_fdw_scan(node, scan->eflags);
 	SetUserIdAndSecContext(userid, sec_context);
 
 	MemoryContextSwitchTo(oldcontext);
@@ -235,17 +245,18 @@ begin_scan(ForeignScanState *node, LazyScan *scan)
 static void
 end_scan(ForeignScanState *node, LazyScan *scan)
 {
-	lend_to_stock(node, scan);
-	lazy_fdw_stock.EndForeignScan(node);
+	lend_to_postgres_fdw(node, scan);
+	postgres_fdw_routine.EndForeignScan(node);
 	take_back(node, scan);
 	scan->begun = false;
 }
 
 /*
- * The remote cursor lives in the remote subtransaction it was opened in.  When
- * that is younger than the scan, as it can be with a cursor first fetched from
- * after a SAVEPOINT, a rollback would take the remote cursor away from a local
- * one that stays.  So read all there is while it is there.
+ * The remote cursor belongs to the remote subtransaction in which it is
+ * opened.  That can be younger than the scan: the first FETCH from a local
+ * cursor may come after a SAVEPOINT.  Then ROLLBACK TO SAVEPOINT would close
+ * the remote cursor, although the local one stays open.  So all rows are read
+ * at once.
  */
 static void
 read_all_rows(ForeignScanState *node, LazyScan *scan)
@@ -262,8 +273,9 @@ read_all_rows(ForeignScanState *node, LazyScan *scan)
 								   &TTSOpsMinimalTuple);
 	MemoryContextSwitchTo(oldcontext);
 
-	lend_to_stock(node, scan);
-	while (slot = lazy_fdw_stock.IterateForeignScan(node), !TupIsNull(slot))
+	lend_to_postgres_fdw(node, scan);
+	while (slot = postgres_fdw_routine.IterateForeignScan(node),
+		   !TupIsNull(slot))
 	{
 		CHECK_FOR_INTERRUPTS();
 		tuplestore_puttupleslot(scan->rows, slot);
@@ -286,12 +298,13 @@ lazyIterateForeignScan(ForeignScanState *node)
 	LazyScan   *scan = node->fdw_state;
 	TupleTableSlot *slot = node->ss.ss_ScanTupleSlot;
 
-	if (!scan->gate_checked)
+	if (!scan->precheck_done)
 	{
-		scan->gate_open = ExecQual(scan->gate, node->ss.ps.ps_ExprContext);
-		scan->gate_checked = true;
+		scan->precheck_passed = ExecQual(scan->precheck,
+										 node->ss.ps.ps_ExprContext);
+		scan->precheck_done = true;
 	}
-	if (!scan->gate_open)
+	if (!scan->precheck_passed)
 		return ExecClearTuple(slot);
 
 	if (!scan->begun && scan->rows == NULL)
@@ -299,11 +312,11 @@ lazyIterateForeignScan(ForeignScanState *node)
 		begin_scan(node, scan);
 		if (in_younger_subtransaction(scan))
 			read_all_rows(node, scan);
-		else if (scan->gate == NULL)
+		else if (scan->precheck == NULL)
 		{
-			lend_to_stock(node, scan);
-			node->fdwroutine = &lazy_fdw_stock;
-			return lazy_fdw_stock.IterateForeignScan(node);
+			lend_to_postgres_fdw(node, scan);
+			node->fdwroutine = &postgres_fdw_routine;
+			return postgres_fdw_routine.IterateForeignScan(node);
 		}
 	}
 
@@ -313,8 +326,8 @@ lazyIterateForeignScan(ForeignScanState *node)
 			return ExecClearTuple(slot);
 		return ExecCopySlot(slot, scan->rows_slot);
 	}
-	lend_to_stock(node, scan);
-	slot = lazy_fdw_stock.IterateForeignScan(node);
+	lend_to_postgres_fdw(node, scan);
+	slot = postgres_fdw_routine.IterateForeignScan(node);
 	take_back(node, scan);
 	return slot;
 }
@@ -326,7 +339,7 @@ lazyReScanForeignScan(ForeignScanState *node)
 
 	if (scan == NULL)
 		return;
-	scan->gate_checked = false;
+	scan->precheck_done = false;
 	if (scan->rows && node->ss.ps.chgParam != NULL)
 	{
 		tuplestore_end(scan->rows);
@@ -336,8 +349,8 @@ lazyReScanForeignScan(ForeignScanState *node)
 		tuplestore_rescan(scan->rows);
 	if (scan->begun)
 	{
-		lend_to_stock(node, scan);
-		lazy_fdw_stock.ReScanForeignScan(node);
+		lend_to_postgres_fdw(node, scan);
+		postgres_fdw_routine.ReScanForeignScan(node);
 		take_back(node, scan);
 	}
 }
@@ -355,7 +368,10 @@ lazyEndForeignScan(ForeignScanState *node)
 		end_scan(node, scan);
 }
 
-/* Writes and ANALYZE connect at once; what is checked is that they may. */
+/*
+ * Writes and ANALYZE connect at once.  These callbacks only check that the
+ * store may be used, and limit the time for connecting.
+ */
 
 static Oid
 server_of(Relation rel)
@@ -372,8 +388,8 @@ lazyBeginForeignModify(ModifyTableState *mtstate, ResultRelInfo *target,
 	if (!(eflags & EXEC_FLAG_EXPLAIN_ONLY))
 		split_require_active(serverid);
 	CONNECT_LIMIT_BEGIN(serverid);
-	lazy_fdw_stock.BeginForeignModify(mtstate, target, fdw_private, subplan_index,
-									  eflags);
+	postgres_fdw_routine.BeginForeignModify(mtstate, target, fdw_private,
+											subplan_index, eflags);
 	CONNECT_LIMIT_END();
 }
 
@@ -384,7 +400,7 @@ lazyBeginForeignInsert(ModifyTableState *mtstate, ResultRelInfo *target)
 
 	split_require_active(serverid);
 	CONNECT_LIMIT_BEGIN(serverid);
-	lazy_fdw_stock.BeginForeignInsert(mtstate, target);
+	postgres_fdw_routine.BeginForeignInsert(mtstate, target);
 	CONNECT_LIMIT_END();
 }
 
@@ -396,7 +412,7 @@ lazyBeginDirectModify(ForeignScanState *node, int eflags)
 	if (!(eflags & EXEC_FLAG_EXPLAIN_ONLY))
 		split_require_active(serverid);
 	CONNECT_LIMIT_BEGIN(serverid);
-	lazy_fdw_stock.BeginDirectModify(node, eflags);
+	postgres_fdw_routine.BeginDirectModify(node, eflags);
 	CONNECT_LIMIT_END();
 }
 
@@ -408,7 +424,7 @@ lazyExecForeignTruncate(List *rels, DropBehavior behavior, bool restart_seqs)
 	foreach(lc, rels)
 		split_require_active(server_of(lfirst(lc)));
 	CONNECT_LIMIT_BEGIN(InvalidOid);
-	lazy_fdw_stock.ExecForeignTruncate(rels, behavior, restart_seqs);
+	postgres_fdw_routine.ExecForeignTruncate(rels, behavior, restart_seqs);
 	CONNECT_LIMIT_END();
 }
 
@@ -418,7 +434,7 @@ lazyImportForeignSchema(ImportForeignSchemaStmt *stmt, Oid serverid)
 	List	   *result = NIL;
 
 	CONNECT_LIMIT_BEGIN(InvalidOid);
-	result = lazy_fdw_stock.ImportForeignSchema(stmt, serverid);
+	result = postgres_fdw_routine.ImportForeignSchema(stmt, serverid);
 	CONNECT_LIMIT_END();
 	return result;
 }
@@ -432,7 +448,7 @@ lazyAnalyzeForeignTable(Relation rel, AcquireSampleRowsFunc *func,
 
 	split_require_active(serverid);
 	CONNECT_LIMIT_BEGIN(serverid);
-	result = lazy_fdw_stock.AnalyzeForeignTable(rel, func, totalpages);
+	result = postgres_fdw_routine.AnalyzeForeignTable(rel, func, totalpages);
 	CONNECT_LIMIT_END();
 	return result;
 }
@@ -445,8 +461,8 @@ run_ops_fdw_handler(PG_FUNCTION_ARGS)
 {
 	FdwRoutine *routine = makeNode(FdwRoutine);
 
-	stock_routine();
-	*routine = lazy_fdw_stock;
+	load_postgres_fdw();
+	*routine = postgres_fdw_routine;
 	routine->GetForeignRelSize = lazyGetForeignRelSize;
 	routine->GetForeignPaths = lazyGetForeignPaths;
 	routine->GetForeignPlan = lazyGetForeignPlan;

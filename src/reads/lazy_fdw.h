@@ -1,6 +1,6 @@
 /*
  * lazy_fdw.h
- *		run_ops_fdw: its options, and what its two files share.
+ *		run_ops_fdw: its options, and the declarations that its two files share.
  */
 #ifndef RUN_OPS_LAZY_FDW_H
 #define RUN_OPS_LAZY_FDW_H
@@ -8,21 +8,21 @@
 #include "foreign/fdwapi.h"
 
 /*
- * Option of a foreign table's column: true says that the column leads an
- * index of the remote table, so that a lookup by it is worth a round trip.
+ * Option of a column of a foreign table: true means that the column is the
+ * first one of an index of the remote table, so a lookup by it is cheap.
  */
 #define RUN_OPS_FDW_OPTION_INDEXED "indexed"
 
 /*
- * Option of a foreign table: the column that alone identifies a row of the
- * remote table, so that a lookup by it is known to find one row.
+ * Option of a foreign table: the name of the column that identifies a row of
+ * the remote table, so a lookup by it finds at most one row.
  */
 #define RUN_OPS_FDW_OPTION_KEY "key"
 
-/* postgres_fdw's own callbacks; there once the handler has run */
-extern FdwRoutine lazy_fdw_stock;
+/* the callbacks of postgres_fdw; filled when the handler runs */
+extern FdwRoutine postgres_fdw_routine;
 
-/* lazy_fdw_plan.c: its callbacks */
+/* the callbacks in lazy_fdw_plan.c */
 extern void lazyGetForeignRelSize(PlannerInfo *root, RelOptInfo *rel,
 								  Oid relid);
 extern void lazyGetForeignPaths(PlannerInfo *root, RelOptInfo *rel, Oid relid);

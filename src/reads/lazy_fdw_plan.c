@@ -1,26 +1,26 @@
 /*
  * lazy_fdw_plan.c
- *		Planning of run_ops_fdw: a lookup by key is cheap, and one below a gate
- *		is cheaper still.
+ *		Planning of run_ops_fdw: a lookup by key is cheap, and one with a
+ *		precheck is cheaper still.
  *
- * Without use_remote_estimate postgres_fdw takes each scan for a scan of the
- * whole remote table.  The one idea: what is declared about the remote table,
- * its "key" and its "indexed" columns, tells which scans are lookups, and the
- * planner is shown what those are worth:
+ * Without use_remote_estimate, postgres_fdw assumes that each scan reads the
+ * whole remote table.  The one idea: the options "key" and "indexed" of the
+ * foreign table tell which scans are lookups, and the planner gets estimates
+ * for them:
  *
  * - one row for a lookup by the key;
- * - paths parameterised by a join on an indexed column; postgres_fdw offers
- *	 none, and fetches the whole remote table for the join;
- * - cheap costs for scans below a gate, so that a generic plan is not
- *	 rejected for a branch that will mostly not run;
- * - a gate of its own: where the row's id has to equal X and to reside in
- *	 this store, nothing is asked for while X does not reside here.
+ * - paths parameterized by a join on an indexed column; postgres_fdw offers
+ *	 none, and would fetch the whole remote table for the join;
+ * - low costs for scans with a precheck; otherwise generic plans would be
+ *	 rejected because of a leaf that mostly does not run;
+ * - a precheck of its own: if the id of the row has to equal X and to reside in
+ *	 this store, the scan does not begin unless X resides in this store.
  *
- * Beside that, no more is asked of the remote side than is wanted: of a set of
- * ids those of this store, of ordered rows one page.
+ * The scan also requests less from the store: only those of a set of ids that
+ * belong in this store, and only one page of ordered rows.
  *
- * Non-goals: no remote SQL of its own; which clauses are shipped is
- * postgres_fdw's to decide.
+ * Non-goals: this file writes no remote SQL, and postgres_fdw decides which
+ * clauses it sends to the store.
  */
 #include "postgres.h"
 
@@ -40,24 +40,25 @@
 
 #include "ground/compat.h"
 #include "reads/lazy_fdw.h"
+#include "reads/lookup_condition.h"
 #include "reads/seam_pruning.h"
 #include "wire/connect_limit.h"
 
-/* postgres_fdw's defaults, which it keeps to itself */
+/* defaults of postgres_fdw, which none of its headers exports */
 #define DEFAULT_FDW_STARTUP_COST 100.0
 #define DEFAULT_FDW_TUPLE_COST COMPAT_DEFAULT_FDW_TUPLE_COST
 
 /*
- * What a rescan costs, as a share of fdw_startup_cost: the connection and the
- * remote transaction are there already, what remains is a cursor closed,
- * opened and fetched from.
+ * The cost of a rescan, as a share of fdw_startup_cost.  The connection and
+ * the remote transaction exist already; a rescan closes the cursor, opens it
+ * and fetches from it.
  */
 #define RESCAN_STARTUP_SHARE 0.1
 
-/* Rows of a remote table of which nothing is known. */
+/* Assumed number of rows of a remote table that was never analyzed. */
 #define NEVER_ANALYZED_TUPLES 1000000
 
-/* The options of a foreign table that decide about its costs. */
+/* The options of a foreign table that determine its costs. */
 typedef struct CostOptions
 {
 	double		startup_cost;
@@ -73,7 +74,7 @@ cost_options(Oid relid)
 	ForeignServer *server = GetForeignServer(table->serverid);
 	ListCell   *lc;
 
-	/* the table's come last, because they win */
+	/* options of the table override those of the server */
 	foreach(lc, list_concat_copy(server->options, table->options))
 	{
 		DefElem    *def = lfirst_node(DefElem, lc);
@@ -103,84 +104,66 @@ column_is_indexed(Oid relid, AttrNumber attno)
 	return false;
 }
 
-/* The column of the relation that the expression is, or NULL. */
+/* The expression as a column of the relation, or NULL if it is none. */
 static Var *
 column_of(Node *expr, Index varno)
 {
-	while (expr && IsA(expr, RelabelType))
-		expr = (Node *) ((RelabelType *) expr)->arg;
-	if (expr && IsA(expr, Var) && ((Var *) expr)->varno == varno &&
-		((Var *) expr)->varattno > 0 && ((Var *) expr)->varlevelsup == 0)
-		return (Var *) expr;
-	return NULL;
+	expr = without_relabeling(expr);
+	return expr && is_column_of(expr, varno) ? (Var *) expr : NULL;
+}
+
+static bool
+is_column_of_rel(Node *expr, void *arg)
+{
+	return is_column_of(expr, ((RelOptInfo *) arg)->relid);
 }
 
 /*
- * Is the clause "column = X" or "column = ANY (X)", X free of this relation?
- * Then *column and *other are its two sides.
+ * Is the clause "column = X" or "column = ANY (X)", and does X not use this
+ * relation?
  */
 static bool
-is_lookup(PlannerInfo *root, Node *clause, Index varno,
-		  Var **column, Node **other)
+is_lookup(PlannerInfo *root, Node *clause, RelOptInfo *rel,
+		  LookupCondition *lookup)
 {
-	Oid			opno;
-	List	   *args;
-	int			nsides = 2;
+	return match_lookup_condition(clause, is_column_of_rel, rel, lookup) &&
+		op_mergejoinable(lookup->opno, exprType(lookup->column)) &&
+		!bms_is_member(rel->relid, pull_varnos(root, lookup->values));
+}
 
-	if (IsA(clause, OpExpr))
-	{
-		opno = ((OpExpr *) clause)->opno;
-		args = ((OpExpr *) clause)->args;
-	}
-	else if (IsA(clause, ScalarArrayOpExpr) &&
-			 ((ScalarArrayOpExpr *) clause)->useOr)
-	{
-		opno = ((ScalarArrayOpExpr *) clause)->opno;
-		args = ((ScalarArrayOpExpr *) clause)->args;
-		nsides = 1;
-	}
-	else
-		return false;
-	if (list_length(args) != 2)
-		return false;
+/* Is it a lookup by a column with the option "indexed"? */
+static bool
+is_lookup_by_index(PlannerInfo *root, Node *clause, RelOptInfo *rel, Oid relid)
+{
+	LookupCondition lookup;
 
-	for (int side = 0; side < nsides; side++)
-	{
-		*column = column_of(list_nth(args, side), varno);
-		*other = list_nth(args, 1 - side);
-		if (*column && op_mergejoinable(opno, exprType(list_nth(args, side))) &&
-			!bms_is_member(varno, pull_varnos(root, *other)))
-			return true;
-	}
-	return false;
+	return is_lookup(root, clause, rel, &lookup) &&
+		column_is_indexed(relid, ((Var *) lookup.column)->varattno);
 }
 
 /*
- * Would the remote side look up rows of this path through an index?  Only
- * postgres_fdw knows which clauses it ships, so it is asked for the plan; the
- * clauses it would ship come back as the recheck quals.
+ * Would the store look up the rows of this path through an index?  Only
+ * postgres_fdw knows which clauses it sends.  So this function lets it make
+ * the plan, whose recheck quals are the clauses that it would send.
  */
 static bool
 is_indexed_lookup(PlannerInfo *root, RelOptInfo *rel, Oid relid,
 				  ForeignPath *path, List *clauses)
 {
-	ForeignScan *plan = lazy_fdw_stock.GetForeignPlan(root, rel, relid, path, NIL,
-											 clauses, NULL);
+	ForeignScan *plan = postgres_fdw_routine.GetForeignPlan(root, rel, relid,
+															path, NIL,
+															clauses, NULL);
 	ListCell   *lc;
 
 	foreach(lc, plan->fdw_recheck_quals)
 	{
-		Var		   *column;
-		Node	   *other;
-
-		if (is_lookup(root, lfirst(lc), rel->relid, &column, &other) &&
-			column_is_indexed(relid, column->varattno))
+		if (is_lookup_by_index(root, lfirst(lc), rel, relid))
 			return true;
 	}
 	return false;
 }
 
-/* What it costs to find and fetch these rows through a remote index. */
+/* The cost of finding and fetching these rows through a remote index. */
 static Cost
 lookup_run_cost(CostOptions *options, double rows)
 {
@@ -196,7 +179,7 @@ typedef struct ColumnWalk
 	Bitmapset  *done;
 } ColumnWalk;
 
-/* ec_matches_callback_type: members that are an indexed column not yet seen */
+/* ec_matches_callback_type: is the member the next indexed column? */
 static bool
 matches_indexed_column(PlannerInfo *root, RelOptInfo *rel,
 					   EquivalenceClass *ec, EquivalenceMember *em, void *arg)
@@ -211,7 +194,10 @@ matches_indexed_column(PlannerInfo *root, RelOptInfo *rel,
 	return walk->current == column->varattno;
 }
 
-/* Join clauses, of either origin, that look up an indexed column. */
+/*
+ * The join clauses that look up an indexed column: those of the query, and
+ * those that follow from equivalence classes.
+ */
 static List *
 indexed_join_clauses(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 {
@@ -221,13 +207,9 @@ indexed_join_clauses(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 	foreach(lc, rel->joininfo)
 	{
 		RestrictInfo *rinfo = lfirst_node(RestrictInfo, lc);
-		Var		   *column;
-		Node	   *other;
 
 		if (join_clause_is_movable_to(rinfo, rel) &&
-			is_lookup(root, (Node *) rinfo->clause, rel->relid,
-					  &column, &other) &&
-			column_is_indexed(relid, column->varattno))
+			is_lookup_by_index(root, (Node *) rinfo->clause, rel, relid))
 			result = lappend(result, rinfo);
 	}
 	if (rel->has_eclass_joins)
@@ -257,37 +239,28 @@ indexed_join_clauses(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 }
 
 /*
- * The filter resides(id, store) beside the clause "id = X" or "id = ANY (X)",
- * and X; NULL when there is none.  Only where equal means the same bytes,
- * which is all that resides() looks at, and where the store is a constant, as
- * it is in a routed table's view: what is made of the filter is evaluated
- * before there is a row.
+ * If the clause is "id = X" or "id = ANY (X)" and there is a filter
+ * resides(id, store) as well, returns the filter and sets *ids to X; otherwise
+ * returns NULL.
+ *
+ * Equal ids must have the same bytes, since resides() depends on the bytes.
+ * The store must be a constant, as in the view of a routed table, because the
+ * caller makes an expression of the filter that is evaluated before there is a
+ * row.
  */
 static FuncExpr *
 filter_of_lookup(PlannerInfo *root, RelOptInfo *rel, List *scan_clauses,
 				 Node *clause, Node **ids)
 {
-	Oid			opno;
-	Oid			collation;
-	Var		   *column;
+	LookupCondition lookup;
 	ListCell   *lc;
 
-	if (IsA(clause, OpExpr))
-	{
-		opno = ((OpExpr *) clause)->opno;
-		collation = ((OpExpr *) clause)->inputcollid;
-	}
-	else if (IsA(clause, ScalarArrayOpExpr))
-	{
-		opno = ((ScalarArrayOpExpr *) clause)->opno;
-		collation = ((ScalarArrayOpExpr *) clause)->inputcollid;
-	}
-	else
+	if (!is_lookup(root, clause, rel, &lookup) ||
+		!is_bytewise_equality(&lookup) ||
+		contain_volatile_functions(lookup.values) ||
+		contain_subplans(lookup.values))
 		return NULL;
-	if (!is_bytewise_equality(opno, collation) ||
-		!is_lookup(root, clause, rel->relid, &column, ids) ||
-		contain_volatile_functions(*ids) || contain_subplans(*ids))
-		return NULL;
+	*ids = lookup.values;
 
 	foreach(lc, scan_clauses)
 	{
@@ -298,41 +271,41 @@ filter_of_lookup(PlannerInfo *root, RelOptInfo *rel, List *scan_clauses,
 		if (!rinfo->pseudoconstant && is_resides((Node *) filter) &&
 			IsA(lsecond(filter->args), Const) &&
 			(id = column_of(linitial(filter->args), rel->relid)) != NULL &&
-			id->varattno == column->varattno)
+			id->varattno == ((Var *) lookup.column)->varattno)
 			return filter;
 	}
 	return NULL;
 }
 
 /*
- * From "resides(id, store)" and "id = X" follows "resides(X, store)", which
- * can be tested before anything is asked of the remote side.
+ * "resides(id, store)" and "id = X" imply "resides(X, store)", which can be
+ * tested before the store is queried.
  */
 static List *
-derive_gates(PlannerInfo *root, RelOptInfo *rel, List *scan_clauses)
+derive_prechecks(PlannerInfo *root, RelOptInfo *rel, List *scan_clauses)
 {
-	List	   *gates = NIL;
+	List	   *prechecks = NIL;
 	ListCell   *lc;
 
 	foreach(lc, scan_clauses)
 	{
 		Node	   *clause = (Node *) lfirst_node(RestrictInfo, lc)->clause;
 		Node	   *ids;
-		FuncExpr   *gate;
+		FuncExpr   *precheck;
 
 		if (!IsA(clause, OpExpr))
 			continue;
-		gate = filter_of_lookup(root, rel, scan_clauses, clause, &ids);
-		if (gate == NULL)
+		precheck = filter_of_lookup(root, rel, scan_clauses, clause, &ids);
+		if (precheck == NULL)
 			continue;
-		gate = copyObject(gate);
-		linitial(gate->args) = copyObject(ids);
-		gates = lappend(gates, gate);
+		precheck = copyObject(precheck);
+		linitial(precheck->args) = copyObject(ids);
+		prechecks = lappend(prechecks, precheck);
 	}
-	return gates;
+	return prechecks;
 }
 
-/* A set of ids of which only a part is sent. */
+/* A set of ids; only those that belong in the store are sent to it. */
 typedef struct SentIds
 {
 	Expr	   *clause;			/* id = ANY (ids) */
@@ -342,8 +315,8 @@ typedef struct SentIds
 } SentIds;
 
 /*
- * The clauses for postgres_fdw to plan with: for a set of ids, a parameter of
- * which send_own_ids() then says what it is.
+ * The clauses from which postgres_fdw makes the plan.  In place of a set of
+ * ids they have a parameter, which send_own_ids() replaces afterwards.
  */
 static List *
 stand_in_for_ids(PlannerInfo *root, RelOptInfo *rel, List *scan_clauses,
@@ -369,7 +342,7 @@ stand_in_for_ids(PlannerInfo *root, RelOptInfo *rel, List *scan_clauses,
 			set->clause = rinfo->clause;
 			set->stand_in = makeNode(Param);
 			set->stand_in->paramkind = PARAM_EXTERN;
-			/* no parameter of a query has such a number */
+			/* no parameter of a query has a number that large */
 			set->stand_in->paramid = PG_INT32_MAX - list_length(*sets);
 			set->stand_in->paramtype = TEXTARRAYOID;
 			set->stand_in->paramtypmod = -1;
@@ -405,7 +378,7 @@ send_own_ids(ForeignScan *plan, List *sets)
 			if (equal(lfirst(lc2), set->stand_in))
 				lfirst(lc2) = set->own;
 		}
-		/* what is tested here is tested as it was written */
+		/* this server tests the original clause */
 		foreach(lc2, plan->fdw_recheck_quals)
 		{
 			if (lfirst(lc2) == set->sent)
@@ -420,9 +393,9 @@ send_own_ids(ForeignScan *plan, List *sets)
 }
 
 /*
- * Offers a path for each set of other relations that can give the value of an
- * indexed column: one lookup for each of their rows.  With a gate the start is
- * free, for the reason given at discount_gated_paths().
+ * Adds a path for each set of other relations that gives the value of an
+ * indexed column: one lookup for each of their rows.  With a precheck the
+ * startup cost is zero, for the reason given at discount_prechecked_paths().
  */
 static void
 add_lookup_paths(PlannerInfo *root, RelOptInfo *rel, Oid relid,
@@ -448,7 +421,7 @@ add_lookup_paths(PlannerInfo *root, RelOptInfo *rel, Oid relid,
 			continue;
 		seen = lappend(seen, param);
 
-		if (derive_gates(root, rel, list_concat_copy(rel->baserestrictinfo,
+		if (derive_prechecks(root, rel, list_concat_copy(rel->baserestrictinfo,
 													 param->ppi_clauses)))
 			startup = 0;
 		else
@@ -463,16 +436,17 @@ add_lookup_paths(PlannerInfo *root, RelOptInfo *rel, Oid relid,
 }
 
 /*
- * A scan below a gate costs what it does when it runs, but not the start:
- * mostly it will not run, and when it does, the branch of the other store is
- * the one that does not.  Charging fdw_startup_cost would make every generic
- * plan look worse than planning anew each time.
+ * Removes the startup cost from the paths of a scan with a precheck.  Mostly
+ * such a scan does not run, and if it does, the leaf of the other store does
+ * not.  With fdw_startup_cost, every generic plan would look more expensive
+ * than a custom plan.
  *
- * Without remote estimates postgres_fdw charges a scan of the whole table for
- * a lookup as well; the same comparison needs the lookup's true cost.
+ * Without remote estimates, postgres_fdw charges a lookup for a scan of the
+ * whole table.  For the same comparison, this function replaces that by the
+ * cost of the lookup.
  */
 static void
-discount_gated_paths(PlannerInfo *root, RelOptInfo *rel, Oid relid,
+discount_prechecked_paths(PlannerInfo *root, RelOptInfo *rel, Oid relid,
 					 CostOptions *options)
 {
 	List	   *paths = rel->pathlist;
@@ -482,7 +456,7 @@ discount_gated_paths(PlannerInfo *root, RelOptInfo *rel, Oid relid,
 	if (!options->use_remote_estimate)
 		lookup = is_indexed_lookup(root, rel, relid, linitial(paths),
 								   rel->baserestrictinfo);
-	/* costs decide about a path's place in the list */
+	/* add_path() sorts the list by cost, so add the paths again */
 	rel->pathlist = NIL;
 	foreach(lc, paths)
 	{
@@ -502,7 +476,7 @@ discount_gated_paths(PlannerInfo *root, RelOptInfo *rel, Oid relid,
 }
 
 static bool
-is_gated(RelOptInfo *rel)
+has_precheck(RelOptInfo *rel)
 {
 	ListCell   *lc;
 
@@ -515,15 +489,16 @@ is_gated(RelOptInfo *rel)
 }
 
 /*
- * What the planner should know of a remote table before postgres_fdw estimates
- * its size.
+ * Tells the planner about the remote table before postgres_fdw estimates its
+ * size.
  *
  * A lookup by the key finds one row, whatever the statistics say.  The planner
- * takes that from a unique index, so it is shown one; not "immediate", so that
- * it serves estimates only and proves nothing.
+ * derives that from a unique index, so this function adds one.  The index is
+ * not "immediate", so the planner uses it for estimates and not for proofs.
  *
- * A table that was never analyzed is taken for a large one: to fetch all of a
- * large table for a few rows is the dearer mistake.
+ * A table that was never analyzed is assumed to be large.  If it is small
+ * after all, the plan is less wrong than one that fetches a whole large table
+ * for a few rows.
  */
 void
 lazyGetForeignRelSize(PlannerInfo *root, RelOptInfo *rel, Oid relid)
@@ -554,12 +529,12 @@ lazyGetForeignRelSize(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 		rel->pages = NEVER_ANALYZED_TUPLES / 10;
 	}
 	if (!cost_options(relid).use_remote_estimate)
-		lazy_fdw_stock.GetForeignRelSize(root, rel, relid);
+		postgres_fdw_routine.GetForeignRelSize(root, rel, relid);
 	else
 	{
-		/* it asks the store for its estimate */
+		/* postgres_fdw queries the store for the estimate */
 		CONNECT_LIMIT_BEGIN(rel->serverid);
-		lazy_fdw_stock.GetForeignRelSize(root, rel, relid);
+		postgres_fdw_routine.GetForeignRelSize(root, rel, relid);
 		CONNECT_LIMIT_END();
 	}
 }
@@ -569,23 +544,24 @@ lazyGetForeignPaths(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 {
 	CostOptions options = cost_options(relid);
 
-	lazy_fdw_stock.GetForeignPaths(root, rel, relid);
+	postgres_fdw_routine.GetForeignPaths(root, rel, relid);
 
-	if (is_gated(rel))
-		discount_gated_paths(root, rel, relid, &options);
-	/* with remote estimates postgres_fdw has offered them itself */
+	if (has_precheck(rel))
+		discount_prechecked_paths(root, rel, relid, &options);
+	/* with remote estimates postgres_fdw has added such paths itself */
 	if (!options.use_remote_estimate)
 		add_lookup_paths(root, rel, relid, &options);
 }
 
 /*
- * A page of ordered rows, merged from several stores: of each, no more rows
- * are wanted than the page has, and postgres_fdw would fetch "fetch_size" of
- * them.  Only where nothing but resides() is tested here: a stray it finds
- * costs one more fetch.
+ * If a query returns a page of ordered rows, merged from several stores, it
+ * needs at most one page of rows from each store.  postgres_fdw would fetch
+ * "fetch_size" rows, so this function sets a smaller number.  It does so only
+ * if this server tests nothing but resides(): then each stray costs one more
+ * fetch at most.
  *
- * The number of rows to fetch is the one thing known here of postgres_fdw's
- * private lists; it has had this place in all versions.
+ * The number of rows to fetch is the only element of the private lists of
+ * postgres_fdw that this file uses.  Its position is the same in all versions.
  */
 #define FDW_PRIVATE_FETCH_SIZE 2
 
@@ -612,9 +588,9 @@ fetch_one_page(PlannerInfo *root, ForeignPath *path, ForeignScan *plan)
 }
 
 /*
- * Gates of our own travel among the recheck quals: those get their parameters
- * replaced like every other expression of the plan, and follow from the
- * others there.
+ * Our prechecks are added to the recheck quals.  There their parameters are
+ * replaced as in every other expression of the plan, and they do no harm,
+ * because the other recheck quals imply them.
  */
 ForeignScan *
 lazyGetForeignPlan(PlannerInfo *root, RelOptInfo *rel, Oid relid,
@@ -622,19 +598,21 @@ lazyGetForeignPlan(PlannerInfo *root, RelOptInfo *rel, Oid relid,
 				   Plan *outer_plan)
 {
 	List	   *sets = NIL;
+	List	   *scan_clauses_sent;
 	ForeignScan *plan;
 
 	if (!IS_SIMPLE_REL(rel))
-		return lazy_fdw_stock.GetForeignPlan(root, rel, relid, best_path,
-											 tlist, scan_clauses, outer_plan);
-	plan = lazy_fdw_stock.GetForeignPlan(root, rel, relid, best_path, tlist,
-										 stand_in_for_ids(root, rel,
-														  scan_clauses, &sets),
-										 outer_plan);
+		return postgres_fdw_routine.GetForeignPlan(root, rel, relid, best_path,
+												   tlist, scan_clauses,
+												   outer_plan);
+	scan_clauses_sent = stand_in_for_ids(root, rel, scan_clauses, &sets);
+	plan = postgres_fdw_routine.GetForeignPlan(root, rel, relid, best_path,
+											   tlist, scan_clauses_sent,
+											   outer_plan);
 	send_own_ids(plan, sets);
 	fetch_one_page(root, best_path, plan);
 	plan->fdw_recheck_quals =
 		list_concat_copy(plan->fdw_recheck_quals,
-						 derive_gates(root, rel, scan_clauses));
+						 derive_prechecks(root, rel, scan_clauses));
 	return plan;
 }

@@ -1,10 +1,10 @@
 /*
  * read_locks.c
- *		The lock of one row behind the view of a routed table.
+ *		Locks one row behind the view of a routed table.
  *
  * FOR UPDATE through a union would lock nothing, so run_ops.lock_row() locks
- * the row in the table that shows it.  Who may write to the view needs no
- * rights on that table; see rights.c.
+ * the row in the table from which the view shows it.  A user who may write to
+ * the view needs no privileges on that table; see rights.c.
  */
 #include "postgres.h"
 
@@ -40,11 +40,11 @@ has_any_privilege(Oid relid, AclMode mode)
  *		returns boolean
  *
  * Locks the row of a routed table in one of the tables behind its view until
- * the transaction ends; false when it is not there.  For run_ops.lock_row(),
- * which chooses the table.  The current user needs SELECT and UPDATE on the
- * view, and on the table where the view has security_invoker.  Errors: 42501
- * without these privileges, 22023 for another mode, 42809 for a relation that
- * is not behind the view.
+ * the transaction ends; returns false if the table has no such row.
+ * run_ops.lock_row() calls it and chooses the table.  The current user needs
+ * SELECT and UPDATE on the view, and also on the table if the view has
+ * security_invoker.  Errors: 42501 without these privileges, 22023 for another
+ * mode, 42809 for a relation that is not behind the view.
  */
 Datum
 run_ops_lock_copy(PG_FUNCTION_ARGS)

@@ -1,12 +1,12 @@
 
--- read_locks: row locks through a view over several stores, where FOR UPDATE
--- is refused because it would lock nothing.
+-- read_locks: row locks through a view over several stores. FOR UPDATE is
+-- refused there, because it would lock nothing.
 
 CREATE FUNCTION run_ops.lock_copy(view regclass, relation regclass, id text, mode text) RETURNS boolean
   LANGUAGE c STRICT
   AS 'MODULE_PATHNAME', 'run_ops_lock_copy';
 COMMENT ON FUNCTION run_ops.lock_copy(regclass, regclass, text, text) IS
-  'locks the row of a routed table in one of the tables behind its view; false when it is not there; for run_ops.lock_row()';
+  'locks the row of a routed table in one of the tables behind its view; false if the table has no such row; called by run_ops.lock_row()';
 
 CREATE FUNCTION run_ops.lock_row(view regclass, id text, mode text DEFAULT 'update') RETURNS boolean
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -19,14 +19,14 @@ BEGIN
   IF mode IS NULL OR mode NOT IN ('update', 'no key update', 'share', 'key share') THEN
     RAISE EXCEPTION 'invalid lock mode %', coalesce(quote_literal(mode), 'NULL')
       USING ERRCODE = 'invalid_parameter_value',
-            DETAIL = 'Modes are update, no key update, share and key share; a store cannot be asked for NOWAIT or SKIP LOCKED.',
-            HINT = 'Set lock_timeout here and in the store to bound the wait.';
+            DETAIL = 'Modes are update, no key update, share and key share. NOWAIT and SKIP LOCKED are not supported.',
+            HINT = 'Set lock_timeout here and in the store to limit the wait.';
   ELSIF cardinality(t.key_columns) > 1 THEN
     RAISE EXCEPTION 'rows of % are not identified by one id', t.view
       USING ERRCODE = 'wrong_object_type',
             DETAIL = format('Its key is (%s).', array_to_string(t.key_columns, ', '));
   END IF;
-  -- the stores that can show the row, in the order in which the view does
+  -- the stores from which the view can show the row, in the order of the view
   FOR copy IN
     SELECT c.relation FROM run_ops.copies(t) AS c
      WHERE CASE WHEN NOT run_ops.split_enabled() THEN c.store = 'legacy'
@@ -41,4 +41,4 @@ BEGIN
   RETURN false;
 END $$;
 COMMENT ON FUNCTION run_ops.lock_row(regclass, text, text) IS
-  'locks the row of a routed table in its store until the end of the transaction, as FOR UPDATE does (or no key update, share, key share; a foreign store knows update and share only and takes the stronger); false when there is no such row; needs SELECT and UPDATE on the view, with security_invoker on its tables, and fails with 40001 when the row changed there after this transaction first read from that store';
+  'locks the row of a routed table in its store until the end of the transaction, as FOR UPDATE does; other modes are no key update, share and key share; a foreign store has update and share only, and takes the stronger one; false if there is no such row; needs SELECT and UPDATE on the view, and with security_invoker on its tables; fails with 40001 if the row was changed in a foreign store after this transaction first read from that store';

@@ -1,10 +1,10 @@
 
--- read_through: one view over the copies of a table in every store.
+-- read_through: one view over the tables of all stores.
 --
--- Split off, the view is the local table and nothing more.  Split on, it is a
--- union whose leaves carry plain columns and no WHERE, so that PostgreSQL
--- flattens them into one Append, and one filter above that keeps each row to
--- the store where its id belongs.
+-- With split off, the view shows the local table only.  With split on, it is a
+-- union.  Its leaves have plain columns and no WHERE, so that PostgreSQL
+-- flattens them into one Append.  A filter above the union removes each row
+-- that is not in the store where its id belongs.
 
 CREATE FUNCTION run_ops.column_list(relation regclass, prefix text) RETURNS text
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
@@ -14,7 +14,7 @@ AS $$
    WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped
 $$;
 COMMENT ON FUNCTION run_ops.column_list(regclass, text) IS
-  'the columns of a relation in its own order, quoted, each behind the prefix';
+  'the columns of a relation in their order, quoted, each with the prefix before it';
 
 CREATE FUNCTION run_ops.copies(t run_ops.routed_table)
   RETURNS TABLE (store text, relation regclass, precedence int)
@@ -26,7 +26,7 @@ AS $$
     FROM run_ops.routed_store AS r WHERE r.view = t.view
 $$;
 COMMENT ON FUNCTION run_ops.copies(run_ops.routed_table) IS
-  'the local table and the foreign tables of a routed table, by store; the lowest precedence is asked first and wins a duplicate';
+  'the local table and the foreign tables of a routed table, by store; the lowest precedence is queried first, and its row is shown if two stores have the key';
 
 CREATE FUNCTION run_ops.view_query(t run_ops.routed_table, split boolean) RETURNS text
   LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
@@ -34,7 +34,7 @@ AS $$
 DECLARE
   columns text := run_ops.column_list(t.legacy, '');
   keys    text;
-  seen    text[] := '{}';  -- conditions against what the leaves so far show
+  seen    text[] := '{}';  -- conditions that exclude the keys of the leaves so far
   leaves  text[] := '{}';
   leaf    record;
 BEGIN
@@ -50,7 +50,7 @@ BEGIN
       t.route_column);
   END IF;
   keys := (SELECT string_agg(format('y.%1$I %2$s x.%1$I', k, run_ops.equality_operator(t.legacy, k)), ' AND ') FROM unnest(t.key_columns) AS k);
-  -- a leaf leaves out the keys of those before it
+  -- each leaf leaves out the keys of the leaves before it
   FOR leaf IN
     SELECT c.relation FROM run_ops.copies(t) AS c ORDER BY c.precedence, c.store
   LOOP
@@ -63,7 +63,7 @@ BEGIN
     run_ops.column_list(t.legacy, 'u.'), array_to_string(leaves, ' UNION ALL '), t.key_columns[1]);
 END $$;
 COMMENT ON FUNCTION run_ops.view_query(run_ops.routed_table, boolean) IS
-  'the query of a routed table''s view with split off or on';
+  'the query of the view of a routed table with split off or on';
 
 CREATE FUNCTION run_ops.has_union_rule(view oid) RETURNS boolean
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
@@ -73,13 +73,13 @@ AS $$
                     AND w.ev_type = '2' AND w.ev_qual::text = '<>' AND pg_get_ruledef(w.oid) LIKE '% DO NOTHING;')
 $$;
 COMMENT ON FUNCTION run_ops.has_union_rule(oid) IS
-  'whether a view has the rule that the view of a routed table has while it is a union';
+  'whether a view has the rule that build_view() creates for a union';
 
 CREATE FUNCTION run_ops.build_view(t run_ops.routed_table, split boolean) RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-  -- security_barrier and security_invoker are the operator's to set
+  -- keep security_barrier and security_invoker: the operator sets them
   options text := (SELECT ' WITH (' || string_agg(o, ', ') || ')'
                      FROM pg_class AS c, unnest(c.reloptions) AS o WHERE c.oid = t.view AND o LIKE 'security%');
 BEGIN
@@ -88,12 +88,12 @@ BEGIN
   EXECUTE format('COMMENT ON VIEW %s IS %L', t.view, CASE
     WHEN NOT split THEN format('%s; split is off', t.legacy)
     WHEN t.routing = 'store' THEN format(
-      '%s in every store; nothing in a row tells its store, so each read asks all of them, and a key in two stores '
-      'shows the row of "new": a lookup by key costs one more remote lookup, any other read one for each local row',
-      t.legacy)
+      '%s in every store; a row does not say which store it is in, so each read queries all stores, and if two stores '
+      'have a key, the row of "new" is shown: a lookup by key costs one more remote lookup, any other read one for '
+      'each local row', t.legacy)
     ELSE format('%s in every store; the shape of "%s" tells the store of a row', t.legacy, t.route_column) END);
-  -- A rule that adds nothing makes PostgreSQL refuse INSERT ... ON CONFLICT,
-  -- which triggers on a view would silently not honour.
+  -- A rule that does nothing makes PostgreSQL refuse INSERT ... ON CONFLICT.
+  -- Without the rule, the triggers of the view would ignore the clause.
   IF split THEN
     EXECUTE format('CREATE OR REPLACE RULE refuse_on_conflict AS ON UPDATE TO %s DO ALSO NOTHING', t.view);
   ELSIF run_ops.has_union_rule(t.view) THEN
@@ -102,7 +102,7 @@ BEGIN
   PERFORM run_ops.build_triggers(t, split);
 END $$;
 COMMENT ON FUNCTION run_ops.build_view(run_ops.routed_table, boolean) IS
-  'gives a routed table''s view its definition for split off or on';
+  'gives the view of a routed table its definition for split off or on';
 REVOKE EXECUTE ON FUNCTION run_ops.build_view(run_ops.routed_table, boolean) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.swap_views(split boolean) RETURNS void
@@ -119,7 +119,7 @@ BEGIN
   END LOOP;
 END $$;
 COMMENT ON FUNCTION run_ops.swap_views(boolean) IS
-  'switches the views of all routed tables, and the read gate with them, in the caller''s transaction; checks no gate';
+  'switches the views of all routed tables, and the state that split_enabled() shows, in the transaction of the caller; checks no gate';
 REVOKE EXECUTE ON FUNCTION run_ops.swap_views(boolean) FROM PUBLIC;
 
 -- For support staff and for tests ---------------------------------------------
@@ -143,9 +143,9 @@ BEGIN
   END IF;
   IF residency IS NULL THEN
     RAISE WARNING 'id "%" is unclassifiable', left(id, 64)
-      USING DETAIL = format('It has %s characters; it is looked for like a LEGACY id.', length(id));
+      USING DETAIL = format('It has %s characters. Its row is searched for like that of a LEGACY id.', length(id));
   END IF;
-  -- "new" is asked first, also for a LEGACY id: a copy there is the newer one
+  -- "new" is queried first, also for a LEGACY id: a row there is the newer one
   FOR copy IN
     SELECT c.store, c.relation FROM run_ops.copies(t) AS c
      WHERE CASE WHEN NOT run_ops.split_enabled() THEN c.store = 'legacy'
@@ -167,7 +167,7 @@ BEGIN
   RETURN 'not-found';
 END $$;
 COMMENT ON FUNCTION run_ops.locate(regclass, text, interval) IS
-  'the store that holds the row of an id, or not-found, or past-retention for a missing LEGACY id older than the retention; a NEW id is looked for in its store only, any other in every store, legacy last';
+  'the store that holds the row of an id, or not-found, or past-retention if the row of a LEGACY id is missing and the id is older than the retention; NEW ids are looked up in their store only, all others in every store, legacy last';
 
 CREATE FUNCTION run_ops.find_strays(view regclass)
   RETURNS TABLE (store text, key jsonb, belongs_to text)
@@ -182,13 +182,13 @@ DECLARE
 BEGIN
   FOR copy IN SELECT * FROM run_ops.copies(t) AS c ORDER BY c.store LOOP
     IF t.routing <> 'store' THEN
-      -- A body of 27 characters is at home in "new"; said so that the store
-      -- itself can leave those rows out.
+      -- The second condition says the same in SQL that the store can evaluate,
+      -- so that the store sends strays only.
       RETURN QUERY SELECT a.* FROM run_ops.as_owner(t.legacy, format(
         'SELECT %1$L::text, jsonb_build_object(%2$s), coalesce(run_ops.resolve_shard(x.%3$I), ''legacy''::text) FROM %4$s AS x '
         'WHERE NOT run_ops.resides(x.%3$I, %1$L)%5$s',
-        copy.store, keys, t.route_column, copy.relation, CASE WHEN copy.store = 'new' THEN format(
-          ' AND (char_length(substr(x.%1$I, strpos(x.%1$I, ''_'') + 1)) <> 27 OR x.%1$I IS NULL)',
+        copy.store, keys, t.route_column, copy.relation, CASE WHEN copy.store <> 'legacy' THEN format(
+          ' AND (NOT (%s) OR x.%I IS NULL)', run_ops.residency_condition(format('x.%I', t.route_column), copy.store),
           t.route_column) END)) AS a (store text, key jsonb, belongs_to text);
     ELSIF copy.store = 'legacy' THEN
       RETURN QUERY SELECT a.* FROM run_ops.copies(t) AS c, LATERAL run_ops.as_owner(t.legacy, format(
@@ -199,5 +199,5 @@ BEGIN
   END LOOP;
 END $$;
 COMMENT ON FUNCTION run_ops.find_strays(regclass) IS
-  'rows that the view with split on does not show: stored where the shape of their id says they do not belong, or, with routing "store", hidden behind a row of another store with the same key; reads the whole table in every store';
+  'rows that the view does not show with split on: the shape of their id says that they belong in another store, or, with routing "store", a row of another store has the same key; reads the whole table in every store';
 REVOKE EXECUTE ON FUNCTION run_ops.find_strays(regclass) FROM PUBLIC;

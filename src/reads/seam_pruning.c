@@ -1,31 +1,31 @@
 /*
  * seam_pruning.c
- *		Planner support of run_ops.resides: only the stores are planned that
- *		can hold the ids a query asks for.
+ *		Planner support of run_ops.resides: a plan contains only the stores
+ *		that can hold the ids a query asks for.
  *
- * A routed table's view is a union of leaves, one a store, filtered by
- * resides(id, store).  The one idea: when the planner copies that filter to
- * a leaf it simplifies it, and asks us.  The leaf says which store it is, and
- * the conditions of the query on the union are known by then, so "id = X"
- * turns the filter into resides(X, store):
+ * The view of a routed table is a union of leaves, one for each store,
+ * filtered by resides(id, store).  The one idea: when the planner copies that
+ * filter to a leaf, it simplifies the filter and calls our support function.
+ * The leaf says which store it is, and the conditions of the query on the
+ * union are known by then.  So "id = X" turns the filter into resides(X,
+ * store):
  *
  *	X a constant		true or false; false removes the leaf from the plan
- *	X anything else that is the same for all rows (a parameter, a stable
- *						function): a one-time filter, tested before the leaf
- *						is begun
+ *	X another expression without columns (a parameter, a stable function)
+ *						a precheck: the executor evaluates it once, as a
+ *						One-Time Filter, before it starts the leaf
  *
- * Nothing depends on this for right answers: whatever is not understood keeps
- * the filter, which is then tested row by row.
+ * Results do not depend on this.  A filter with a condition that is not
+ * recognized stays, and the executor tests it for each row.
  *
- * The same call is where FOR UPDATE and its like are refused on a union.  The
- * rewriter passes such a lock down to the tables of a view, but not through
- * UNION ALL: the statement would run and lock nothing.
+ * The same call refuses FOR UPDATE and the like on a union.  The rewriter
+ * passes such a lock to the tables of a view, but not through UNION ALL: the
+ * statement would run and lock nothing.
  */
 #include "postgres.h"
 
 #include "access/table.h"
 #include "catalog/namespace.h"
-#include "catalog/pg_operator.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
@@ -46,6 +46,7 @@
 #include "ground/compat.h"
 #include "ground/guard.h"
 #include "ids/id_shape.h"
+#include "reads/lookup_condition.h"
 #include "reads/seam_pruning.h"
 
 PG_FUNCTION_INFO_V1(run_ops_resides_support);
@@ -62,19 +63,20 @@ bool		seam_pruning = true;
 typedef struct LeafFilter
 {
 	PlannerInfo *root;
-	AppendRelInfo *leaf;		/* how columns of the union map to it */
+	AppendRelInfo *leaf;		/* maps columns of the union to the leaf */
 	Var		   *column;			/* of the leaf */
 	Const	   *store;
 } LeafFilter;
 
 /*
- * What a condition says about the filter.  The filter is false for each row
- * that meets the condition, unless "gate" holds; "exact": where the gate
- * holds, the filter is true for each such row.
+ * What a condition of the query says about the filter.  If the precheck is
+ * false, the filter is false for each row that meets the condition.  If the
+ * bound is exact and the precheck is true, the filter is true for each row
+ * that meets the condition.
  */
 typedef struct Bound
 {
-	Expr	   *gate;			/* NULL: the condition says nothing */
+	Expr	   *precheck;		/* NULL: the condition says nothing */
 	bool		exact;
 } Bound;
 
@@ -87,7 +89,7 @@ seam_pruning_init(void)
 {
 	DefineCustomBoolVariable("run_ops_split.seam_pruning",
 							 "Plans only the stores that can hold the ids a query asks for.",
-							 "Results are the same either way. Plans that are cached already keep their shape.",
+							 "Results are the same either way. The setting does not change plans that are already cached.",
 							 &seam_pruning,
 							 true,
 							 PGC_USERSET,
@@ -98,9 +100,9 @@ seam_pruning_init(void)
 /* --- sets of ids ---------------------------------------------------------- */
 
 /*
- * Whether any, and whether all, ids of a text array reside in the store.
- * NULL elements equal nothing, so they do not count.  False and true for an
- * empty array.
+ * Sets *any if an id of the text array resides in the store, and *all if every
+ * id does.  NULL elements equal nothing, so they do not count.  An empty array
+ * gives false for *any and true for *all.
  */
 void
 array_residency(ArrayType *ids, const char *store, int store_len,
@@ -127,7 +129,7 @@ array_residency(ArrayType *ids, const char *store, int store_len,
 /*
  * any_id_resides(ids text[], store text) returns boolean
  *
- * Strict.  Whether one of the ids belongs into the store.
+ * Strict.  Whether one of the ids belongs in the store.
  */
 Datum
 run_ops_any_id_resides(PG_FUNCTION_ARGS)
@@ -144,7 +146,7 @@ run_ops_any_id_resides(PG_FUNCTION_ARGS)
 /*
  * own_ids(ids text[], store text) returns text[]
  *
- * Strict.  The ids that belong into the store.
+ * Strict.  The ids that belong in the store.
  */
 Datum
 run_ops_own_ids(PG_FUNCTION_ARGS)
@@ -177,33 +179,32 @@ is_const_bool(Expr *expr, bool value)
 }
 
 /*
- * Below what changes neither bytes nor NULL: a cast between binary-compatible
- * types, or the wrapper that pulling up a leaf puts around its constants.
+ * The expression without wrappers that change neither bytes nor NULL: casts
+ * between binary-compatible types, and the PlaceHolderVar that the planner
+ * puts around the constants of a leaf when it pulls the leaf up.
  */
 static Node *
 strip(Node *node)
 {
 	for (;;)
 	{
-		if (IsA(node, RelabelType))
-			node = (Node *) ((RelabelType *) node)->arg;
-		else if (IsA(node, PlaceHolderVar) &&
-				 ((PlaceHolderVar *) node)->phlevelsup == 0)
-			node = (Node *) ((PlaceHolderVar *) node)->phexpr;
-		else
+		node = without_relabeling(node);
+		if (!IsA(node, PlaceHolderVar) ||
+			((PlaceHolderVar *) node)->phlevelsup != 0)
 			return node;
+		node = (Node *) ((PlaceHolderVar *) node)->phexpr;
 	}
 }
 
-/* Is this the union's column that is our column at the leaf? */
+/* Is this the column of the union that maps to the filter's column? */
 static bool
-is_our_column(LeafFilter *filter, Node *node)
+is_our_column(Node *node, void *arg)
 {
+	LeafFilter *filter = arg;
 	Var		   *var = (Var *) strip(node);
 	Node	   *at_leaf;
 
-	if (!IsA(var, Var) || var->varno != filter->leaf->parent_relid ||
-		var->varlevelsup != 0 || var->varattno <= 0 ||
+	if (!is_column_of((Node *) var, filter->leaf->parent_relid) ||
 		var->varattno > list_length(filter->leaf->translated_vars))
 		return false;
 	at_leaf = list_nth(filter->leaf->translated_vars, var->varattno - 1);
@@ -212,11 +213,11 @@ is_our_column(LeafFilter *filter, Node *node)
 }
 
 /*
- * run_ops.<name>(ids, store).  A plan that holds a call of it depends on it
- * as on any function it calls.
+ * Makes a call run_ops.<name>(ids, store).  A plan that contains it depends on
+ * the function, as on any function it calls.
  *
- * The function is looked up in the catalog itself: who reads a view needs no
- * rights on the schema of what stands in its plan.
+ * The function is looked up directly in the catalog, because a user who reads
+ * a view needs no privileges on the schema run_ops.
  */
 Expr *
 make_store_call(const char *name, Oid result, Node *ids, Node *store)
@@ -241,7 +242,7 @@ make_store_call(const char *name, Oid result, Node *ids, Node *store)
 }
 
 static Expr *
-make_gate(LeafFilter *filter, const char *name, Node *ids)
+make_filter_call(LeafFilter *filter, const char *name, Node *ids)
 {
 	return make_store_call(name, BOOLOID, ids, (Node *) filter->store);
 }
@@ -271,98 +272,94 @@ bound_of_equality(LeafFilter *filter, Node *ids, bool is_array)
 		else
 			any = all = id_resides(id_shape_datum(value->constvalue),
 								   store_name, store_len);
-		bound.gate = (Expr *) makeBoolConst(any, false);
+		bound.precheck = (Expr *) makeBoolConst(any, false);
 		bound.exact = GUARD(23, all);
 	}
 	else if (!contain_var_clause(ids) &&
 			 GUARD(21, !contain_volatile_functions(ids)) &&
 			 !contain_subplans(ids))
 	{
-		bound.gate = make_gate(filter,
-							   is_array ? "any_id_resides" : "id_resides",
-							   ids);
+		bound.precheck = make_filter_call(filter,
+										  is_array ? "any_id_resides" :
+										  "id_resides", ids);
 		bound.exact = GUARD(22, !is_array);
 	}
 	return bound;
 }
 
-/* All conditions hold: each gate must, and one exact bound is enough. */
+/*
+ * All conditions have to hold, so all prechecks have to hold, and one exact
+ * bound makes the result exact.
+ */
 static Bound
 bound_of_and(LeafFilter *filter, List *clauses)
 {
 	Bound		bound = unbounded;
-	List	   *gates = NIL;
+	List	   *prechecks = NIL;
 	ListCell   *lc;
 
 	foreach(lc, clauses)
 	{
 		Bound		one = bound_of_clause(filter, lfirst(lc));
 
-		if (one.gate == NULL)
+		if (one.precheck == NULL)
 			continue;
-		if (is_const_bool(one.gate, false))
+		if (is_const_bool(one.precheck, false))
 			return one;
 		bound.exact |= one.exact;
-		bound.gate = one.gate;
-		/* the planner takes no AND below another, nor do we make one */
-		gates = list_concat_copy(gates, make_ands_implicit(one.gate));
+		bound.precheck = one.precheck;
+		/* the planner does not accept an AND directly below another AND */
+		prechecks = list_concat_copy(prechecks,
+									 make_ands_implicit(one.precheck));
 	}
-	if (gates != NIL)
-		bound.gate = make_ands_explicit(gates);
+	if (prechecks != NIL)
+		bound.precheck = make_ands_explicit(prechecks);
 	return bound;
 }
 
 /*
- * One of the conditions holds, so each must say something.  A true gate does
- * not tell which one it was, so the bound is exact only when all are, and
- * true.
+ * One of the conditions has to hold, so each must have a precheck.  If one of
+ * the prechecks is true at run time, it is unknown for which condition.  So
+ * the bound is exact only if all bounds are exact and their prechecks are the
+ * constant true.
  */
 static Bound
 bound_of_or(LeafFilter *filter, List *clauses)
 {
 	Bound		bound = {NULL, true};
 	bool		always = false;
-	List	   *gates = NIL;
+	List	   *prechecks = NIL;
 	ListCell   *lc;
 
 	foreach(lc, clauses)
 	{
 		Bound		one = bound_of_clause(filter, lfirst(lc));
 
-		if (one.gate == NULL)
+		if (one.precheck == NULL)
 			return unbounded;
-		if (is_const_bool(one.gate, true))
+		if (is_const_bool(one.precheck, true))
 			always = true;
 		else
 		{
 			one.exact = false;
-			if (!is_const_bool(one.gate, false))
-				gates = lappend(gates, one.gate);
+			if (!is_const_bool(one.precheck, false))
+				prechecks = lappend(prechecks, one.precheck);
 		}
 		bound.exact &= GUARD(27, one.exact);
 	}
-	if (always || gates == NIL)
-		bound.gate = (Expr *) makeBoolConst(always, false);
+	if (always || prechecks == NIL)
+		bound.precheck = (Expr *) makeBoolConst(always, false);
 	else
-		bound.gate = list_length(gates) == 1 ? linitial(gates) :
-			make_orclause(gates);
+		bound.precheck = list_length(prechecks) == 1 ? linitial(prechecks) :
+			make_orclause(prechecks);
 	return bound;
-}
-
-/*
- * Equality must be text's own under a collation where equal means the same
- * bytes, which is all that the shape of an id depends on.
- */
-bool
-is_bytewise_equality(Oid opno, Oid collation)
-{
-	return GUARD(24, opno == TextEqualOperator) && OidIsValid(collation) &&
-		GUARD(25, get_collation_isdeterministic(collation));
 }
 
 static Bound
 bound_of_clause(LeafFilter *filter, Node *clause)
 {
+	LookupCondition condition;
+
 	check_stack_depth();
 
 	if (IsA(clause, RestrictInfo))
@@ -372,32 +369,15 @@ bound_of_clause(LeafFilter *filter, Node *clause)
 		return bound_of_and(filter, ((BoolExpr *) clause)->args);
 	if (is_orclause(clause))
 		return bound_of_or(filter, ((BoolExpr *) clause)->args);
-	if (IsA(clause, OpExpr))
-	{
-		OpExpr	   *op = (OpExpr *) clause;
-
-		if (!is_bytewise_equality(op->opno, op->inputcollid))
-			return unbounded;
-		if (is_our_column(filter, linitial(op->args)))
-			return bound_of_equality(filter, lsecond(op->args), false);
-		if (is_our_column(filter, lsecond(op->args)))
-			return bound_of_equality(filter, linitial(op->args), false);
-	}
-	else if (IsA(clause, ScalarArrayOpExpr))
-	{
-		ScalarArrayOpExpr *op = (ScalarArrayOpExpr *) clause;
-
-		if (GUARD(26, op->useOr) &&
-			is_bytewise_equality(op->opno, op->inputcollid) &&
-			is_our_column(filter, linitial(op->args)))
-			return bound_of_equality(filter, lsecond(op->args), true);
-	}
+	if (match_lookup_condition(clause, is_our_column, filter, &condition) &&
+		is_bytewise_equality(&condition))
+		return bound_of_equality(filter, condition.values, condition.is_array);
 	return unbounded;
 }
 
 /*
- * Told by the C function, so that nothing depends on names in the catalog.
- * run_ops.id_resides() is the same one.
+ * Compares the C function, so that the result does not depend on names in the
+ * catalog.  The C function of run_ops.id_resides() is the same.
  */
 bool
 is_resides(Node *clause)
@@ -415,8 +395,8 @@ is_resides(Node *clause)
 /* --- the support functions ------------------------------------------------------ */
 
 /*
- * Does a constraint of the leaf say what the filter asks?  On a foreign table
- * a constraint is what its owner declares about the remote rows.
+ * Does a CHECK constraint of the leaf prove the filter?  On a foreign table a
+ * constraint is a declaration of its owner about the remote rows.
  */
 static bool
 is_proven_by_check(LeafFilter *filter, FuncExpr *call)
@@ -435,7 +415,7 @@ is_proven_by_check(LeafFilter *filter, FuncExpr *call)
 		ConstrCheck *check = &constr->check[i];
 		FuncExpr   *proof;
 
-		/* children need not follow it */
+		/* a NO INHERIT constraint does not hold for child tables */
 		if (!GUARD(28, check->ccvalid) || (check->ccnoinherit && rte->inh))
 			continue;
 		proof = stringToNode(check->ccbin);
@@ -453,8 +433,8 @@ is_proven_by_check(LeafFilter *filter, FuncExpr *call)
 }
 
 /*
- * Refuse a lock on the union that this condition filters.  "node" is the
- * condition's column.
+ * Raises an error if the query locks rows of the union that this condition
+ * filters.  "node" is the column of the condition.
  */
 static void
 refuse_row_lock(PlannerInfo *root, Node *node)
@@ -473,21 +453,22 @@ refuse_row_lock(PlannerInfo *root, Node *node)
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 			 errmsg("cannot lock rows of a view over several stores"),
 			 errdetail("FOR UPDATE, FOR NO KEY UPDATE, FOR SHARE and FOR KEY SHARE would lock nothing in a union."),
-			 errhint("Use run_ops.lock_row(view, id), which locks the row in its store; in a join, name the other tables in FOR UPDATE OF.")));
+			 errhint("Use run_ops.lock_row(view, id), which locks the row in its store. In a join, name the other tables in FOR UPDATE OF.")));
 }
 
-/* The filter as it should stand in the plan of a leaf; NULL: as it is. */
+/* The filter for the plan of a leaf; NULL means that it stays as it is. */
 static Node *
 simplify_filter(PlannerInfo *root, FuncExpr *call)
 {
 	LeafFilter	filter;
 	RelOptInfo *parent;
 	Bound		bound;
+	Expr	   *per_row;
 
 	filter.root = root;
 	filter.column = (Var *) strip(linitial(call->args));
 	filter.store = (Const *) strip(lsecond(call->args));
-	/* before leaves are expanded there is nothing to tell */
+	/* the leaves have not been expanded yet */
 	if (root->append_rel_array == NULL || root->simple_rel_array == NULL ||
 		!IsA(filter.column, Var) || filter.column->varlevelsup != 0 ||
 		!IsA(filter.store, Const) || filter.store->constisnull)
@@ -500,17 +481,17 @@ simplify_filter(PlannerInfo *root, FuncExpr *call)
 		return NULL;
 
 	bound = bound_of_and(&filter, parent->baserestrictinfo);
-	if (bound.gate == NULL)
+	if (bound.precheck == NULL)
 		return is_proven_by_check(&filter, call) ?
 			makeBoolConst(true, false) : NULL;
-	if (bound.exact || is_const_bool(bound.gate, false))
-		return (Node *) bound.gate;
-	/* strays must stay hidden, also among the ids that were asked for */
-	if (is_const_bool(bound.gate, true))
+	if (bound.exact || is_const_bool(bound.precheck, false))
+		return (Node *) bound.precheck;
+	/* the filter has to hide strays, also among the ids that were asked for */
+	if (is_const_bool(bound.precheck, true))
 		return NULL;
-	return (Node *) make_andclause(list_concat_copy(make_ands_implicit(bound.gate),
-													list_make1(make_gate(&filter, "id_resides",
-																		 linitial(call->args)))));
+	per_row = make_filter_call(&filter, "id_resides", linitial(call->args));
+	return (Node *) make_andclause(list_concat_copy(make_ands_implicit(bound.precheck),
+													list_make1(per_row)));
 }
 
 /*

@@ -16,14 +16,14 @@ extern void seam_pruning_init(void);
 /* Is the clause a call of resides(id, store)? */
 extern bool is_resides(Node *clause);
 
-/* A call of the function of this name in schema run_ops. */
+/* Makes a call of the function of this name in schema run_ops. */
 extern Expr *make_store_call(const char *name, Oid result, Node *ids,
 							 Node *store);
 
-/* Is it text equality where equal means the same bytes? */
-extern bool is_bytewise_equality(Oid opno, Oid collation);
-
-/* Whether any, and whether all, ids of a text array reside in the store. */
+/*
+ * Sets *any if an id of the text array resides in the store, and *all if every
+ * id does.
+ */
 extern void array_residency(ArrayType *ids, const char *store, int store_len,
 							bool *any, bool *all);
 

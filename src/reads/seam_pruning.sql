@@ -1,12 +1,12 @@
 
--- seam_pruning: planner support, so that only the store is planned that can
--- hold the ids a query asks for.
+-- seam_pruning: planner support; a plan contains only the stores that can hold
+-- the ids a query asks for.
 
 CREATE FUNCTION run_ops.resides_support(internal) RETURNS internal
   LANGUAGE c STRICT
   AS 'MODULE_PATHNAME', 'run_ops_resides_support';
 COMMENT ON FUNCTION run_ops.resides_support(internal) IS
-  'planner support of run_ops.resides(): leaves out stores that cannot hold the ids asked for, and refuses FOR UPDATE or SHARE on a union of stores';
+  'planner support of run_ops.resides(): removes stores that cannot hold the ids asked for from the plan, and refuses FOR UPDATE or SHARE on a union of stores';
 
 ALTER FUNCTION run_ops.resides(text, text) SUPPORT run_ops.resides_support;
 
@@ -14,7 +14,7 @@ CREATE FUNCTION run_ops.resides_selectivity(internal) RETURNS internal
   LANGUAGE c STRICT
   AS 'MODULE_PATHNAME', 'run_ops_resides_selectivity';
 COMMENT ON FUNCTION run_ops.resides_selectivity(internal) IS
-  'planner support of run_ops.id_resides(): nearly every row is where it belongs';
+  'planner support of run_ops.id_resides(): estimates that it is true for every row';
 
 CREATE FUNCTION run_ops.refuse_locks_support(internal) RETURNS internal
   LANGUAGE c STRICT
@@ -22,29 +22,29 @@ CREATE FUNCTION run_ops.refuse_locks_support(internal) RETURNS internal
 COMMENT ON FUNCTION run_ops.refuse_locks_support(internal) IS
   'planner support of run_ops.refuse_locks()';
 
--- What the planner puts in place of resides(): they are not looked at
--- again, so they may stand in a plan.
+-- These functions replace resides() in a plan. The planner does not simplify
+-- them again.
 
 CREATE FUNCTION run_ops.id_resides(id text, store text) RETURNS boolean
   LANGUAGE c IMMUTABLE PARALLEL SAFE LEAKPROOF SUPPORT run_ops.resides_selectivity
   AS 'MODULE_PATHNAME', 'run_ops_resides';
 COMMENT ON FUNCTION run_ops.id_resides(text, text) IS
-  'run_ops.resides() as it stands in a plan, after pruning';
+  'the same as run_ops.resides(); replaces it in plans after pruning';
 
 CREATE FUNCTION run_ops.any_id_resides(ids text[], store text) RETURNS boolean
   LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
   AS 'MODULE_PATHNAME', 'run_ops_any_id_resides';
 COMMENT ON FUNCTION run_ops.any_id_resides(text[], text) IS
-  'whether one of the ids belongs into the store; stands in a plan before a store is asked for a set of ids';
+  'whether one of the ids belongs in the store; a plan tests it before it queries the store for a set of ids';
 
 CREATE FUNCTION run_ops.own_ids(ids text[], store text) RETURNS text[]
   LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
   AS 'MODULE_PATHNAME', 'run_ops_own_ids';
 COMMENT ON FUNCTION run_ops.own_ids(text[], text) IS
-  'those of the ids that belong into the store; what a store is asked for of a set of ids';
+  'those of the ids that belong in the store; a plan sends only these to the store';
 
 CREATE FUNCTION run_ops.refuse_locks("any") RETURNS boolean
   LANGUAGE c IMMUTABLE PARALLEL SAFE SUPPORT run_ops.refuse_locks_support
   AS 'MODULE_PATHNAME', 'run_ops_refuse_locks';
 COMMENT ON FUNCTION run_ops.refuse_locks("any") IS
-  'true; as a condition on a column of a union it makes FOR UPDATE or SHARE an error, which would lock nothing there';
+  'always true; as a condition on a column of a union it makes FOR UPDATE or SHARE an error, because they would lock nothing there';

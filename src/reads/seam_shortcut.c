@@ -1,22 +1,23 @@
 /*
  * seam_shortcut.c
- *		A query for ids that are known to be of one store is planned as a query
- *		of that store's table.
+ *		A query for ids of one store is planned as a query on the table of that
+ *		store.
  *
- * Seam pruning takes a leaf out of a union that the planner has put together
- * already; for a lookup by id, putting it together costs several times what
- * the lookup does.  The one idea: before planning starts the query tree says
- * "a routed table's view, filtered by id = X", and where X has a value there,
- * one leaf can take the place of the view.
+ * Seam pruning removes leaves from a union that the planner has already built.
+ * For a lookup by id, building the union costs several times as much as the
+ * lookup itself.  The one idea: before planning starts, the query tree
+ * contains "the view of a routed table, filtered by id = X".  If the value of
+ * X is known at that time, one leaf can replace the view.
  *
- * That is exact, because the rows the query keeps have such an id: id = X is
- * in its WHERE, so a row of another store, or none in place of it beside an
- * outer join, is not kept.  The condition itself stays where it is.  What the
- * other leaves and the view are checked for, privileges and locks, they still
- * are: their range table entries stay, without being read.
+ * This gives the same rows.  The condition id = X is in the WHERE of the
+ * query, so the query does not return rows of other stores, nor rows that an
+ * outer join has extended with NULL.  The condition stays in the query.
+ * Privileges on the view and the other leaves are still checked, and their
+ * locks are still taken, because their range table entries stay, although they
+ * are not read.
  *
- * Only the plain case is taken; for all else, and before this library is
- * loaded, there is seam_pruning.c.
+ * This file handles only the plain case.  In all other cases, and in a session
+ * that has not loaded this library yet, seam_pruning.c does the work.
  */
 #include "postgres.h"
 
@@ -34,25 +35,26 @@
 #include "ground/compat.h"
 #include "ground/guard.h"
 #include "ids/id_shape.h"
+#include "reads/lookup_condition.h"
 #include "reads/seam_pruning.h"
 #include "reads/seam_shortcut.h"
 
 static planner_hook_type next_planner = NULL;
 
-/* A routed table's view while split is on, as a sub-select of a query. */
+/* The view of a routed table while split is on, as a subquery of a query. */
 typedef struct UnionView
 {
 	Query	   *query;
-	Query	   *leaves;			/* the set operation below it */
+	Query	   *leaves;			/* the UNION ALL in that query */
 	Index		leaves_rti;
-	Var		   *id;				/* of the set operation */
+	Var		   *id;				/* columns of the UNION ALL */
 	Var		   *store;
 } UnionView;
 
 /*
- * Nothing but columns, one table or sub-select, and a WHERE?  A lock on the
- * view has been passed down to here by the rewriter; seam_pruning.c refuses
- * it.
+ * Does the query consist of columns, one table or subquery, and a WHERE only?
+ * If the query locks rows of the view, the rewriter has added the lock to this
+ * query too.  Then seam_pruning.c refuses it.
  */
 static bool
 is_plain_select(Query *query)
@@ -68,13 +70,6 @@ is_plain_select(Query *query)
 		query->havingQual == NULL && query->distinctClause == NIL &&
 		query->sortClause == NIL && query->limitOffset == NULL &&
 		query->limitCount == NULL;
-}
-
-static bool
-is_column_of(Node *node, Index rti)
-{
-	return IsA(node, Var) && ((Var *) node)->varno == rti &&
-		((Var *) node)->varlevelsup == 0 && ((Var *) node)->varattno > 0;
 }
 
 static bool
@@ -109,12 +104,14 @@ is_union_view(Query *query, UnionView *view)
 
 /* --- which ids ------------------------------------------------------------------ */
 
-/* Has the expression a value already?  What can fail is left alone. */
+/*
+ * Is the value of the expression known already?  Only constants and parameters
+ * are considered: evaluating anything else could fail.
+ */
 static bool
 has_value(Node *node, ParamListInfo params, Datum *value, bool *isnull)
 {
-	while (IsA(node, RelabelType))
-		node = (Node *) ((RelabelType *) node)->arg;
+	node = without_relabeling(node);
 	if (IsA(node, Const))
 	{
 		*value = ((Const *) node)->constvalue;
@@ -143,7 +140,7 @@ has_value(Node *node, ParamListInfo params, Datum *value, bool *isnull)
 
 /*
  * Are the ids of X known, and do all of them reside in the store?  Sets *any
- * when there is one; NULL equals nothing, so it does not count.
+ * if there is an id.  NULL equals nothing, so it does not count.
  */
 static bool
 all_reside(Node *ids, bool is_array, ParamListInfo params, text *store,
@@ -182,61 +179,52 @@ all_reside(Node *ids, bool is_array, ParamListInfo params, text *store,
 	return GUARD(29, all);
 }
 
-/* Is it "id = X" or "id = ANY (X)", so that all rows that meet it are here? */
-static bool
-clause_selects_leaf(Node *clause, Index rti, AttrNumber id,
-					ParamListInfo params, text *store)
+/* The id column of a view, which is a range table entry of a query. */
+typedef struct IdColumn
 {
-	List	   *args;
-	bool		is_array = IsA(clause, ScalarArrayOpExpr);
+	Index		rti;
+	AttrNumber	attno;
+} IdColumn;
+
+static bool
+is_id_column(Node *node, void *arg)
+{
+	IdColumn   *id = arg;
+
+	return is_column_of(node, id->rti) &&
+		GUARD(30, ((Var *) node)->varattno == id->attno);
+}
+
+/*
+ * Is the clause "id = X" or "id = ANY (X)", and do all rows that meet it
+ * belong in the store?
+ */
+static bool
+clause_selects_leaf(Node *clause, IdColumn *id, ParamListInfo params,
+					text *store)
+{
+	LookupCondition condition;
 	bool		any = false;
 
-	if (is_array)
-	{
-		ScalarArrayOpExpr *op = (ScalarArrayOpExpr *) clause;
-
-		if (!op->useOr || !is_bytewise_equality(op->opno, op->inputcollid))
-			return false;
-		args = op->args;
-	}
-	else if (IsA(clause, OpExpr))
-	{
-		OpExpr	   *op = (OpExpr *) clause;
-
-		if (!is_bytewise_equality(op->opno, op->inputcollid))
-			return false;
-		args = op->args;
-	}
-	else
-		return false;
-
-	for (int side = 0; side < (is_array ? 1 : 2); side++)
-	{
-		Node	   *column = list_nth(args, side);
-
-		while (IsA(column, RelabelType))
-			column = (Node *) ((RelabelType *) column)->arg;
-		if (is_column_of(column, rti) &&
-			GUARD(30, ((Var *) column)->varattno == id))
-			return all_reside(list_nth(args, 1 - side), is_array, params,
-							  store, &any) && any;
-	}
-	return false;
+	return match_lookup_condition(clause, is_id_column, id, &condition) &&
+		is_bytewise_equality(&condition) &&
+		all_reside(condition.values, condition.is_array, params, store,
+				   &any) && any;
 }
 
 static bool
-quals_select_leaf(Node *quals, Index rti, AttrNumber id,
-				  ParamListInfo params, text *store)
+quals_select_leaf(Node *quals, IdColumn *id, ParamListInfo params,
+				  text *store)
 {
 	ListCell   *lc;
 
 	if (quals == NULL)
 		return false;
 	if (!is_andclause(quals))
-		return clause_selects_leaf(quals, rti, id, params, store);
+		return clause_selects_leaf(quals, id, params, store);
 	foreach(lc, ((BoolExpr *) quals)->args)
 	{
-		if (quals_select_leaf(lfirst(lc), rti, id, params, store))
+		if (quals_select_leaf(lfirst(lc), id, params, store))
 			return true;
 	}
 	return false;
@@ -244,7 +232,10 @@ quals_select_leaf(Node *quals, Index rti, AttrNumber id,
 
 /* --- which leaf ----------------------------------------------------------------- */
 
-/* Adds the leaves, of a UNION ALL of plain selects from relations. */
+/*
+ * Adds the leaves to the list.  False if the set operation is not a UNION ALL
+ * of plain SELECTs from one relation each.
+ */
 static bool
 add_leaves(Query *query, Node *setop, List **leaves)
 {
@@ -270,8 +261,9 @@ add_leaves(Query *query, Node *setop, List **leaves)
 }
 
 /*
- * Are the view's columns the first ones of the leaf, type and all?  Sets
- * *in_place when they have the same numbers in the leaf's relation as well.
+ * Are the columns of the view the first columns of the leaf, with the same
+ * types and collations?  Sets *in_place if they also have the same numbers in
+ * the relation of the leaf.
  */
 static bool
 has_same_columns(UnionView *view, Query *leaf, bool *in_place)
@@ -332,7 +324,7 @@ uses_whole_row(Node *node, WholeRow *row)
 	return expression_tree_walker(node, uses_whole_row, row);
 }
 
-/* A sub-select that nothing refers to. */
+/* A subquery that nothing refers to. */
 static Query *
 make_unread_query(void)
 {
@@ -343,7 +335,7 @@ make_unread_query(void)
 	return query;
 }
 
-/* Puts a leaf in place of the view that is this entry, if it may be. */
+/* Replaces the view, which is this range table entry, by a leaf if possible. */
 static void
 take_shortcut(Query *query, Index rti, UnionView *view, ParamListInfo params)
 {
@@ -351,12 +343,13 @@ take_shortcut(Query *query, Index rti, UnionView *view, ParamListInfo params)
 	List	   *leaves = NIL;
 	Query	   *chosen = NULL;
 	bool		in_place;
+	IdColumn	id = {rti, view->id->varattno};
 	WholeRow	row = {rti, 0};
 	ListCell   *lc;
 
 	/*
-	 * The condition of a MERGE is for joining, it keeps rows that do not meet
-	 * it.
+	 * The condition of a MERGE is a join condition: MERGE also handles rows
+	 * that do not meet it.
 	 */
 	if (compat_is_merge(query) ||
 		!add_leaves(view->leaves, view->leaves->setOperations, &leaves))
@@ -369,12 +362,11 @@ take_shortcut(Query *query, Index rti, UnionView *view, ParamListInfo params)
 											view->store->varattno);
 		Const	   *store = tle ? (Const *) tle->expr : NULL;
 
-		/* of a leaf that does not name its store, rows may be wanted as well */
+		/* the query may also need rows of a leaf that does not name its store */
 		if (store == NULL || !IsA(store, Const) ||
 			store->consttype != TEXTOID || store->constisnull)
 			return;
-		if (!quals_select_leaf(query->jointree->quals, rti,
-							   view->id->varattno, params,
+		if (!quals_select_leaf(query->jointree->quals, &id, params,
 							   DatumGetTextPP(store->constvalue)))
 			continue;
 		if (chosen != NULL)
@@ -398,8 +390,9 @@ take_shortcut(Query *query, Index rti, UnionView *view, ParamListInfo params)
 	rte->subquery = chosen;
 
 	/*
-	 * Spare the planner to pull that up: the table takes the view's entry,
-	 * the entry the table's.
+	 * Now the planner would have to pull up the leaf.  To save that, swap two
+	 * range table entries: the table gets the entry of the view, the view gets
+	 * the entry of the table.
 	 */
 	if (!in_place || rte->security_barrier)
 		return;
@@ -436,8 +429,8 @@ plan_shortcuts_walker(Node *node, void *params)
 }
 
 /*
- * Every query that is planned comes by here: one that reads nothing but
- * tables costs a look at each of them.
+ * This function is called for every query that is planned.  For a query that
+ * reads only tables, it costs one test for each range table entry.
  */
 static void
 plan_shortcuts(Query *query, ParamListInfo params)

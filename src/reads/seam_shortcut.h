@@ -1,6 +1,7 @@
 /*
  * seam_shortcut.h
- *		A lookup of ids of one store is planned as one of its table.
+ *		A query for ids of one store is planned as a query on the table of that
+ *		store.
  */
 #ifndef RUN_OPS_SEAM_SHORTCUT_H
 #define RUN_OPS_SEAM_SHORTCUT_H

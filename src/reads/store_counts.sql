@@ -1,7 +1,7 @@
 
--- store_counts: rows counted where they lie. A count over the view of several
--- stores brings every row of the foreign ones here, since PostgreSQL does not
--- aggregate below a union; asked one by one, each store counts its own.
+-- store_counts: counts rows inside each store. A count over the view of several
+-- stores fetches every row of the foreign stores, because PostgreSQL does not
+-- aggregate below a union. This function queries the stores one by one instead.
 
 CREATE FUNCTION run_ops.store_counts(view regclass, group_column name)
   RETURNS TABLE (store text, value text, count bigint)
@@ -22,4 +22,4 @@ BEGIN
   END LOOP;
 END $$;
 COMMENT ON FUNCTION run_ops.store_counts(regclass, name) IS
-  'rows of a routed table by store and by value of a column, counted in each store; counts what lies there, so rows that find_strays() lists are among them';
+  'the number of rows of a routed table by store and by value of a column, counted inside each store; includes the rows that find_strays() lists';

@@ -1,18 +1,18 @@
 /*
  * read_gate.c
- *		The read gate: is split mode on, and is this the server it is on in?
+ *		Is split mode on in this database, and may this server use the stores?
  *
- * The state is one row of run_ops.split_state, so that it changes with the
- * transaction that changes the views.  Reading a row for each call would be
- * too slow, and a cache that is emptied by invalidation messages would be
- * wrong: a commit is visible before its message arrives, and an old snapshot
- * must go on seeing the old state.  So an answer is kept together with what
- * identifies the snapshot that gave it, and is given again only under a
- * snapshot that sees the same.
+ * The state is one row of run_ops.split_state, so it changes in the
+ * transaction that changes the views.  Reading the row in each call would be
+ * too slow.  A cache that is emptied by invalidation messages would be wrong:
+ * a commit is visible before its message arrives, and an old snapshot must
+ * still see the old state.  So the state is kept together with a key of the
+ * snapshot in which it was read, and is used only under a snapshot that sees
+ * the same.
  *
- * A copy of the database carries the row as well, or, after pg_dump, the
- * stores without the row.  The row therefore names the servers that it holds
- * on, by what a copy does not have in common with its original; see
+ * A copy of the database has the row as well; after pg_dump, a copy has the
+ * stores without the row.  So the row contains the identities of the servers
+ * that may use the stores.  A copy has another identity than its original; see
  * server_identity().
  */
 #include "postgres.h"
@@ -24,7 +24,6 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
-#include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
@@ -40,6 +39,7 @@
 #include "utils/snapmgr.h"
 
 #include "ground/errors.h"
+#include "ground/snapshot_key.h"
 #include "stores/read_gate.h"
 
 PG_FUNCTION_INFO_V1(run_ops_split_enabled);
@@ -59,29 +59,9 @@ static int	swap_attempts = 50;
 
 typedef struct SplitState
 {
-	bool		enabled;		/* switched on */
-	bool		bound;			/* ... or attached, in this very server */
+	bool		enabled;		/* split mode is switched on */
+	bool		bound;			/* this server may use the stores */
 } SplitState;
-
-/*
- * What the answer was seen with.  Of two snapshots of one transaction with
- * the same xmax, the later one has lost those transactions that ended between
- * them and has won none: an xid that is assigned later is not below xmax.  So
- * equal numbers of running transactions mean equal sets.  The command counter
- * and the subtransaction cover the transaction's own changes: a counter value
- * is not used twice in one subtransaction.  Nothing is kept beyond the end of
- * the transaction.
- */
-typedef struct SnapshotKey
-{
-	TransactionId xmin;
-	TransactionId xmax;
-	uint32		xcnt;
-	int32		subxcnt;
-	CommandId	curcid;
-	SubTransactionId subid;
-	bool		in_recovery;
-} SnapshotKey;
 
 static struct
 {
@@ -91,14 +71,16 @@ static struct
 }			cache;
 
 /*
- * What tells this server from a copy of it, as text that the session keeps.
+ * A text that distinguishes this server and database from copies; it stays
+ * allocated.
  *
- * The system identifier and the timeline survive every kind of physical copy,
- * and a promoted standby looks like a promoted copy from inside.  Host, data
- * directory and its inode do not survive (the last two are hashed: they are
- * nobody's business); a logical copy has another system
- * identifier, a database made from this one as a template another OID.  The
- * host has a setting of its own, for containers that get a new name each time.
+ * A physical copy has the same system identifier and timeline, and a promoted
+ * standby cannot be distinguished from a promoted copy by them.  But host,
+ * data directory and the inode of the data directory differ.  (The last two
+ * are hashed, because any user may see the text.) A logical copy has another
+ * system identifier, and a database created with this one as template has
+ * another OID.  A setting replaces the name of the host, for containers that
+ * get a new name each time.
  */
 static const char *
 server_identity(void)
@@ -116,7 +98,7 @@ server_identity(void)
 		gethostname(host, sizeof(host) - 1);
 		name = host;
 	}
-	/* nothing but the name changes under a running server */
+	/* while the server runs, only the name can change */
 	if (identity && strcmp(name, of_name) == 0)
 		return identity;
 
@@ -177,7 +159,7 @@ read_state(Snapshot snapshot)
 
 	if (rel == NULL)			/* the extension is being dropped */
 		return state;
-	/* one row: no index helps */
+	/* the table has one row, so no index is used */
 	scan = systable_beginscan(rel, InvalidOid, false, snapshot, 0, NULL);
 	tuple = systable_getnext(scan);
 	if (HeapTupleIsValid(tuple))
@@ -202,34 +184,18 @@ static SplitState
 current_state(void)
 {
 	Snapshot	snapshot = GetActiveSnapshot();
-	SnapshotKey key;
 
 	if (snapshot->snapshot_type != SNAPSHOT_MVCC)
 		return read_state(snapshot);
 
-	memset(&key, 0, sizeof(key));	/* padding is compared as well */
-	key.xmin = snapshot->xmin;
-	key.xmax = snapshot->xmax;
-	key.xcnt = snapshot->xcnt;
-	key.subxcnt = snapshot->subxcnt;
-	key.curcid = snapshot->curcid;
-	key.subid = GetCurrentSubTransactionId();
-	key.in_recovery = snapshot->takenDuringRecovery;
-	if (!cache.valid || memcmp(&key, &cache.key, sizeof(key)) != 0)
+	if (snapshot_key_set(&cache.key, snapshot) != SNAPSHOT_SAME)
+		cache.valid = false;
+	if (!cache.valid)
 	{
-		SplitState	state = read_state(snapshot);
-
-		cache.state = state;
-		cache.key = key;
+		cache.state = read_state(snapshot);
 		cache.valid = true;
 	}
 	return cache.state;
-}
-
-static void
-forget_state(XactEvent event, void *arg)
-{
-	cache.valid = false;
 }
 
 bool
@@ -251,7 +217,7 @@ is_store(Oid serverid)
 
 	if (rel == NULL)
 		return false;
-	/* a few rows */
+	/* the table has a few rows, so no index is used */
 	scan = systable_beginscan(rel, InvalidOid, false, GetActiveSnapshot(),
 							  0, NULL);
 	while (!found && HeapTupleIsValid(tuple = systable_getnext(scan)))
@@ -275,7 +241,7 @@ refuse_in_copy(void)
 			 errmsg("split mode is suspended in this copy of the database"),
 			 errdetail("Its stores were attached in another server or database; nothing is read from or written to them from here. This is %s.",
 					   server_identity()),
-			 errhint("run_ops.enable_split() binds the stores to this database, run_ops.disable_split(force => true) leaves them out.")));
+			 errhint("If this database should use the stores, call run_ops.enable_split(). If it should not, call run_ops.disable_split(force => true).")));
 }
 
 void
@@ -295,7 +261,8 @@ run_ops_split_enabled(PG_FUNCTION_ARGS)
 }
 
 /*
- * SQL: what tells this server and database from their copies.  Never NULL.
+ * SQL: a text that distinguishes this server and database from copies.  Never
+ * NULL.
  */
 Datum
 run_ops_server_identity(PG_FUNCTION_ARGS)
@@ -304,7 +271,8 @@ run_ops_server_identity(PG_FUNCTION_ARGS)
 }
 
 /*
- * SQL: an error in a copy of the database that the stores were attached in.
+ * SQL: raises an error in a copy of the database in which the stores were
+ * attached.
  */
 Datum
 run_ops_refuse_in_copy(PG_FUNCTION_ARGS)
@@ -315,8 +283,8 @@ run_ops_refuse_in_copy(PG_FUNCTION_ARGS)
 }
 
 /*
- * SQL: a setting of this extension.  current_setting() does not know it in a
- * session that has not loaded the library yet; calling this loads it.
+ * SQL: a setting of this extension.  current_setting() would fail in a session
+ * that has not loaded the library yet; a call of this function loads it.
  */
 Datum
 run_ops_setting(PG_FUNCTION_ARGS)
@@ -331,24 +299,23 @@ void
 read_gate_init(void)
 {
 	DefineCustomStringVariable("run_ops_split.server_name",
-							   "Name of this server for telling it from its copies.",
-							   "Empty means the name of the host. To be set where the host's name changes, as in containers, and differently on a copy that keeps it.",
+							   "Name that distinguishes this server from its copies.",
+							   "Empty means the name of the host. Set it if the name of the host can change, as in containers, and to another value on a copy with the same host name.",
 							   &server_name, "", PGC_SIGHUP, 0,
 							   NULL, NULL, NULL);
 	DefineCustomIntVariable("run_ops_split.clock_skew_limit",
-							"How far the clock of a store may be off.",
+							"Maximum difference between the clocks of this server and a store.",
 							NULL,
 							&clock_skew_limit, 500, 0, INT_MAX, PGC_SUSET,
 							GUC_UNIT_MS, NULL, NULL, NULL);
 	DefineCustomIntVariable("run_ops_split.swap_lock_timeout",
 							"How long one attempt to switch the views waits for a lock.",
-							"Whoever comes after waits behind it for as long.",
+							"Queries that come after it wait for it that long.",
 							&swap_lock_timeout, 100, 1, INT_MAX, PGC_USERSET,
 							GUC_UNIT_MS, NULL, NULL, NULL);
 	DefineCustomIntVariable("run_ops_split.swap_attempts",
-							"How often switching the views is tried.",
+							"Maximum number of attempts to switch the views.",
 							NULL,
 							&swap_attempts, 50, 1, INT_MAX, PGC_USERSET,
 							0, NULL, NULL, NULL);
-	RegisterXactCallback(forget_state, NULL);
 }

@@ -10,21 +10,21 @@
 extern void read_gate_init(void);
 
 /*
- * Is split mode on in this database, as the active snapshot sees it?  False
- * in a copy of the database.  Needs an active snapshot.
+ * Is split mode on in this database, as the active snapshot sees it?  False in
+ * a copy of the database.  The caller must have an active snapshot.
  */
 extern bool split_enabled(void);
 
 /*
- * Raise an error when the foreign server is a store and this database is a
- * copy of the one that it was attached in.  To be called before anything is
- * read from or written to a foreign server; contacts no server itself.
+ * Raises an error if the foreign server is a store and this database is a copy
+ * of the one in which it was attached.  Call it before reading from or writing
+ * to a foreign server.  It contacts no server itself.
  */
 extern void split_require_active(Oid serverid);
 
 /*
- * A table of the extension, locked for reading; NULL where there is none, as
- * while the extension is dropped.
+ * Opens a table of the extension and locks it for reading.  NULL if there is
+ * none, for example while the extension is dropped.
  */
 extern Relation open_own_table(const char *name);
 

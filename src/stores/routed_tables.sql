@@ -170,7 +170,7 @@ BEGIN
     END IF;
   END IF;
   INSERT INTO run_ops.routed_store VALUES (t.view, store, foreign_table::regclass);
-  PERFORM run_ops.find_row_changers(store);
+  PERFORM run_ops.record_row_changers(store);
 END $$;
 COMMENT ON FUNCTION run_ops.import_table(text, run_ops.routed_table) IS
   'makes the foreign table of a routed table in one store, after comparing both sides';

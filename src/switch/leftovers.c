@@ -1,13 +1,14 @@
 /*
  * leftovers.c
- *		Nobody drops the extension while the local tables may have rows that
- *		moved to a store: nothing would tell them from rows any more.
+ *		Prevents that the extension is dropped while local tables may have
+ *		leftovers, which nothing could distinguish from other rows afterwards.
  *
- * There are many commands that drop an extension: its own, that of an
- * extension or schema which it needs, DROP OWNED, each of them within code.
- * The one idea: whichever it is, run_ops.leftover is dropped with it, and
- * never without, so it is asked there.  The event trigger before such commands
- * only sees to it that this library is loaded.
+ * Many commands drop an extension: DROP EXTENSION, dropping an extension or
+ * schema that it needs, DROP OWNED, and each of them can run inside a
+ * function.  The one idea: all of them drop the table run_ops.leftover, which
+ * cannot be dropped alone.  So the check is done when that table is dropped.
+ * The event trigger before such commands only makes sure that this library is
+ * loaded.
  */
 #include "postgres.h"
 
@@ -40,8 +41,8 @@ refuse_leftovers(Oid relid)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_IN_USE),
 				 errmsg("rows that moved to a store are still here"),
-				 errdetail("Nothing would tell them from rows any more."),
-				 errhint("run_ops.remove_leftovers() until done removes them; without the stores, run_ops.disable_split(force => true).")));
+				 errdetail("Without the extension, they cannot be distinguished from other rows."),
+				 errhint("Call run_ops.remove_leftovers() until it is done, or, if the stores are lost, run_ops.disable_split(force => true).")));
 }
 
 static void
@@ -65,7 +66,7 @@ run_ops_guard_drop(PG_FUNCTION_ARGS)
 	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("run_ops.guard_drop() is an event trigger's function")));
+				 errmsg("run_ops.guard_drop() must be called as an event trigger")));
 	PG_RETURN_NULL();
 }
 

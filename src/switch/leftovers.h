@@ -1,6 +1,6 @@
 /*
  * leftovers.h
- *		Rows that have moved to a store and are still here.
+ *		Rows that have moved to a store and are still in the local table.
  */
 #ifndef RUN_OPS_LEFTOVERS_H
 #define RUN_OPS_LEFTOVERS_H

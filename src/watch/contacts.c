@@ -1,9 +1,9 @@
 /*
  * contacts.c
- *		When stores answered this session.
+ *		Remembers when each store last answered this session.
  *
- * The session remembers it for itself: who looks must not write, and it stays
- * known when a transaction fails.
+ * It is kept in the memory of the session: so a query of the monitoring views
+ * writes no table, and the facts survive a rollback.
  */
 #include "postgres.h"
 
@@ -17,7 +17,7 @@
 PG_FUNCTION_INFO_V1(run_ops_contact);
 PG_FUNCTION_INFO_V1(run_ops_remember_contact);
 
-/* When a server last answered and last did not; 0 for never. */
+/* When a server last answered and when it last failed; 0 means never. */
 typedef struct Contact
 {
 	NameData	server;			/* hash key */
@@ -83,7 +83,7 @@ run_ops_contact(PG_FUNCTION_ARGS)
 /*
  * remember_contact(server name, error text) returns void
  *
- * NULL: it has answered.
+ * Remembers that the server has answered, or the error if it is not NULL.
  */
 Datum
 run_ops_remember_contact(PG_FUNCTION_ARGS)

@@ -1,5 +1,6 @@
 
--- cross_store_writes: what a crash between two commits may have left.
+-- in_doubt: finds rows that a crash between two commits has left without the
+-- row they refer to.
 
 CREATE VIEW run_ops.relation_between AS
   SELECT t.view, a.attname AS column_name, o.view AS referenced
@@ -10,7 +11,7 @@ CREATE VIEW run_ops.relation_between AS
       ON a.attrelid OPERATOR(pg_catalog.=) k.conrelid AND a.attnum OPERATOR(pg_catalog.=) k.conkey[1]
    WHERE k.contype OPERATOR(pg_catalog.=) 'f' AND pg_catalog.cardinality(k.conkey) OPERATOR(pg_catalog.=) 1
   UNION
-  -- what the run graph has without a foreign key
+  -- references in the run graph without a foreign key
   SELECT t.view, a.attname, o.view
     FROM (VALUES
       ('TaskRun',                  'batchId',         'BatchTaskRun'),
@@ -27,7 +28,7 @@ CREATE VIEW run_ops.relation_between AS
     JOIN pg_catalog.pg_class AS p ON p.relname OPERATOR(pg_catalog.=) known.parent
     JOIN run_ops.routed_table AS o ON o.legacy OPERATOR(pg_catalog.=) p.oid;
 COMMENT ON VIEW run_ops.relation_between IS
-  'columns of routed tables that hold the key of a row of a routed table';
+  'the columns of routed tables that refer to a routed table';
 
 CREATE FUNCTION run_ops.in_doubt()
   RETURNS TABLE (store text, view regclass, key jsonb, column_name name, missing text)
@@ -52,12 +53,12 @@ BEGIN
       'SELECT %1$L::text, %2$L::regclass, jsonb_build_object(%3$s), %4$L::name, x.%4$I::text FROM %5$s AS x '
       'WHERE x.%4$I IS NOT NULL AND NOT EXISTS (SELECT FROM %6$s AS y WHERE y.%7$I %9$s x.%4$I)%8$s',
       r.store, r.view, r.keys, r.referring, r.relation, r.referenced, r.referenced_key,
-      -- not what is only a copy of a row there
+      -- not strays, which the view does not show
       CASE WHEN r.route_column IS NOT NULL THEN format(' AND run_ops.resides(x.%I, %L)', r.route_column, r.store) END,
       r.equals)) AS a (store text, view regclass, key jsonb, column_name name, missing text);
   END LOOP;
 END $$;
 COMMENT ON FUNCTION run_ops.in_doubt() IS
-  'rows that refer to a row which is in no store: what remains when one database has committed its part of a transaction and another one has not; reads the tables in every store';
+  'rows that refer to a row which is in no store; they remain if one database has committed its part of a transaction and another one has not; reads the tables in every store';
 REVOKE EXECUTE ON FUNCTION run_ops.in_doubt() FROM PUBLIC;
 GRANT SELECT ON run_ops.relation_between TO PUBLIC;

@@ -1,11 +1,13 @@
 /*
  * routed_view.c
- *		What a statement on the view of a routed table has to know: how its
- *		rows find their store, and the statements for the table of each store.
+ *		The facts about the view of a routed table that a write needs: how to
+ *		find the store of a row, and the statements for the table of each
+ *		store.
  *
- * The one idea: the registry is asked once for each view and session.  A
- * change of the view or of a table behind it makes the next statement ask
- * again; those that are under way go on with what they have pinned.
+ * The one idea: the registry is queried once for each view and session.  After
+ * a change of the view or of a table behind it, the next statement queries it
+ * again.  Statements that are running continue with the facts that they have
+ * pinned.
  */
 #include "postgres.h"
 
@@ -25,8 +27,8 @@
 #include "writes/routed_view.h"
 
 /*
- * Statements kept for the table of a store: UPDATE has one for each set of
- * columns.  What comes beyond is prepared for one use.
+ * Number of statements that are kept for the table of a store.  UPDATE needs
+ * one for each set of columns.  Further statements are prepared for one use.
  */
 #define MAX_KEPT_STATEMENTS 64
 
@@ -47,7 +49,7 @@ static HTAB *routed_views = NULL;
 static uint64 invalidations = 0;
 
 /* ----------------------------------------------------------------
- *		Look-up
+ *		Lookup
  * ----------------------------------------------------------------
  */
 
@@ -71,7 +73,10 @@ free_view(RoutedView *view)
 	MemoryContextDelete(view->context);
 }
 
-/* Relcache callback: only marks, as it may come at any time. */
+/*
+ * Relcache callback.  It only marks views as invalid, because it can be called
+ * at any time.
+ */
 static void
 invalidate_views(Datum arg, Oid relid)
 {
@@ -94,7 +99,7 @@ invalidate_views(Datum arg, Oid relid)
 	}
 }
 
-/* Rows of a query about the view, whose Oid is its only parameter. */
+/* Executes a query on the registry; its only parameter is the OID of the view. */
 static void
 ask_registry(const char *query, Oid relid)
 {
@@ -106,7 +111,7 @@ ask_registry(const char *query, Oid relid)
 		elog(ERROR, "could not read the registry");
 }
 
-/* A field of the answer as text, in the memory context; NULL for NULL. */
+/* A field of the result as text, in the memory context; NULL for NULL. */
 static char *
 answer(int row, int field, MemoryContext context)
 {
@@ -116,7 +121,7 @@ answer(int row, int field, MemoryContext context)
 	return value ? MemoryContextStrdup(context, value) : NULL;
 }
 
-/* A schema was renamed, or the like: statements name schemas. */
+/* A schema has changed, for example its name, which is in our statements. */
 static void
 invalidate_all_views(Datum arg, int cacheid, uint32 hashvalue)
 {
@@ -132,7 +137,7 @@ refuse_stale(RoutedView *view, const char *detail)
 
 	ereport(ERROR,
 			(errcode(ERRCODE_UNDEFINED_COLUMN),
-			 errmsg("view \"%s\" was made before its tables changed",
+			 errmsg("view \"%s\" is out of date",
 					get_rel_name(view->relid)),
 			 errdetail_internal("%s", detail),
 			 errhint("SELECT run_ops.refresh_table(%s);",
@@ -151,9 +156,11 @@ column_number(RoutedView *view, const char *column)
 }
 
 /*
- * Statements name the columns of a table as the view does, which keeps the
- * names that they had when it was made.  The columns of the local table are
- * those of the view, in order; two that have changed names are noticed, too.
+ * Raises an error if the table does not have the columns of the view.  Our
+ * statements use the column names of the view, which keeps the names from the
+ * time when it was created.  The local table has the columns of the view in
+ * the same order.  Comparing them in order detects two columns that have
+ * swapped names.
  */
 static void
 refuse_renamed(RoutedView *view, Relation rel)
@@ -181,12 +188,12 @@ refuse_renamed(RoutedView *view, Relation rel)
 }
 
 /*
- * Does the table change rows, as far as it can be seen from here?  Also
- * collects its generated columns, by their number in the view.  An error when
- * it lacks a column of the view.
+ * Does the table, or the foreign table, show that rows are changed when they
+ * are stored?  Also adds its generated columns to view->generated, by their
+ * number in the view.  Raises an error if it lacks a column of the view.
  */
 static bool
-local_table_changes_rows(RoutedView *view, Oid relid)
+table_changes_rows(RoutedView *view, Oid relid)
 {
 	Relation	rel = table_open(relid, AccessShareLock);
 	TupleDesc	desc = RelationGetDescr(rel);
@@ -208,7 +215,7 @@ local_table_changes_rows(RoutedView *view, Oid relid)
 			continue;
 		result = true;
 		attno = get_attnum(view->relid, NameStr(att->attname));
-		/* the view lacks what was added since it was made */
+		/* the view lacks columns that were added later */
 		if (attno != InvalidAttrNumber)
 			view->generated = bms_add_member(view->generated, attno);
 	}
@@ -217,20 +224,20 @@ local_table_changes_rows(RoutedView *view, Oid relid)
 	return result;
 }
 
-/* A statement with the rights that the view gives; see rights.h. */
+/* Prepares a statement with the privileges that the view gives; see rights.h. */
 static RightsStatement *
 prepare(RoutedView *view, const char *sql, int nargs, const Oid *argtypes,
 		MemoryContext context)
 {
-	/* the table and the key are all that matters: no need to plan anew */
+	/* the plan depends on the table and the key only, not on the values */
 	return rights_prepare(sql, view->owner,
 						  view->security_invoker ? InvalidOid : view->owner,
 						  nargs, argtypes, CURSOR_OPT_GENERIC_PLAN, context);
 }
 
 /*
- * Fills a RoutedView from the registry.  Inside SPI, and gone with it until it
- * is kept.
+ * Makes a RoutedView from the registry.  The caller must be connected to SPI,
+ * and SPI_finish() frees the view unless keep_view() is called before.
  */
 static RoutedView *
 look_up_view(Relation rel, Trigger *trigger)
@@ -265,7 +272,7 @@ look_up_view(Relation rel, Trigger *trigger)
 	Assert(routing != NULL);	/* NOT NULL in the registry */
 	route_column = answer(0, 2, context);
 	view->routing = strcmp(routing, "shape") == 0 ? ROUTING_SHAPE :
-		strcmp(routing, "anchor") == 0 ? ROUTING_ANCHOR : ROUTING_STORE;
+		strcmp(routing, "anchor") == 0 ? ROUTING_ANCHOR : ROUTING_LOOKUP;
 	view->nkeys = SPI_processed;
 	view->keys = MemoryContextAlloc(context, sizeof(AttrNumber) * view->nkeys);
 	for (int i = 0; i < view->nkeys; i++)
@@ -295,11 +302,11 @@ look_up_view(Relation rel, Trigger *trigger)
 			if (strcmp(trigger->tgargs[j], table->store) == 0)
 				table->changes_rows = true;
 		}
-		if (local_table_changes_rows(view, table->relid))
+		if (table_changes_rows(view, table->relid))
 			table->changes_rows = true;
 	}
 
-	if (view->routing == ROUTING_STORE)
+	if (view->routing == ROUTING_LOOKUP)
 	{
 		ask_registry("SELECT o.column_name, o.store, o.query "
 					 "FROM run_ops.routed_table AS t, LATERAL run_ops.owner_columns(t) AS o "
@@ -369,19 +376,19 @@ routed_view_pin(Relation rel, Trigger *trigger)
 		if (SPI_connect() != SPI_OK_CONNECT)
 			elog(ERROR, "SPI_connect failed");
 		before = invalidations;
-		/* nothing but the registry is read, which the writer need not see */
+		/* the writer needs no privileges on the registry */
 		GetUserIdAndSecContext(&userid, &sec_context);
 		SetUserIdAndSecContext(rel->rd_rel->relowner,
 							   sec_context | SECURITY_LOCAL_USERID_CHANGE);
 		view = look_up_view(rel, trigger);
 		SetUserIdAndSecContext(userid, sec_context);
 		entry = hash_search(routed_views, &relid, HASH_ENTER, &found);
-		/* from here on nothing fails: what is kept is known to the entry */
+		/* from here on nothing fails, so the entry will refer to the view */
 		if (found && entry->view->npins == 0)
 			free_view(entry->view);
-		/* else who unpins it last frees it */
+		/* if the old view is pinned, the last unpin frees it */
 		keep_view(view);
-		/* news that came during the look-up may be about it */
+		/* an invalidation during the lookup may concern this view */
 		view->valid = invalidations == before;
 		entry->view = view;
 		SPI_finish();
@@ -399,7 +406,7 @@ routed_view_unpin(RoutedView *view)
 		return;
 	entry = hash_search(routed_views, &view->relid, HASH_FIND, NULL);
 	if (entry->view != view)
-		free_view(view);		/* was replaced in the meantime */
+		free_view(view);		/* it has been replaced */
 }
 
 /* ----------------------------------------------------------------
@@ -413,7 +420,7 @@ column_name(RoutedView *view, AttrNumber attno)
 	return quote_identifier(NameStr(TupleDescAttr(view->desc, attno - 1)->attname));
 }
 
-/* The columns of the view but for some, each behind the prefix. */
+/* The columns of the view except some, each with the prefix before it. */
 static char *
 column_list(RoutedView *view, const char *prefix, Bitmapset *but)
 {
@@ -429,7 +436,7 @@ column_list(RoutedView *view, const char *prefix, Bitmapset *but)
 	return list.data;
 }
 
-/* A statement that is being written, with the types of its parameters. */
+/* A statement under construction, with the types of its parameters. */
 typedef struct StatementText
 {
 	StringInfoData sql;
@@ -437,7 +444,7 @@ typedef struct StatementText
 	Oid		   *argtypes;
 } StatementText;
 
-/* The number of a new parameter for a column, or for an array of its values. */
+/* Adds a parameter for a column, or for an array of its values. */
 static int
 new_parameter(StatementText *text, RoutedView *view, AttrNumber attno, bool many)
 {
@@ -472,7 +479,7 @@ write_insert(StatementText *text, RoutedView *view, const char *name,
 	appendStringInfo(&text->sql, " RETURNING %s", column_list(view, "t.", NULL));
 }
 
-/* What is set, and which rows. */
+/* Appends SET, WHERE and RETURNING to a statement. */
 static void
 write_change(StatementText *text, RoutedView *view, StoreTable *table,
 			 StoreAction action, Bitmapset *columns)
@@ -489,7 +496,7 @@ write_change(StatementText *text, RoutedView *view, StoreTable *table,
 						 many ? "ANY (" : "",
 						 new_parameter(text, view, view->keys[i], many),
 						 many ? ")" : "");
-	/* last, for the one row that has the key; see write_routing.c */
+	/* last, so that it is called only for the row with the key */
 	if (!table->foreign)
 		appendStringInfoString(&condition,
 							   " AND run_ops.is_as_seen(t.tableoid, t.ctid)");
@@ -501,7 +508,7 @@ write_change(StatementText *text, RoutedView *view, StoreTable *table,
 
 		appendStringInfo(&text->sql, "%s %s = ", first ? " SET" : ",",
 						 column_name(view, column));
-		/* the n-th value for the n-th key; postgres_fdw can send that */
+		/* the n-th value for the n-th key; postgres_fdw can send this form */
 		if (many)
 			appendStringInfo(&text->sql,
 							 "($%d)[pg_catalog.array_position($1, t.%s)]",
@@ -569,7 +576,7 @@ routed_view_statement(RoutedView *view, StoreTable *table,
 	statement = prepare(view, text.sql.data, text.nargs, text.argtypes,
 						keep ? view->context : CurrentMemoryContext);
 	if (!keep)
-		return statement;		/* freed with the SPI connection */
+		return statement;		/* SPI_finish() frees it */
 	oldcontext = MemoryContextSwitchTo(view->context);
 	kept = palloc(sizeof(KeptStatement));
 	kept->action = action;
@@ -577,7 +584,7 @@ routed_view_statement(RoutedView *view, StoreTable *table,
 	kept->statement = statement;
 	table->statements = lappend(table->statements, kept);
 	MemoryContextSwitchTo(oldcontext);
-	/* last, as it cannot fail: a kept plan that nobody knows is never freed */
+	/* last: if something failed after it, nothing would free the kept plan */
 	SPI_keepplan(statement->plan);
 	return statement;
 }

@@ -1,6 +1,6 @@
 /*
  * routed_view.h
- *		What a statement on the view of a routed table has to know.
+ *		The facts about the view of a routed table that a write needs.
  */
 #ifndef RUN_OPS_ROUTED_VIEW_H
 #define RUN_OPS_ROUTED_VIEW_H
@@ -15,19 +15,20 @@
 
 #include "ground/rights.h"
 
-/* The name by which an INSERT reads the rows that were collected for it. */
+/* The name of the relation from which an INSERT reads the collected rows. */
 #define COLLECTED_ROWS "run_ops_rows"
 
 /*
- * What is done to the table of one store.  Parameters are the columns of the
- * row but for generated ones (INSERT_ONE_...), or the key and then the columns
- * that are set.  For ..._MANY each of them is an array.
+ * The kinds of statements on the table of one store.  The parameters of
+ * INSERT_ONE_... are the columns of the row except generated ones.  Other
+ * actions have the key and then the columns that are set as parameters.  Each
+ * parameter of ..._MANY is an array.
  */
 typedef enum StoreAction
 {
-	ACTION_INSERT,				/* the rows of COLLECTED_ROWS */
+	ACTION_INSERT,				/* inserts the rows of COLLECTED_ROWS */
 	ACTION_INSERT_ONE_RETURNING,
-	ACTION_INSERT_ONE_SKIP,		/* nothing, if it conflicts; else RETURNING */
+	ACTION_INSERT_ONE_SKIP,		/* likewise, but skips a row that conflicts */
 	ACTION_UPDATE,
 	ACTION_UPDATE_MANY,
 	ACTION_DELETE,
@@ -41,60 +42,66 @@ typedef struct StoreTable
 	char	   *store;
 	Oid			relid;
 	bool		foreign;
-	bool		changes_rows;	/* what is stored may differ from what was sent */
+	bool		changes_rows;	/* the stored row may differ from the row sent */
 	List	   *statements;		/* see routed_view_statement() */
 } StoreTable;
 
 /*
- * One rule for the store of a new row that has no shape itself: a column that
- * names a row of another routed table, to whose store it belongs.  Rules are
- * tried in order; NULL in the column: the next one.
+ * A rule for the store of a new row whose own key does not decide.  The column
+ * "attno" refers to a row of another routed table, the owner, and the new row
+ * goes to the same store.  Rules are tried in order; a rule does not apply if
+ * its column is NULL.
  */
 typedef struct OwnerRule
 {
 	AttrNumber	attno;
-	char	   *store;			/* NULL: the shape of the value tells */
-	RightsStatement *probe;		/* is the named row there?  NULL: sure */
+	char	   *store;			/* NULL: the shape of the value decides */
+	RightsStatement *probe;		/* finds the owner in this store; NULL: it is
+								 * there if no earlier rule has found it */
 } OwnerRule;
 
+/* How the store of a row is found; "routing" in run_ops.routed_table. */
 typedef enum Routing
 {
-	ROUTING_SHAPE,
-	ROUTING_ANCHOR,
-	ROUTING_STORE
+	ROUTING_SHAPE,				/* by the shape of its own id */
+	ROUTING_ANCHOR,				/* by the shape of the id in its anchor */
+	ROUTING_LOOKUP				/* by queries in the stores: "store" there */
 } Routing;
 
-/* In a memory context of its own. */
+/* Each view has its own memory context. */
 typedef struct RoutedView
 {
 	Oid			relid;
 	MemoryContext context;
 	Oid			owner;
 	bool		security_invoker;
-	bool		valid;			/* false: to be looked up again */
-	int			npins;			/* statements that use it */
-	LocalTransactionId checked_in;	/* where its servers may be written to */
+	bool		valid;			/* false: it must be looked up again */
+	int			npins;			/* number of statements that use it */
+	LocalTransactionId checked_in;	/* transaction that has checked that the
+									 * stores may be used */
 	TupleDesc	desc;
 	Routing		routing;
-	AttrNumber	route_column;	/* ROUTING_STORE: a key with a shape, or 0 */
+	AttrNumber	route_column;	/* ROUTING_LOOKUP: the key if it is a text
+								 * column, otherwise 0 */
 	int			nkeys;
 	AttrNumber *keys;
-	Bitmapset  *generated;		/* columns that nobody writes */
+	Bitmapset  *generated;		/* columns that no statement may write */
 	List	   *owners;			/* of OwnerRule */
 	int			ntables;
-	StoreTable *tables;			/* in the order in which they are asked */
+	StoreTable *tables;			/* in the order in which they are queried */
 } RoutedView;
 
 /*
- * What is known of the view, until it is unpinned.  The arguments of its
- * trigger name the stores whose tables have BEFORE ROW triggers.
+ * Returns the facts about the view; they stay valid until the view is
+ * unpinned.  The arguments of its trigger name the stores whose tables have
+ * BEFORE ROW triggers.
  */
 extern RoutedView *routed_view_pin(Relation rel, Trigger *trigger);
 extern void routed_view_unpin(RoutedView *view);
 
 /*
- * The prepared statement for an action.  "columns" are those that it sets.
- * Inside SPI.
+ * The prepared statement for an action that sets these columns.  The caller
+ * must be connected to SPI.
  */
 extern RightsStatement *routed_view_statement(RoutedView *view,
 											  StoreTable *table,

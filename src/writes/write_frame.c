@@ -1,13 +1,14 @@
 /*
  * write_frame.c
- *		A statement on the view of a routed table, while it is executed.
+ *		The state of a statement on the view of a routed table while it runs.
  *
- * The one idea: what the statement writes is collected, by store, and written
- * by few statements.  Inserted rows wait until the frame closes, and are
- * written by one INSERT for each store, so that postgres_fdw can send them in
- * batches.  A single row is written in the same way: reading it costs less
- * than setting up a parameter for each column.  Updates and deletions of
- * foreign rows are sent together as one statement for many keys.
+ * The one idea: a frame collects the rows that the statement writes, by store,
+ * and writes them with few statements.  Inserted rows wait until the frame
+ * closes.  Then one INSERT for each store writes them, so that postgres_fdw
+ * can send them in batches.  A single row is written in the same way, because
+ * reading it from the collected rows costs less than one parameter for each
+ * column.  Updates and deletions of foreign rows are sent together, as one
+ * statement for many keys.
  */
 #include "postgres.h"
 
@@ -33,17 +34,17 @@
 #include "writes/write_frame.h"
 
 /*
- * Foreign rows that one statement changes.  The store looks each key up in a
- * list of this length, so the work there grows with its square.
+ * Maximum number of foreign rows that one statement changes.  For each row the
+ * store searches a list of this length, so its work grows with the square.
  */
 #define MAX_CHANGES 50
 
-/* Updates or deletions of rows of a foreign table, collected. */
+/* Collected updates or deletions of rows of a foreign table. */
 typedef struct Changes
 {
-	MemoryContext context;		/* of all this */
-	StoreAction action;			/* for one of them */
-	Bitmapset  *columns;		/* that are set */
+	MemoryContext context;		/* of this struct and its arrays */
+	StoreAction action;			/* ACTION_UPDATE or ACTION_DELETE */
+	Bitmapset  *columns;		/* columns that are set */
 	int			nparams;		/* the key and these columns */
 	AttrNumber *params;
 	int			n;
@@ -93,7 +94,7 @@ push_write_frame(TriggerData *trigdata)
 	frame->context = context;
 	frame->view = view;
 	frame->nest_level = GetCurrentTransactionNestLevel();
-	/* whatever fails from here on: who drops the frame unpins the view */
+	/* from here on, drop_write_frame() unpins the view after an error */
 	frame->outer = write_frames;
 	write_frames = frame;
 
@@ -108,8 +109,8 @@ push_write_frame(TriggerData *trigdata)
 	MemoryContextSwitchTo(oldcontext);
 
 	/*
-	 * A copy of the database must not write, not even its local rows.  No
-	 * transaction takes a server for the original one and then for a copy.
+	 * A copy of the database must not write, not even local rows.  Whether it
+	 * is a copy does not change within a transaction.
 	 */
 	if (view->checked_in == compat_local_transaction_id())
 		return;
@@ -158,7 +159,7 @@ drop_write_frame(WriteFrame **link)
 static void
 end_frames_of_transaction(XactEvent event, void *arg)
 {
-	/* what is left was not written */
+	/* the rows of such a frame were not written */
 	if (event == XACT_EVENT_PRE_COMMIT && write_frames)
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
@@ -187,8 +188,9 @@ end_frames_of_subtransaction(SubXactEvent event, SubTransactionId mySubid,
  */
 
 /*
- * Executes a statement of the frame.  What was collected may be written while
- * a function within the statement runs as somebody else.
+ * Executes a statement of the frame as the writer.  The current user may be
+ * another one, because collected rows can be written while a function within
+ * the statement runs.
  */
 int
 frame_execute(WriteFrame *frame, RightsStatement *statement, Datum *values,
@@ -206,8 +208,9 @@ frame_execute(WriteFrame *frame, RightsStatement *statement, Datum *values,
 }
 
 /*
- * Runs a statement; see StoreAction for its parameters.  Gives the number of
- * rows, and what is returned of the first one in the caller's memory.
+ * Runs a statement; see StoreAction for its parameters.  Returns the number of
+ * rows, and sets *returned to the first returned row, in the caller's memory
+ * context.
  */
 uint64
 frame_run_statement(WriteFrame *frame, StoreTable *table, StoreAction action,
@@ -231,7 +234,7 @@ frame_run_statement(WriteFrame *frame, StoreTable *table, StoreAction action,
 	return processed;
 }
 
-/* Inserts one row.  Gives it as stored; NULL when skipped. */
+/* Inserts one row.  Returns the row as stored, or NULL if it was skipped. */
 HeapTuple
 frame_insert_one(WriteFrame *frame, StoreTable *table, StoreAction action, HeapTuple row)
 {
@@ -298,8 +301,8 @@ frame_collect_row(WriteFrame *frame, int i, HeapTuple row)
 }
 
 /*
- * Sends what is collected.  What has been counted as changed must have been:
- * else the row count of the statement would be wrong.
+ * Sends the collected changes.  The statement on the view has counted these
+ * rows as changed, so it is an error if the store has not changed all of them.
  */
 static void
 send_changes(WriteFrame *frame, StoreTable *table, Changes *changes)
@@ -311,7 +314,7 @@ send_changes(WriteFrame *frame, StoreTable *table, Changes *changes)
 	StoreAction action = changes->action;
 	uint64		processed;
 
-	/* no longer collected, should a trigger come back to this frame */
+	/* first of all, because a trigger may use this frame again */
 	changes->n = 0;
 	for (int i = 0; i < changes->nparams; i++)
 	{
@@ -339,22 +342,25 @@ send_changes(WriteFrame *frame, StoreTable *table, Changes *changes)
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 				 errmsg("could not serialize access due to concurrent update"),
-				 errdetail("Rows of table \"%s\" in store \"%s\" that the statement on its view has counted: %d; changed there: " UINT64_FORMAT ".",
-						   get_rel_name(table->relid), table->store, n, processed),
+				 errdetail("The statement on the view should change %d rows of table \"%s\" in store \"%s\", but changed " UINT64_FORMAT ".",
+						   n, get_rel_name(table->relid), table->store, processed),
 				 errhint("Try the transaction again. "
-						 "If the table in the store has got a trigger that keeps rows, use run_ops.refresh_table().")));
+						 "If a trigger that skips rows has been added to the table in the store, use run_ops.refresh_table().")));
 	MemoryContextReset(changes->values_context);
 	changes->size = 0;
 }
 
-/* Can changes of these columns be sent together?  Arrays have no array type. */
+/*
+ * Can changes of these columns be sent together?  They are sent as arrays, so
+ * each column needs a type that has an array type; arrays have none.
+ */
 static bool
 may_collect(RoutedView *view, StoreTable *table, Bitmapset *columns)
 {
 	int			column = -1;
 
-	/* with routing "store" it has to be known whether the row was there */
-	if (table->changes_rows || view->nkeys > 1 || view->routing == ROUTING_STORE)
+	/* with ROUTING_LOOKUP the caller must know at once whether a row was found */
+	if (table->changes_rows || view->nkeys > 1 || view->routing == ROUTING_LOOKUP)
 		return false;
 	while ((column = bms_next_member(columns, column)) >= 0)
 	{
@@ -390,7 +396,7 @@ begin_changes(WriteFrame *frame, StoreAction action, Bitmapset *columns)
 	return changes;
 }
 
-/* Collects a change that is not yet made.  False: it is to be made at once. */
+/* Collects a change.  False means that the caller must make it at once. */
 bool
 frame_collect_change(WriteFrame *frame, int i, StoreAction action, Bitmapset *columns,
 					 Datum *values, char *nulls)
@@ -455,9 +461,9 @@ changed_key_match(const void *a, const void *b, Size keysize)
 }
 
 /*
- * Has the statement changed this row before?  As in PostgreSQL, of several
- * changes the first one counts.  The store cannot tell: to it they are
- * changes by several statements.
+ * Has the statement changed this row before?  As in PostgreSQL, only the first
+ * of several changes counts.  The store cannot detect this, because it gets
+ * the changes as several statements.
  */
 bool
 frame_changed_before(WriteFrame *frame, int i, Datum *keys)
@@ -491,7 +497,7 @@ frame_changed_before(WriteFrame *frame, int i, Datum *keys)
 			appendBinaryStringInfo(&bytes, (char *) &keys[k], sizeof(Datum));
 		else if (att->attlen == -1)
 		{
-			/* whatever header it has */
+			/* equal values can have different headers */
 			struct varlena *value = PG_DETOAST_DATUM_PACKED(keys[k]);
 			int32		len = VARSIZE_ANY_EXHDR(value);
 
@@ -522,7 +528,7 @@ frame_write_collected(WriteFrame *frame)
 		Collected  *collected = &frame->collected[i];
 		Tuplestorestate *rows = collected->rows;
 
-		/* no longer collected, should a trigger come back to this frame */
+		/* first of all, because a trigger may use this frame again */
 		collected->rows = NULL;
 		if (rows)
 			insert_rows(frame, table, rows);
@@ -532,9 +538,9 @@ frame_write_collected(WriteFrame *frame)
 }
 
 /*
- * Writes what is collected by the statements from this one outwards, outer
- * ones first, but for one view and one query: a row that is written or placed
- * now may refer to it.
+ * Writes the rows collected by this statement and all outer ones, the
+ * outermost first, except those of one view and one query.  A row whose store
+ * is looked up or which is written now may refer to them.
  */
 void
 frame_write_all_collected(WriteFrame *frame, RoutedView *but, Snapshot but_query)

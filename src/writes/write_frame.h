@@ -1,6 +1,6 @@
 /*
  * write_frame.h
- *		A statement on the view of a routed table, while it is executed.
+ *		The state of a statement on the view of a routed table while it runs.
  */
 #ifndef RUN_OPS_WRITE_FRAME_H
 #define RUN_OPS_WRITE_FRAME_H
@@ -12,12 +12,12 @@
 
 #include "writes/routed_view.h"
 
-/* What a statement has collected for the table of one store. */
+/* The rows and changes collected by a statement for the table of one store. */
 typedef struct Collected
 {
-	Tuplestorestate *rows;		/* inserted */
-	struct Changes *changes;
-	HTAB	   *changed_keys;	/* of ChangedKey, of foreign rows */
+	Tuplestorestate *rows;		/* to insert */
+	struct Changes *changes;	/* updates or deletions */
+	HTAB	   *changed_keys;	/* of ChangedKey: foreign rows changed so far */
 } Collected;
 
 /* A statement on a view that is being executed. */
@@ -26,26 +26,27 @@ typedef struct WriteFrame
 	struct WriteFrame *outer;
 	MemoryContext context;
 	RoutedView *view;
-	Oid			writer;			/* who runs it */
+	Oid			writer;			/* the user who runs it */
 	int			writer_context;
 	TriggerEvent operation;
-	Snapshot	query;			/* tells one query from those around it */
-	int			nest_level;		/* of the transaction it runs in */
-	Bitmapset  *columns;		/* that UPDATE sets, as far as announced */
-	Collected  *collected;		/* for each table */
+	Snapshot	query;			/* identifies the query it is part of */
+	int			nest_level;		/* of its transaction or subtransaction */
+	Bitmapset  *columns;		/* columns that UPDATE sets, as announced to
+								 * the BEFORE STATEMENT trigger */
+	Collected  *collected;		/* one for each table of the view */
 } WriteFrame;
 
-/* innermost first */
+/* the running statements, innermost first */
 extern WriteFrame *write_frames;
 
 /* Opens a frame for the statement whose BEFORE STATEMENT trigger fires. */
 extern void push_write_frame(TriggerData *trigdata);
 
-/* The place of the frame of the statement that fires the trigger. */
+/* The link to the frame of the statement that fires the trigger. */
 extern WriteFrame **find_write_frame(TriggerData *trigdata);
 extern void drop_write_frame(WriteFrame **link);
 
-/* Executes a statement for the writer, inside SPI; see rights.h. */
+/* Executes a statement as the writer, connected to SPI; see rights.h. */
 extern int	frame_execute(WriteFrame *frame, RightsStatement *statement,
 						  Datum *values, const char *nulls, bool read_only,
 						  long count);
@@ -55,7 +56,7 @@ extern uint64 frame_run_statement(WriteFrame *frame, StoreTable *table,
 extern HeapTuple frame_insert_one(WriteFrame *frame, StoreTable *table,
 							StoreAction action, HeapTuple row);
 
-/* What is put off until the frame closes, or until enough is there. */
+/* Collecting rows and changes, and writing those that were collected. */
 extern void frame_collect_row(WriteFrame *frame, int i, HeapTuple row);
 extern bool frame_collect_change(WriteFrame *frame, int i, StoreAction action,
 						   Bitmapset *columns, Datum *values, char *nulls);

@@ -1,7 +1,7 @@
 /*
  * write_lock.c
- *		The write lock of local tables: while split is on, a row that belongs
- *		into another store is refused, so that it cannot become a stray.
+ *		The write lock of local tables: while split is on, it refuses a row
+ *		that belongs in another store, which would become a stray.
  */
 #include "postgres.h"
 
@@ -17,14 +17,15 @@
 PG_FUNCTION_INFO_V1(run_ops_refuse_stray);
 PG_FUNCTION_INFO_V1(run_ops_allow_strays);
 
-/* the transaction that has lifted it */
+/* the transaction in which strays are allowed */
 static LocalTransactionId strays_allowed_in = InvalidLocalTransactionId;
 
 /*
  * refuse_stray() returns trigger
  *
- * AFTER INSERT OR UPDATE, FOR EACH ROW.  Fires only for a row that does not
- * belong into this database.  Argument: the column whose shape says so.
+ * Must be AFTER INSERT OR UPDATE, FOR EACH ROW.  Fires only for a row that does
+ * not belong in this database.  The argument is the column with the id that
+ * decides.
  */
 Datum
 run_ops_refuse_stray(PG_FUNCTION_ARGS)
@@ -57,9 +58,9 @@ run_ops_refuse_stray(PG_FUNCTION_ARGS)
 					  SPI_fnumber(RelationGetDescr(trigdata->tg_relation), column));
 	ereport(ERROR,
 			(errcode(ERRCODE_RUN_OPS_STRAY),
-			 errmsg("row does not belong into table \"%s\" while split is on",
+			 errmsg("row does not belong in table \"%s\" while split is on",
 					RelationGetRelationName(trigdata->tg_relation)),
-			 errdetail("The shape of \"%s\" = \"%.64s\" says that the row lives in another store.",
+			 errdetail("The shape of \"%s\" = \"%.64s\" says that the row belongs in another store.",
 					   column, id ? id : ""),
 			 errhint("Write through the view of the table."),
 			 errtable(trigdata->tg_relation)));

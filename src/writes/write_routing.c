@@ -2,26 +2,27 @@
  * write_routing.c
  *		INSERT, UPDATE and DELETE through the views of routed tables.
  *
- * The one idea: a statement on a view is a frame, opened by its BEFORE
- * STATEMENT trigger and closed by its AFTER STATEMENT trigger.  In between,
- * the INSTEAD OF trigger finds the store of each row, and hands the row to the
- * frame (write_frame.c), which writes what it has collected.
+ * The one idea: each statement on a view has a frame.  Its BEFORE STATEMENT
+ * trigger opens the frame, and its AFTER STATEMENT trigger closes it.  In
+ * between, the INSTEAD OF trigger finds the store of each row and hands the
+ * row to the frame (write_frame.c), which collects rows and writes them.
  *
- * RETURNING shows collected rows as they will be stored: the view has the
- * defaults of the table.  Where the table of a store changes rows on their way
- * in (BEFORE ROW triggers, generated columns), each row is written at once and
- * what came back is shown.
+ * RETURNING shows collected rows as they will be stored, because the view has
+ * the defaults of the table.  If the table of a store changes rows when they
+ * are stored (BEFORE ROW triggers, generated columns), each row is written at
+ * once, and RETURNING shows the row that the store returned.
  *
- * Who may write to the view needs no rights on the tables behind it: access is
- * checked as the view's owner.  All else runs as the writer, above all the
- * triggers of the tables; see rights.c.  With security_invoker access is
- * checked as the writer as well.
+ * A user who may write to the view needs no privileges on the tables behind
+ * it: access is checked as the owner of the view.  Everything else runs as the
+ * writer, in particular the triggers of the tables; see rights.c.  With
+ * security_invoker, access is checked as the writer as well.
  *
- * When a row has changed since the statement began, PostgreSQL looks again
- * whether the row still meets the conditions (READ COMMITTED).  A trigger
- * cannot, so a row that is not as the statement has seen it ends the statement
- * with a serialization failure.  A foreign store does the same by itself: its
- * transaction has one snapshot, in which the statement has seen the row.
+ * If another transaction has changed a row since the statement began,
+ * PostgreSQL checks under READ COMMITTED whether the row still meets the
+ * conditions of the statement.  A trigger cannot do that.  So if a row is not
+ * as the statement has seen it, the statement fails with a serialization
+ * failure.  In a foreign store that happens by itself: the transaction there
+ * has one snapshot, in which the statement has seen the row.
  */
 #include "postgres.h"
 
@@ -76,7 +77,7 @@ static const struct config_enum_entry insert_conflicts_options[] = {
 
 static int	insert_conflicts = INSERT_CONFLICTS_ERROR;
 
-/* what the statement sees whose local row is being changed, and its table */
+/* the snapshot of the statement that is changing a local row, and its table */
 static Snapshot statement_snapshot = NULL;
 static Oid	statement_table = InvalidOid;
 
@@ -85,7 +86,7 @@ static Oid	statement_table = InvalidOid;
  * ----------------------------------------------------------------
  */
 
-/* The table of a store that is attached, by position. */
+/* The number of the table that holds rows of this shape. */
 static int
 table_of_shape(RoutedView *view, IdShape shape)
 {
@@ -108,7 +109,7 @@ table_of_shape(RoutedView *view, IdShape shape)
 			 errhint("Use run_ops.attach_store().")));
 }
 
-/* The shape in the row's route column; of no kind for NULL. */
+/* The shape of the id in the route column; ID_KIND_NONE for NULL. */
 static IdShape
 shape_in(RoutedView *view, HeapTuple row)
 {
@@ -119,19 +120,19 @@ shape_in(RoutedView *view, HeapTuple row)
 	return isnull ? none : id_shape_datum(id);
 }
 
-/* An id that decides about its own row must be classifiable. */
+/* Raises an error if the row's own id decides and is unclassifiable. */
 static void
 refuse_unclassifiable(RoutedView *view, HeapTuple row, IdShape shape)
 {
 	bool		isnull;
 	Datum		id = heap_getattr(row, view->route_column, view->desc, &isnull);
 
-	/* NULL is left to the NOT NULL constraint of the key */
+	/* for NULL, the NOT NULL constraint of the key raises the error */
 	if (view->routing == ROUTING_SHAPE && shape.kind == ID_KIND_NONE && !isnull)
 		id_report_unclassifiable(DatumGetTextPP(id));
 }
 
-/* Is the row there that the column names? */
+/* Does the store have the row to which the column refers? */
 static bool
 owner_is_there(WriteFrame *frame, OwnerRule *rule, Datum value)
 {
@@ -140,7 +141,7 @@ owner_is_there(WriteFrame *frame, OwnerRule *rule, Datum value)
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 	if (frame_execute(frame, rule->probe, &value, NULL, false, 1) != SPI_OK_SELECT)
-		elog(ERROR, "could not look for the row's owner");
+		elog(ERROR, "could not look up the owner of a row");
 	result = SPI_processed > 0;
 	SPI_finish();
 	return result;
@@ -188,14 +189,14 @@ table_of_new_row(WriteFrame *frame, HeapTuple row)
 		shape = shape_in(view, row);
 		refuse_unclassifiable(view, row, shape);
 	}
-	/* a LEGACY-shaped key is what rows without residency have everywhere */
-	if (view->routing == ROUTING_STORE &&
+	/* rows with a LEGACY key can be in any store */
+	if (view->routing == ROUTING_LOOKUP &&
 		(shape.kind == ID_KIND_NONE || shape.kind == ID_KIND_CUID))
 		return table_of_owner(frame, row);
 	return table_of_shape(view, shape);
 }
 
-/* With routing "store": the table that holds a row which the view has shown. */
+/* With ROUTING_LOOKUP: finds the table that holds a row shown by the view. */
 static int
 find_table(WriteFrame *frame, Datum *keys, char *nulls)
 {
@@ -265,10 +266,11 @@ open_changed_table(Oid relid, ItemPointer tid)
 /*
  * is_as_seen(tableoid oid, ctid tid) returns boolean
  *
- * Last condition of the statements that change a local row: is this version
- * of the row the one that the statement on the view has seen?  False for one
- * that the transaction itself has made since: as in PostgreSQL, of several
- * changes the first one counts.  An error for one of another transaction.
+ * The last condition of the statements that change a local row: is this
+ * version of the row the one that the statement on the view has seen?  False
+ * for a version that the transaction itself has created since then: as in
+ * PostgreSQL, only the first of several changes counts.  Raises an error for a
+ * version of another transaction.
  */
 Datum
 run_ops_is_as_seen(PG_FUNCTION_ARGS)
@@ -293,7 +295,7 @@ run_ops_is_as_seen(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 				 errmsg("could not serialize access due to concurrent update"),
-				 errdetail("A row of table \"%s\" is not as the statement on its view has seen it.",
+				 errdetail("Another transaction has changed a row of table \"%s\" since the statement on its view began.",
 						   RelationGetRelationName(rel)),
 				 errhint("Try the transaction again.")));
 	table_close(rel, AccessShareLock);
@@ -326,8 +328,8 @@ change_local_row(WriteFrame *frame, StoreTable *table, StoreAction action,
 }
 
 /*
- * Updates or deletes a row in one table.  False when there is nothing to do.
- * "stored" is set where the table changes rows.
+ * Updates or deletes a row in one table.  False if the table does not have the
+ * row.  Sets *stored if the table changes rows.
  */
 static bool
 change_in_table(WriteFrame *frame, int i, StoreAction action, Bitmapset *columns,
@@ -357,7 +359,7 @@ refuse_generated(RoutedView *view, AttrNumber column)
 			 errdetail("It is a generated column of the table.")));
 }
 
-/* INSTEAD OF INSERT: the row as stored, or NULL when it was skipped. */
+/* INSTEAD OF INSERT: returns the row as stored, or NULL if it was skipped. */
 static HeapTuple
 insert_row(WriteFrame *frame, HeapTuple row)
 {
@@ -386,7 +388,7 @@ insert_row(WriteFrame *frame, HeapTuple row)
 							row);
 }
 
-/* An UPDATE of the column that tells the store must not move the row. */
+/* Raises an error if an UPDATE of the route column would move the row. */
 static void
 refuse_move(RoutedView *view, int i, HeapTuple old, HeapTuple row)
 {
@@ -396,21 +398,23 @@ refuse_move(RoutedView *view, int i, HeapTuple old, HeapTuple row)
 
 	if (was.kind != ID_KIND_NONE)
 		refuse_unclassifiable(view, row, is);
-	/* with routing "store" a LEGACY-shaped key may be anywhere */
+	/* with ROUTING_LOOKUP, rows with a LEGACY key can be in any store */
 	if (to != i && to != table_of_shape(view, was))
 		ereport(ERROR,
 				(errcode(ERRCODE_RUN_OPS_CROSSES_SEAM),
 				 errmsg("row of view \"%s\" would move from store \"%s\" to store \"%s\"",
 						get_rel_name(view->relid), view->tables[i].store,
 						view->tables[to].store),
-				 errdetail("The new value of column \"%s\" belongs there.",
-						   NameStr(TupleDescAttr(view->desc, view->route_column - 1)->attname)),
+				 errdetail("The new value of column \"%s\" belongs in store \"%s\".",
+						   NameStr(TupleDescAttr(view->desc, view->route_column - 1)->attname),
+						   view->tables[to].store),
 				 errhint("Insert a new row and delete the old one.")));
 }
 
 /*
- * The columns that an UPDATE sets: those that were announced, and others that
- * differ, as several UPDATEs of one view in a query share one announcement.
+ * The columns that an UPDATE sets: those of the BEFORE STATEMENT trigger, and
+ * all others that differ, because several UPDATEs of one view in a query fire
+ * that trigger only once.
  */
 static Bitmapset *
 columns_to_set(WriteFrame *frame, Datum *old, bool *old_nulls,
@@ -435,8 +439,8 @@ columns_to_set(WriteFrame *frame, Datum *old, bool *old_nulls,
 }
 
 /*
- * INSTEAD OF UPDATE or DELETE: the new or the old row as stored, or NULL when
- * nothing was done.
+ * INSTEAD OF UPDATE or DELETE: returns the new row as stored or the old row,
+ * or NULL if nothing was changed.
  */
 static HeapTuple
 change_row(WriteFrame *frame, HeapTuple old, HeapTuple row)
@@ -477,15 +481,15 @@ change_row(WriteFrame *frame, HeapTuple old, HeapTuple row)
 		}
 	}
 
-	/* with routing "store": the first one that has the row */
+	/* with ROUTING_LOOKUP: the first table that has the row */
 	first = 0;
 	last = view->ntables - 1;
-	if (view->routing != ROUTING_STORE)
+	if (view->routing != ROUTING_LOOKUP)
 		first = last = table_of_shape(view, shape_in(view, old));
 	if (view->route_column && bms_is_member(view->route_column, columns))
 	{
 		Assert(row != NULL);	/* DELETE sets no columns */
-		if (view->routing == ROUTING_STORE)
+		if (view->routing == ROUTING_LOOKUP)
 			first = last = find_table(frame, params, nulls);
 		refuse_move(view, first, old, row);
 	}
@@ -493,7 +497,7 @@ change_row(WriteFrame *frame, HeapTuple old, HeapTuple row)
 	{
 		if (change_in_table(frame, i, action, columns, params, nulls, &stored))
 			return stored ? stored : row ? row : old;
-		/* it may be there, and kept as it is by a trigger */
+		/* the row may be there, but a trigger has skipped the change */
 		if (i < last && view->tables[i].changes_rows &&
 			frame_run_statement(frame, &view->tables[i], ACTION_FIND, NULL, params, nulls,
 								NULL) > 0)
@@ -505,8 +509,8 @@ change_row(WriteFrame *frame, HeapTuple old, HeapTuple row)
 /*
  * route_write() returns trigger
  *
- * All triggers of the view of a routed table.  Arguments: the stores whose
- * tables have BEFORE ROW triggers.
+ * The function of all triggers of the view of a routed table.  The arguments
+ * are the stores whose tables have BEFORE ROW triggers.
  */
 Datum
 run_ops_route_write(PG_FUNCTION_ARGS)
@@ -537,7 +541,7 @@ run_ops_route_write(PG_FUNCTION_ARGS)
 		{
 			frame_write_all_collected(frame->outer, NULL, frame->query);
 			frame_write_collected(frame);
-			/* statements within have come and gone: look again */
+			/* inner statements have changed the list of frames */
 			drop_write_frame(find_write_frame(trigdata));
 		}
 		else if (TRIGGER_FIRED_BY_INSERT(trigdata->tg_event))
@@ -566,10 +570,10 @@ is_route_write(Oid function)
 /*
  * fire_on_replica(view regclass, trigger_name name) returns void
  *
- * Makes our trigger of a view fire with session_replication_role = replica, and
- * only then.  PostgreSQL can do that, but has no ALTER VIEW for it; so the
- * trigger is also marked as internal, or pg_dump would write an ALTER TABLE
- * that cannot be restored.
+ * Makes our trigger of a view fire only with session_replication_role = replica.
+ * PostgreSQL supports such triggers, but has no ALTER VIEW command for them.
+ * The trigger is also marked as internal; otherwise pg_dump would write an
+ * ALTER TABLE command that fails for a view.
  */
 Datum
 run_ops_fire_on_replica(PG_FUNCTION_ARGS)
@@ -618,7 +622,7 @@ write_routing_init(void)
 {
 	DefineCustomEnumVariable("run_ops_split.insert_conflicts",
 							 "What INSERT through a view over several stores does with a row whose key exists.",
-							 "With \"skip\" it is left out, as ON CONFLICT DO NOTHING would; each row is then sent by itself.",
+							 "\"error\" raises an error. \"skip\" skips the row, as ON CONFLICT DO NOTHING does, and sends each row separately.",
 							 &insert_conflicts,
 							 INSERT_CONFLICTS_ERROR,
 							 insert_conflicts_options,

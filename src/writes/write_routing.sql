@@ -5,22 +5,22 @@ CREATE FUNCTION run_ops.route_write() RETURNS trigger
   LANGUAGE c
   AS 'MODULE_PATHNAME', 'run_ops_route_write';
 COMMENT ON FUNCTION run_ops.route_write() IS
-  'sends each row that is written to a view to the one store that owns it, with the rights of the view''s owner';
+  'writes each row that is written to a view to the store where it belongs; access to the table there is checked as the owner of the view';
 REVOKE EXECUTE ON FUNCTION run_ops.route_write() FROM PUBLIC;
 
 CREATE FUNCTION run_ops.fire_on_replica(view regclass, trigger_name name) RETURNS void
   LANGUAGE c STRICT
   AS 'MODULE_PATHNAME', 'run_ops_fire_on_replica';
 COMMENT ON FUNCTION run_ops.fire_on_replica(regclass, name) IS
-  'makes a trigger of a view fire with session_replication_role = replica only, and keeps it out of dumps: ALTER TABLE ... ENABLE REPLICA TRIGGER is not for views';
+  'makes a trigger of a view fire with session_replication_role = replica only, and excludes it from dumps; ALTER TABLE ... ENABLE REPLICA TRIGGER does not work for views';
 REVOKE EXECUTE ON FUNCTION run_ops.fire_on_replica(regclass, name) FROM PUBLIC;
 
--- Its cost makes it the last condition that is looked at.
+-- Because of its cost, it is the last condition that is evaluated.
 CREATE FUNCTION run_ops.is_as_seen(tableoid oid, ctid tid) RETURNS boolean
   LANGUAGE c STRICT COST 1000
   AS 'MODULE_PATHNAME', 'run_ops_is_as_seen';
 COMMENT ON FUNCTION run_ops.is_as_seen(oid, tid) IS
-  'whether a version of a row is the one that the statement on the view has seen; an error when another transaction has changed it since; for statements that route_write() runs';
+  'whether a version of a row is the one that the statement on the view has seen; raises an error if another transaction has changed the row since; called by the statements of route_write()';
 
 -- Not revoked from PUBLIC: whoever adds a partition to a local table gives it
 -- this trigger, for which PostgreSQL wants EXECUTE.
@@ -28,21 +28,21 @@ CREATE FUNCTION run_ops.refuse_stray() RETURNS trigger
   LANGUAGE c
   AS 'MODULE_PATHNAME', 'run_ops_refuse_stray';
 COMMENT ON FUNCTION run_ops.refuse_stray() IS
-  'the write lock of a local table: refuses a row whose shape says that it lives in another store';
+  'the write lock of a local table: refuses a row if the shape of its id says that it belongs in another store';
 
 CREATE FUNCTION run_ops.allow_strays() RETURNS void
   LANGUAGE c
   AS 'MODULE_PATHNAME', 'run_ops_allow_strays';
 COMMENT ON FUNCTION run_ops.allow_strays() IS
-  'lifts the write lock of local tables until the transaction ends: for bringing rows back from a store';
+  'lifts the write lock of local tables until the transaction ends; called when rows are copied back from a store';
 REVOKE EXECUTE ON FUNCTION run_ops.allow_strays() FROM PUBLIC;
 
 CREATE FUNCTION run_ops.owners(t run_ops.routed_table)
   RETURNS TABLE (ord int, column_name name, owner run_ops.routed_table, owner_column name)
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
-  -- A table whose rows have no shape is usually bound to one that has by a
-  -- foreign key of the local table.
+  -- If the key of a table does not decide, a foreign key of the local table
+  -- usually refers to a table whose key does.
   SELECT a.attnum, a.attname, CASE WHEN o.route_column IS DISTINCT FROM f.attname THEN o END, f.attname
     FROM pg_constraint AS k
     JOIN pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum = k.conkey[1]
@@ -51,14 +51,14 @@ AS $$
    WHERE k.conrelid = t.legacy AND k.contype = 'f' AND cardinality(k.conkey) = 1
 $$;
 COMMENT ON FUNCTION run_ops.owners(run_ops.routed_table) IS
-  'which columns of a row tell its store when its own id does not, the first that is not NULL: by the shape of the value where owner is NULL, else by the place of the owner''s row that it names';
+  'the columns that decide which store a row belongs in if its own id does not; the first one that is not NULL counts: the shape of its value decides if owner is NULL, otherwise the store of the row of owner to which it refers';
 
 CREATE FUNCTION run_ops.owner_columns(t run_ops.routed_table)
   RETURNS TABLE (ord bigint, column_name name, store text, query text)
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
-  -- Where the owner has no shape either, its row is looked for, in the last
-  -- store without asking.
+  -- If the key of the owner does not decide either, its row is looked up in all
+  -- stores but the last one, where it must be if the others do not have it.
   SELECT row_number() OVER (ORDER BY o.ord, c.precedence DESC, c.store), o.column_name, c.store,
          CASE WHEN c.store <> last_value(c.store) OVER (
                 PARTITION BY o.ord ORDER BY c.precedence DESC, c.store
@@ -68,7 +68,7 @@ AS $$
     LEFT JOIN LATERAL run_ops.copies(o.owner) AS c ON NOT o.owner IS NULL
 $$;
 COMMENT ON FUNCTION run_ops.owner_columns(run_ops.routed_table) IS
-  'which columns of a new row tell its store when its own id does not: the shape of the value where store is NULL, else the first store where the query finds the row that the value names';
+  'the columns that decide which store a new row belongs in if its own id does not: the shape of the value decides if store is NULL, otherwise the first store where the query finds the row to which the value refers';
 
 CREATE FUNCTION run_ops.build_defaults(t run_ops.routed_table, split boolean) RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -89,8 +89,8 @@ BEGIN
     IF split AND item.attidentity = 'a' THEN
       RAISE EXCEPTION 'column "%" of table % is GENERATED ALWAYS AS IDENTITY', item.attname, t.legacy
         USING ERRCODE = 'feature_not_supported',
-              DETAIL = 'One sequence has to serve every store, so rows arrive with a value.',
-              HINT = format('ALTER TABLE %s ALTER COLUMN %I SET GENERATED BY DEFAULT, in every store.',
+              DETAIL = 'One sequence must generate the values for every store, so the stores must accept values from here.',
+              HINT = format('Run in every database: ALTER TABLE %s ALTER COLUMN %I SET GENERATED BY DEFAULT',
                             t.legacy, item.attname);
     ELSIF split AND item.expression IS NOT NULL THEN
       EXECUTE format('ALTER VIEW %s ALTER COLUMN %I SET DEFAULT %s', t.view, item.attname, item.expression);
@@ -100,23 +100,23 @@ BEGIN
   END LOOP;
 END $$;
 COMMENT ON FUNCTION run_ops.build_defaults(run_ops.routed_table, boolean) IS
-  'gives the view the defaults of its table, which are those of every store: a trigger cannot tell an omitted column from NULL; a sequence of this database serves every store';
+  'gives the view the defaults of the local table, because a trigger cannot distinguish an omitted column from NULL; the sequence of this database generates the values for every store';
 REVOKE EXECUTE ON FUNCTION run_ops.build_defaults(run_ops.routed_table, boolean) FROM PUBLIC;
 
-CREATE FUNCTION run_ops.find_row_changers(store text) RETURNS void
+CREATE FUNCTION run_ops.record_row_changers(store text) RETURNS void
   LANGUAGE sql SET search_path = pg_catalog, pg_temp
 AS $$
   -- tgtype: 1 = for each row, 2 = before
   UPDATE run_ops.routed_store AS r SET changes_rows = (a ->> 'changes')::boolean
-    FROM run_ops.ask_store(find_row_changers.store, (SELECT format(
+    FROM run_ops.ask_store(record_row_changers.store, (SELECT format(
            'SELECT u.view, c.relkind = ''p'' OR EXISTS (SELECT FROM pg_trigger AS g WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgtype & 3 = 3) AS changes '
            'FROM unnest(%L::bigint[], %L::text[]) AS u (view, name) JOIN pg_class AS c ON c.oid = to_regclass(u.name)',
            array_agg(t.view::oid), array_agg(format('%I.%I', t.store_schema, t.store_table))) FROM run_ops.routed_table AS t)) AS a
-   WHERE r.store = find_row_changers.store AND r.view = (a ->> 'view')::oid
+   WHERE r.store = record_row_changers.store AND r.view = (a ->> 'view')::oid
 $$;
-COMMENT ON FUNCTION run_ops.find_row_changers(text) IS
-  'asks a store which of its tables have, or may have, BEFORE ROW triggers';
-REVOKE EXECUTE ON FUNCTION run_ops.find_row_changers(text) FROM PUBLIC;
+COMMENT ON FUNCTION run_ops.record_row_changers(text) IS
+  'queries a store for tables that have, or may have, BEFORE ROW triggers, and records the result in run_ops.routed_store';
+REVOKE EXECUTE ON FUNCTION run_ops.record_row_changers(text) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.build_triggers(t run_ops.routed_table, split boolean) RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -138,8 +138,8 @@ BEGIN
     RETURN;
   END IF;
   stores := (SELECT string_agg(quote_literal(s.store), ', ' ORDER BY s.store) FROM run_ops.routed_store AS s WHERE s.view = t.view AND s.changes_rows);
-  -- Each once more for session_replication_role = replica, under which the
-  -- rows would else be lost without a word.
+  -- Each trigger has a twin for session_replication_role = replica. Without it,
+  -- a write under that setting would silently lose the rows.
   FOR part IN
     SELECT p.*, replica, 'run_ops_' || CASE WHEN replica THEN 'replica_' ELSE '' END || p.name AS trigger_name
       FROM (VALUES ('begin', 'BEFORE', 'STATEMENT'), ('route', 'INSTEAD OF', 'ROW'), ('write', 'AFTER', 'STATEMENT'))
@@ -151,17 +151,17 @@ BEGIN
     PERFORM run_ops.fire_on_replica(t.view, part.trigger_name) WHERE part.replica;
   END LOOP;
 
-  -- with routing "store" a row may be anywhere
+  -- with routing "store", a row can be in any store, and there is no such lock
   IF t.route_column IS NOT NULL THEN
     EXECUTE format('CREATE TRIGGER run_ops_write_lock AFTER INSERT OR UPDATE ON %s '
                    'FOR EACH ROW WHEN (NOT run_ops.resides(NEW.%I, ''legacy'')) '
                    'EXECUTE FUNCTION run_ops.refuse_stray(%L)', t.legacy, t.route_column, t.route_column);
-    -- replicated rows as well
+    -- it must fire for replicated rows as well
     EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER run_ops_write_lock', t.legacy);
   END IF;
 END $$;
 COMMENT ON FUNCTION run_ops.build_triggers(run_ops.routed_table, boolean) IS
-  'makes the triggers of a routed table''s view and the write lock of its local table for split on, and removes them for split off';
+  'with split on, creates the triggers of the view of a routed table and the write lock of its local table; with split off, removes them';
 REVOKE EXECUTE ON FUNCTION run_ops.build_triggers(run_ops.routed_table, boolean) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.store_write_lock(view regclass, store text DEFAULT 'new') RETURNS text
@@ -171,24 +171,20 @@ AS $$
 DECLARE
   t    run_ops.routed_table := run_ops.routed(view);
   name text := coalesce(t.column_names ->> t.route_column, t.route_column);
-  body text := format('substr(%1$I, strpos(%1$I, ''_'') + 1)', name);
-  rule text := CASE WHEN store = 'new'
-    THEN format('char_length(%1$s) = 27 OR %1$s ~ ''^[0-9a-v]{24}[a-z0-9]1$''', body)
-    ELSE format('%s ~ ''^[0-9a-v]{24}%s2$''', body, store) END;
 BEGIN
   IF NOT EXISTS (SELECT FROM run_ops.routed_store AS r WHERE r.view = t.view AND r.store = store) THEN
     RAISE EXCEPTION 'view % has no table in store %', t.view, coalesce(quote_ident(store), 'NULL')
-      USING ERRCODE = 'undefined_object', HINT = 'run_ops.routed_store lists them.';
+      USING ERRCODE = 'undefined_object', HINT = 'run_ops.routed_store lists the stores of each view.';
   ELSIF t.route_column IS NULL THEN
     RETURN NULL;
   END IF;
   RETURN format('ALTER TABLE %I.%I ADD CONSTRAINT run_ops_write_lock CHECK (%I IS NOT NULL AND (%s)) NOT VALID',
-                t.store_schema, t.store_table, name, rule);
+                t.store_schema, t.store_table, name, run_ops.residency_condition(quote_ident(name), store));
 END $$;
 COMMENT ON FUNCTION run_ops.store_write_lock(regclass, text) IS
-  'SQL to run in a store: a constraint that refuses rows which do not belong there, without the extension; rows that are there already are left to run_ops.find_strays(); NULL where rows have no shape';
+  'SQL to run in a store: adds a constraint that refuses rows which do not belong in the store, and that needs no extension there; run_ops.find_strays() lists existing rows that do not belong there; NULL if the table has no column that decides';
 
--- Its own INSERT must not skip a row that is there.
+-- The INSERT in this function must fail if the row exists, and not skip it.
 CREATE FUNCTION run_ops.upsert(view regclass, new_row jsonb, conflict_columns name[] DEFAULT NULL) RETURNS text
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET run_ops_split.insert_conflicts = error
 AS $$
@@ -207,14 +203,15 @@ BEGIN
     RAISE EXCEPTION 'the new row of % has no value for its key (%)', t.view, array_to_string(keys, ', ')
       USING ERRCODE = 'invalid_parameter_value';
   END IF;
-  -- The store's transaction keeps the snapshot of its first statement, and so
-  -- would not see what another session has just inserted: wait before it.
-  -- Keys that are equal wait for each other, so the hash is that of their type.
+  -- The transaction in the store keeps the snapshot of its first statement, so
+  -- it would not see a row that another session has just inserted. So this
+  -- function waits for other sessions before that statement. The hash function
+  -- is that of the type, so that equal keys have the same lock.
   BEGIN
     EXECUTE format('SELECT pg_advisory_xact_lock(hash_record_extended(ROW(%s), %L)) FROM %s',
                    (SELECT string_agg(format('r.%I', k), ', ') FROM unnest(keys) AS k), t.view::oid::bigint, source) USING new_row;
   EXCEPTION WHEN undefined_function THEN
-    -- it has none: all keys of the view wait
+    -- the type has no hash function: one lock for all keys of the view
     PERFORM pg_advisory_xact_lock(t.view::oid::bigint);
   END;
   FOR attempt IN 1 .. 2 LOOP
@@ -233,7 +230,7 @@ BEGIN
         (SELECT string_agg(format('r.%I', k), ', ') FROM jsonb_object_keys(new_row) AS k), source) USING new_row;
       RETURN 'inserted';
     EXCEPTION WHEN unique_violation THEN
-      -- by a session that does not use this function
+      -- inserted by a session that does not use this function
       IF attempt = 2 THEN
         RAISE;
       END IF;
@@ -241,4 +238,4 @@ BEGIN
   END LOOP;
 END $$;
 COMMENT ON FUNCTION run_ops.upsert(regclass, jsonb, name[]) IS
-  'INSERT ... ON CONFLICT (conflict_columns, or the key) DO UPDATE for a view, in the store of the row: says inserted or updated; columns that new_row lacks get their default or stay as they are; sessions that upsert the same key wait for each other';
+  'does what INSERT ... ON CONFLICT (conflict_columns, or the key) DO UPDATE does, for a view, in the store of the row; returns inserted or updated; columns that new_row lacks get their default or stay unchanged; sessions that upsert the same key wait for each other';

@@ -67,7 +67,7 @@ is(asked("INSERT INTO run_ops.run (id, n) VALUES ('" . cuid(1) . "', 1), ('" . k
 
 # a key
 on_both('ALTER TABLE run RENAME id TO uid');
-like(writes('id'), qr/view "run" was made before its tables changed.*Column "id" of the view is no longer a column of that name in table "run".*SELECT run_ops\.refresh_table\('run_ops\.run'\)/s,
+like(writes('id'), qr/view "run" is out of date.*Column "id" of the view is no longer a column of that name in table "run".*SELECT run_ops\.refresh_table\('run_ops\.run'\)/s,
 	'the key is renamed: refused, with the call that mends it');
 here(q(SELECT run_ops.refresh_table('run_ops.run')));
 is(writes('uid'), $all, 'refreshed, the session goes on');
@@ -75,7 +75,7 @@ is(here(q(SELECT key_columns, route_column FROM run_ops.routed_table WHERE view 
 is(here("SELECT run_ops.locate('run_ops.run', '" . ksuid(1) . "'), run_ops.upsert('run_ops.run', '{\"uid\": \"" . ksuid(1) . "\", \"n\": 5}')"), 'new|updated', 'the row is found by it');
 is(here(q(SELECT option_value FROM pg_foreign_table, pg_options_to_table(ftoptions) WHERE ftrelid = 'run_ops_new.run'::regclass AND option_name = 'key')), 'uid', 'and in the store');
 my ($ret, $stdout, $stderr) = $control_plane->psql('postgres', "INSERT INTO run VALUES ('" . ksuid(3) . "')");
-like($stderr, qr/row does not belong into table "run".*The shape of "uid"/s, 'the write lock holds');
+like($stderr, qr/row does not belong in table "run".*The shape of "uid"/s, 'the write lock holds');
 here(q(DO $$ BEGIN PERFORM run_ops.acknowledge(gate, object, 'test') FROM run_ops.check_split() WHERE NOT ok AND gate = 'index'; END $$));
 is(failing_gates($control_plane), '', 'every gate holds');
 

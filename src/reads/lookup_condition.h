@@ -1,0 +1,39 @@
+/*
+ * lookup_condition.h
+ *		Recognizes a condition that looks up rows by the values of one column.
+ */
+#ifndef RUN_OPS_LOOKUP_CONDITION_H
+#define RUN_OPS_LOOKUP_CONDITION_H
+
+#include "nodes/primnodes.h"
+
+/* A condition "column = X", "X = column" or "column = ANY (X)". */
+typedef struct LookupCondition
+{
+	Node	   *column;			/* without relabeling */
+	Node	   *values;			/* X */
+	bool		is_array;		/* the condition is column = ANY (X) */
+	Oid			opno;
+	Oid			collation;
+} LookupCondition;
+
+/* Tests whether an expression, without relabeling, is the column. */
+typedef bool (*column_test) (Node *expr, void *arg);
+
+/* The expression below casts between binary-compatible types. */
+extern Node *without_relabeling(Node *node);
+
+/* Is the expression a column of this range table entry? */
+extern bool is_column_of(Node *node, Index rti);
+
+/*
+ * Does the clause compare the column with X?  If so, fills in *condition.  The
+ * operator can be any, so the caller has to check it; see below.
+ */
+extern bool match_lookup_condition(Node *clause, column_test is_column,
+								   void *arg, LookupCondition *condition);
+
+/* Does the condition hold exactly for values with the same bytes? */
+extern bool is_bytewise_equality(const LookupCondition *condition);
+
+#endif							/* RUN_OPS_LOOKUP_CONDITION_H */
