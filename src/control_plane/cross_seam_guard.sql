@@ -27,7 +27,7 @@ COMMENT ON VIEW run_ops.unblock_route IS
 
 CREATE VIEW run_ops.read_route AS
   SELECT t.view, c.name AS column_name,
-         CASE WHEN c.name OPERATOR(pg_catalog.=) t.route_column THEN 'owner' ELSE 'every store' END AS asks
+         CASE WHEN c.name OPERATOR(pg_catalog.=) t.route_column THEN 'owner' ELSE 'every store' END AS stores
     FROM run_ops.routed_table AS t,
          LATERAL (SELECT t.route_column UNION SELECT pg_catalog.unnest(t.key_columns)) AS c (name)
    WHERE c.name IS NOT NULL;
