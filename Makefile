@@ -52,8 +52,9 @@ MODULES_C = \
 	ground/column_equality \
 	ids/id_shape \
 	ids/id_mint \
+	wire/wire \
+	wire/ask_store \
 	wire/connect_limit \
-	wire/store_connection \
 	wire/cross_store_writes \
 	stores/read_gate \
 	reads/seam_pruning \
@@ -87,6 +88,7 @@ SQL_PARTS = \
 	ground/column_equality \
 	ids/id_shape \
 	ids/id_mint \
+	wire/ask_store \
 	stores/read_gate \
 	stores/stores \
 	stores/both_sides \
@@ -172,6 +174,7 @@ ifneq ($(findstring clang,$(shell $(CC) --version 2>/dev/null)),)
 PG_CFLAGS += -Wno-unknown-warning-option -Wno-ignored-optimization-argument \
 	-Wno-ignored-attributes
 endif
+SHLIB_LINK += $(libpq)
 PG_CPPFLAGS += -I$(srcdir)/src -I$(shell $(PG_CONFIG) --includedir)
 
 PG_CONFIG ?= pg_config

@@ -30,7 +30,7 @@ SELECT count(*) AS runs_in_both FROM run_ops."TaskRun";
 \echo '== 4. Mint an id of each kind: the format of an id decides the store of its row.'
 \echo
 SELECT run_ops.friendly_id('run', run_ops.generate_cuid()) AS old_id,
-       run_ops.friendly_id('run', run_ops.generate_ksuid()) AS new_id \gset
+       run_ops.friendly_id('run', run_ops.generate_run_ops_id()) AS new_id \gset
 SELECT id, run_ops.classify_kind(id), run_ops.owner_engine(id), run_ops.id_timestamp(id) IS NOT NULL AS has_time
   FROM (VALUES (:'old_id'), (:'new_id')) AS minted (id);
 
@@ -73,7 +73,7 @@ SELECT e.id AS environment, e."organizationId" AS organization
   FROM "RuntimeEnvironment" AS e JOIN "Organization" AS o ON o.id = e."organizationId"
  WHERE o."featureFlags" IS NULL ORDER BY e.id LIMIT 1 \gset
 SELECT run_ops.resolve_mint_kind(:'environment');
-UPDATE "Organization" SET "featureFlags" = '{"runOpsMintKind": "ksuid"}' WHERE id = :'organization';
+UPDATE "Organization" SET "featureFlags" = '{"runOpsMintKind": "runOpsId"}' WHERE id = :'organization';
 SELECT "featureFlags" FROM "Organization" WHERE id = :'organization';
 SELECT run_ops.resolve_mint_kind(:'environment');
 SELECT friendly_id, run_ops.owner_engine(id) FROM run_ops.mint_run_id(:'environment');

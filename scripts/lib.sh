@@ -109,6 +109,10 @@ private_postgres() {
   done
   mkdir -p "$(dirname "$WORK/pg${include#"$prefix"}")"
   ln -s "$include" "$WORK/pg${include#"$prefix"}"
+  # libpq's headers
+  dir=$("$PG_CONFIG" --includedir)
+  mkdir -p "$WORK/pg${dir#"$prefix"}"
+  ln -sf "$dir"/*.h "$WORK/pg${dir#"$prefix"}/"
   ln -s "$WORK/pg${bin#"$prefix"}" "$WORK/bin"
   chown -R "$RUN_USER" "$WORK/pg" 2>/dev/null || true
   PG=$(dirname "$(readlink "$WORK/bin")")

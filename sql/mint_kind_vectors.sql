@@ -4,6 +4,7 @@
 CREATE DATABASE mint_kind_vectors;
 \c mint_kind_vectors
 \i test/fixtures/minting.sql
+CREATE EXTENSION dblink;
 \set ECHO all
 
 CREATE TABLE vector (

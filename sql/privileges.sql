@@ -105,7 +105,6 @@ CREATE TRIGGER stamp BEFORE UPDATE ON mine.own FOR EACH ROW EXECUTE FUNCTION run
 CREATE TRIGGER stamp AFTER INSERT ON mine.own EXECUTE FUNCTION run_ops.stamp_global_mint_kind();
 CREATE TRIGGER cleanup AFTER DELETE ON mine.own EXECUTE FUNCTION run_ops.enqueue_deleted('environment');
 CREATE TRIGGER begin BEFORE INSERT ON mine.view FOR EACH STATEMENT EXECUTE FUNCTION run_ops.route_write();
-INSERT INTO mine.view VALUES (repeat('n', 27));
 
 -- Triggers that the extension put on tables work for writers without any
 -- rights on its schema, and so do its event triggers.

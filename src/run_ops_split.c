@@ -20,9 +20,8 @@
 #include "reads/seam_shortcut.h"
 #include "stores/read_gate.h"
 #include "switch/leftovers.h"
-#include "wire/connect_limit.h"
 #include "wire/cross_store_writes.h"
-#include "wire/store_connection.h"
+#include "wire/wire.h"
 #include "writes/write_frame.h"
 #include "writes/write_routing.h"
 
@@ -34,8 +33,7 @@ void
 _PG_init(void)
 {
 	rights_init();
-	connect_limit_init();
-	store_connection_init();
+	wire_init();
 	cross_store_writes_init();
 	read_gate_init();
 	seam_pruning_init();

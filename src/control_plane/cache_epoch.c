@@ -33,6 +33,7 @@
 #include "executor/tuptable.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "parser/parse_coerce.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/fmgroids.h"
@@ -240,6 +241,12 @@ bump(const char *scope, List *keys)
 	const char *done = NULL;
 	ListCell   *lc;
 
+	if (strlen(scope) >= MAX_KEY_SIZE)
+		ereport(ERROR,
+				(errcode(ERRCODE_NAME_TOO_LONG),
+				 errmsg("scope \"%.64s...\" is too long", scope),
+				 errdetail("It has %zu bytes, and the limit is %d.",
+						   strlen(scope), MAX_KEY_SIZE - 1)));
 	foreach(lc, keys)
 	{
 		if (strlen(lfirst(lc)) >= MAX_KEY_SIZE)
@@ -305,16 +312,16 @@ next_row(Rows *rows)
 /*
  * What a trigger looks at, found once: the names of its arguments as numbers.
  *
- * A column may have been dropped or renamed since, or have another type.  That
- * is an error of the resolver (see control_plane.c), but no reason to refuse a
- * write: then every row counts as changed, or every key when it is the key that
- * is missing.
+ * A column may have been dropped, renamed or given another type since.  That is
+ * an error of the resolver (see control_plane.c), but no reason to refuse a
+ * write: then every row counts as changed, or every key when the key is missing
+ * or no text.
  */
 typedef struct Watch
 {
 	Oid			trigger;		/* key */
 	bool		complete;		/* all columns are there */
-	AttrNumber	key_column;		/* 0: missing */
+	AttrNumber	key_column;		/* 0: missing, or no text */
 	int			ncolumns;
 	AttrNumber	columns[FLEXIBLE_ARRAY_MEMBER];
 } Watch;
@@ -362,6 +369,18 @@ add_key(List *keys, TupleTableSlot *slot, AttrNumber column)
 
 #define MAX_WATCHED 64
 
+/* The number of the key column; 0 when it is missing, or no text. */
+static AttrNumber
+key_column_of(TupleDesc desc, const char *name)
+{
+	int			attnum = SPI_fnumber(desc, name);
+
+	if (attnum <= 0 ||
+		!IsBinaryCoercible(TupleDescAttr(desc, attnum - 1)->atttypid, TEXTOID))
+		return 0;
+	return attnum;
+}
+
 static Watch *
 find_watch(Trigger *trigger, Relation rel)
 {
@@ -401,7 +420,10 @@ find_watch(Trigger *trigger, Relation rel)
 		int			attnum = SPI_fnumber(desc, name);
 
 		if (ncolumns == MAX_WATCHED)
-			elog(ERROR, "too many columns");
+			ereport(ERROR,
+					(errcode(ERRCODE_TOO_MANY_COLUMNS),
+					 errmsg("trigger \"%s\" names more than %d columns",
+							trigger->tgname, MAX_WATCHED)));
 		if (attnum > 0)
 			columns[ncolumns++] = attnum;
 		else
@@ -411,19 +433,42 @@ find_watch(Trigger *trigger, Relation rel)
 	cache_watch(RelationGetRelid(rel));
 	watch = hash_search(watches, &trigger->tgoid, HASH_ENTER, NULL);
 	watch->complete = complete;
-	watch->key_column = Max(SPI_fnumber(desc, trigger->tgargs[1]), 0);
-	if (watch->key_column > 0)
-	{
-		Form_pg_attribute att = TupleDescAttr(desc, watch->key_column - 1);
-		Oid			type = getBaseType(att->atttypid);
-
-		/* one of another type is not the key of which answers are kept */
-		if (type != TEXTOID && type != VARCHAROID)
-			watch->key_column = 0;
-	}
+	watch->key_column = key_column_of(desc, trigger->tgargs[1]);
 	watch->ncolumns = ncolumns;
 	memcpy(watch->columns, columns, ncolumns * sizeof(AttrNumber));
 	return watch;
+}
+
+/* An error unless the trigger is what the function below is made for. */
+static void
+check_trigger(FunctionCallInfo fcinfo)
+{
+	TriggerData *data = (TriggerData *) fcinfo->context;
+	TriggerEvent event;
+
+	if (!CALLED_AS_TRIGGER(fcinfo) ||
+		!TRIGGER_FIRED_AFTER(data->tg_event) ||
+		!TRIGGER_FIRED_FOR_STATEMENT(data->tg_event))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("run_ops.bump_changed() must be called as a trigger after a statement")));
+	if (data->tg_trigger->tgnargs != 3)
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("run_ops.bump_changed() takes 3 arguments, but trigger \"%s\" has %d",
+						data->tg_trigger->tgname, data->tg_trigger->tgnargs),
+				 errhint("They are the scope, the key column, and the resolved columns with blanks between them.")));
+	event = data->tg_event;
+	if ((TRIGGER_FIRED_BY_INSERT(event) || TRIGGER_FIRED_BY_UPDATE(event)) &&
+		data->tg_newtable == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("trigger \"%s\" has no NEW TABLE", data->tg_trigger->tgname)));
+	if ((TRIGGER_FIRED_BY_DELETE(event) || TRIGGER_FIRED_BY_UPDATE(event)) &&
+		data->tg_oldtable == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("trigger \"%s\" has no OLD TABLE", data->tg_trigger->tgname)));
 }
 
 /*
@@ -445,10 +490,7 @@ run_ops_bump_changed(PG_FUNCTION_ARGS)
 				after = {0};
 	List	   *keys = NIL;
 
-	if (!CALLED_AS_TRIGGER(fcinfo) || !TRIGGER_FIRED_FOR_STATEMENT(data->tg_event))
-		ereport(ERROR,
-				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("bump_changed() must be called as a trigger for each statement")));
+	check_trigger(fcinfo);
 	trigger = data->tg_trigger;
 	rel = data->tg_relation;
 

@@ -116,4 +116,31 @@ typedef struct CompatJsonb
 #define compat_local_transaction_id() (MyProc->vxid.lxid)
 #endif
 
+/* Begins a set-returning function that collects its rows; needs funcapi.h. */
+#if PG_VERSION_NUM < 150000
+#define compat_init_materialized_srf(fcinfo) \
+	do { \
+		ReturnSetInfo *rsinfo_ = (ReturnSetInfo *) (fcinfo)->resultinfo; \
+		MemoryContext old_; \
+\
+		if (rsinfo_ == NULL || !IsA(rsinfo_, ReturnSetInfo) || \
+			!(rsinfo_->allowedModes & SFRM_Materialize) || \
+			rsinfo_->expectedDesc == NULL) \
+			ereport(ERROR, \
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED), \
+					 errmsg("set-valued function called in context that cannot accept a set"))); \
+		old_ = MemoryContextSwitchTo(rsinfo_->econtext->ecxt_per_query_memory); \
+		rsinfo_->setDesc = CreateTupleDescCopy(rsinfo_->expectedDesc); \
+		rsinfo_->setResult = \
+			tuplestore_begin_heap((rsinfo_->allowedModes & SFRM_Materialize_Random) != 0, \
+								  false, work_mem); \
+		rsinfo_->returnMode = SFRM_Materialize; \
+		MemoryContextSwitchTo(old_); \
+	} while (0)
+#else
+#define compat_init_materialized_srf(fcinfo) \
+	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC)
+#endif
+
 #endif							/* RUN_OPS_COMPAT_H */
+

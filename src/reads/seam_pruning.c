@@ -514,6 +514,18 @@ simplify_filter(PlannerInfo *root, FuncExpr *call)
 }
 
 /*
+ * Is the call of a function that support was written for?  A superuser may
+ * give it to any other: then there is nothing to say about it.
+ */
+static bool
+is_filter_call(FuncExpr *call)
+{
+	return call->funcresulttype == BOOLOID && list_length(call->args) == 2 &&
+		exprType(linitial(call->args)) == TEXTOID &&
+		exprType(lsecond(call->args)) == TEXTOID;
+}
+
+/*
  * resides_support(internal) returns internal
  */
 Datum
@@ -525,7 +537,7 @@ run_ops_resides_support(PG_FUNCTION_ARGS)
 	{
 		SupportRequestSimplify *req = (SupportRequestSimplify *) request;
 
-		if (req->root == NULL)
+		if (req->root == NULL || !is_filter_call(req->fcall))
 			PG_RETURN_POINTER(NULL);
 		refuse_row_lock(req->root, linitial(req->fcall->args));
 		PG_RETURN_POINTER(seam_pruning ?
@@ -557,7 +569,9 @@ run_ops_refuse_locks_support(PG_FUNCTION_ARGS)
 	SupportRequestSimplify *req =
 		(SupportRequestSimplify *) PG_GETARG_POINTER(0);
 
-	if (!IsA(req, SupportRequestSimplify))
+	if (!IsA(req, SupportRequestSimplify) ||
+		req->fcall->funcresulttype != BOOLOID ||
+		list_length(req->fcall->args) != 1)
 		PG_RETURN_POINTER(NULL);
 	if (req->root != NULL)
 		refuse_row_lock(req->root, linitial(req->fcall->args));

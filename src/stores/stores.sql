@@ -154,6 +154,7 @@ AS $$
 #variable_conflict use_variable
 DECLARE
   wrapper name;
+  stranger name;
   routed  run_ops.routed_table;
 BEGIN
   IF name IS NULL OR name !~ '^(new|[a-z0-9])$' THEN
@@ -195,6 +196,16 @@ BEGIN
     RAISE EXCEPTION 'server "%" uses foreign-data wrapper "%"', server, wrapper
       USING ERRCODE = 'wrong_object_type',
             HINT = 'Create the server with run_ops_fdw.';
+  END IF;
+  SELECT r.rolname INTO stranger
+    FROM pg_foreign_server AS f JOIN pg_roles AS r ON r.oid = f.srvowner
+   WHERE f.srvname = server AND NOT r.rolsuper AND r.rolname <> current_user
+     AND r.oid <> (SELECT e.extowner FROM pg_extension AS e WHERE e.extname = 'run_ops_split');
+  IF FOUND THEN
+    RAISE EXCEPTION 'server "%" is owned by role "%"', server, stranger
+      USING ERRCODE = 'insufficient_privilege',
+            DETAIL = 'Its owner could lead the connections that are made with your user mapping, and their passwords, to another server.',
+            HINT = format('ALTER SERVER %I OWNER TO %I;', server, current_user);
   END IF;
   IF NOT EXISTS (SELECT FROM pg_user_mappings AS m
                   WHERE m.srvname = server AND m.usename IN (current_user, 'public')) THEN

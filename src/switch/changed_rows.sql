@@ -61,11 +61,8 @@ BEGIN
     EXECUTE commands;
   ELSE
     PERFORM run_ops.refuse_in_copy();
-    EXECUTE format('SELECT %s.dblink_exec(run_ops.connect_store(s.server), $1::text) FROM run_ops.store AS s WHERE s.name = $2', run_ops.dblink_schema())
-      USING format('BEGIN; SET LOCAL application_name = %L; SET LOCAL lock_timeout = %L; SET LOCAL search_path = pg_catalog, pg_temp; '
-                   'SET LOCAL client_min_messages = warning; SET LOCAL synchronous_commit = on; %s; COMMIT',
-                   run_ops.client_name(), run_ops.setting('swap_lock_timeout'), commands), place;
-    PERFORM run_ops.disconnect_store();
+    PERFORM run_ops.tell_store(place, format('SET LOCAL lock_timeout = %L; SET LOCAL client_min_messages = warning; %s',
+                                             run_ops.setting('swap_lock_timeout'), commands));
   END IF;
 END $$;
 COMMENT ON FUNCTION run_ops.tell_place(text, text) IS

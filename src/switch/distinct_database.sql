@@ -39,23 +39,13 @@ AS $$
 DECLARE
   here  bigint := (random() * 4611686018427387904)::bigint;
   there bigint := (random() * 4611686018427387904)::bigint;
-  dblink text := run_ops.dblink_schema();
-  connection text;
   free_there boolean;
   free_here  boolean;
 BEGIN
   PERFORM pg_advisory_xact_lock(here);
   SELECT (a ->> 'free')::boolean INTO free_there
     FROM run_ops.ask_store(store, format('SELECT pg_try_advisory_xact_lock(%s) AS free', here)) AS a;
-  -- The other direction needs the store to hold a lock while we try it.  A
-  -- transaction holds it, so that a transaction pooler keeps its word too.
-  connection := (SELECT run_ops.connect_store(s.server) FROM run_ops.store AS s WHERE s.name = store);
-  EXECUTE format('SELECT %s.dblink_exec($1::text, $2::text)', dblink)
-    USING connection, format('BEGIN; SET LOCAL application_name = %L', run_ops.client_name());
-  EXECUTE format('SELECT * FROM %s.dblink($1::text, $2::text) AS t (void text)', dblink)
-    USING connection, format('SELECT pg_advisory_xact_lock(%s)::text', there);
-  free_here := pg_try_advisory_xact_lock(there);
-  PERFORM run_ops.disconnect_store();
+  free_here := run_ops.try_lock_held_there(store, there);
   RETURN jsonb_build_object('lock_free_there', free_there, 'lock_free_here', free_here);
 EXCEPTION WHEN OTHERS THEN
   RETURN jsonb_build_object('error', SQLERRM);

@@ -236,11 +236,7 @@ CREATE FUNCTION run_ops.write_there(m run_ops.mirror, gone text[], came text[]) 
   SET intervalstyle = 'postgres' SET extra_float_digits = 1 SET bytea_output = 'hex'
 AS $$
 DECLARE
-  command text := format('BEGIN; SET LOCAL application_name = %L; ', run_ops.client_name()) ||
-                  -- whatever the store's default: the copy is relied on from now on
-                  'SET LOCAL synchronous_commit = on; '
-                  'SET LOCAL search_path = pg_catalog; SET LOCAL session_replication_role = replica; '
-                  'SET LOCAL datestyle = ''ISO, YMD''; SET LOCAL timezone = ''UTC''; SET LOCAL intervalstyle = ''postgres'';';
+  command text := 'SET LOCAL session_replication_role = replica; ';
   inserted text;
 BEGIN
   IF gone <> '{}' THEN
@@ -256,9 +252,7 @@ BEGIN
       'FROM (SELECT u::%s AS v FROM unnest($1) AS u) AS r', m.there_values, m.here), came) AS q (rows text);
     command := command || format('INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE VALUES %s ON CONFLICT DO NOTHING;', m.there, m.there_columns, inserted);
   END IF;
-  EXECUTE format('SELECT %s.dblink_exec(run_ops.connect_store(s.server), $1::text) FROM run_ops.store AS s WHERE s.name = $2', run_ops.dblink_schema())
-    USING command || 'COMMIT', m.store;
-  PERFORM run_ops.disconnect_store();
+  PERFORM run_ops.tell_store(m.store, command);
 END $$;
 COMMENT ON FUNCTION run_ops.write_there(run_ops.mirror, text[], text[]) IS
   'deletes rows by key and inserts rows by text in a store, without its triggers, in a transaction of its own; the mapped user must be allowed to set session_replication_role';

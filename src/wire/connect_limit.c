@@ -27,8 +27,7 @@
 
 #include "ground/compat.h"
 #include "wire/connect_limit.h"
-
-static int	store_timeout = 5000;
+#include "wire/wire.h"
 
 static TimeoutId timer = MAX_TIMEOUTS;
 static volatile sig_atomic_t timer_fired = false;
@@ -95,8 +94,8 @@ limit_of_server(Oid serverid)
 
 /*
  * libpq takes its time limit from the environment where neither the server's
- * options nor the user mapping set one, and dblink offers no other way to
- * limit it for a foreign server.
+ * options nor the user mapping set one, and postgres_fdw offers no other way
+ * to limit it.
  */
 static void
 limit_libpq(void)
@@ -178,14 +177,4 @@ connect_limit_end(void)
 	unlimit_libpq();
 	if (stop_timer())
 		report_expired();
-}
-
-void
-connect_limit_init(void)
-{
-	DefineCustomIntVariable("run_ops_split.store_timeout",
-							"How long a store may take to accept a connection, and to answer a question about itself.",
-							"Connections whose server sets connect_timeout keep that; 0 waits without limit.",
-							&store_timeout, 5000, 0, INT_MAX, PGC_USERSET,
-							GUC_UNIT_MS, NULL, NULL, NULL);
 }

@@ -5,8 +5,6 @@
 #ifndef RUN_OPS_CONNECT_LIMIT_H
 #define RUN_OPS_CONNECT_LIMIT_H
 
-extern void connect_limit_init(void);
-
 /*
  * Around code that may open a connection to the foreign server, and does
  * nothing else that takes long.  InvalidOid where it does: then only the time

@@ -60,18 +60,36 @@ WriteFrame *write_frames = NULL;
  * ----------------------------------------------------------------
  */
 
+/* Is that the frame of a statement of the query that is being executed? */
+static bool
+is_frame_of(WriteFrame *frame, Oid relid, TriggerEvent operation)
+{
+	return frame->view->relid == relid && frame->operation == operation &&
+		frame->query == GetActiveSnapshot();
+}
+
 void
 push_write_frame(TriggerData *trigdata)
 {
-	MemoryContext context = AllocSetContextCreate(TopTransactionContext,
-												  "run_ops write frame",
-												  ALLOCSET_SMALL_SIZES);
-	MemoryContext oldcontext = MemoryContextSwitchTo(context);
-	WriteFrame *frame = palloc0(sizeof(WriteFrame));
-	RoutedView *view = routed_view_pin(trigdata->tg_relation,
-									   trigdata->tg_trigger);
+	Oid			relid = RelationGetRelid(trigdata->tg_relation);
+	TriggerEvent operation = trigdata->tg_event & TRIGGER_EVENT_OPMASK;
+	MemoryContext context;
+	MemoryContext oldcontext;
+	WriteFrame *frame;
+	RoutedView *view;
 	int			column = -1;
 
+	if (write_frames && is_frame_of(write_frames, relid, operation))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("more than one BEFORE trigger of view \"%s\" calls run_ops.route_write()",
+						RelationGetRelationName(trigdata->tg_relation))));
+	context = AllocSetContextCreate(TopTransactionContext,
+									"run_ops write frame",
+									ALLOCSET_SMALL_SIZES);
+	oldcontext = MemoryContextSwitchTo(context);
+	frame = palloc0(sizeof(WriteFrame));
+	view = routed_view_pin(trigdata->tg_relation, trigdata->tg_trigger);
 	frame->context = context;
 	frame->view = view;
 	frame->nest_level = GetCurrentTransactionNestLevel();
@@ -80,7 +98,7 @@ push_write_frame(TriggerData *trigdata)
 	write_frames = frame;
 
 	GetUserIdAndSecContext(&frame->writer, &frame->writer_context);
-	frame->operation = trigdata->tg_event & TRIGGER_EVENT_OPMASK;
+	frame->operation = operation;
 	frame->query = GetActiveSnapshot();
 	frame->collected = palloc0(sizeof(Collected) * view->ntables);
 	while ((column = bms_next_member(trigdata->tg_updatedcols, column)) >= 0)
@@ -104,11 +122,11 @@ push_write_frame(TriggerData *trigdata)
 }
 
 /*
- * The frame of the statement that fires the trigger.  Statements nest, and
- * each is through with its triggers before the one around it goes on, so it
- * is the innermost one of the same view and operation.  Several such
- * statements of one query share it: PostgreSQL fires their BEFORE STATEMENT
- * triggers once, for the first one.
+ * The frame of the statement that fires the trigger.  Several statements of
+ * one query, view and operation share it: PostgreSQL fires their BEFORE
+ * STATEMENT triggers once, for the first one.  A frame of another query is not
+ * ours, even where ours has none: whoever owns the view may have changed its
+ * triggers.
  */
 WriteFrame **
 find_write_frame(TriggerData *trigdata)
@@ -118,11 +136,13 @@ find_write_frame(TriggerData *trigdata)
 
 	for (WriteFrame **frame = &write_frames; *frame; frame = &(*frame)->outer)
 	{
-		if ((*frame)->view->relid == relid && (*frame)->operation == operation)
+		if (is_frame_of(*frame, relid, operation))
 			return frame;
 	}
-	elog(ERROR, "a statement on view \"%s\" was not announced",
-		 RelationGetRelationName(trigdata->tg_relation));
+	ereport(ERROR,
+			(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+			 errmsg("no BEFORE trigger of view \"%s\" has called run_ops.route_write()",
+					RelationGetRelationName(trigdata->tg_relation))));
 }
 
 void
@@ -140,7 +160,10 @@ end_frames_of_transaction(XactEvent event, void *arg)
 {
 	/* what is left was not written */
 	if (event == XACT_EVENT_PRE_COMMIT && write_frames)
-		elog(ERROR, "a statement on a view did not end");
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("no AFTER trigger of view \"%s\" has called run_ops.route_write()",
+						get_rel_name(write_frames->view->relid))));
 	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT &&
 		event != XACT_EVENT_PREPARE)
 		return;

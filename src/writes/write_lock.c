@@ -23,8 +23,8 @@ static LocalTransactionId strays_allowed_in = InvalidLocalTransactionId;
 /*
  * refuse_stray() returns trigger
  *
- * Fires only for a row that does not belong into this database.  Argument:
- * the column whose shape says so.
+ * AFTER INSERT OR UPDATE, FOR EACH ROW.  Fires only for a row that does not
+ * belong into this database.  Argument: the column whose shape says so.
  */
 Datum
 run_ops_refuse_stray(PG_FUNCTION_ARGS)
@@ -34,10 +34,20 @@ run_ops_refuse_stray(PG_FUNCTION_ARGS)
 	HeapTuple	row;
 	char	   *id;
 
-	if (!CALLED_AS_TRIGGER(fcinfo) || trigdata->tg_trigger->tgnargs != 1)
+	/* there is a row, and nothing that a BEFORE trigger would leave out */
+	if (!CALLED_AS_TRIGGER(fcinfo) ||
+		!TRIGGER_FIRED_AFTER(trigdata->tg_event) ||
+		!TRIGGER_FIRED_FOR_ROW(trigdata->tg_event) ||
+		TRIGGER_FIRED_BY_DELETE(trigdata->tg_event))
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("run_ops.refuse_stray() is the write-lock trigger of routed tables")));
+				 errmsg("run_ops.refuse_stray() must be called as a trigger after INSERT or UPDATE for each row")));
+	if (trigdata->tg_trigger->tgnargs != 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("run_ops.refuse_stray() takes the name of a column, but trigger \"%s\" has %d arguments",
+						trigdata->tg_trigger->tgname,
+						trigdata->tg_trigger->tgnargs)));
 	if (strays_allowed_in == compat_local_transaction_id())
 		PG_RETURN_POINTER(NULL);
 	column = trigdata->tg_trigger->tgargs[0];

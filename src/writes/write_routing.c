@@ -33,11 +33,13 @@
 #include "access/xact.h"
 #include "catalog/indexing.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_trigger.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "storage/bufmgr.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/fmgroids.h"
@@ -74,8 +76,9 @@ static const struct config_enum_entry insert_conflicts_options[] = {
 
 static int	insert_conflicts = INSERT_CONFLICTS_ERROR;
 
-/* what the statement sees whose local row is being changed */
+/* what the statement sees whose local row is being changed, and its table */
 static Snapshot statement_snapshot = NULL;
+static Oid	statement_table = InvalidOid;
 
 /* ----------------------------------------------------------------
  *		The store of a row
@@ -213,6 +216,52 @@ find_table(WriteFrame *frame, Datum *keys, char *nulls)
  * ----------------------------------------------------------------
  */
 
+/* Is the relation a partition of the table, or a child, at any depth? */
+static bool
+is_child_of(Oid relid, Oid table)
+{
+	Oid			type = get_rel_type_id(relid);
+
+	return OidIsValid(type) && typeInheritsFrom(type, get_rel_type_id(table));
+}
+
+/*
+ * The table that holds the row, open: the one that a local row is changed in,
+ * or a partition or child of it.  The arguments are anybody's: triggers of the
+ * table run in between.
+ */
+static Relation
+open_changed_table(Oid relid, ItemPointer tid)
+{
+	Relation	rel;
+
+	if (statement_snapshot == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("run_ops.is_as_seen() is for statements of the views of routed tables")));
+	if (relid != statement_table && !is_child_of(relid, statement_table))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("relation %u is not the table whose row is changed", relid),
+				 errdetail("That is table \"%s\".", get_rel_name(statement_table))));
+	rel = table_open(relid, AccessShareLock);
+	/* a partitioned table has no rows itself, a foreign one not here */
+	if (rel->rd_rel->relkind != RELKIND_RELATION)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" is not a table with rows of its own",
+						RelationGetRelationName(rel))));
+	if (!ItemPointerIsValid(tid) ||
+		ItemPointerGetBlockNumber(tid) >= RelationGetNumberOfBlocks(rel))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("tid (%u, %u) is not valid for relation \"%s\"",
+						ItemPointerGetBlockNumberNoCheck(tid),
+						ItemPointerGetOffsetNumberNoCheck(tid),
+						RelationGetRelationName(rel))));
+	return rel;
+}
+
 /*
  * is_as_seen(tableoid oid, ctid tid) returns boolean
  *
@@ -225,17 +274,11 @@ Datum
 run_ops_is_as_seen(PG_FUNCTION_ARGS)
 {
 	ItemPointer tid = (ItemPointer) PG_GETARG_POINTER(1);
-	Relation	rel;
-	TupleTableSlot *slot;
+	Relation	rel = open_changed_table(PG_GETARG_OID(0), tid);
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	bool		seen;
 	bool		own = false;
 
-	if (statement_snapshot == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("run_ops.is_as_seen() is for statements of the views of routed tables")));
-	rel = table_open(PG_GETARG_OID(0), AccessShareLock);
-	slot = table_slot_create(rel, NULL);
 	seen = table_tuple_fetch_row_version(rel, tid, statement_snapshot, slot);
 	if (!seen && table_tuple_fetch_row_version(rel, tid, SnapshotAny, slot))
 	{
@@ -263,17 +306,20 @@ change_local_row(WriteFrame *frame, StoreTable *table, StoreAction action,
 				 HeapTuple *stored)
 {
 	Snapshot	outer_snapshot = statement_snapshot;
+	Oid			outer_table = statement_table;
 	uint64		processed;
 
 	PG_TRY();
 	{
 		statement_snapshot = GetActiveSnapshot();
+		statement_table = table->relid;
 		processed = frame_run_statement(frame, table, action, columns, values, nulls,
 										stored);
 	}
 	PG_FINALLY();
 	{
 		statement_snapshot = outer_snapshot;
+		statement_table = outer_table;
 	}
 	PG_END_TRY();
 	return processed > 0;
@@ -469,11 +515,18 @@ run_ops_route_write(PG_FUNCTION_ARGS)
 	HeapTuple	result = NULL;
 	WriteFrame *frame;
 
+	/*
+	 * A trigger of a view fires before or after a statement, or instead of
+	 * writing a row; a view has no TRUNCATE.
+	 */
 	if (!CALLED_AS_TRIGGER(fcinfo) ||
-		trigdata->tg_relation->rd_rel->relkind != RELKIND_VIEW)
+		trigdata->tg_relation->rd_rel->relkind != RELKIND_VIEW ||
+		TRIGGER_FIRED_BY_TRUNCATE(trigdata->tg_event) ||
+		TRIGGER_FIRED_INSTEAD(trigdata->tg_event) !=
+		(bool) TRIGGER_FIRED_FOR_ROW(trigdata->tg_event))
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("run_ops.route_write() is the trigger function of the views of routed tables")));
+				 errmsg("run_ops.route_write() must be called as a trigger of the view of a routed table")));
 
 	if (TRIGGER_FIRED_BEFORE(trigdata->tg_event))
 		push_write_frame(trigdata);
@@ -498,9 +551,22 @@ run_ops_route_write(PG_FUNCTION_ARGS)
 }
 
 /*
+ * Is that the function of the triggers of views?  Told by the C function, so
+ * that nothing depends on names in the catalog.
+ */
+static bool
+is_route_write(Oid function)
+{
+	FmgrInfo	flinfo;
+
+	fmgr_info(function, &flinfo);
+	return flinfo.fn_addr == run_ops_route_write;
+}
+
+/*
  * fire_on_replica(view regclass, trigger_name name) returns void
  *
- * Makes a trigger of a view fire with session_replication_role = replica, and
+ * Makes our trigger of a view fire with session_replication_role = replica, and
  * only then.  PostgreSQL can do that, but has no ALTER VIEW for it; so the
  * trigger is also marked as internal, or pg_dump would write an ALTER TABLE
  * that cannot be restored.
@@ -516,6 +582,9 @@ run_ops_fire_on_replica(PG_FUNCTION_ARGS)
 	HeapTuple	tuple;
 	Form_pg_trigger trigger;
 
+	/* below the executor, which would say so itself */
+	PreventCommandIfReadOnly("run_ops.fire_on_replica()");
+	PreventCommandIfParallelMode("run_ops.fire_on_replica()");
 	triggers = table_open(TriggerRelationId, RowExclusiveLock);
 	ScanKeyInit(&key[0], Anum_pg_trigger_tgrelid, BTEqualStrategyNumber,
 				F_OIDEQ, ObjectIdGetDatum(relid));
@@ -530,6 +599,11 @@ run_ops_fire_on_replica(PG_FUNCTION_ARGS)
 						NameStr(*name), relid)));
 	tuple = heap_copytuple(tuple);
 	trigger = (Form_pg_trigger) GETSTRUCT(tuple);
+	if (!is_route_write(trigger->tgfoid))
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("trigger \"%s\" of view \"%s\" is not one of run_ops.route_write()",
+						NameStr(*name), get_rel_name(relid))));
 	trigger->tgenabled = TRIGGER_FIRES_ON_REPLICA;
 	trigger->tgisinternal = true;
 	CatalogTupleUpdate(triggers, &tuple->t_self, tuple);

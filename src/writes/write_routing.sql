@@ -6,6 +6,7 @@ CREATE FUNCTION run_ops.route_write() RETURNS trigger
   AS 'MODULE_PATHNAME', 'run_ops_route_write';
 COMMENT ON FUNCTION run_ops.route_write() IS
   'sends each row that is written to a view to the one store that owns it, with the rights of the view''s owner';
+REVOKE EXECUTE ON FUNCTION run_ops.route_write() FROM PUBLIC;
 
 CREATE FUNCTION run_ops.fire_on_replica(view regclass, trigger_name name) RETURNS void
   LANGUAGE c STRICT
@@ -21,6 +22,8 @@ CREATE FUNCTION run_ops.is_as_seen(tableoid oid, ctid tid) RETURNS boolean
 COMMENT ON FUNCTION run_ops.is_as_seen(oid, tid) IS
   'whether a version of a row is the one that the statement on the view has seen; an error when another transaction has changed it since; for statements that route_write() runs';
 
+-- Not revoked from PUBLIC: whoever adds a partition to a local table gives it
+-- this trigger, for which PostgreSQL wants EXECUTE.
 CREATE FUNCTION run_ops.refuse_stray() RETURNS trigger
   LANGUAGE c
   AS 'MODULE_PATHNAME', 'run_ops_refuse_stray';

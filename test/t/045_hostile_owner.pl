@@ -106,8 +106,17 @@ $control_plane->safe_psql('postgres', $attached);
 $control_plane->safe_psql('postgres', qq(
 	SET client_min_messages = warning;
 	CREATE EXTENSION run_ops_split CASCADE;
+	GRANT USAGE ON FOREIGN DATA WRAPPER run_ops_fdw TO app;
+	SET ROLE app;
 	CREATE SERVER new FOREIGN DATA WRAPPER run_ops_fdw OPTIONS (host '$host', port '$port', dbname 'postgres');
-	CREATE USER MAPPING FOR CURRENT_USER SERVER new;
+	RESET ROLE;
+	CREATE USER MAPPING FOR CURRENT_USER SERVER new));
+# who owns the server could change where it leads to
+my (undef, undef, $refused) = $control_plane->psql('postgres', q(SELECT run_ops.attach_store('new', 'new')));
+like($refused, qr/server "new" is owned by role "app"\nDETAIL:.*\nHINT:  ALTER SERVER new OWNER TO /, 'a server of somebody else is refused');
+$control_plane->safe_psql('postgres', $1) if $refused =~ /HINT:  (.*;)/;
+$control_plane->safe_psql('postgres', qq(
+	SET client_min_messages = warning;
 	SELECT run_ops.attach_store('new', 'new');
 	SELECT run_ops.attach_table('app.ev', 'shape'), run_ops.attach_table('app.part', 'anchor', 'evId'),
 	       run_ops.attach_table('app.tag', 'store');

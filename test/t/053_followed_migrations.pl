@@ -25,7 +25,7 @@ sub asked
 	my ($sql) = @_;
 	($out, $err) = ('', '');
 	$in .= "$sql;\n\\echo said\n\\warn said\n";
-	IPC::Run::pump($session) until $out =~ /^said$/m && $err =~ /^said$/m;
+	IPC::Run::pump($session) until $out =~ /^said\n/m && $err =~ /^said\n/m;
 	return join '', grep { length } ($out =~ s/said\n//r, $err =~ s/said\n//r);
 }
 

@@ -69,7 +69,7 @@ my %answer = (
 	encoding_changes => sub { (message('S', "client_encoding\0SJIS\0"), $good->()) },
 	# what run_ops.ask_store() expects, but for its end
 	answer_lost => sub { (description(1), row('UTC'), complete('SELECT 1'), description(1), row('{"n": 1}'), undef) },
-	answer_without_end => sub { (description(1), row('UTC'), complete('SELECT 1'), description(1), row('{"n": 1}'), complete('SELECT 1'), ready()) },
+	answer_without_end => sub { (description(1), row('UTC'), complete('SELECT 1'), description(1), row('{"n": 1}'), complete('SELECT 1'), undef) },
 	answer_without_rows => sub { (description(1), row('UTC'), complete('SELECT 1'), ready()) },
 	silence => sub { sleep 120; (undef) },
 	trickle => sub { (description(3), (map { pack('C', 0) } 1 .. 600), undef) });

@@ -1,0 +1,191 @@
+/*
+ * ask_store.c
+ *		SQL that is run in a store for the extension itself: what gates, the
+ *		switch and the views stat_* ask, and what they tell.
+ *
+ * It runs with the user mapping of the current user, in transactions of its
+ * own, so that each question is about the store as it is now.
+ */
+#include "postgres.h"
+
+#include <limits.h>
+
+#include "catalog/pg_type.h"
+#include "commands/defrem.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "foreign/foreign.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/jsonb.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+#include "utils/tuplestore.h"
+
+#include "ground/compat.h"
+#include "wire/wire.h"
+
+PG_FUNCTION_INFO_V1(run_ops_ask_store);
+PG_FUNCTION_INFO_V1(run_ops_tell_store);
+PG_FUNCTION_INFO_V1(run_ops_try_lock_held_there);
+
+/*
+ * The settings under which everything runs there, as they decide what names
+ * and types look like.  Local to the transaction, for a pooler hands the
+ * connection on as it is.  JIT would compile for a second what then runs for
+ * milliseconds.
+ */
+#define SETTINGS \
+	"SELECT pg_catalog.set_config(name, value, true) FROM (VALUES " \
+	"('application_name', %s), ('statement_timeout', '0'), ('search_path', 'pg_catalog, pg_temp'), " \
+	"('datestyle', 'ISO, YMD'), ('timezone', 'UTC'), ('intervalstyle', 'postgres'), " \
+	"('extra_float_digits', '1'), ('bytea_output', 'hex'), ('jit', 'off')) AS s (name, value); "
+
+/* The first field of the only row of a query about the store; NULL if none. */
+static char *
+ask_here(const char *query, text *store, MemoryContext context)
+{
+	Oid			argtype = TEXTOID;
+	Datum		arg = PointerGetDatum(store);
+	char	   *answer = NULL;
+
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	if (SPI_execute_with_args(query, 1, &argtype, &arg, NULL, true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not execute \"%s\"", query);
+	if (SPI_processed > 0)
+		answer = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+	if (answer)
+		answer = MemoryContextStrdup(context, answer);
+	SPI_finish();
+	return answer;
+}
+
+static Wire *
+open_store(text *store, int patience)
+{
+	char	   *server = ask_here("SELECT server FROM run_ops.store WHERE name OPERATOR(pg_catalog.=) $1",
+								  store, CurrentMemoryContext);
+
+	if (server == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("store \"%s\" is not attached", text_to_cstring(store)),
+				 errhint("run_ops.store lists the stores.")));
+	return wire_open(GetForeignServerByName(server, false)->serverid,
+					 GetUserId(), text_to_cstring(store), patience);
+}
+
+static char *
+settings(text *store)
+{
+	char	   *name = ask_here("SELECT run_ops.client_name() WHERE $1 IS NOT NULL",
+								store, CurrentMemoryContext);
+
+	return psprintf(SETTINGS, quote_literal_cstr(name));
+}
+
+/*
+ * ask_store(store text, query text, patience interval) returns setof jsonb
+ *
+ * The rows of a query, each as an object.  Patience, or else
+ * run_ops_split.store_timeout, bounds how long the store may be silent; zero
+ * does not.  NULL in store or query: no row.
+ */
+Datum
+run_ops_ask_store(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	int			patience = store_timeout;
+	MemoryContext row_context;
+	MemoryContext oldcontext;
+	PGresult   *result;
+	Wire	   *wire;
+	int			nth = 0;
+
+	compat_init_materialized_srf(fcinfo);
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
+		PG_RETURN_NULL();
+	if (!PG_ARGISNULL(2))
+	{
+		Interval   *interval = PG_GETARG_INTERVAL_P(2);
+
+		patience = (int) Min(Max(interval->time / 1000 +
+								 (int64) interval->day * SECS_PER_DAY * 1000 +
+								 (int64) interval->month * DAYS_PER_MONTH * SECS_PER_DAY * 1000,
+								 0), INT_MAX);
+	}
+
+	wire = open_store(PG_GETARG_TEXT_PP(0), patience);
+	wire_send(wire, psprintf("%sSELECT pg_catalog.to_jsonb(q) FROM (%s) AS q",
+							 settings(PG_GETARG_TEXT_PP(0)),
+							 text_to_cstring(PG_GETARG_TEXT_PP(1))));
+	row_context = AllocSetContextCreate(CurrentMemoryContext, "run_ops answer",
+										ALLOCSET_DEFAULT_SIZES);
+	while ((result = wire_receive(wire)) != NULL)
+	{
+		/* what the settings were set to, and then the rows */
+		if (PQresultStatus(result) != PGRES_SINGLE_TUPLE)
+			nth++;
+		else if (nth == 1)
+		{
+			Datum		row;
+			bool		isnull = PQgetisnull(result, 0, 0);
+
+			MemoryContextReset(row_context);
+			oldcontext = MemoryContextSwitchTo(row_context);
+			row = isnull ? (Datum) 0 :
+				DirectFunctionCall1(jsonb_in, CStringGetDatum(PQgetvalue(result, 0, 0)));
+			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, &row, &isnull);
+			MemoryContextSwitchTo(oldcontext);
+		}
+	}
+	if (nth != 2)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROTOCOL_VIOLATION),
+				 errmsg("store \"%s\" gave %d answers in place of 2",
+						text_to_cstring(PG_GETARG_TEXT_PP(0)), nth)));
+	MemoryContextDelete(row_context);
+	return (Datum) 0;
+}
+
+/*
+ * tell_store(store text, commands text) returns void
+ *
+ * Runs commands in a transaction of their own, which has ended on disk when
+ * this returns, whatever the store's default is.  NULL: nothing is done.
+ */
+Datum
+run_ops_tell_store(PG_FUNCTION_ARGS)
+{
+	Wire	   *wire = open_store(PG_GETARG_TEXT_PP(0), store_timeout);
+
+	wire_execute(wire, psprintf("BEGIN; %sSET LOCAL synchronous_commit = on; %s; COMMIT",
+								settings(PG_GETARG_TEXT_PP(0)),
+								text_to_cstring(PG_GETARG_TEXT_PP(1))));
+	PG_RETURN_VOID();
+}
+
+/*
+ * try_lock_held_there(store text, key bigint) returns boolean
+ *
+ * Takes an advisory lock in a transaction of the store, and says whether the
+ * same one is free here; here it is kept then until the transaction ends.
+ * True: the store is another database.  NULL for NULL.
+ */
+Datum
+run_ops_try_lock_held_there(PG_FUNCTION_ARGS)
+{
+	Wire	   *wire = open_store(PG_GETARG_TEXT_PP(0), store_timeout);
+	bool		is_free;
+
+	/* a transaction holds it, so that a transaction pooler keeps its word too */
+	wire_execute(wire, psprintf("BEGIN; %sSELECT pg_catalog.pg_advisory_xact_lock(" INT64_FORMAT ")",
+								settings(PG_GETARG_TEXT_PP(0)), PG_GETARG_INT64(1)));
+	is_free = DatumGetBool(DirectFunctionCall1(pg_try_advisory_xact_lock_int8,
+											   PG_GETARG_DATUM(1)));
+	wire_execute(wire, "ROLLBACK");
+	PG_RETURN_BOOL(is_free);
+}
