@@ -102,7 +102,7 @@ is($restored->('SELECT detail FROM run_ops.check_split() WHERE gate = \'strays\'
 $store->safe_psql('postgres', "UPDATE run SET id = 'away' WHERE id = '$ksuid'");
 $restored->('SELECT run_ops.remove_leftovers(), run_ops.remove_leftovers()');
 my ($failed, undef, $message) = $control_plane->psql('restored', 'SELECT run_ops.remove_leftovers()');
-like($message, qr/rows that moved to a store cannot be removed here\nDETAIL:  run_ops.run: store "new" does not have \["$ksuid"\]/, 'a row that the store lost is kept');
+like($message, qr/rows that moved to a store cannot be removed from the local tables\nDETAIL:  run_ops.run: store "new" does not have \["$ksuid"\]/, 'a row that the store lost is kept');
 $store->safe_psql('postgres', "UPDATE run SET id = '$ksuid' WHERE id = 'away'");
 is($restored->('SELECT (run_ops.remove_leftovers()).done FROM generate_series(1, 3)'), "f\nf\nt", 'when it is there again, it is removed here');
 is($restored->('SELECT count(*) FROM run'), '1', 'and no other');

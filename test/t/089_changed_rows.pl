@@ -115,9 +115,9 @@ while (my ($what, $why, $do) = splice @doubts, 0, 3)
 # repatriate() itself begins anew, and says why
 here(q(CALL all_batches('repatriate', '2000')));
 there(q(ALTER TABLE run DISABLE TRIGGER run_ops_changes; UPDATE run SET n = n + 1));
-like(said(q(CALL all_batches('repatriate', '2000'))), qr/all rows are compared again\nDETAIL:  in store "new" a table or its trigger/, 'repatriate() compares again');
+like(said(q(CALL all_batches('repatriate', '2000'))), qr/comparing all rows again\nDETAIL:  In store "new", a table or its trigger/, 'repatriate() compares again');
 switch($off, undef, 'after that');
-switch($on, qr/not all rows were copied before/, 'out at once');
+switch($on, qr/Not all rows were copied before/, 'out at once');
 
 # --- faults --------------------------------------------------------------------------------------
 
@@ -152,7 +152,7 @@ there(q(DELETE FROM step AS s WHERE NOT EXISTS (SELECT FROM run AS r WHERE r.id 
 like(said($off), qr/rows would refer to rows that do not exist\nDETAIL:  1 rows of public\.step violate foreign key/, 'a child that came');
 there(q(DELETE FROM step WHERE id = 'step_orphan'));
 switch($off, undef, 'corrected');
-switch($on, qr/not all rows/, 'out again');
+switch($on, qr/Not all rows/, 'out again');
 
 # --- what moved and is still here ------------------------------------------------------------------
 
@@ -176,7 +176,7 @@ sub killed_in
 	await_recovery($control_plane);
 	return;
 }
-switch($off, qr/not all rows/, 'home for that');
+switch($off, qr/Not all rows/, 'home for that');
 here(q(CALL all_batches('move_strays', '2000')));
 here('UPDATE run_ops.run SET n = n + 1 WHERE n % 100 = 1');
 my $before = shown();
@@ -224,8 +224,8 @@ is(here(q(SELECT count(*) FROM run_ops.leftover)), '0', 'with no leftover');
 here(q(CALL all_batches('move_strays', '2000')));
 here($on);
 same($before, 'out again');
-switch($off, qr/not all rows/, 'home at once');
-switch($on, qr/not all rows/, 'and out at once');
+switch($off, qr/Not all rows/, 'home at once');
+switch($on, qr/Not all rows/, 'and out at once');
 
 # --- who may not create a trigger ---------------------------------------------------------------
 
@@ -236,7 +236,7 @@ like(said(q(CALL all_batches('repatriate', '2000'))), qr/cannot track changes in
 there(q(UPDATE run SET n = n + 1 WHERE n % 10 = 1));
 switch($off, qr/Not all rows were copied before|were not tracked/, 'without notes');
 here(q(ALTER USER MAPPING FOR CURRENT_USER SERVER new OPTIONS (DROP user)));
-switch($on, qr/not all rows/, 'out once more');
+switch($on, qr/Not all rows/, 'out once more');
 
 # --- under load ------------------------------------------------------------------------------------
 
