@@ -10,7 +10,7 @@ CREATE SERVER new FOREIGN DATA WRAPPER run_ops_fdw
 CREATE USER MAPPING FOR CURRENT_USER SERVER new OPTIONS (user 'postgres');
 
 \echo
-\echo '== 2. Attach the store, and every table that both sides have.'
+\echo '== 2. Attach the store, and all tables that exist on both sides.'
 \echo
 SELECT run_ops.attach_store('new', 'new');
 SELECT view, routing, route_column FROM run_ops.attach_all_tables();
@@ -27,7 +27,7 @@ SELECT run_ops.acknowledge(gate, object, 'plans were compared') FROM run_ops.che
 SELECT run_ops.enable_split();
 SELECT count(*) AS runs_in_both FROM run_ops."TaskRun";
 
-\echo '== 4. Mint an id of each kind: the shape of an id says where its row lives.'
+\echo '== 4. Mint an id of each kind: the format of an id decides the store of its row.'
 \echo
 SELECT run_ops.friendly_id('run', run_ops.generate_cuid()) AS old_id,
        run_ops.friendly_id('run', run_ops.generate_run_ops_id()) AS new_id \gset
@@ -90,7 +90,7 @@ DELETE FROM run_ops."TaskRunTag" AS t USING run_ops."TaskRunTag" AS o
  WHERE o."projectId" = t."projectId" AND o.name = t.name AND o.id > t.id;
 DELETE FROM run_ops."WaitpointTag" AS t USING run_ops."WaitpointTag" AS o
  WHERE o."environmentId" = t."environmentId" AND o.name = t.name AND o.id > t.id;
-\echo '-- in batches while the service runs; what is left is copied with writes closed, and compared'
+\echo '-- in batches while the application runs; the rest is copied while writes are blocked, and verified'
 DO $$
 DECLARE complete boolean;
 BEGIN

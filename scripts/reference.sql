@@ -1,7 +1,7 @@
--- Prints docs/reference.md from the comments of the catalog: psql -XAtq, in a
--- database that has the extension.  Two things are said here, because no
--- catalog knows them: which functions are for callers and for which task, and
--- the meaning of the SQLSTATEs.
+-- Prints docs/reference.md from the comments in the catalog: psql -XAtq, in a
+-- database that has the extension.  Two things are not in the catalog and are
+-- given here: which functions users call and for which task, and the meaning of
+-- the SQLSTATEs.
 \set ON_ERROR_STOP on
 \pset footer off
 SET client_min_messages = warning;
@@ -24,10 +24,10 @@ INSERT INTO task (title, functions) VALUES
 
 CREATE TEMP TABLE error_code (sqlstate text, meaning text, todo text);
 INSERT INTO error_code VALUES
-  ('RO001', 'an id whose shape tells no store', 'correct the id; `run_ops.try_owner_engine()` gives NULL instead of this error'),
-  ('RO002', 'two sides that must be equal are not', 'bring both sides to the same shape: the DETAIL lists every difference'),
-  ('RO003', 'a gate of split mode does not hold', '`run_ops.check_split()` says which one, and the way to pass it'),
-  ('RO004', 'this is a copy of the database in which the stores were attached', '`run_ops.enable_split()` binds the stores to this server, `run_ops.disable_split(force => true)` leaves them out'),
+  ('RO001', 'the length and characters of an id fit no kind', 'correct the id; `run_ops.try_owner_engine()` returns NULL instead of this error'),
+  ('RO002', 'a table or database differs between this database and a store', 'make both sides equal; DETAIL lists all differences'),
+  ('RO003', 'a gate of split mode fails', '`run_ops.check_split()` shows the gate, and `hint` says what to do'),
+  ('RO004', 'this is a copy of the database in which the stores were attached', '`run_ops.enable_split()` binds the stores to this server; `run_ops.disable_split(force => true)` leaves their rows out'),
   ('RO010', 'an UPDATE would move a row from one store to another', 'insert a new row and delete the old one'),
   ('RO011', 'a row is written to a table of the wrong store', 'write through the view of the table'),
   ('RO012', 'a transaction writes to more than one database', 'write to one database in a transaction, or set `run_ops_split.cross_store_writes`');
@@ -53,7 +53,7 @@ CREATE TEMP VIEW relation AS
   SELECT c.relname AS name,
          CASE c.relkind WHEN 'r' THEN 'table' WHEN 'v' THEN 'view' WHEN 'c' THEN 'type' END AS kind,
          format('- **%s**: %s%s', c.relname, coalesce(obj_description(t.oid, 'pg_type'), obj_description(c.oid, 'pg_class')), (
-           -- a line for each column where columns have something to say
+           -- one line for each column if columns have comments
            SELECT CASE WHEN count(col_description(c.oid, a.attnum)) > 0
              THEN string_agg(format(E'\n  - `%s` %s%s', a.attname, format_type(a.atttypid, a.atttypmod),
                                     ': ' || replace(col_description(c.oid, a.attnum), '<', '\<')), '' ORDER BY a.attnum)
@@ -65,7 +65,7 @@ CREATE TEMP VIEW relation AS
           OR ('pg_type'::regclass, t.oid) IN (SELECT classid, objid FROM pg_temp.member))
      AND c.relkind IN ('r', 'v', 'c');
 
--- a name that is no function (any more) would vanish without a word
+-- a name that is no function would be left out silently
 DO $$
 DECLARE
   unknown text := (SELECT string_agg(n, ', ') FROM pg_temp.task, unnest(string_to_array(functions, ' ')) AS n
@@ -78,11 +78,11 @@ END $$;
 
 \echo '# Reference'
 \echo
-\echo 'Everything in schema `run_ops`. This page is made by `make reference` from the comments in the catalog; `\\df+ run_ops.*`'
+\echo 'All objects in schema `run_ops`. `make reference` generates this page from the comments in the catalog; `\\df+ run_ops.*`'
 \echo 'shows the same in psql. Do not edit it: change the `COMMENT ON` in `src/` instead.'
 \echo
-\echo '*(admin)*: only the owner may call it, and roles that `run_ops.grant_admin(role)` was called for.'
-\echo '*(owner)*: only the owner may call it. All others: everybody.'
+\echo '*(admin)*: only the owner, and roles with `run_ops.grant_admin(role)`, may call the function.'
+\echo '*(owner)*: only the owner may call it. All other functions: everybody.'
 \echo
 \echo '[Functions](#functions) · [Views](#views) · [Tables](#tables) · [Types](#types) · [Settings](#settings) ·'
 \echo '[Errors](#errors) · [Other objects](#other-objects) · [Inside](#inside)'
@@ -93,7 +93,7 @@ SELECT format(E'\n### %s\n\n%s', t.title, string_agg(f.entry, E'\n' ORDER BY f.p
 \echo
 \echo '## Views'
 \echo
-\echo 'Each routed table has a view besides, of its own name, in this schema unless `attach_table` was told another.'
+\echo 'In addition, each routed table has a view of the same name, in this schema unless `attach_table` was called with another.'
 \echo
 SELECT entry FROM pg_temp.relation WHERE kind = 'view' ORDER BY name COLLATE "C";
 \echo
@@ -112,10 +112,10 @@ SELECT entry FROM pg_temp.relation WHERE kind = 'type' ORDER BY name COLLATE "C"
 \echo
 \echo '## Settings'
 \echo
-\echo '`user`: any session may set it. `superuser`: a superuser, or a role that was granted `SET` on it. `sighup`: in'
-\echo 'postgresql.conf or with `ALTER SYSTEM`, then a reload.'
+\echo '`user`: any session may set it. `superuser`: a superuser may set it, or a role with the `SET` privilege on it. `sighup`: it is'
+\echo 'set in postgresql.conf or with `ALTER SYSTEM`, and takes effect after a reload.'
 \echo
-\echo '| setting | default | may be | set by | meaning |'
+\echo '| setting | default | values | set by | meaning |'
 \echo '| --- | --- | --- | --- | --- |'
 SELECT format('| `%s` | `%s` | %s | %s | %s |', s.name, coalesce(nullif(concat(s.boot_val, s.unit), ''), ''''''),
          CASE s.vartype WHEN 'bool' THEN 'on, off' WHEN 'enum' THEN array_to_string(s.enumvals, ', ')
@@ -126,7 +126,7 @@ SELECT format('| `%s` | `%s` | %s | %s | %s |', s.name, coalesce(nullif(concat(s
 \echo
 \echo '## Errors'
 \echo
-\echo 'Own SQLSTATEs are of class RO; what PostgreSQL has a code for has that. [operating.md](operating.md#errors) has both.'
+\echo 'SQLSTATEs of class RO belong to this extension; other errors have the SQLSTATEs of PostgreSQL. [operating.md](operating.md#errors) lists both.'
 \echo
 \echo '| SQLSTATE | meaning | what to do |'
 \echo '| --- | --- | --- |'
@@ -142,6 +142,6 @@ SELECT format('- %s: %s', pg_describe_object(classid, objid, 0), obj_description
 \echo
 \echo '## Inside'
 \echo
-\echo 'What the functions above are made of. They may change with any release.'
+\echo 'Functions that the functions above use. They may change with any release.'
 \echo
 SELECT entry FROM pg_temp.function WHERE task IS NULL ORDER BY entry COLLATE "C";

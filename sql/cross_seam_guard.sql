@@ -48,7 +48,7 @@ SELECT run_ops.swap_views(false);
 SELECT * FROM wrong;
 SELECT run_ops.swap_views(true);
 
--- The catalogs: one list of route kinds, and what each lookup asks.
+-- The catalogs: one list of route kinds, and which stores each lookup queries.
 SELECT * FROM run_ops.unblock_route ORDER BY site;
 SELECT * FROM run_ops.read_route ORDER BY view::text, column_name;
 

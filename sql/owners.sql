@@ -243,19 +243,19 @@ SELECT DISTINCT place COLLATE "C" AS place, role FROM app.fired ORDER BY 1, 2;
 -- A schema in which others have a say is not used.
 SELECT run_ops.swap_views(false);
 CREATE SCHEMA run_ops_a AUTHORIZATION regress_app;
-SELECT run_ops.own_schema('run_ops_a');
+SELECT run_ops.make_own_schema('run_ops_a');
 ALTER SCHEMA run_ops_a OWNER TO CURRENT_USER;
-SELECT run_ops.own_schema('run_ops_a');
+SELECT run_ops.make_own_schema('run_ops_a');
 CREATE TABLE run_ops_a.ev (id text);
 ALTER TABLE run_ops_a.ev OWNER TO regress_app;
 \set VERBOSITY default
-SELECT run_ops.own_schema('run_ops_a');
+SELECT run_ops.make_own_schema('run_ops_a');
 DROP TABLE run_ops_a.ev;
 GRANT CREATE ON SCHEMA run_ops_a TO PUBLIC;
-SELECT run_ops.own_schema('run_ops_a');
+SELECT run_ops.make_own_schema('run_ops_a');
 \set VERBOSITY terse
 REVOKE ALL ON SCHEMA run_ops_a FROM PUBLIC;
-SELECT run_ops.own_schema('run_ops_a');
+SELECT run_ops.make_own_schema('run_ops_a');
 
 -- Nor is schema run_ops.
 SET client_min_messages = warning;

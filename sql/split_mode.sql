@@ -99,7 +99,7 @@ END $$;
 SELECT gate_after_rollback();
 SELECT count(*), bool_and(run_ops.split_enabled()) FROM generate_series(1, 1000);
 
--- Realtime readers that follow this database alone stay out while split is on.
+-- Realtime readers that follow this database only are refused while split is on.
 SET client_min_messages = error;  -- wal_level
 CREATE PUBLICATION other_tables FOR TABLE env;
 CREATE PUBLICATION runs FOR TABLE run;
@@ -117,7 +117,7 @@ RESET client_min_messages;
 SELECT run_ops.disable_split();
 -- the first call makes every change be noted from then on
 SELECT view, store, copied, done FROM run_ops.repatriate(1);
-SELECT place, forward, drained FROM run_ops.change_notes ORDER BY place;
+SELECT place, forward, drained FROM run_ops.change_tracking ORDER BY place;
 SELECT view, store, copied, done FROM run_ops.repatriate(1);
 SELECT view, position, finished, copied FROM run_ops.copy_progress ORDER BY view;
 CREATE PROCEDURE repatriate_all(batch_size int) LANGUAGE plpgsql AS $$
@@ -214,7 +214,7 @@ SELECT oid::regprocedure FROM pg_proc
  WHERE pronamespace = 'run_ops'::regnamespace AND prosecdef
    AND NOT coalesce(proconfig::text LIKE '%search\_path=pg\_catalog, pg\_temp%', false);
 
--- Strays are counted while writes are closed: by an index, where there is one.
+-- Strays are counted while writes are blocked: by an index if there is one.
 SELECT object, hint FROM run_ops.check_split() WHERE gate = 'strays' AND hint IS NOT NULL AND object LIKE 'app.%';
 SELECT run_ops.disable_split(force => true);
 SELECT object, hint FROM run_ops.local_stray_gates();

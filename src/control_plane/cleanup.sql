@@ -1,11 +1,11 @@
 
--- cleanup: what belongs to a deleted environment or project goes away in
--- every store, where foreign keys cannot reach.
+-- cleanup: removes the rows of deleted environments and projects from every
+-- store, because foreign keys cannot refer to another database.
 --
--- The one idea: the queue has a row for each store.  A batch is one
--- transaction that takes one row of the queue and writes to its store only;
--- it deletes what it finds, so it may be repeated at any time.  Doing it in
--- batches with a commit after each needs a procedure: run_ops.cleanup().
+-- The main idea: the queue has a row for each store.  A batch is one transaction
+-- that takes one row of the queue and writes to this store only.  It deletes the
+-- rows that it finds, so it may be repeated at any time.  Only a procedure can
+-- commit after each batch: run_ops.cleanup().
 
 CREATE TABLE run_ops.cleanup_queue (
   scope        text NOT NULL CHECK (scope OPERATOR(pg_catalog.=) ANY (ARRAY['environment', 'project'])),
@@ -19,15 +19,15 @@ CREATE TABLE run_ops.cleanup_queue (
   PRIMARY KEY (scope, id, store)
 );
 COMMENT ON TABLE run_ops.cleanup_queue IS
-  'environments and projects whose rows are to be deleted, for each store; a row goes when nothing is left there';
+  'the environments and projects whose rows must be deleted, for each store; the row is removed when no such row is left in the store';
 COMMENT ON COLUMN run_ops.cleanup_queue.scope IS 'environment or project';
-COMMENT ON COLUMN run_ops.cleanup_queue.id IS 'which one';
-COMMENT ON COLUMN run_ops.cleanup_queue.store IS 'the store in which rows are to be deleted';
-COMMENT ON COLUMN run_ops.cleanup_queue.requested_at IS 'when it was deleted from the control plane';
-COMMENT ON COLUMN run_ops.cleanup_queue.started_at IS 'when the first batch was taken; NULL while it waits';
-COMMENT ON COLUMN run_ops.cleanup_queue.deleted IS 'rows deleted so far: {table: count}';
-COMMENT ON COLUMN run_ops.cleanup_queue.failed_at IS 'when a batch last failed; NULL when the last one did not';
-COMMENT ON COLUMN run_ops.cleanup_queue.error IS 'why the last batch failed; it is tried again';
+COMMENT ON COLUMN run_ops.cleanup_queue.id IS 'the id of the environment or project';
+COMMENT ON COLUMN run_ops.cleanup_queue.store IS 'the store in which the rows must be deleted';
+COMMENT ON COLUMN run_ops.cleanup_queue.requested_at IS 'when the cleanup was requested';
+COMMENT ON COLUMN run_ops.cleanup_queue.started_at IS 'when the first batch began; NULL before';
+COMMENT ON COLUMN run_ops.cleanup_queue.deleted IS 'the number of rows deleted so far: {table: count}';
+COMMENT ON COLUMN run_ops.cleanup_queue.failed_at IS 'when the last batch failed; NULL if it did not';
+COMMENT ON COLUMN run_ops.cleanup_queue.error IS 'why the last batch failed; the batch will be tried again';
 
 CREATE TABLE run_ops.cleanup_log (
   at      timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
@@ -38,22 +38,22 @@ CREATE TABLE run_ops.cleanup_log (
   deleted jsonb
 );
 COMMENT ON TABLE run_ops.cleanup_log IS
-  'start and end of each cleanup, with the rows deleted, by store and table';
-COMMENT ON COLUMN run_ops.cleanup_log.at IS 'when it happened';
+  'the start and end of each cleanup in each store, with the number of rows deleted from each table';
+COMMENT ON COLUMN run_ops.cleanup_log.at IS 'when the cleanup started or ended';
 COMMENT ON COLUMN run_ops.cleanup_log.scope IS 'environment or project';
-COMMENT ON COLUMN run_ops.cleanup_log.id IS 'which one';
-COMMENT ON COLUMN run_ops.cleanup_log.store IS 'in which store';
+COMMENT ON COLUMN run_ops.cleanup_log.id IS 'the id of the environment or project';
+COMMENT ON COLUMN run_ops.cleanup_log.store IS 'the store';
 COMMENT ON COLUMN run_ops.cleanup_log.event IS 'start or end';
-COMMENT ON COLUMN run_ops.cleanup_log.deleted IS 'rows deleted in all, at the end: {table: count}';
+COMMENT ON COLUMN run_ops.cleanup_log.deleted IS 'at the end, the number of rows deleted: {table: count}';
 
 CREATE VIEW run_ops.cleanup_progress AS
   SELECT q.scope, q.id, q.store, q.requested_at, q.started_at,
          (SELECT pg_catalog.sum(d.value::pg_catalog.int8) FROM pg_catalog.jsonb_each_text(q.deleted) AS d) AS rows_deleted,
          q.failed_at, q.error
     FROM run_ops.cleanup_queue AS q;
-COMMENT ON VIEW run_ops.cleanup_progress IS 'what is being cleaned up, and what could not be';
+COMMENT ON VIEW run_ops.cleanup_progress IS 'the cleanups that are queued, running or failed';
 
--- What belongs to what, by the names of the local tables ---------------------
+-- Which rows belong to which, by the names of the local tables ---------------
 
 CREATE VIEW run_ops.cleanup_root AS
   SELECT ord, scope, table_name, column_name
@@ -65,7 +65,7 @@ CREATE VIEW run_ops.cleanup_root AS
       (5, 'environment', 'WaitpointTag',      'environmentId'),
       (6, 'project',     'TaskRunTag',        'projectId')) AS root (ord, scope, table_name, column_name);
 COMMENT ON VIEW run_ops.cleanup_root IS
-  'tables whose rows name their environment or project, in the order in which they are cleaned up';
+  'the tables with a column for the environment or project, in the order in which they are cleaned up';
 
 CREATE VIEW run_ops.cleanup_dependent AS
   SELECT ord, parent, table_name, column_name
@@ -89,7 +89,7 @@ CREATE VIEW run_ops.cleanup_dependent AS
       (17, 'Waitpoint',                '_WaitpointRunConnections', 'B'))
       AS dependent (ord, parent, table_name, column_name);
 COMMENT ON VIEW run_ops.cleanup_dependent IS
-  'tables whose rows go before the row they name; foreign keys would take most of them uncounted, and exist in some stores only';
+  'the tables whose rows are deleted before the row to which they refer. Most of them also have foreign keys, but these exist in some stores only, and would delete rows without counting them.';
 
 -- Queue ------------------------------------------------------------------------
 
@@ -101,13 +101,13 @@ AS $$
   ON CONFLICT DO NOTHING
 $$;
 COMMENT ON FUNCTION run_ops.enqueue_cleanup(text, text[]) IS
-  'asks for the cleanup of environments or projects in every store';
+  'adds environments or projects to the cleanup queue, for every store';
 REVOKE EXECUTE ON FUNCTION run_ops.enqueue_cleanup(text, text[]) FROM PUBLIC;
 
--- SECURITY DEFINER: who may delete an environment need not have rights on the
--- queue, and must not be able to put anything else into it.  format() takes
--- the output function of the type of id: a cast could be one that the owner of
--- the table has made, and would run with these rights.
+-- SECURITY DEFINER: a role that may delete an environment need not have
+-- privileges on the queue, and must not be able to add anything else to it.
+-- format() uses the output function of the type of id.  A cast could be a
+-- function of the owner of the table, and would run with these privileges.
 CREATE FUNCTION run_ops.enqueue_deleted() RETURNS trigger
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
@@ -116,7 +116,7 @@ BEGIN
   RETURN NULL;
 END $$;
 COMMENT ON FUNCTION run_ops.enqueue_deleted() IS
-  'puts deleted environments or projects into the cleanup queue, in the transaction that deletes them';
+  'trigger: adds deleted environments or projects to the cleanup queue, in the transaction that deletes them';
 REVOKE EXECUTE ON FUNCTION run_ops.enqueue_deleted() FROM PUBLIC;
 
 CREATE FUNCTION run_ops.attach_cleanup(control_plane_schema name DEFAULT 'public') RETURNS void
@@ -134,7 +134,7 @@ BEGIN
   END LOOP;
 END $$;
 COMMENT ON FUNCTION run_ops.attach_cleanup(name) IS
-  'makes the deletion of environments and projects (and so of organizations) ask for their cleanup';
+  'creates the triggers that add deleted environments and projects to the cleanup queue; deleting an organization deletes its projects and environments';
 REVOKE EXECUTE ON FUNCTION run_ops.attach_cleanup(name) FROM PUBLIC;
 
 -- One batch --------------------------------------------------------------------
@@ -147,7 +147,7 @@ AS $$
             FROM (SELECT * FROM jsonb_each_text(a) UNION ALL SELECT * FROM jsonb_each_text(b)) AS c
            GROUP BY key) AS s
 $$;
-COMMENT ON FUNCTION run_ops.add_counts(jsonb, jsonb) IS 'sums of counts by name';
+COMMENT ON FUNCTION run_ops.add_counts(jsonb, jsonb) IS 'adds two objects of counts, {name: count}';
 
 CREATE FUNCTION run_ops.table_in_store(table_name text, store text, OUT relation regclass, OUT key name, OUT legacy regclass)
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
@@ -157,7 +157,7 @@ AS $$
    WHERE l.relname = table_in_store.table_name AND c.store = table_in_store.store
 $$;
 COMMENT ON FUNCTION run_ops.table_in_store(text, text) IS
-  'a routed table in a store, by the name of the local table, its key if that is one column, and the local table';
+  'finds a routed table in a store by the name of the local table; returns the relation, its key if that is one column, and the local table';
 
 CREATE FUNCTION run_ops.delete_rows(owned regclass, relation regclass, condition text, ids text[]) RETURNS bigint
   LANGUAGE sql SET search_path = pg_catalog, pg_temp
@@ -167,7 +167,7 @@ AS $$
     ids) AS a (n bigint)
 $$;
 COMMENT ON FUNCTION run_ops.delete_rows(regclass, regclass, text, text[]) IS
-  'deletes rows of a relation that meet a condition on the ids, $1, and counts them; what is attached to the rows runs as the owner of another relation';
+  'deletes the rows of a relation that meet a condition on the ids, $1, and returns their number; triggers and functions of the relation run as the owner of relation owned';
 REVOKE EXECUTE ON FUNCTION run_ops.delete_rows(regclass, regclass, text, text[]) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.delete_with_dependents(store text, table_name text, column_name text, ids text[]) RETURNS jsonb
@@ -209,7 +209,7 @@ BEGIN
   RETURN deleted;
 END $$;
 COMMENT ON FUNCTION run_ops.delete_with_dependents(text, text, text, text[]) IS
-  'deletes rows of a table in one store, and before them what belongs to them; returns {table: count}';
+  'deletes rows of a table in one store, and first the rows that belong to them; returns {table: count}';
 REVOKE EXECUTE ON FUNCTION run_ops.delete_with_dependents(text, text, text, text[]) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.delete_bulk_action_items(run_ids text[]) RETURNS jsonb
@@ -228,7 +228,7 @@ BEGIN
   RETURN CASE WHEN n > 0 THEN jsonb_build_object('BulkActionItem', n) ELSE '{}' END;
 END $$;
 COMMENT ON FUNCTION run_ops.delete_bulk_action_items(text[]) IS
-  'deletes what bulk actions of the control plane remember of runs, whatever store these are in';
+  'deletes the BulkActionItem rows of the control plane that refer to these runs, in whatever store the runs are; returns {table: count}';
 REVOKE EXECUTE ON FUNCTION run_ops.delete_bulk_action_items(text[]) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.delete_batch(scope text, id text, store text, batch_size int) RETURNS jsonb
@@ -243,8 +243,8 @@ BEGIN
   IF NOT EXISTS (SELECT FROM run_ops.store AS s WHERE s.name = store) THEN
     RAISE EXCEPTION 'store "%" is not attached', store USING ERRCODE = 'undefined_object';
   END IF;
-  -- What is put off to the commit would run there as the caller, so where a
-  -- command runs as the owner of a table, PostgreSQL refuses to put anything off.
+  -- The commands below run as the owner of a table.  A deferred trigger would run
+  -- at commit as the caller, so PostgreSQL refuses deferred triggers there.
   SET CONSTRAINTS ALL IMMEDIATE;
   FOR root IN
     SELECT r.table_name, r.column_name, t.relation, t.key, t.legacy
@@ -265,7 +265,7 @@ BEGIN
   RETURN NULL;
 END $$;
 COMMENT ON FUNCTION run_ops.delete_batch(text, text, text, int) IS
-  'deletes up to batch_size rows of the first table that has any of the environment or project in the store, with what belongs to them; returns {table: count}, NULL when nothing is left';
+  'deletes up to batch_size rows of an environment or project from the first table in the store that has any, with the rows that belong to them; returns {table: count}, or NULL if none is left';
 REVOKE EXECUTE ON FUNCTION run_ops.delete_batch(text, text, text, int) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.cleanup_batch(
@@ -290,8 +290,8 @@ BEGIN
   IF job.started_at IS NULL THEN
     INSERT INTO run_ops.cleanup_log (scope, id, store, event) VALUES (job.scope, job.id, job.store, 'start');
   END IF;
-  -- The store commits first: a crash after that repeats a batch that then
-  -- finds nothing, and its counts are missing from the log.
+  -- The store commits first.  After a crash between the two commits the batch is
+  -- repeated and finds nothing, and its counts are missing from the log.
   PERFORM set_config('run_ops_split.cross_store_writes', 'allow', true);
   BEGIN
     deleted := run_ops.delete_batch(job.scope, job.id, job.store, batch_size);
@@ -315,10 +315,10 @@ BEGIN
   deleted := coalesce(deleted, '{}');
 END $$;
 COMMENT ON FUNCTION run_ops.cleanup_batch(int, timestamptz, jsonb) IS
-  'one batch of the next cleanup, of those in wanted ({scope: [id, ...]}) if given, that no other session is at: its store, and the rows deleted by table, or the error; store is NULL when there is nothing to do';
+  'runs one batch of the next cleanup that no other session is running, only of those in wanted ({scope: [id, ...]}) if given. Returns its store, and {table: count} of the rows deleted or the error; store is NULL if there is nothing to do.';
 REVOKE EXECUTE ON FUNCTION run_ops.cleanup_batch(int, timestamptz, jsonb) FROM PUBLIC;
 
--- The whole --------------------------------------------------------------------
+-- All batches ------------------------------------------------------------------
 
 CREATE FUNCTION run_ops.merge_batch(result jsonb, store text, deleted jsonb, error text) RETURNS jsonb
   LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
@@ -329,9 +329,9 @@ AS $$
                 ELSE coalesce(result -> store, '{}') || jsonb_build_object('error', error) END)
 $$;
 COMMENT ON FUNCTION run_ops.merge_batch(jsonb, text, jsonb, text) IS
-  'the result of a cleanup, {store: {table: count}}, with one more batch in it';
+  'adds one batch to the result of a cleanup, {store: {table: count}}';
 
--- No SET search_path: PostgreSQL does not let such a procedure commit.
+-- No SET search_path: PostgreSQL does not allow such a procedure to commit.
 CREATE PROCEDURE run_ops.cleanup(
     batch_size int DEFAULT 1000, time_limit interval DEFAULT '1 hour', INOUT deleted jsonb DEFAULT '{}')
   LANGUAGE plpgsql
@@ -349,7 +349,7 @@ BEGIN
   END LOOP;
 END $$;
 COMMENT ON PROCEDURE run_ops.cleanup(int, interval, jsonb) IS
-  'works the cleanup queue off, in batches that are committed one by one, until it is empty or the time is over; gives {store: {table: count}}; several sessions may do so at once; to be called regularly, as by pg_cron or cron';
+  'processes the cleanup queue in batches, with a commit after each, until the queue is empty or the time limit is reached; returns {store: {table: count}}. Call it regularly, for example by pg_cron or cron; several sessions may run it at the same time.';
 REVOKE EXECUTE ON PROCEDURE run_ops.cleanup(int, interval, jsonb) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.cleanup_now(wanted jsonb) RETURNS jsonb
@@ -364,7 +364,7 @@ BEGIN
     SELECT * INTO batch FROM run_ops.cleanup_batch(wanted => wanted);
     IF batch.error IS NOT NULL THEN
       RAISE EXCEPTION 'cannot clean up store "%"', batch.store
-        USING DETAIL = batch.error, HINT = 'run_ops.cleanup() does what it can, and leaves the rest in its queue.';
+        USING DETAIL = batch.error, HINT = 'To clean up the other stores, and retry this one later: CALL run_ops.cleanup();';
     END IF;
     EXIT WHEN batch.store IS NULL;
     result := run_ops.merge_batch(result, batch.store, batch.deleted, NULL);
@@ -372,14 +372,14 @@ BEGIN
   RETURN result;
 END $$;
 COMMENT ON FUNCTION run_ops.cleanup_now(jsonb) IS
-  'cleans up {scope: [id, ...]} in the caller''s transaction, which checks all constraints at once from then on; an error when a store fails; leaves to other sessions what they are at';
+  'cleans up {scope: [id, ...]} in the current transaction, and sets its constraints to immediate. Raises an error if a store fails, and skips cleanups that another session is running.';
 REVOKE EXECUTE ON FUNCTION run_ops.cleanup_now(jsonb) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.cleanup_environment(id text) RETURNS jsonb
   LANGUAGE sql SET search_path = pg_catalog, pg_temp
   RETURN run_ops.cleanup_now(pg_catalog.jsonb_build_object('environment', pg_catalog.jsonb_build_array(id)));
 COMMENT ON FUNCTION run_ops.cleanup_environment(text) IS
-  'deletes the run-ops rows of one environment from every store, in the caller''s transaction; gives {store: {table: count}}';
+  'deletes the run-ops rows of one environment from every store, in the current transaction; returns {store: {table: count}}';
 REVOKE EXECUTE ON FUNCTION run_ops.cleanup_environment(text) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.cleanup_project(id text, control_plane_schema name DEFAULT 'public') RETURNS jsonb
@@ -395,5 +395,5 @@ BEGIN
   RETURN run_ops.cleanup_now(jsonb_build_object('environment', coalesce(environments, '[]'), 'project', jsonb_build_array(id)));
 END $$;
 COMMENT ON FUNCTION run_ops.cleanup_project(text, name) IS
-  'deletes the run-ops rows of one project and of its environments from every store, in the caller''s transaction; gives {store: {table: count}}; environments that are gone already are in the queue';
+  'deletes the run-ops rows of one project and of its environments from every store, in the current transaction; returns {store: {table: count}}. Rows of environments that were deleted before are deleted by run_ops.cleanup().';
 REVOKE EXECUTE ON FUNCTION run_ops.cleanup_project(text, name) FROM PUBLIC;

@@ -3,18 +3,19 @@
 
 CREATE TABLE run_ops.control_plane (
   singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
-  -- follows a rename of the schema; pg_upgrade takes over no regnamespace
+  -- tables instead of their schema, because pg_upgrade does not support columns
+  -- of type regnamespace, and a name would not follow a rename
   tables    regclass[] NOT NULL
 );
 COMMENT ON TABLE run_ops.control_plane IS
-  'where the control-plane tables are; no row while none is attached';
-COMMENT ON COLUMN run_ops.control_plane.singleton IS 'there is one row at most';
+  'the attached control-plane tables; empty while no control plane is attached';
+COMMENT ON COLUMN run_ops.control_plane.singleton IS 'always true: the table has at most one row';
 COMMENT ON COLUMN run_ops.control_plane.tables IS
-  'the tables as they were attached; those that have not been made anew since tell the schema';
+  'the tables when they were attached; those that still exist determine the schema';
 SELECT pg_catalog.pg_extension_config_dump('run_ops.control_plane', '');
 GRANT SELECT ON run_ops.control_plane TO PUBLIC;
 
--- What is needed, and what an answer can contain -------------------------------
+-- The columns that answers depend on -------------------------------------------
 
 CREATE VIEW run_ops.control_plane_column AS
 SELECT t.table_name, t.scope, t.key_column, c.n::integer AS position,
@@ -53,7 +54,7 @@ SELECT t.table_name, t.scope, t.key_column, c.n::integer AS position,
   ) AS t (table_name, scope, key_column, columns),
   LATERAL regexp_split_to_table(t.columns, ', ') WITH ORDINALITY AS c (text, n);
 COMMENT ON VIEW run_ops.control_plane_column IS
-  'the columns of the control plane that an answer can depend on, their types, and the epoch that a change of them bumps';
+  'the columns of the control plane on which answers depend, their types, and the scope and key of the epoch that changes with them';
 GRANT SELECT ON run_ops.control_plane_column TO PUBLIC;
 
 CREATE FUNCTION run_ops.control_plane_faults(schema name) RETURNS SETOF text
@@ -68,25 +69,25 @@ AS $$
     SELECT table_name, 0 AS position, format('table %I.%I: missing', schema, table_name) AS line
       FROM found WHERE oid IS NULL
     UNION ALL
-    -- with partitions or children, a key is not unique
-    SELECT table_name, 0, format('table %I.%I: is not an ordinary table', schema, table_name)
+    -- a key is not unique in a partitioned table or a table with children
+    SELECT table_name, 0, format('table %I.%I: not an ordinary table', schema, table_name)
       FROM found WHERE relkind <> 'r'
     UNION ALL
-    SELECT table_name, 0, format('table %I.%I: is owned by %I, "RuntimeEnvironment" by %I', schema, table_name,
+    SELECT table_name, 0, format('table %I.%I: owned by %I, but "RuntimeEnvironment" by %I', schema, table_name,
                                  pg_get_userbyid(relowner), pg_get_userbyid(owner))
       FROM found, (SELECT relowner AS owner FROM found WHERE table_name = 'RuntimeEnvironment') AS e
      WHERE relowner <> owner
     UNION ALL
     SELECT f.table_name, c.position, format('column %I.%I.%I: %s', schema, f.table_name, c.column_name,
              CASE WHEN a.attname IS NULL THEN 'missing'
-                  ELSE format('has type %s instead of %s', format_type(a.atttypid, a.atttypmod), c.type) END)
+                  ELSE format('type %s instead of %s', format_type(a.atttypid, a.atttypmod), c.type) END)
       FROM found AS f JOIN run_ops.control_plane_column AS c USING (table_name)
       LEFT JOIN (pg_attribute AS a JOIN pg_type AS y ON y.oid = a.atttypid)
         ON a.attrelid = f.oid AND a.attname = c.column_name AND a.attnum > 0 AND NOT a.attisdropped
      WHERE f.relkind = 'r'
        AND NOT coalesce(CASE c.type WHEN 'enum' THEN y.typtype = 'e' ELSE y.oid = to_regtype(c.type) END, false)
     UNION ALL
-    SELECT f.table_name, 100, format('column %I.%I.%I: has no unique index', schema, f.table_name, u.column_name)
+    SELECT f.table_name, 100, format('column %I.%I.%I: no unique index', schema, f.table_name, u.column_name)
       FROM found AS f
       JOIN (SELECT table_name, column_name FROM run_ops.control_plane_column WHERE column_name = 'id'
             UNION ALL VALUES ('WorkerDeployment', 'workerId'), ('FeatureFlag', 'key')) AS u USING (table_name)
@@ -98,7 +99,7 @@ AS $$
   SELECT line FROM fault ORDER BY table_name COLLATE "C", position
 $$;
 COMMENT ON FUNCTION run_ops.control_plane_faults(name) IS
-  'what a schema lacks to be the control plane, one line each';
+  'what is missing or wrong in a schema for the control plane, one line for each';
 
 CREATE FUNCTION run_ops.refuse_control_plane_faults(schema name) RETURNS void
   LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
@@ -109,11 +110,11 @@ BEGIN
   IF cardinality(faults) > 0 THEN
     RAISE EXCEPTION 'schema "%" is not a control plane', schema
       USING ERRCODE = 'RO002', DETAIL = array_to_string(faults, E'\n'),
-            HINT = 'Bring the tables to the expected shape; more columns than the expected ones do no harm.';
+            HINT = 'Correct the tables. Additional columns do no harm.';
   END IF;
 END $$;
 COMMENT ON FUNCTION run_ops.refuse_control_plane_faults(name) IS
-  'raises one error that lists everything a schema lacks to be the control plane, if there is anything';
+  'raises one error with everything that is missing or wrong in a schema for the control plane, if there is anything';
 
 CREATE FUNCTION run_ops.control_plane_tables(OUT schema name, OUT owner oid, OUT relation oid)
   RETURNS SETOF record
@@ -127,7 +128,7 @@ BEGIN
   IF NOT FOUND THEN
     RAISE EXCEPTION 'no control plane is attached'
       USING ERRCODE = 'object_not_in_prerequisite_state',
-            HINT = 'Use run_ops.attach_control_plane() with the schema of its tables.';
+            HINT = 'SELECT run_ops.attach_control_plane(''public''); with the schema of the tables.';
   END IF;
   PERFORM run_ops.refuse_control_plane_faults(coalesce(schema, '(dropped)'));
   RETURN QUERY
@@ -137,7 +138,7 @@ BEGIN
        AND c.relname IN (SELECT k.table_name FROM run_ops.control_plane_column AS k);
 END $$;
 COMMENT ON FUNCTION run_ops.control_plane_tables() IS
-  'the attached control-plane tables, or an error that says what is wrong with them';
+  'the attached control-plane tables; raises an error if something is missing or wrong';
 
 -- Attaching -------------------------------------------------------------------
 
@@ -151,9 +152,9 @@ DECLARE
 BEGIN
   LOCK TABLE run_ops.control_plane IN SHARE ROW EXCLUSIVE MODE;
   IF EXISTS (SELECT FROM run_ops.control_plane) THEN
-    RAISE EXCEPTION 'the control plane is attached already, in schema "%"',
+    RAISE EXCEPTION 'the control plane is already attached, in schema "%"',
         (SELECT c.relnamespace::regnamespace FROM run_ops.control_plane AS p LEFT JOIN pg_class AS c ON c.oid = ANY (p.tables) LIMIT 1)
-      USING ERRCODE = 'duplicate_object', HINT = 'run_ops.detach_control_plane() removes it.';
+      USING ERRCODE = 'duplicate_object', HINT = 'To detach it: SELECT run_ops.detach_control_plane();';
   END IF;
   PERFORM run_ops.refuse_control_plane_faults(schema);
   PERFORM run_ops.refuse_taken_names(format('%I.%I', schema, c.table_name)::regclass,
@@ -161,7 +162,8 @@ BEGIN
     FROM run_ops.control_plane_column AS c;
   INSERT INTO run_ops.control_plane (tables)
   SELECT array_agg(DISTINCT format('%I.%I', schema, c.table_name)::regclass) FROM run_ops.control_plane_column AS c;
-  -- the resolver's queries run as the owner of the tables and name types of this schema
+  -- the queries of the resolver functions run as the owner of the tables, and use
+  -- types of schema run_ops
   EXECUTE format('GRANT USAGE ON SCHEMA run_ops TO %I', (
     SELECT pg_get_userbyid(c.relowner) FROM pg_class AS c
      WHERE c.oid = format('%I."RuntimeEnvironment"', schema)::regclass));
@@ -180,17 +182,18 @@ BEGIN
     LOOP
       EXECUTE format('CREATE TRIGGER %I AFTER %s ON %I.%I %s FOR EACH STATEMENT EXECUTE FUNCTION run_ops.bump_changed(%s)',
                      'run_ops_epoch_' || e.event, e.event, schema, t.table_name, e.transition, t.arguments);
-      -- also for writers that replicate: a cache outside cannot see the row itself
+      -- also when replication writes the table, because caches outside the
+      -- database depend on the epochs
       EXECUTE format('ALTER TABLE %I.%I ENABLE ALWAYS TRIGGER %I',
                      schema, t.table_name, 'run_ops_epoch_' || e.event);
     END LOOP;
   END LOOP;
-  -- what a cache outside remembers may have changed while there were no triggers
+  -- values in caches outside the database may have changed while there were no triggers
   PERFORM run_ops.bump_epoch(c.scope, '*') FROM run_ops.control_plane_column AS c GROUP BY c.scope;
   PERFORM run_ops.install_mint_flip_triggers(schema), run_ops.attach_cleanup(schema);
 END $$;
 COMMENT ON FUNCTION run_ops.attach_control_plane(name) IS
-  'makes the tables of a schema the control plane, after checking all that is needed of them; installs the triggers that bump epochs, stamp flips of the mint kind and ask for cleanup';
+  'makes the tables of a schema the control plane, and checks their columns first; creates the triggers that change epochs, record flips of the mint kind, and queue deletions';
 REVOKE EXECUTE ON FUNCTION run_ops.attach_control_plane(name) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.detach_control_plane() RETURNS void
@@ -214,23 +217,23 @@ BEGIN
   DELETE FROM run_ops.cache_epoch;
 END $$;
 COMMENT ON FUNCTION run_ops.detach_control_plane() IS
-  'removes the triggers and the epochs of the control plane and forgets where it is; its tables stay as they are';
+  'removes the triggers and epochs of the control plane, and its registration, but does not change its tables';
 REVOKE EXECUTE ON FUNCTION run_ops.detach_control_plane() FROM PUBLIC;
 
--- What the answers look like ----------------------------------------------------
--- Types of their own: a migration of a table does not change them.
+-- The types of the answers -------------------------------------------------------
+-- Not the row types of the tables, so that a migration does not change them.
 
 CREATE TYPE run_ops.resolved_env AS (
   id text, type text, project_id text, organization_id text, archived_at timestamp,
   parent_environment_type text, maximum_concurrency_limit integer,
   concurrency_limit_burst_factor numeric);
 COMMENT ON TYPE run_ops.resolved_env IS
-  'an environment as runs need it; organization_id is that of its project';
+  'an environment, with the columns that runs need; organization_id is that of its project';
 
 CREATE TYPE run_ops.env_project AS (
   id text, slug text, name text, external_ref text, engine text, deleted_at timestamp,
   default_worker_group_id text, organization_id text, builder_project_id text, default_runtime text);
-COMMENT ON TYPE run_ops.env_project IS 'the project of an environment; default_runtime is NULL when it is not a known one';
+COMMENT ON TYPE run_ops.env_project IS 'the project of an environment; default_runtime is NULL if it is not a known runtime';
 CREATE TYPE run_ops.env_organization AS (
   id text, slug text, title text, stream_basin_name text, maximum_concurrency_limit integer,
   runs_enabled boolean, maximum_dev_queue_size integer, maximum_deployed_queue_size integer,
@@ -238,11 +241,11 @@ CREATE TYPE run_ops.env_organization AS (
   batch_queue_concurrency_config jsonb);
 COMMENT ON TYPE run_ops.env_organization IS 'the organization of an environment';
 CREATE TYPE run_ops.env_user AS (id text, display_name text, name text);
-COMMENT ON TYPE run_ops.env_user IS 'the user of an organization''s member';
+COMMENT ON TYPE run_ops.env_user IS 'the user of a member of an organization';
 CREATE TYPE run_ops.env_org_member AS (user_id text, "user" run_ops.env_user);
-COMMENT ON TYPE run_ops.env_org_member IS 'the member whose development environment it is';
+COMMENT ON TYPE run_ops.env_org_member IS 'the member to whom a development environment belongs';
 CREATE TYPE run_ops.env_parent AS (id text, api_key text);
-COMMENT ON TYPE run_ops.env_parent IS 'the environment of which this one is a branch';
+COMMENT ON TYPE run_ops.env_parent IS 'the parent of a branch environment';
 CREATE TYPE run_ops.authenticated_env AS (
   id text, slug text, type text, api_key text, organization_id text, project_id text,
   org_member_id text, parent_environment_id text, branch_name text, archived_at timestamp,
@@ -252,7 +255,7 @@ CREATE TYPE run_ops.authenticated_env AS (
   project run_ops.env_project, organization run_ops.env_organization,
   org_member run_ops.env_org_member, parent_environment run_ops.env_parent);
 COMMENT ON TYPE run_ops.authenticated_env IS
-  'an environment with its project, organization, member and parent, and its API key';
+  'an environment with its API key, project, organization, member and parent';
 
 CREATE TYPE run_ops.locked_deployment AS (
   friendly_id text, short_code text, version text, runtime text, runtime_version text, git jsonb);
@@ -268,7 +271,7 @@ CREATE TYPE run_ops.locked_version AS (
   version text, sdk_version text, runtime text, runtime_version text, supports_lazy_attempts boolean);
 COMMENT ON TYPE run_ops.locked_version IS 'the worker that a run is locked to';
 CREATE TYPE run_ops.run_locked_worker AS (locked_by run_ops.locked_task, locked_to_version run_ops.locked_version);
-COMMENT ON TYPE run_ops.run_locked_worker IS 'what a run is locked by and to; either part may be NULL';
+COMMENT ON TYPE run_ops.run_locked_worker IS 'the task that a run is locked by and the worker that it is locked to; each may be NULL';
 
 CREATE TYPE run_ops.worker AS (
   id text, project_id text, runtime_environment_id text, version text, metadata jsonb,
@@ -287,13 +290,14 @@ CREATE TYPE run_ops.worker_version AS (
   worker run_ops.worker, tasks run_ops.worker_task[], queues run_ops.worker_queue[],
   deployment run_ops.worker_deployment);
 COMMENT ON TYPE run_ops.worker_version IS
-  'the worker that runs of an environment start on, its tasks by slug, its queues by name, its deployment if it has one';
+  'the worker on which runs of an environment start, its tasks ordered by slug, its queues ordered by name, and its deployment if it has one';
 
--- The questions --------------------------------------------------------------------
--- A query gets arrays of keys and returns: the position of the key, the answer,
--- whether the answer depends on nothing but the rows named next (an absent row
--- has no version), and tableoid, ctid, xmin of each of these rows.  ONLY, and
--- every row through a unique key: then one snapshot sees one version of it.
+-- The queries ----------------------------------------------------------------------
+-- Each query takes arrays of keys.  It returns the position of the key, the
+-- answer, whether the answer can be cached, and tableoid, ctid and xmin of the
+-- rows on which the answer depends.  The answer cannot be cached if it depends on
+-- other rows, or on a row that does not exist.  A query reads each row through a
+-- unique key and with ONLY, so that a snapshot sees exactly one version of it.
 
 CREATE FUNCTION run_ops.control_plane_query(question text, schema text) RETURNS text
   LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
@@ -311,7 +315,7 @@ WHEN 'env' THEN $$
     JOIN ONLY %1$I."Project" AS p ON p.id = e."projectId"
     LEFT JOIN ONLY %1$I."RuntimeEnvironment" AS parent ON parent.id = e."parentEnvironmentId" $$
 
--- authenticated_env is NULL for a deleted project, event_env is not
+-- authenticated_env is NULL if the project is deleted, event_env is not
 WHEN 'authenticated_env' THEN
   replace(run_ops.control_plane_query('event_env', schema), 'CASE WHEN true', 'CASE WHEN p."deletedAt" IS NULL')
 
@@ -349,7 +353,7 @@ WHEN 'env_exists' THEN $$
     FROM unnest($1) WITH ORDINALITY AS k (id, n)
     JOIN ONLY %1$I."RuntimeEnvironment" AS e ON e.id = k.id $$
 
--- For mint_kind.c: what the flags of the environment's organization say
+-- For mint_kind.c: the flags for minting of the environment's organization
 WHEN 'mint_flags' THEN $$
   SELECT k.n,
          jsonb_build_object('organization', e."organizationId", 'flags', run_ops.mint_flags(o."featureFlags")),
@@ -358,7 +362,7 @@ WHEN 'mint_flags' THEN $$
     JOIN ONLY %1$I."RuntimeEnvironment" AS e ON e.id = k.id
     LEFT JOIN ONLY %1$I."Organization" AS o ON o.id = e."organizationId" $$
 
--- A worker without a deployment may get one: not cached
+-- Not cached if the worker has no deployment, because it may get one
 WHEN 'locked_task' THEN $$
   SELECT k.n,
          ROW(t.id, t."filePath", t."exportName", t.slug, t."machineConfig",
@@ -383,7 +387,8 @@ WHEN 'locked_version' THEN $$
     FROM unnest($1) WITH ORDINALITY AS k (id, n)
     JOIN ONLY %1$I."BackgroundWorker" AS w ON w.id = k.id $$
 
--- Depends on sets of rows (the newest worker, the newest deployment): not cached
+-- Not cached, because it depends on sets of rows (the newest worker, the newest
+-- deployment)
 WHEN 'worker_version' THEN $$
   SELECT k.n,
          ROW(ROW(w.id, w."projectId", w."runtimeEnvironmentId", w.version, w.metadata, w."createdAt",
@@ -433,68 +438,69 @@ WHEN 'worker_version' THEN $$
 END, schema)
 $q$;
 COMMENT ON FUNCTION run_ops.control_plane_query(text, text) IS
-  'the query behind each question about the control plane';
+  'the query for a kind of answer about the control plane';
 
--- The resolver ----------------------------------------------------------------------
--- STABLE: an answer is of the calling query's snapshot.  Nothing for PUBLIC:
--- the tables are read as their owner, and answers contain API keys.
+-- The resolver functions --------------------------------------------------------------
+-- They are STABLE, because an answer is that of the snapshot of the calling query.
+-- PUBLIC has no privileges on them, because they read the tables as their owner,
+-- and answers contain API keys.
 
 CREATE FUNCTION run_ops.resolve_env(environment_id text) RETURNS run_ops.resolved_env
   LANGUAGE c STABLE STRICT PARALLEL SAFE COST 10 AS 'MODULE_PATHNAME', 'run_ops_resolve_env';
 COMMENT ON FUNCTION run_ops.resolve_env(text) IS
-  'an environment, also an archived one or one of a deleted project; NULL when there is none';
+  'an environment, even if it is archived or its project is deleted; NULL if it does not exist';
 CREATE FUNCTION run_ops.resolve_envs(environment_ids text[])
   RETURNS TABLE (environment_id text, env run_ops.resolved_env)
   LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'run_ops_resolve_env_set';
 COMMENT ON FUNCTION run_ops.resolve_envs(text[]) IS
-  'resolve_env() of each element, in its order; one query for all that are not cached';
+  'resolve_env() for each element of the array, in order; runs one query for all that are not cached';
 
 CREATE FUNCTION run_ops.resolve_authenticated_env(environment_id text) RETURNS run_ops.authenticated_env
   LANGUAGE c STABLE STRICT PARALLEL SAFE COST 10 AS 'MODULE_PATHNAME', 'run_ops_resolve_authenticated_env';
 COMMENT ON FUNCTION run_ops.resolve_authenticated_env(text) IS
-  'an environment with all that authentication needs; NULL when there is none or its project is deleted';
+  'an environment with everything that authentication needs; NULL if it does not exist or its project is deleted';
 CREATE FUNCTION run_ops.resolve_authenticated_envs(environment_ids text[])
   RETURNS TABLE (environment_id text, env run_ops.authenticated_env)
   LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'run_ops_resolve_authenticated_env_set';
 COMMENT ON FUNCTION run_ops.resolve_authenticated_envs(text[]) IS
-  'resolve_authenticated_env() of each element, in its order; one query for all that are not cached';
+  'resolve_authenticated_env() for each element of the array, in order; runs one query for all that are not cached';
 
 CREATE FUNCTION run_ops.resolve_event_env(environment_id text) RETURNS run_ops.authenticated_env
   LANGUAGE c STABLE STRICT PARALLEL SAFE COST 10 AS 'MODULE_PATHNAME', 'run_ops_resolve_event_env';
 COMMENT ON FUNCTION run_ops.resolve_event_env(text) IS
-  'as resolve_authenticated_env(), but also for a deleted project: its runs still have events';
+  'like resolve_authenticated_env(), but also for a deleted project, because its runs still have events';
 CREATE FUNCTION run_ops.resolve_event_envs(environment_ids text[])
   RETURNS TABLE (environment_id text, env run_ops.authenticated_env)
   LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'run_ops_resolve_event_env_set';
 COMMENT ON FUNCTION run_ops.resolve_event_envs(text[]) IS
-  'resolve_event_env() of each element, in its order; one query for all that are not cached';
+  'resolve_event_env() for each element of the array, in order; runs one query for all that are not cached';
 
 CREATE FUNCTION run_ops.env_exists(environment_id text) RETURNS boolean
   LANGUAGE c STABLE STRICT PARALLEL SAFE COST 10 AS 'MODULE_PATHNAME', 'run_ops_env_exists';
-COMMENT ON FUNCTION run_ops.env_exists(text) IS 'true when there is such an environment, else NULL';
+COMMENT ON FUNCTION run_ops.env_exists(text) IS 'true if the environment exists, otherwise NULL';
 CREATE FUNCTION run_ops.envs_exist(environment_ids text[])
   RETURNS TABLE (environment_id text, env_exists boolean)
   LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'run_ops_env_exists_set';
 COMMENT ON FUNCTION run_ops.envs_exist(text[]) IS
-  'env_exists() of each element, in its order; one query for all that are not cached';
+  'env_exists() for each element of the array, in order; runs one query for all that are not cached';
 
 CREATE FUNCTION run_ops.resolve_locked_task(task_id text) RETURNS run_ops.locked_task
   LANGUAGE c STABLE STRICT PARALLEL SAFE COST 10 AS 'MODULE_PATHNAME', 'run_ops_resolve_locked_task';
-COMMENT ON FUNCTION run_ops.resolve_locked_task(text) IS 'a task of a worker; NULL when there is none';
+COMMENT ON FUNCTION run_ops.resolve_locked_task(text) IS 'a task of a worker; NULL if it does not exist';
 CREATE FUNCTION run_ops.resolve_locked_tasks(task_ids text[])
   RETURNS TABLE (task_id text, task run_ops.locked_task)
   LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'run_ops_resolve_locked_task_set';
 COMMENT ON FUNCTION run_ops.resolve_locked_tasks(text[]) IS
-  'resolve_locked_task() of each element, in its order; one query for all that are not cached';
+  'resolve_locked_task() for each element of the array, in order; runs one query for all that are not cached';
 
 CREATE FUNCTION run_ops.resolve_locked_version(worker_id text) RETURNS run_ops.locked_version
   LANGUAGE c STABLE STRICT PARALLEL SAFE COST 10 AS 'MODULE_PATHNAME', 'run_ops_resolve_locked_version';
-COMMENT ON FUNCTION run_ops.resolve_locked_version(text) IS 'a worker as its runs need it; NULL when there is none';
+COMMENT ON FUNCTION run_ops.resolve_locked_version(text) IS 'a worker, with the columns that its runs need; NULL if it does not exist';
 CREATE FUNCTION run_ops.resolve_locked_versions(worker_ids text[])
   RETURNS TABLE (worker_id text, version run_ops.locked_version)
   LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'run_ops_resolve_locked_version_set';
 COMMENT ON FUNCTION run_ops.resolve_locked_versions(text[]) IS
-  'resolve_locked_version() of each element, in its order; one query for all that are not cached';
+  'resolve_locked_version() for each element of the array, in order; runs one query for all that are not cached';
 
 CREATE FUNCTION run_ops.resolve_run_locked_worker(locked_by_id text, locked_to_version_id text)
   RETURNS run_ops.run_locked_worker
@@ -502,7 +508,7 @@ CREATE FUNCTION run_ops.resolve_run_locked_worker(locked_by_id text, locked_to_v
   RETURN ROW(run_ops.resolve_locked_task(locked_by_id),
              run_ops.resolve_locked_version(locked_to_version_id))::run_ops.run_locked_worker;
 COMMENT ON FUNCTION run_ops.resolve_run_locked_worker(text, text) IS
-  'the task that a run is locked by and the worker it is locked to: never NULL, each part is when its id is or there is no such row';
+  'the task that a run is locked by and the worker that it is locked to. Never NULL itself; a part is NULL if its id is NULL or does not exist.';
 CREATE FUNCTION run_ops.resolve_run_locked_workers(locked_by_ids text[], locked_to_version_ids text[])
   RETURNS TABLE (locked_by_id text, locked_to_version_id text, locked run_ops.run_locked_worker)
   LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
@@ -513,7 +519,7 @@ AS $$
            AS a (task_id, task, worker_id, version)
 $$;
 COMMENT ON FUNCTION run_ops.resolve_run_locked_workers(text[], text[]) IS
-  'resolve_run_locked_worker() of each pair, in its order; a shorter or NULL array counts as filled with NULL';
+  'resolve_run_locked_worker() for each pair, in order; a shorter or NULL array is filled up with NULL';
 
 CREATE FUNCTION run_ops.resolve_worker_versions(
     environment_ids text[], worker_ids text[] DEFAULT '{}', types text[] DEFAULT '{}',
@@ -521,7 +527,7 @@ CREATE FUNCTION run_ops.resolve_worker_versions(
   RETURNS TABLE (environment_id text, version run_ops.worker_version)
   LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'run_ops_resolve_worker_version_set';
 COMMENT ON FUNCTION run_ops.resolve_worker_versions(text[], text[], text[], text[], text[], text[]) IS
-  'resolve_worker_version() of each environment, in its order, by one query; the other arrays are parallel to the first, or shorter';
+  'resolve_worker_version() for each environment, in order, with one query; the other arrays correspond to the first, and are filled up with NULL if they are shorter';
 CREATE FUNCTION run_ops.resolve_worker_version(
     environment_id text, worker_id text DEFAULT NULL, type text DEFAULT NULL,
     task_slug text DEFAULT NULL, queue_id text DEFAULT NULL, queue_name text DEFAULT NULL)
@@ -531,7 +537,7 @@ CREATE FUNCTION run_ops.resolve_worker_version(
             ARRAY[environment_id], ARRAY[worker_id], ARRAY[type],
             ARRAY[task_slug], ARRAY[queue_id], ARRAY[queue_name]) AS v);
 COMMENT ON FUNCTION run_ops.resolve_worker_version(text, text, text, text, text, text) IS
-  'the worker a run starts on: the one of the id, if it is of the environment; the newest one in DEVELOPMENT; else the promoted one, or in STAGING, PREVIEW and PRODUCTION the newest MANAGED one where the promoted is not; never cached; only the named task and queue if any is named';
+  'the worker on which a run starts. With worker_id: this worker, if it belongs to the environment. In DEVELOPMENT: the newest worker. Otherwise: the promoted worker; but in STAGING, PREVIEW and PRODUCTION the newest MANAGED one if the promoted worker is not MANAGED. If a task or queue is given, only that one is returned. Never cached.';
 
 CREATE FUNCTION run_ops.assert_envs_exist(environment_ids text[]) RETURNS void
   LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
@@ -539,39 +545,39 @@ AS $$
 DECLARE
   missing text;
 BEGIN
-  -- a foreign key does the work while there is only one store
+  -- while split is off, a foreign key checks this
   IF NOT run_ops.split_enabled() THEN
     RETURN;
   END IF;
   SELECT string_agg(coalesce(quote_literal(e.environment_id), 'NULL'), ', ') INTO missing
     FROM run_ops.envs_exist(environment_ids) AS e WHERE e.env_exists IS NULL;
   IF missing IS NOT NULL THEN
-    RAISE EXCEPTION 'there is no environment %', missing
+    RAISE EXCEPTION 'the control plane has no environment %', missing
       USING ERRCODE = 'foreign_key_violation',
-            DETAIL = 'A row of another store may only refer to an environment of the control plane.';
+            DETAIL = 'Rows of the stores may only refer to environments of the control plane.';
   END IF;
 END $$;
 COMMENT ON FUNCTION run_ops.assert_envs_exist(text[]) IS
-  'an error that lists the environments that do not exist; does nothing while split is off';
+  'raises an error with the environments that do not exist; does nothing while split is off';
 CREATE FUNCTION run_ops.assert_env_exists(environment_id text) RETURNS void
   LANGUAGE sql STABLE PARALLEL SAFE
   RETURN run_ops.assert_envs_exist(ARRAY[environment_id]);
 COMMENT ON FUNCTION run_ops.assert_env_exists(text) IS
-  'an error when the environment does not exist; does nothing while split is off';
+  'raises an error if the environment does not exist; does nothing while split is off';
 
 -- The run of an event ------------------------------------------------------------
 
 CREATE TYPE run_ops.run_context_status AS ENUM ('found', 'run-not-found', 'environment-unresolved');
-COMMENT ON TYPE run_ops.run_context_status IS 'what a run''s context lacks, if anything';
+COMMENT ON TYPE run_ops.run_context_status IS 'whether the context of a run was found, and what is missing otherwise';
 CREATE TYPE run_ops.event_run AS (
   id text, friendly_id text, trace_id text, span_id text, parent_span_id text, created_at timestamp,
   completed_at timestamp, task_identifier text, project_id text, runtime_environment_id text,
   environment_type text, is_test boolean, organization_id text, task_event_store text, run_tags text[],
   batch_id text);
-COMMENT ON TYPE run_ops.event_run IS 'a run as its events need it';
+COMMENT ON TYPE run_ops.event_run IS 'a run, with the columns that its events need';
 CREATE TYPE run_ops.run_context AS (
   status run_ops.run_context_status, run run_ops.event_run, environment run_ops.authenticated_env);
-COMMENT ON TYPE run_ops.run_context IS 'a run and its environment, as events need them';
+COMMENT ON TYPE run_ops.run_context IS 'a run and its environment, with the columns that events need';
 
 CREATE FUNCTION run_ops.run_contexts(run_ids text[])
   RETURNS TABLE (run_id text, context run_ops.run_context)
@@ -614,12 +620,12 @@ BEGIN
   END LOOP;
 END $$;
 COMMENT ON FUNCTION run_ops.run_contexts(text[]) IS
-  'run_context() of each element, in its order; one query per store and one for the environments';
+  'run_context() for each element of the array, in order; runs one query for each store and one for the environments';
 CREATE FUNCTION run_ops.run_context(run_id text) RETURNS run_ops.run_context
   LANGUAGE sql STABLE
   RETURN (SELECT c.context FROM run_ops.run_contexts(ARRAY[run_id]) AS c);
 COMMENT ON FUNCTION run_ops.run_context(text) IS
-  'a run, read through its view, and its environment, also of a deleted project; its status tells a missing run from a missing environment, which is a WARNING as well';
+  'a run, read through its view, and its environment, even if its project is deleted. The status shows whether the run or its environment is missing; a missing environment also raises a WARNING.';
 
 DO $$
 DECLARE

@@ -1,16 +1,16 @@
 
--- cross_seam_guard: in which store a waitpoint may be unblocked, and where a
--- new one goes.
+-- cross_seam_guard: the store in which a waitpoint is unblocked, and the store of
+-- a new waitpoint.
 
 CREATE TYPE run_ops.route_kind AS ENUM ('MANUAL', 'DATETIME', 'RESUME_TOKEN', 'IDEMPOTENCY_REUSE', 'RUN');
 COMMENT ON TYPE run_ops.route_kind IS
-  'why a waitpoint is unblocked; the one list of route kinds';
+  'why a waitpoint is unblocked';
 
 CREATE VIEW run_ops.unblock_route AS
   SELECT site, kind::run_ops.route_kind AS route_kind, symbol
     FROM (VALUES
-      ('index.public',                 'RESUME_TOKEN',      'completeWaitpoint, as the engine offers it'),
-      ('index.public.delegate',        'RESUME_TOKEN',      'completeWaitpoint, handed on to the waitpoint system'),
+      ('index.public',                 'RESUME_TOKEN',      'completeWaitpoint of the engine'),
+      ('index.public.delegate',        'RESUME_TOKEN',      'completeWaitpoint, delegated to the waitpoint system'),
       ('index.finishWaitpoint',        'DATETIME',          'job finishWaitpoint'),
       ('wp.sink',                      'RUN',               'completeWaitpoint of the waitpoint system'),
       ('wp.blockAndComplete',          'RUN',               'blockRunAndCompleteWaitpoint'),
@@ -23,16 +23,16 @@ CREATE VIEW run_ops.unblock_route AS
       ('runAttempt.permanentlyFail',   'RUN',               'permanentlyFailRun'))
       AS route (site, kind, symbol);
 COMMENT ON VIEW run_ops.unblock_route IS
-  'the places of the run engine that unblock a waitpoint, each with the route kind to call resolve_unblock_store() with';
+  'the places in the run engine that unblock a waitpoint, and the route kind that each passes to resolve_unblock_store()';
 
 CREATE VIEW run_ops.read_route AS
   SELECT t.view, c.name AS column_name,
-         CASE WHEN c.name OPERATOR(pg_catalog.=) t.route_column THEN 'owner' ELSE 'every store' END AS asks
+         CASE WHEN c.name OPERATOR(pg_catalog.=) t.route_column THEN 'owner' ELSE 'every store' END AS stores
     FROM run_ops.routed_table AS t,
          LATERAL (SELECT t.route_column UNION SELECT pg_catalog.unnest(t.key_columns)) AS c (name)
    WHERE c.name IS NOT NULL;
 COMMENT ON VIEW run_ops.read_route IS
-  'which stores a lookup through a view asks, by the column it looks up; a lookup by any other column asks every store';
+  'which stores a lookup through a view queries: only the owner of the row, or every store. A lookup by a column that is not listed queries every store.';
 GRANT SELECT ON run_ops.unblock_route, run_ops.read_route TO PUBLIC;
 
 CREATE FUNCTION run_ops.resolve_unblock_store(
@@ -54,7 +54,7 @@ BEGIN
     RAISE EXCEPTION 'unknown route kind %', coalesce(quote_literal(route_kind), 'NULL')
       USING ERRCODE = 'invalid_parameter_value',
             DETAIL = format('Route kinds are %s.', array_to_string(enum_range(NULL::run_ops.route_kind), ', ')),
-            HINT = 'run_ops.unblock_route lists who uses which.';
+            HINT = 'SELECT * FROM run_ops.unblock_route;';
   ELSIF waitpoint_id IS NULL THEN
     RAISE EXCEPTION 'waitpoint id is NULL' USING ERRCODE = 'null_value_not_allowed';
   END IF;
@@ -65,7 +65,7 @@ BEGIN
   store := CASE WHEN pinned_reason IS NULL THEN run_ops.resolve_shard(waitpoint_id) ELSE 'legacy' END;
 END $$;
 COMMENT ON FUNCTION run_ops.resolve_unblock_store(text, text, run_ops.residency, boolean, boolean) IS
-  'the cross-seam guard: the store in which to unblock a waitpoint, the residency of its id, and why it is pinned to legacy if it is; with split on an unknown route kind or an unclassifiable id is an error';
+  'the store in which to unblock a waitpoint, the residency of its id, and the reason if it is pinned to legacy. While split is on, raises an error for an unknown route kind or an unclassifiable id.';
 
 CREATE FUNCTION run_ops.select_store_for_waitpoint(
     waiting_run_id text, completed_by_run_id text DEFAULT NULL, completed_by_batch_id text DEFAULT NULL)
@@ -78,11 +78,11 @@ BEGIN
   IF owner_id IS NULL OR NOT run_ops.split_enabled() THEN
     RETURN 'legacy';
   END IF;
-  PERFORM run_ops.owner_engine(owner_id);  -- loud about an unclassifiable id
+  PERFORM run_ops.owner_engine(owner_id);  -- raises an error if the id is unclassifiable
   RETURN run_ops.resolve_shard(owner_id);
 END $$;
 COMMENT ON FUNCTION run_ops.select_store_for_waitpoint(text, text, text) IS
-  'the store of a new waitpoint: beside the run that waits, else beside the run or the batch that completes it, else legacy; an unclassifiable id is an error';
+  'the store of a new waitpoint: that of the waiting run, otherwise that of the run or batch that completes it, otherwise legacy. Raises an error for an unclassifiable id while split is on.';
 
 CREATE FUNCTION run_ops.mint_waitpoint_id(run_id text) RETURNS text
   LANGUAGE plpgsql VOLATILE STRICT SET search_path = pg_catalog, pg_temp
@@ -90,7 +90,7 @@ AS $$
 DECLARE
   shard text := run_ops.resolve_shard(run_id);
 BEGIN
-  PERFORM run_ops.owner_engine(run_id);  -- loud about an unclassifiable id
+  PERFORM run_ops.owner_engine(run_id);  -- raises an error if the id is unclassifiable
   RETURN CASE run_ops.classify_kind(run_id)
     WHEN 'cuid' THEN run_ops.generate_cuid()
     WHEN 'ksuid' THEN run_ops.generate_ksuid()
@@ -98,4 +98,4 @@ BEGIN
               ELSE run_ops.generate_run_ops_id() END END;
 END $$;
 COMMENT ON FUNCTION run_ops.mint_waitpoint_id(text) IS
-  'a new id of the kind, and the shard, of the run''s id: a row of it is inserted beside the run, into Waitpoint or any other table whose rows have no residency of their own';
+  'generates an id of the same kind and shard as the id of the run. A row with this id is inserted into the store of the run; use it for Waitpoint and other tables with routing "store".';

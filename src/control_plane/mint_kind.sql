@@ -1,67 +1,68 @@
 
--- mint_kind: which kind of id an environment mints, and flips of that kind.
+-- mint_kind: the kind of the ids that an environment mints, and flips of that
+-- kind.
 --
--- The kind is a feature flag: of the organization, else the global one.  An
--- organization's flag and the stamp of its last flip share its featureFlags,
--- under the names that the application reads there as well:
+-- The kind is a feature flag of the organization, otherwise the global feature
+-- flag.  The column featureFlags of an organization has its flag and the stamp
+-- of its last flip, under the names that the application reads as well:
 --
---   runOpsMintKind           cuid, ksuid or runOpsId; where it is absent, the
+--   runOpsMintKind           cuid, ksuid or runOpsId; if it is absent, the
 --                            older key runOpsMintKsuid is read
 --   runOpsMintKindPrev       the kind in force when the kind was changed
---   runOpsMintKindFlippedAt  when that was
+--   runOpsMintKindFlippedAt  when the kind was changed
 --
--- For run_ops_split.mint_flip_grace after a flip the previous kind stays in
--- force.  So a flip is one instant for everybody, later than the last moment
--- at which somebody still went by an older answer.
+-- For run_ops_split.mint_flip_grace after a flip, the previous kind stays in
+-- force.  So the kind changes for all clients at the same time, later than any
+-- cached answer from before the flip is used.
 
 CREATE TYPE run_ops.minted_id AS (id text, friendly_id text);
 COMMENT ON TYPE run_ops.minted_id IS
-  'a new id without prefix, and the same with it';
+  'a new id, without and with the prefix of its table';
 
 CREATE FUNCTION run_ops.mint_flags(flags jsonb) RETURNS jsonb
   LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
   AS 'MODULE_PATHNAME', 'run_ops_mint_flags';
 COMMENT ON FUNCTION run_ops.mint_flags(jsonb) IS
-  'those feature flags that are about minting; what is not a JSON object as it is';
+  'the feature flags for minting; a value that is not a JSON object is returned unchanged';
 
 CREATE FUNCTION run_ops.effective_mint_kind(kind text, prev text, flipped_at text,
     at timestamptz DEFAULT pg_catalog.clock_timestamp(), grace_ms integer DEFAULT NULL)
   RETURNS run_ops.id_kind LANGUAGE c STABLE PARALLEL SAFE
   AS 'MODULE_PATHNAME', 'run_ops_effective_mint_kind';
 COMMENT ON FUNCTION run_ops.effective_mint_kind(text, text, text, timestamptz, integer) IS
-  'the kind in force at a moment: prev until the grace after flipped_at is over, then kind; NULL when that is no kind. A prev or flipped_at that cannot be read is no stamp. A NULL grace is run_ops_split.mint_flip_grace';
+  'the kind in force at a time: prev until the grace after flipped_at is over, then kind; NULL if that is not a kind. Without a valid prev and flipped_at there was no flip. If grace_ms is NULL, run_ops_split.mint_flip_grace is used.';
 
 CREATE FUNCTION run_ops.effective_mint_kind(flags jsonb,
     at timestamptz DEFAULT pg_catalog.clock_timestamp())
   RETURNS run_ops.id_kind LANGUAGE c STABLE PARALLEL SAFE
   AS 'MODULE_PATHNAME', 'run_ops_effective_mint_kind_of_flags';
 COMMENT ON FUNCTION run_ops.effective_mint_kind(jsonb, timestamptz) IS
-  'the kind that feature flags put in force at a moment; NULL when they set none';
+  'the kind in force at a time according to feature flags; NULL if they have none';
 
 CREATE FUNCTION run_ops.resolve_mint_kind(environment_id text) RETURNS run_ops.id_kind
   LANGUAGE c VOLATILE PARALLEL UNSAFE
   AS 'MODULE_PATHNAME', 'run_ops_resolve_mint_kind';
 COMMENT ON FUNCTION run_ops.resolve_mint_kind(text) IS
-  'the kind that a new run or batch of the environment gets when it has no parent; cuid with a WARNING where that cannot be told';
+  'the kind of the id of a new run or batch of the environment without a parent; if it cannot be determined, raises a WARNING and returns cuid';
 
 CREATE FUNCTION run_ops.resolve_inherited_mint_kind(parent_id text) RETURNS run_ops.id_kind
   LANGUAGE c STABLE STRICT PARALLEL SAFE
   AS 'MODULE_PATHNAME', 'run_ops_resolve_inherited_mint_kind';
 COMMENT ON FUNCTION run_ops.resolve_inherited_mint_kind(text) IS
-  'the kind that a child of this run or batch gets: one that lives where the parent lives, whatever the flags say; error RO001 when the parent is unclassifiable';
+  'the kind of the id of a child of this run or batch: one that belongs to the same store as the parent, whatever the flags are. Raises error RO001 if the parent is unclassifiable.';
 
 CREATE FUNCTION run_ops.mint_run_id(environment_id text, parent_id text DEFAULT NULL,
     region text DEFAULT NULL)
   RETURNS run_ops.minted_id LANGUAGE c VOLATILE PARALLEL UNSAFE
   AS 'MODULE_PATHNAME', 'run_ops_mint_run_id';
 COMMENT ON FUNCTION run_ops.mint_run_id(text, text, text) IS
-  'the id of a new run: of the kind of its parent run, or of the batch that it is an item of, else of the environment''s kind. A runOpsId carries the region, a character of a-z0-9 or a known region''s name; 0 for any other';
+  'mints the id of a new run: of the kind of parent_id, the parent run or the batch of the run, otherwise of the kind of the environment. A runOpsId contains the region: a character of a-z0-9 or the name of a known region; any other becomes 0.';
 
 CREATE FUNCTION run_ops.mint_batch_id(environment_id text, parent_id text DEFAULT NULL)
   RETURNS run_ops.minted_id LANGUAGE c VOLATILE PARALLEL UNSAFE
   AS 'MODULE_PATHNAME', 'run_ops_mint_batch_id';
 COMMENT ON FUNCTION run_ops.mint_batch_id(text, text) IS
-  'the id of a new batch: of the kind of its parent run, else of the environment''s kind';
+  'mints the id of a new batch: of the kind of its parent run, otherwise of the kind of the environment';
 
 -- Flips -----------------------------------------------------------------------
 
@@ -71,7 +72,7 @@ CREATE FUNCTION run_ops.stamp_mint_flip(stored jsonb, saved jsonb, global_flags 
 AS $$
 DECLARE
   stamp    CONSTANT text[] := '{runOpsMintKindPrev,runOpsMintKindFlippedAt}';
-  -- at infinity every grace is over: the kind itself
+  -- at infinity every grace is over, so this is the kind of the flags themselves
   of_stored CONSTANT run_ops.id_kind := run_ops.effective_mint_kind(stored, 'infinity');
   of_saved  CONSTANT run_ops.id_kind := run_ops.effective_mint_kind(saved, 'infinity');
   of_global CONSTANT run_ops.id_kind :=
@@ -85,11 +86,11 @@ DECLARE
   result       jsonb;
 BEGIN
   IF jsonb_typeof(saved) NOT IN ('object', 'null') THEN
-    RETURN saved;  -- malformed: there is no place for a stamp
+    RETURN saved;  -- malformed, a stamp cannot be added
   END IF;
   kept := nullif(saved, 'null') - stamp;
 
-  -- the kind does not change when the global one becomes the organization's own
+  -- a flag that repeats the global kind for the organization is no flip
   IF of_stored IS NULL AND of_saved IS NOT NULL THEN
     carried_from := global_flags;
   END IF;
@@ -98,7 +99,8 @@ BEGIN
     FROM jsonb_each(CASE jsonb_typeof(carried_from) WHEN 'object' THEN carried_from END)
    WHERE key = ANY (stamp);
 
-  -- A flip, also when a flag is taken away: what is in force must stay so.
+  -- A flip.  Removing a flag may be one as well: the kind in force must stay in
+  -- force for the grace.
   IF coalesce(of_stored, of_global) <> coalesce(of_saved, of_global)
      OR coalesce(run_ops.effective_mint_kind(result, at), now_global) <> in_force THEN
     result := coalesce(kept, '{}') || jsonb_build_object(
@@ -109,55 +111,55 @@ BEGIN
   RETURN coalesce(result, saved);
 END $$;
 COMMENT ON FUNCTION run_ops.stamp_mint_flip(jsonb, jsonb, jsonb, timestamptz) IS
-  'feature flags to be stored instead of the saved ones: with a new stamp where the save changes the kind, else with the stamp there was; a stamp in the saved flags is dropped';
+  'the feature flags to store instead of the saved ones: with a new stamp if they change the kind, otherwise with the previous stamp. A stamp in the saved flags is ignored.';
 
 CREATE TABLE run_ops.global_mint_kind (
   singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
   flags     jsonb NOT NULL
 );
 COMMENT ON TABLE run_ops.global_mint_kind IS
-  'what the global flag table says about minting and the stamp of its last flip, in the shape of an organization''s flags; kept by a trigger, because a row of the flag table that is deleted cannot keep a stamp';
-COMMENT ON COLUMN run_ops.global_mint_kind.singleton IS 'there is one row at most';
-COMMENT ON COLUMN run_ops.global_mint_kind.flags IS 'the flags about minting, with the stamp of the last flip';
--- as precious as the flags it follows: without it, a restored database would
--- take the next write to the flag table for a flip
+  'the global feature flags for minting and the stamp of their last flip, in the same format as the flags of an organization. A trigger maintains them here, because a deleted row of the flag table could not keep the stamp.';
+COMMENT ON COLUMN run_ops.global_mint_kind.singleton IS 'always true: the table has at most one row';
+COMMENT ON COLUMN run_ops.global_mint_kind.flags IS 'the flags for minting, with the stamp of the last flip';
+-- Dumped like the flags themselves: without it, the next write to the flag table
+-- of a restored database would be taken for a flip.
 SELECT pg_catalog.pg_extension_config_dump('run_ops.global_mint_kind', '');
 GRANT SELECT ON run_ops.global_mint_kind TO PUBLIC;
 
--- Both trigger functions are SECURITY DEFINER: who may change a flag need not
--- be able to read the global flags, nor to write the stamp of the global one.
--- So they must not run what the owner of a table may attach to its types: a
--- value is touched when its type is known to be PostgreSQL's own, else as the
--- owner of the table.
+-- Both trigger functions are SECURITY DEFINER: a role that may change a flag need
+-- not have privileges to read the global flags or to write their stamp.  So they
+-- must not run functions that the owner of a table may have attached to its
+-- types.  A value is only used if its type is PostgreSQL's own; otherwise it is
+-- read as the owner of the table.
 
--- What the client sends as a stamp never counts.  A new organization has no
--- kind in force that could flip.
+-- A stamp that a client sends is ignored.  A new organization has no previous
+-- kind, so its first flag is no flip.
 CREATE FUNCTION run_ops.stamp_organization_mint_kind() RETURNS trigger
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
   global_flags jsonb;
 BEGIN
-  -- that of a domain would be checked here
+  -- the assignments below would check the constraints of a domain
   IF pg_typeof(NEW."featureFlags") <> 'jsonb'::regtype THEN
     RAISE EXCEPTION 'column "featureFlags" of table % has type % instead of jsonb',
         TG_RELID::regclass, pg_typeof(NEW."featureFlags")
       USING ERRCODE = 'datatype_mismatch',
-            HINT = 'Give it back its type; until then no flip of the mint kind can be stamped.';
+            HINT = format('To allow flips of the mint kind again: ALTER TABLE %s ALTER COLUMN "featureFlags" TYPE jsonb;', TG_RELID::regclass);
   END IF;
   IF TG_OP = 'INSERT' THEN
     NEW."featureFlags" := NEW."featureFlags"
       - '{runOpsMintKindPrev,runOpsMintKindFlippedAt}'::text[];
     RETURN NEW;
   END IF;
-  -- The lock is for the newest global flags, not those of an old snapshot.
+  -- FOR SHARE reads the newest global flags, not those of an old snapshot.
   SELECT g.flags INTO global_flags FROM run_ops.global_mint_kind AS g FOR SHARE;
   NEW."featureFlags" :=
     run_ops.stamp_mint_flip(OLD."featureFlags", NEW."featureFlags", global_flags);
   RETURN NEW;
 END $$;
 COMMENT ON FUNCTION run_ops.stamp_organization_mint_kind() IS
-  'trigger on Organization: stamps a flip of the organization''s mint kind';
+  'trigger on Organization: adds a stamp if the mint kind of the organization flips';
 
 CREATE FUNCTION run_ops.global_flags(flags_table regclass) RETURNS jsonb
   LANGUAGE sql SET search_path = pg_catalog, pg_temp
@@ -166,7 +168,7 @@ AS $$
     FROM run_ops.as_owner(flags_table, format('SELECT jsonb_object_agg(f.key::text, f.value::jsonb) FROM %s AS f', flags_table)) AS a (flags jsonb)
 $$;
 COMMENT ON FUNCTION run_ops.global_flags(regclass) IS
-  'what the global flag table says about minting';
+  'the feature flags for minting in the global flag table';
 REVOKE EXECUTE ON FUNCTION run_ops.global_flags(regclass) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.stamp_global_mint_kind() RETURNS trigger
@@ -176,7 +178,8 @@ DECLARE
   stored jsonb;
   saved  jsonb;
 BEGIN
-  -- One flip at a time: whoever waited here reads below what the other left.
+  -- One flip at a time: a session that had to wait here reads the result of the
+  -- other one below.
   SELECT g.flags INTO stored FROM run_ops.global_mint_kind AS g FOR UPDATE;
   saved := run_ops.global_flags(TG_RELID);
   saved := run_ops.stamp_mint_flip(stored, saved, NULL);
@@ -186,7 +189,7 @@ BEGIN
   RETURN NULL;
 END $$;
 COMMENT ON FUNCTION run_ops.stamp_global_mint_kind() IS
-  'trigger on FeatureFlag: keeps run_ops.global_mint_kind, with a stamp where the global mint kind flipped';
+  'trigger on FeatureFlag: updates run_ops.global_mint_kind, with a stamp if the global mint kind flips';
 
 CREATE FUNCTION run_ops.remove_mint_flip_triggers() RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -204,7 +207,7 @@ BEGIN
   DELETE FROM run_ops.global_mint_kind;
 END $$;
 COMMENT ON FUNCTION run_ops.remove_mint_flip_triggers() IS
-  'takes the triggers of the mint kind off the control-plane tables; from then on every id minted without a parent is a cuid';
+  'drops the triggers for the mint kind from the control-plane tables; from then on every id minted without a parent is a cuid';
 
 CREATE FUNCTION run_ops.install_mint_flip_triggers(control_plane name) RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -227,14 +230,14 @@ BEGIN
     'CREATE TRIGGER run_ops_mint_flip AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON %I."FeatureFlag" '
     'FOR EACH STATEMENT EXECUTE FUNCTION run_ops.stamp_global_mint_kind()', control_plane);
 
-  -- The lock of CREATE TRIGGER keeps writers out from here on.  At first the
-  -- flags are taken over with a stamp that the application may have left.
+  -- The lock of CREATE TRIGGER blocks writes from here on.  The first time, the
+  -- flags are copied with a stamp that the application may have written.
   saved := run_ops.global_flags(format('%I."FeatureFlag"', control_plane)::regclass);
   INSERT INTO run_ops.global_mint_kind (flags)
   VALUES (CASE WHEN stored IS NULL THEN saved ELSE run_ops.stamp_mint_flip(stored, saved, NULL) END);
 END $$;
 COMMENT ON FUNCTION run_ops.install_mint_flip_triggers(name) IS
-  'puts the triggers of the mint kind on the control-plane tables of a schema, in place of those there may be elsewhere';
+  'creates the triggers for the mint kind on the control-plane tables of a schema, and drops those on other tables';
 
 REVOKE EXECUTE ON FUNCTION run_ops.stamp_organization_mint_kind(), run_ops.stamp_global_mint_kind(),
   run_ops.remove_mint_flip_triggers(), run_ops.install_mint_flip_triggers(name) FROM PUBLIC;

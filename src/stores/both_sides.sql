@@ -3,13 +3,14 @@
 -- store.
 
 -- What must be equal on both sides --------------------------------------------
--- One query describes a database, one a table; the same text runs here and in
--- the store, under the same search_path, and the answers are compared as text.
+-- One query describes a database, another one a table.  The same query runs in
+-- this database and in the store, with the same search_path, and the results
+-- are compared as text.
 
 CREATE FUNCTION run_ops.database_facts_query() RETURNS text
   LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
 AS $$
-  -- through jsonb, for columns that some versions lack
+  -- to_jsonb(), because some columns do not exist in all PostgreSQL versions
   SELECT $q$
     SELECT f.aspect, ''::text AS name, lower(replace(f.fact, '-', '')) AS fact
       FROM pg_database AS db, to_jsonb(db) AS d,
@@ -23,7 +24,7 @@ AS $$
   $q$
 $$;
 COMMENT ON FUNCTION run_ops.database_facts_query() IS
-  'a query that describes what must be equal in two databases: rows of aspect, name, fact';
+  'a query for the properties that must be equal in both databases: rows of (aspect, name, fact)';
 
 CREATE FUNCTION run_ops.table_facts_query(table_schema name, table_name name, local_names jsonb)
   RETURNS text
@@ -61,7 +62,7 @@ AS $$
   $q$, table_schema, table_name, local_names)
 $$;
 COMMENT ON FUNCTION run_ops.table_facts_query(name, name, jsonb) IS
-  'a query that describes what must be equal in two copies of a table: rows of aspect, name, fact; local_names maps names in the store to local ones';
+  'a query for the properties that must be equal in both copies of a table: rows of (aspect, name, fact). local_names maps column names in the store to local ones.';
 
 CREATE FUNCTION run_ops.differences(store text, legacy_query text, store_query text)
   RETURNS TABLE (aspect text, name text, legacy_fact text, store_fact text)
@@ -79,7 +80,7 @@ BEGIN
      ORDER BY aspect, name $q$, legacy_query) USING store, store_query;
 END $$;
 COMMENT ON FUNCTION run_ops.differences(text, text, text) IS
-  'facts that are not the same here and in the store';
+  'runs one query in this database and one in a store, and returns the facts that are not equal';
 REVOKE EXECUTE ON FUNCTION run_ops.differences(text, text, text) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.difference_text(store text, aspect text, name text, legacy_fact text, store_fact text)
@@ -89,7 +90,7 @@ CREATE FUNCTION run_ops.difference_text(store text, aspect text, name text, lega
     pg_catalog.concat_ws(' ', aspect, nullif(name, '')),
     coalesce(legacy_fact, 'missing'), coalesce(store_fact, 'missing'), store);
 COMMENT ON FUNCTION run_ops.difference_text(text, text, text, text, text) IS
-  'one row of run_ops.differences() as a line for people';
+  'describes one row of run_ops.differences() as text';
 
 CREATE FUNCTION run_ops.database_differences(store text) RETURNS SETOF text
   LANGUAGE sql SET search_path = pg_catalog, pg_temp
@@ -99,7 +100,7 @@ AS $$
                              run_ops.database_facts_query()) AS d
 $$;
 COMMENT ON FUNCTION run_ops.database_differences(text) IS
-  'what differs between this database and the store: encoding and collation must be equal, or sorted pages merge wrongly';
+  'what differs between this database and a store. Encoding and collation must be equal; otherwise sorted results of both would be merged in the wrong order.';
 REVOKE EXECUTE ON FUNCTION run_ops.database_differences(text) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.table_differences(store text, t run_ops.routed_table) RETURNS SETOF text
@@ -120,11 +121,12 @@ BEGIN
     SELECT run_ops.difference_text(store, d.aspect, d.name, d.legacy_fact, d.store_fact)
       FROM run_ops.differences(store, legacy_query, store_query) AS d
      WHERE NOT (d.legacy_fact IS NULL
-                -- a stricter store loses nothing; its own columns may be filled
+                -- more unique keys in the store do no harm, and the columns
+                -- that only the store has may have a default
                 AND (d.aspect = 'unique key' OR t.store_defaults ? d.name));
 END $$;
 COMMENT ON FUNCTION run_ops.table_differences(text, run_ops.routed_table) IS
-  'what differs between a local table and its copy in the store, by name: columns, labels of enums, unique keys; the order of columns and labels may differ';
+  'what differs between a local table and its copy in a store: columns, enum labels, unique keys. They are compared by name; the order of columns and labels may differ.';
 REVOKE EXECUTE ON FUNCTION run_ops.table_differences(text, run_ops.routed_table) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.refuse_differences(what text, lines text[]) RETURNS void
@@ -134,8 +136,8 @@ BEGIN
   IF cardinality(lines) > 0 THEN
     RAISE EXCEPTION '%', what
       USING ERRCODE = 'RO002', DETAIL = array_to_string(lines, E'\n'),
-            HINT = 'Bring both sides to the same shape, then try again.';
+            HINT = 'Make both sides equal, then try again.';
   END IF;
 END $$;
 COMMENT ON FUNCTION run_ops.refuse_differences(text, text[]) IS
-  'raises one error that lists every difference, if there is one';
+  'raises one error with all differences, unless the list is empty';

@@ -1,5 +1,5 @@
 
--- routed_tables: attaching, following and detaching the tables that exist in
+-- routed_tables: attaching, refreshing and detaching the tables that exist in
 -- every store and are reached through one view.
 
 CREATE VIEW run_ops.known_routing AS
@@ -26,7 +26,7 @@ CREATE VIEW run_ops.known_routing AS
         '{"A": "snapshotId", "B": "waitpointId"}', '{"id": "run_ops.generate_cuid()"}'))
       AS known (legacy_table, routing, route_column, store_table, column_names, store_defaults);
 COMMENT ON VIEW run_ops.known_routing IS
-  'how the tables of the run graph find their store; attach_table() takes what it is not told from here';
+  'the routing of the known run-ops tables, which attach_table() uses for arguments that are not given';
 GRANT SELECT ON run_ops.known_routing TO PUBLIC;
 
 CREATE FUNCTION run_ops.key_of(legacy regclass) RETURNS name[]
@@ -43,7 +43,7 @@ AS $$
    LIMIT 1
 $$;
 COMMENT ON FUNCTION run_ops.key_of(regclass) IS
-  'the columns that identify a row: the primary key, else the smallest unique index over columns that are NOT NULL; NULL when there is none';
+  'the columns that identify a row: the primary key, otherwise the smallest unique index on columns that are NOT NULL; NULL if there is none';
 
 CREATE FUNCTION run_ops.propose_routing(
     legacy regclass, routing run_ops.routing, route_column name,
@@ -59,8 +59,8 @@ DECLARE
 BEGIN
   SELECT * INTO c FROM pg_class WHERE oid = legacy;
   IF c.relkind IS NULL OR c.relkind NOT IN ('r', 'p') OR c.relpersistence = 't' THEN
-    RAISE EXCEPTION '% is not a table that can be routed', coalesce(legacy::text, 'NULL')
-      USING ERRCODE = 'wrong_object_type', DETAIL = 'It must be an ordinary or partitioned table of this database.';
+    RAISE EXCEPTION '% cannot be a routed table', coalesce(legacy::text, 'NULL')
+      USING ERRCODE = 'wrong_object_type', DETAIL = 'A routed table must be an ordinary or partitioned table of this database, and not temporary.';
   END IF;
   SELECT * INTO known FROM run_ops.known_routing AS k WHERE k.legacy_table = c.relname;
   t.legacy := legacy;
@@ -68,7 +68,7 @@ BEGIN
   t.route_column := CASE WHEN t.routing <> 'store' THEN coalesce(route_column,
     CASE WHEN t.routing = known.routing THEN known.route_column WHEN t.routing = 'shape' THEN 'id' END) END;
   IF t.routing IS NULL THEN
-    -- a dependent of a run or a batch usually names it
+    -- a table whose rows belong to a run or batch usually has one of these columns
     SELECT 'anchor', a.attname INTO t.routing, t.route_column
       FROM unnest(ARRAY['runId', 'taskRunId', 'batchTaskRunId', 'run_id', 'task_run_id', 'batch_task_run_id'])
              WITH ORDINALITY AS anchor (name, ord)
@@ -85,7 +85,7 @@ BEGIN
   RETURN t;
 END $$;
 COMMENT ON FUNCTION run_ops.propose_routing(regclass, run_ops.routing, name, name, name, jsonb, jsonb) IS
-  'what attach_table() would register: what it is told, else what run_ops.known_routing knows, else an anchor found by its name; routing is NULL when nothing fits';
+  'the row that attach_table() would register: from the arguments, otherwise from run_ops.known_routing, otherwise with an anchor column that is found by its name. routing is NULL if none of these is known.';
 
 CREATE FUNCTION run_ops.refuse_table_differences(tables run_ops.routed_table[], stores text[]) RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -107,30 +107,31 @@ BEGIN
                                     ELSE 'tables do' END), lines);
 END $$;
 COMMENT ON FUNCTION run_ops.refuse_table_differences(run_ops.routed_table[], text[]) IS
-  'raises one error that lists every difference of these tables in these stores';
+  'raises one error with all differences of these tables in these stores, if there are any';
 REVOKE EXECUTE ON FUNCTION run_ops.refuse_table_differences(run_ops.routed_table[], text[]) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.import_table(store text, t run_ops.routed_table) RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-  foreign_table text := format('%I.%I', run_ops.store_schema(store), t.store_table);
+  foreign_table text := format('%I.%I', run_ops.foreign_schema(store), t.store_table);
   store_server  name := (SELECT s.server FROM run_ops.store AS s WHERE s.name = store);
   item          record;
 BEGIN
   PERFORM run_ops.refuse_table_differences(ARRAY[t], ARRAY[store]);
   EXECUTE format('IMPORT FOREIGN SCHEMA %I LIMIT TO (%I) FROM SERVER %I INTO %I OPTIONS (import_default ''true'', import_generated ''false'')',
-                 t.store_schema, t.store_table, store_server, run_ops.store_schema(store));
+                 t.store_schema, t.store_table, store_server, run_ops.foreign_schema(store));
   FOR item IN SELECT * FROM jsonb_each_text(t.column_names) LOOP
     EXECUTE format('ALTER FOREIGN TABLE %s RENAME COLUMN %I TO %I', foreign_table, item.value, item.key);
   END LOOP;
   FOR item IN SELECT * FROM jsonb_each_text(t.store_defaults) LOOP
     EXECUTE format('ALTER FOREIGN TABLE %s ALTER COLUMN %I SET DEFAULT %s', foreign_table, item.key, item.value);
   END LOOP;
-  -- A generated column must be one here as well, or it would be written.  Not
-  -- by its expression: PostgreSQL evaluates what it can of it now, as the
-  -- current user, and whoever owns the table has chosen its functions.  The
-  -- store computes the value.
+  -- A generated column of the store must be a generated column of the foreign
+  -- table as well; otherwise INSERT would write it.  Its expression is not
+  -- copied: PostgreSQL would evaluate constant parts of it now, as the current
+  -- user, with functions that the owner of the table has chosen.  The store
+  -- computes the value.
   FOR item IN
     SELECT a.attname AS name, format_type(a.atttypid, a.atttypmod) AS type, o.option_value AS store_name,
            (SELECT format('COLLATE %I.%I', n.nspname, l.collname)
@@ -145,14 +146,15 @@ BEGIN
     EXECUTE format('ALTER FOREIGN TABLE %s DROP COLUMN %I, ADD COLUMN %2$I %s OPTIONS (column_name %L) %s GENERATED ALWAYS AS (NULL) STORED',
                    foreign_table, item.name, item.type, item.store_name, item.collation);
   END LOOP;
-  -- rows go to the store in batches, unless the server says how
+  -- rows are sent to the store in batches, unless the server has its own setting
   IF NOT EXISTS (SELECT FROM pg_foreign_server AS f, unnest(f.srvoptions) AS o
                   WHERE f.srvname = store_server AND o LIKE 'batch_size=%') THEN
     EXECUTE format('ALTER FOREIGN TABLE %s OPTIONS (ADD batch_size ''1000'')', foreign_table);
   END IF;
   IF (SELECT w.fdwname FROM pg_foreign_server AS f JOIN pg_foreign_data_wrapper AS w ON w.oid = f.srvfdw
        WHERE f.srvname = store_server) = 'run_ops_fdw' THEN
-    -- what the store can look up quickly: the leading columns of its indexes
+    -- the planner must know which columns are indexed in the store: the first
+    -- column of each index
     FOR item IN
       SELECT coalesce(local.key, answer ->> 'attname') AS name
         FROM run_ops.ask_store(store, format(
@@ -173,10 +175,11 @@ BEGIN
   PERFORM run_ops.record_row_changers(store);
 END $$;
 COMMENT ON FUNCTION run_ops.import_table(text, run_ops.routed_table) IS
-  'makes the foreign table of a routed table in one store, after comparing both sides';
+  'creates the foreign table of a routed table in one store, and compares both sides first';
 REVOKE EXECUTE ON FUNCTION run_ops.import_table(text, run_ops.routed_table) FROM PUBLIC;
 
--- What is ours is told by the function of a trigger, never by its name alone.
+-- A trigger of this extension is recognized by its function, never by its name
+-- alone.
 
 CREATE FUNCTION run_ops.refuse_taken_names(relation regclass, names name[]) RETURNS void
   LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
@@ -184,7 +187,7 @@ AS $$
 DECLARE
   taken record;
 BEGIN
-  -- a trigger of a partitioned table is made for each partition
+  -- PostgreSQL creates a trigger of a partitioned table in each partition
   SELECT g.tgname AS name, g.tgrelid::regclass AS place INTO taken
     FROM pg_trigger AS g
    WHERE (g.tgrelid = relation OR g.tgrelid IN (SELECT p.relid FROM pg_partition_tree(relation) AS p))
@@ -194,13 +197,13 @@ BEGIN
                         AND d.deptype IN ('e', 'x') AND e.extname = 'run_ops_split')
    ORDER BY g.tgname, g.tgrelid LIMIT 1;
   IF FOUND THEN
-    RAISE EXCEPTION 'trigger "%" of % has a name that is needed', taken.name, taken.place
-      USING ERRCODE = 'duplicate_object', DETAIL = 'It is not a trigger of run_ops_split, which has to make one of that name.',
-            HINT = format('ALTER TRIGGER %I ON %s RENAME TO another name.', taken.name, taken.place);
+    RAISE EXCEPTION 'trigger "%" of % has a name that run_ops_split needs', taken.name, taken.place
+      USING ERRCODE = 'duplicate_object', DETAIL = 'run_ops_split must create a trigger of this name, and this one is not its own.',
+            HINT = format('ALTER TRIGGER %I ON %s RENAME TO ...;', taken.name, taken.place);
   END IF;
 END $$;
 COMMENT ON FUNCTION run_ops.refuse_taken_names(regclass, name[]) IS
-  'raises an error when a relation has a trigger of one of these names that is not one of this extension';
+  'raises an error if a relation has a trigger with one of these names that does not belong to this extension';
 
 CREATE FUNCTION run_ops.refuse_taken_names(t run_ops.routed_table) RETURNS void
   LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
@@ -210,13 +213,13 @@ BEGIN
   PERFORM run_ops.refuse_taken_names(t.view,
     '{run_ops_begin,run_ops_route,run_ops_write,run_ops_replica_begin,run_ops_replica_route,run_ops_replica_write}');
   IF EXISTS (SELECT FROM pg_rewrite AS w WHERE w.ev_class = t.view AND w.rulename = 'refuse_on_conflict') AND NOT run_ops.has_union_rule(t.view) THEN
-    RAISE EXCEPTION 'rule "refuse_on_conflict" of % has a name that is needed', t.view
-      USING ERRCODE = 'duplicate_object', DETAIL = 'It is not the rule of run_ops_split, which has to make one of that name.',
-            HINT = format('ALTER RULE refuse_on_conflict ON %s RENAME TO another name.', t.view);
+    RAISE EXCEPTION 'rule "refuse_on_conflict" of % has a name that run_ops_split needs', t.view
+      USING ERRCODE = 'duplicate_object', DETAIL = 'run_ops_split must create a rule of this name, and this one is not its own.',
+            HINT = format('ALTER RULE refuse_on_conflict ON %s RENAME TO ...;', t.view);
   END IF;
 END $$;
 COMMENT ON FUNCTION run_ops.refuse_taken_names(run_ops.routed_table) IS
-  'raises an error when somebody else has taken a name that a routed table needs for a trigger or a rule';
+  'raises an error if a trigger or rule of somebody else has a name that a routed table needs';
 
 CREATE FUNCTION run_ops.refuse_unroutable(t run_ops.routed_table) RETURNS void
   LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
@@ -228,17 +231,17 @@ BEGIN
   IF t.routing IS NULL THEN
     RAISE EXCEPTION 'no routing is known for table %', t.legacy
       USING ERRCODE = 'invalid_parameter_value',
-            HINT = 'Say how its rows find their store: routing => ''shape'', ''anchor'' with route_column, or ''store''.';
+            HINT = 'Specify routing => ''shape'', or ''anchor'' with route_column, or ''store''.';
   ELSIF t.routing = 'anchor' AND t.route_column IS NULL THEN
     RAISE EXCEPTION 'routing "anchor" of table % needs a route_column', t.legacy
       USING ERRCODE = 'invalid_parameter_value',
-            DETAIL = 'It is the column that holds the id of the run or batch that the row belongs to.';
+            DETAIL = 'The route column has the id of the run or batch that the row belongs to.';
   ELSIF t.key_columns IS NULL THEN
     RAISE EXCEPTION 'table % has no key', t.legacy
       USING ERRCODE = 'invalid_table_definition',
-            DETAIL = 'A routed table needs a primary key, or a unique index over columns that are NOT NULL.';
+            DETAIL = 'A routed table needs a primary key, or a unique index on columns that are NOT NULL.';
   ELSIF t.routing = 'shape' AND t.key_columns <> ARRAY[t.route_column] THEN
-    RAISE EXCEPTION 'routing "shape" of table % needs "%" to be its key', t.legacy, t.route_column
+    RAISE EXCEPTION 'routing "shape" of table % needs column "%" as its key', t.legacy, t.route_column
       USING ERRCODE = 'invalid_table_definition',
             DETAIL = format('Its key is (%s).', (SELECT string_agg(quote_ident(k), ', ') FROM unnest(t.key_columns) AS k));
   ELSIF t.route_column IS NOT NULL AND NOT EXISTS (
@@ -246,7 +249,7 @@ BEGIN
        WHERE a.attrelid = t.legacy AND a.attname = t.route_column AND a.attnum > 0
          AND a.atttypid IN ('text'::regtype, 'varchar'::regtype)) THEN
     RAISE EXCEPTION 'table % has no text column "%"', t.legacy, t.route_column
-      USING ERRCODE = 'undefined_column', DETAIL = 'The route column holds ids as text.';
+      USING ERRCODE = 'undefined_column', DETAIL = 'The route column must be of type text or varchar.';
   END IF;
   SELECT string_agg(quote_ident(m.name), ', ') INTO missing
     FROM jsonb_object_keys(t.column_names) AS m (name)
@@ -255,11 +258,11 @@ BEGIN
   IF missing IS NOT NULL THEN
     RAISE EXCEPTION 'column_names of table % names columns that it does not have: %', t.legacy, missing
       USING ERRCODE = 'undefined_column',
-            DETAIL = 'column_names maps names of this table to names in the store.';
+            DETAIL = 'column_names maps column names of this table to column names in the store.';
   END IF;
 END $$;
 COMMENT ON FUNCTION run_ops.refuse_unroutable(run_ops.routed_table) IS
-  'raises an error when a table cannot be routed as said';
+  'raises an error if a table cannot have this routing';
 
 CREATE FUNCTION run_ops.attach_table(
     legacy         regclass,
@@ -288,19 +291,19 @@ BEGIN
   PERFORM run_ops.lock_registry();
   IF NOT EXISTS (SELECT FROM run_ops.store AS s WHERE s.server IS NOT NULL) THEN
     RAISE EXCEPTION 'no store is attached'
-      USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Use run_ops.attach_store() first.';
+      USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'SELECT run_ops.attach_store(''new'', ''...'');';
   END IF;
   IF EXISTS (SELECT FROM run_ops.routed_table AS r WHERE r.legacy = legacy) THEN
-    RAISE EXCEPTION 'table % is routed already', legacy
+    RAISE EXCEPTION 'table % is already a routed table', legacy
       USING ERRCODE = 'duplicate_object',
-            HINT = 'run_ops.refresh_table() follows a migration; run_ops.detach_table() undoes.';
+            HINT = format('After a migration: SELECT run_ops.refresh_table(%L);', legacy);
   END IF;
   view_text := format('%I.%I', view_schema,
     coalesce(view_name, (SELECT c.relname FROM pg_class AS c WHERE c.oid = legacy)));
   IF to_regclass(view_text) IS NOT NULL THEN
-    RAISE EXCEPTION 'relation % exists already', view_text
+    RAISE EXCEPTION 'relation % already exists', view_text
       USING ERRCODE = 'duplicate_table',
-            HINT = 'Give another view_schema or view_name for the view.';
+            HINT = 'Specify another view_schema or view_name for the view.';
   END IF;
 
   EXECUTE format('CREATE VIEW %s AS %s', view_text, run_ops.view_query(t, false));
@@ -310,7 +313,7 @@ BEGIN
     PERFORM run_ops.import_table(store, t);
   END LOOP;
   PERFORM run_ops.build_view(t, run_ops.split_enabled());
-  -- the write lock is there, so that none is added after this
+  -- the write lock exists by now, so that no stray can be added after the count
   IF run_ops.split_enabled() AND t.routing <> 'store' THEN
     strays := (SELECT a.n FROM run_ops.as_owner(legacy,
       format('SELECT count(*) FROM %s AS x WHERE NOT run_ops.resides(x.%I, ''legacy'')', legacy, t.route_column)) AS a (n bigint));
@@ -318,11 +321,11 @@ BEGIN
       RAISE EXCEPTION 'table % has rows that belong to a store', legacy
         USING ERRCODE = 'object_not_in_prerequisite_state',
               DETAIL = format('%s rows would disappear from the view: those WHERE NOT run_ops.resides(%I, ''legacy'').', strays, t.route_column),
-              HINT = 'Move them to the store yourself. Or go back with run_ops.repatriate() and run_ops.disable_split(repatriated => true), attach the table, and enable split mode again, which moves them.';
+              HINT = 'Move these rows to the store yourself. Or switch split off with run_ops.repatriate() and run_ops.disable_split(repatriated => true), attach the table, and enable split again, which moves them.';
     END IF;
   END IF;
 
-  -- who could use the table can use the view
+  -- roles with privileges on the table get the same privileges on the view
   FOR grant_row IN
     SELECT a.privilege_type, CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END AS grantee
       FROM pg_class AS c, aclexplode(c.relacl) AS a
@@ -333,14 +336,14 @@ BEGIN
     EXECUTE format('GRANT %s ON %s TO %s', grant_row.privilege_type, view_text, grant_row.grantee);
   END LOOP;
   IF (SELECT c.relrowsecurity FROM pg_class AS c WHERE c.oid = legacy) THEN
-    RAISE WARNING 'row security of table % does not reach the readers of view %', legacy, view_text
-      USING DETAIL = format('The view reads the table as role %I.', current_user),
-            HINT = 'From PostgreSQL 15 on it does with ALTER VIEW ... SET (security_invoker); callers then need rights on what is behind the view, and a user mapping.';
+    RAISE WARNING 'row security policies of table % do not apply to the users of view %', legacy, view_text
+      USING DETAIL = format('The view accesses the table as role %I.', current_user),
+            HINT = format('From PostgreSQL 15 on: ALTER VIEW %s SET (security_invoker = true); callers then need privileges on the tables of the view, and a user mapping.', view_text);
   END IF;
   RETURN t.view;
 END $$;
 COMMENT ON FUNCTION run_ops.attach_table(regclass, run_ops.routing, name, name, name, jsonb, jsonb, name, name) IS
-  'makes a table reachable through one view of the same name and columns, after comparing it with its copy in every store; what is not said is taken from run_ops.known_routing';
+  'creates a view for a table, with the same name and columns, through which the rows of all stores are reached. Compares the table with its copy in every store first. Arguments that are not given are taken from run_ops.known_routing.';
 REVOKE EXECUTE ON FUNCTION run_ops.attach_table(regclass, run_ops.routing, name, name, name, jsonb, jsonb, name, name) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.attach_all_tables(
@@ -357,7 +360,7 @@ DECLARE
 BEGIN
   IF stores = '{}' THEN
     RAISE EXCEPTION 'no store is attached'
-      USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Use run_ops.attach_store() first.';
+      USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'SELECT run_ops.attach_store(''new'', ''...'');';
   END IF;
   SELECT array_agg(DISTINCT answer ->> 'relname') INTO in_stores
     FROM unnest(stores) AS store, LATERAL run_ops.ask_store(store, format(
@@ -371,15 +374,15 @@ BEGIN
      AND NOT EXISTS (SELECT FROM run_ops.routed_table AS r WHERE r.legacy = c.oid);
   FOREACH t IN ARRAY coalesce(tables, '{}') LOOP
     IF t.routing IS NULL THEN
-      RAISE NOTICE 'table % is left out', t.legacy
-        USING DETAIL = 'It exists on both sides, but nothing tells how its rows find their store.',
-              HINT = 'Attach it with run_ops.attach_table(), naming its routing.';
+      RAISE NOTICE 'table % is not attached', t.legacy
+        USING DETAIL = 'It exists in this database and in a store, but its routing is not known.',
+              HINT = format('SELECT run_ops.attach_table(%L, routing => ''...'', route_column => ''...'');', t.legacy);
       tables := array_remove(tables, t);
     ELSE
       PERFORM run_ops.refuse_unroutable(t);
     END IF;
   END LOOP;
-  -- all differences of all tables in one error, before anything is made
+  -- reports all differences of all tables in one error, before the first view is created
   PERFORM run_ops.refuse_table_differences(coalesce(tables, '{}'), stores);
   FOREACH t IN ARRAY coalesce(tables, '{}') LOOP
     t.view := run_ops.attach_table(t.legacy, t.routing, t.route_column, t.store_schema,
@@ -388,7 +391,7 @@ BEGIN
   END LOOP;
 END $$;
 COMMENT ON FUNCTION run_ops.attach_all_tables(name, name, name) IS
-  'attaches every table of the schema that a store has as well and that is not routed yet; returns what it attached';
+  'attaches every table of the schema that also exists in a store and is not a routed table yet; returns the tables it attached';
 REVOKE EXECUTE ON FUNCTION run_ops.attach_all_tables(name, name, name) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.attempt_refresh(view regclass) RETURNS void
@@ -402,11 +405,11 @@ DECLARE
   renamed record;
 BEGIN
   t := run_ops.routed(view);
-  -- Locks the view and nothing else, before the foreign tables, as those do
-  -- that use it; another order would end in a deadlock.
+  -- Locks only the view, and before the foreign tables.  Queries lock them in
+  -- the same order; another order could deadlock.
   EXECUTE format('ALTER VIEW %s OWNER TO %s', t.view, (SELECT c.relowner::regrole FROM pg_class AS c WHERE c.oid = t.view));
-  -- A view keeps the name that a column had when the view was made, and so does
-  -- the registry.
+  -- A view keeps the name that a column had when the view was created, and so
+  -- does the registry.
   names := (SELECT jsonb_object_agg(v.attname, l.attname)
               FROM (SELECT attname, row_number() OVER (ORDER BY attnum) AS n FROM pg_attribute
                      WHERE attrelid = t.view AND attnum > 0) AS v
@@ -414,7 +417,7 @@ BEGIN
                      WHERE attrelid = t.legacy AND attnum > 0 AND NOT attisdropped) AS l USING (n)
              WHERE v.attname <> l.attname);
   IF names IS NOT NULL THEN
-    -- by way of names that nobody has, as two columns may have changed places
+    -- through temporary names, because two columns may have exchanged their names
     FOR renamed IN SELECT key AS old_name, format('run_ops renamed %s', row_number() OVER ()) AS between, value AS new_name
                      FROM jsonb_each_text(names) ORDER BY key LOOP
       EXECUTE format('ALTER VIEW %s RENAME COLUMN %I TO %I', t.view, renamed.old_name, renamed.between);
@@ -430,7 +433,8 @@ BEGIN
      WHERE r.view = t.view
     RETURNING * INTO t;
   END IF;
-  -- the new foreign table takes the place of the old one, which the view may still use
+  -- the view may still use the old foreign table, so it is dropped after the new
+  -- one has replaced it
   FOR old IN DELETE FROM run_ops.routed_store AS r WHERE r.view = t.view RETURNING * LOOP
     EXECUTE format('ALTER FOREIGN TABLE %s RENAME TO %I', old.foreign_table,
                    'replaced_' || old.foreign_table::oid);
@@ -441,7 +445,7 @@ BEGIN
   PERFORM run_ops.guard_leftovers() WHERE EXISTS (SELECT FROM run_ops.leftover);
 END $$;
 COMMENT ON FUNCTION run_ops.attempt_refresh(regclass) IS
-  'one attempt to follow a migration: new foreign tables in place of the old ones, and the view over them';
+  'one attempt of refresh_table(): creates new foreign tables, lets the view use them, and drops the old ones';
 REVOKE EXECUTE ON FUNCTION run_ops.attempt_refresh(regclass) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.refresh_table(view regclass) RETURNS void
@@ -452,7 +456,7 @@ BEGIN
   PERFORM run_ops.in_attempts(format('SELECT run_ops.attempt_refresh(%L)', view));
 END $$;
 COMMENT ON FUNCTION run_ops.refresh_table(regclass) IS
-  'follows a migration that added or renamed a column on every side; the view keeps its place, its grants and its dependents';
+  'updates the view and the foreign tables after a migration has added or renamed columns on all sides; the view keeps its privileges and dependent objects';
 REVOKE EXECUTE ON FUNCTION run_ops.refresh_table(regclass) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.detach_table(view regclass) RETURNS void
@@ -466,7 +470,7 @@ BEGIN
   PERFORM run_ops.lock_registry();
   t := run_ops.routed(view);
   PERFORM run_ops.refuse_while_split(format('detach %s', t.view));
-  PERFORM run_ops.refuse_leftovers();  -- in a copy
+  PERFORM run_ops.refuse_leftovers();  -- exist with split off only in a copy
   EXECUTE format('DROP VIEW %s', t.view);
   FOR foreign_table IN SELECT r.foreign_table FROM run_ops.routed_store AS r WHERE r.view = t.view LOOP
     EXECUTE format('DROP FOREIGN TABLE %s', foreign_table);
@@ -474,5 +478,5 @@ BEGIN
   DELETE FROM run_ops.routed_table AS r WHERE r.view = t.view;
 END $$;
 COMMENT ON FUNCTION run_ops.detach_table(regclass) IS
-  'drops the view and the foreign tables of a routed table; the table and all rows stay as they are; refused while split is on';
+  'drops the view and the foreign tables of a routed table, but does not change the tables themselves. Raises an error while split is on.';
 REVOKE EXECUTE ON FUNCTION run_ops.detach_table(regclass) FROM PUBLIC;

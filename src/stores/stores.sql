@@ -1,8 +1,8 @@
 
--- stores: which databases hold run-ops rows, and which tables are reached
--- through one view.  What is written here was configured by an operator, so
--- it travels with pg_dump; relations are kept as regclass, so it follows a
--- rename and is dumped by name.
+-- stores: the databases that hold run-ops rows, and the tables that are reached
+-- through one view.  An operator configures both, so pg_dump dumps them.
+-- Relations are stored as regclass, so that a renamed relation is still found
+-- and is dumped by its name.
 
 CREATE TABLE run_ops.store (
   name   text PRIMARY KEY CHECK (name OPERATOR(pg_catalog.~) '^(legacy|new|[a-z0-9])$'),
@@ -10,14 +10,14 @@ CREATE TABLE run_ops.store (
   CHECK ((name OPERATOR(pg_catalog.=) 'legacy') OPERATOR(pg_catalog.=) (server IS NULL))
 );
 COMMENT ON TABLE run_ops.store IS
-  'databases that hold run-ops rows: legacy is this one, new and the shards a-z, 0-9 are foreign servers';
-COMMENT ON COLUMN run_ops.store.name IS 'its name in every function and view';
-COMMENT ON COLUMN run_ops.store.server IS 'foreign server of the store; NULL for legacy';
+  'the databases that hold run-ops rows: legacy is this database; new and the shards a-z, 0-9 are foreign servers';
+COMMENT ON COLUMN run_ops.store.name IS 'the name of the store in all functions and views';
+COMMENT ON COLUMN run_ops.store.server IS 'the foreign server of the store; NULL for legacy';
 INSERT INTO run_ops.store VALUES ('legacy', NULL);
 
 CREATE TYPE run_ops.routing AS ENUM ('shape', 'anchor', 'store');
 COMMENT ON TYPE run_ops.routing IS
-  'how a row finds its store: shape = by its own id, anchor = by a column that holds a shaped id, store = it is where it was put';
+  'how the store of a row is found: shape = by the id of the row, anchor = by a column with the id of a run or batch, store = no id decides, and the row stays where it was inserted';
 
 CREATE TABLE run_ops.routed_table (
   view           regclass PRIMARY KEY,
@@ -31,19 +31,19 @@ CREATE TABLE run_ops.routed_table (
   store_defaults jsonb NOT NULL
 );
 COMMENT ON TABLE run_ops.routed_table IS
-  'tables that exist in every store and are reached through one view';
-COMMENT ON COLUMN run_ops.routed_table.view IS 'the view that the application asks';
+  'the tables that exist in every store and are reached through one view';
+COMMENT ON COLUMN run_ops.routed_table.view IS 'the view that the application queries';
 COMMENT ON COLUMN run_ops.routed_table.legacy IS 'the table in this database';
-COMMENT ON COLUMN run_ops.routed_table.routing IS 'how a row finds its store';
+COMMENT ON COLUMN run_ops.routed_table.routing IS 'how the store of a row is found';
 COMMENT ON COLUMN run_ops.routed_table.route_column IS
-  'the column whose shape tells the store; NULL or unclassifiable values belong to legacy';
-COMMENT ON COLUMN run_ops.routed_table.key_columns IS 'columns that identify a row in every store';
+  'the column with the id that decides the store; a row with NULL or an unclassifiable id belongs to legacy';
+COMMENT ON COLUMN run_ops.routed_table.key_columns IS 'the columns that identify a row in every store';
 COMMENT ON COLUMN run_ops.routed_table.store_schema IS 'the schema of the table in the stores';
 COMMENT ON COLUMN run_ops.routed_table.store_table IS 'the name of the table in the stores';
 COMMENT ON COLUMN run_ops.routed_table.column_names IS
-  'columns named otherwise in the stores: {local name: name in the store}';
+  'the columns that have another name in the stores: {local name: name in the store}';
 COMMENT ON COLUMN run_ops.routed_table.store_defaults IS
-  'columns that only the stores have: {name in the store: SQL expression that fills it}';
+  'the columns that only the stores have: {name in the store: SQL expression for the value}';
 
 CREATE TABLE run_ops.routed_store (
   view          regclass REFERENCES run_ops.routed_table ON DELETE CASCADE,
@@ -52,11 +52,11 @@ CREATE TABLE run_ops.routed_store (
   changes_rows  boolean NOT NULL DEFAULT true,
   PRIMARY KEY (view, store)
 );
-COMMENT ON TABLE run_ops.routed_store IS 'the foreign table of a routed table in each store but legacy';
+COMMENT ON TABLE run_ops.routed_store IS 'the foreign table of a routed table in each store except legacy';
 COMMENT ON COLUMN run_ops.routed_store.view IS 'the routed table';
 COMMENT ON COLUMN run_ops.routed_store.store IS 'the store';
-COMMENT ON COLUMN run_ops.routed_store.foreign_table IS 'the foreign table, in the schema run_ops_<store>';
-COMMENT ON COLUMN run_ops.routed_store.changes_rows IS 'the table in the store has, or may have, BEFORE ROW triggers, as it was when split mode was enabled or the table imported';
+COMMENT ON COLUMN run_ops.routed_store.foreign_table IS 'the foreign table, in schema run_ops_<store>';
+COMMENT ON COLUMN run_ops.routed_store.changes_rows IS 'whether the table in the store has, or may have, BEFORE ROW triggers; determined when split mode is enabled and when the table is imported';
 
 SELECT pg_catalog.pg_extension_config_dump('run_ops.store', 'WHERE name <> ''legacy''');
 SELECT pg_catalog.pg_extension_config_dump('run_ops.routed_table', '');
@@ -74,12 +74,12 @@ BEGIN
   IF NOT FOUND THEN
     RAISE EXCEPTION '% is not a routed table', coalesce(relation::text, 'NULL')
       USING ERRCODE = 'undefined_object',
-            HINT = 'run_ops.routed_table lists the views; run_ops.attach_table() makes one.';
+            HINT = 'run_ops.routed_table lists the views. run_ops.attach_table() creates one.';
   END IF;
   RETURN found_table;
 END $$;
 COMMENT ON FUNCTION run_ops.routed(regclass) IS
-  'the registry row of a routed table, named by its view or by its local table; an error when it is none';
+  'the row of run_ops.routed_table for a view or for a local table; raises an error if there is none';
 
 -- Attaching and detaching ------------------------------------------------------
 
@@ -89,7 +89,7 @@ AS $$
   LOCK TABLE run_ops.store, run_ops.routed_table, run_ops.routed_store IN SHARE ROW EXCLUSIVE MODE
 $$;
 COMMENT ON FUNCTION run_ops.lock_registry() IS
-  'lets one session at a time change what is attached; readers go on';
+  'lets only one session at a time change stores and routed tables; does not block reads';
 
 CREATE FUNCTION run_ops.in_attempts(command text, OUT attempts int, OUT seconds numeric)
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -101,8 +101,8 @@ DECLARE
   since timestamptz;
 BEGIN
   PERFORM set_config('lock_timeout', run_ops.setting('swap_lock_timeout'), true),
-  -- Earlier than that, so that a deadlock ends here and not in a client, and
-  -- so that an autovacuum worker in the way is cancelled.
+  -- Shorter than lock_timeout, so that this session and not a client detects a
+  -- deadlock, and so that an autovacuum worker that blocks it is cancelled.
           set_config('deadlock_timeout', '10ms', true);
   FOR attempt IN 1..most LOOP
     BEGIN
@@ -115,9 +115,9 @@ BEGIN
       IF attempt = most THEN
         RAISE EXCEPTION 'could not lock the views in % attempts', most
           USING ERRCODE = 'lock_not_available', DETAIL = SQLERRM,
-                HINT = 'A long transaction uses them. Try later, or raise run_ops_split.swap_lock_timeout or run_ops_split.swap_attempts.';
+                HINT = 'A long transaction is using one of the tables. Try again later, or raise run_ops_split.swap_lock_timeout or run_ops_split.swap_attempts.';
       END IF;
-      -- those who queued behind the attempt get their turn
+      -- the queries that waited for this attempt proceed
       PERFORM pg_sleep(random() * 0.1);
     END;
   END LOOP;
@@ -125,28 +125,28 @@ BEGIN
           set_config('deadlock_timeout', old_deadlock_timeout, true);
 END $$;
 COMMENT ON FUNCTION run_ops.in_attempts(text) IS
-  'runs a command that locks views in attempts that wait shortly for their locks and give way between them; says how many it took, and how long the last one';
+  'runs a command that locks views, in several attempts: each waits only run_ops_split.swap_lock_timeout for its locks, and waiting queries proceed between the attempts. Returns the number of attempts and the duration of the last one in seconds.';
 REVOKE EXECUTE ON FUNCTION run_ops.in_attempts(text) FROM PUBLIC;
 
-CREATE FUNCTION run_ops.store_schema(store text) RETURNS name
+CREATE FUNCTION run_ops.foreign_schema(store text) RETURNS name
   LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
   RETURN ('run_ops_' OPERATOR(pg_catalog.||) store)::pg_catalog.name;
-COMMENT ON FUNCTION run_ops.store_schema(text) IS 'the local schema that holds the foreign tables of a store';
+COMMENT ON FUNCTION run_ops.foreign_schema(text) IS 'the local schema with the foreign tables of a store';
 
-CREATE FUNCTION run_ops.own_schema(schema name) RETURNS void
+CREATE FUNCTION run_ops.make_own_schema(schema name) RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
   IF NOT EXISTS (SELECT FROM pg_namespace AS n WHERE n.nspname = schema) THEN
     EXECUTE format('CREATE SCHEMA %I', schema);
   END IF;
-  -- DROP EXTENSION leaves it, so it may have been there; and a default
-  -- privilege may let others into a new one
+  -- An old schema may exist, because DROP EXTENSION does not drop it.  Default
+  -- privileges may let others create objects in a new one.
   PERFORM run_ops.refuse_strangers(schema);
 END $$;
-COMMENT ON FUNCTION run_ops.own_schema(name) IS
-  'makes a schema for objects of the extension; refuses one that is there when somebody else owns it or anything in it, or may create something there';
-REVOKE EXECUTE ON FUNCTION run_ops.own_schema(name) FROM PUBLIC;
+COMMENT ON FUNCTION run_ops.make_own_schema(name) IS
+  'creates a schema for objects of the extension if it does not exist; raises an error if another role owns it or an object in it, or may create objects in it';
+REVOKE EXECUTE ON FUNCTION run_ops.make_own_schema(name) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.attach_store(name text, server name) RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -160,18 +160,18 @@ BEGIN
   IF name IS NULL OR name !~ '^(new|[a-z0-9])$' THEN
     RAISE EXCEPTION 'invalid store name %', coalesce(quote_ident(name), 'NULL')
       USING ERRCODE = 'invalid_parameter_value',
-            DETAIL = 'A store is "new", or a shard named by one character of [a-z0-9]; "legacy" is this database.';
+            DETAIL = 'The name of a store is "new", or one character of [a-z0-9] for a shard. "legacy" is this database.';
   END IF;
   PERFORM run_ops.lock_registry();
   IF EXISTS (SELECT FROM run_ops.store AS s WHERE s.name = name) THEN
-    RAISE EXCEPTION 'store "%" is attached already', name
-      USING ERRCODE = 'duplicate_object', HINT = 'run_ops.detach_store() removes it.';
+    RAISE EXCEPTION 'store "%" is already attached', name
+      USING ERRCODE = 'duplicate_object', HINT = format('To detach it: SELECT run_ops.detach_store(%L);', name);
   END IF;
   IF EXISTS (SELECT FROM run_ops.store AS s WHERE s.server = server) THEN
-    RAISE EXCEPTION 'server "%" is attached already as store "%"', server,
+    RAISE EXCEPTION 'server "%" is already attached as store "%"', server,
         (SELECT s.name FROM run_ops.store AS s WHERE s.server = server)
       USING ERRCODE = 'duplicate_object',
-            DETAIL = 'Every store must be a database of its own, or its rows would be seen twice.';
+            DETAIL = 'Each store must be a separate database. Otherwise the views would show its rows twice.';
   END IF;
   SELECT w.fdwname INTO wrapper
     FROM pg_foreign_server AS f JOIN pg_foreign_data_wrapper AS w ON w.oid = f.srvfdw
@@ -179,22 +179,23 @@ BEGIN
   IF wrapper IS NULL THEN
     RAISE EXCEPTION 'server % does not exist', coalesce(quote_ident(server), 'NULL')
       USING ERRCODE = 'undefined_object',
-            HINT = 'Create it with CREATE SERVER ... FOREIGN DATA WRAPPER run_ops_fdw.';
+            HINT = format('CREATE SERVER %s FOREIGN DATA WRAPPER run_ops_fdw OPTIONS (host ''...'', dbname ''...'');',
+                          coalesce(quote_ident(server), '...'));
   END IF;
   IF wrapper = 'postgres_fdw' THEN
     RAISE NOTICE 'server "%" uses postgres_fdw', server
-      USING DETAIL = 'Its connection is opened when a plan starts: with a generic plan, a lookup of a LEGACY id fails while the store is down.',
-            HINT = 'A server of run_ops_fdw connects only when a row is asked for, and takes the same options.';
+      USING DETAIL = 'postgres_fdw opens the connection when a query starts. With a generic plan, a lookup of a LEGACY id fails while the store is down.',
+            HINT = 'Create the server with run_ops_fdw instead. It takes the same options, and connects only when the first row is requested.';
   ELSIF wrapper = 'run_ops_fdw' AND EXISTS (
       SELECT FROM pg_foreign_server AS f, pg_options_to_table(f.srvoptions) AS o
        WHERE f.srvname = server AND o.option_name = 'use_remote_estimate' AND o.option_value::boolean) THEN
     RAISE NOTICE 'server "%" has use_remote_estimate on', server
-      USING DETAIL = 'The planner then asks the store: with a generic plan, a lookup of a LEGACY id fails while the store is down.',
-            HINT = 'Leave it off; columns marked as indexed and ANALYZE of the foreign tables serve joins as well.';
+      USING DETAIL = 'The planner contacts the store for its estimates. With a generic plan, a lookup of a LEGACY id fails while the store is down.',
+            HINT = format('ALTER SERVER %I OPTIONS (SET use_remote_estimate ''false''); and then ANALYZE the foreign tables.', server);
   ELSIF wrapper <> 'run_ops_fdw' THEN
     RAISE EXCEPTION 'server "%" uses foreign-data wrapper "%"', server, wrapper
       USING ERRCODE = 'wrong_object_type',
-            HINT = 'A store is a server of run_ops_fdw or of postgres_fdw.';
+            HINT = 'Create the server with run_ops_fdw.';
   END IF;
   SELECT r.rolname INTO stranger
     FROM pg_foreign_server AS f JOIN pg_roles AS r ON r.oid = f.srvowner
@@ -210,7 +211,7 @@ BEGIN
                   WHERE m.srvname = server AND m.usename IN (current_user, 'public')) THEN
     RAISE EXCEPTION 'role "%" has no user mapping for server "%"', current_user, server
       USING ERRCODE = 'undefined_object',
-            DETAIL = 'The views read the store as the role that attaches it.',
+            DETAIL = 'The views access the store with the user mapping of the role that attaches it.',
             HINT = format('CREATE USER MAPPING FOR %I SERVER %I OPTIONS (user ''...'', password ''...'');',
                           current_user, server);
   END IF;
@@ -221,14 +222,14 @@ BEGIN
   INSERT INTO run_ops.store VALUES (name, server);
   PERFORM run_ops.refuse_differences(format('store "%s" does not match this database', name),
     ARRAY(SELECT run_ops.database_differences(name)));
-  PERFORM run_ops.own_schema(run_ops.store_schema(name));
+  PERFORM run_ops.make_own_schema(run_ops.foreign_schema(name));
   FOR routed IN SELECT * FROM run_ops.routed_table LOOP
     PERFORM run_ops.import_table(name, routed);
     PERFORM run_ops.build_view(routed, run_ops.split_enabled());
   END LOOP;
 END $$;
 COMMENT ON FUNCTION run_ops.attach_store(text, name) IS
-  'registers a foreign server as store "new" or as a shard, after comparing encoding and collation; the caller needs a user mapping for it';
+  'registers a foreign server as store "new" or as a shard, and compares encoding and collation first. The caller needs a user mapping for the server.';
 REVOKE EXECUTE ON FUNCTION run_ops.attach_store(text, name) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.refuse_while_split(doing text) RETURNS void
@@ -238,11 +239,11 @@ BEGIN
   IF run_ops.split_enabled() THEN
     RAISE EXCEPTION 'cannot % while split is on', doing
       USING ERRCODE = 'object_in_use',
-            DETAIL = 'Rows of the store would disappear from the views.',
-            HINT = 'run_ops.disable_split() is the way back.';
+            DETAIL = 'The rows of the stores would disappear from the views.',
+            HINT = 'Switch split off first, with run_ops.disable_split().';
   END IF;
 END $$;
-COMMENT ON FUNCTION run_ops.refuse_while_split(text) IS 'raises an error while split is on';
+COMMENT ON FUNCTION run_ops.refuse_while_split(text) IS 'raises an error if split is on; the argument completes "cannot ..."';
 
 CREATE FUNCTION run_ops.detach_store(name text) RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -254,19 +255,19 @@ BEGIN
   PERFORM run_ops.lock_registry();
   IF NOT EXISTS (SELECT FROM run_ops.store AS s WHERE s.name = name AND s.server IS NOT NULL) THEN
     RAISE EXCEPTION 'store % is not attached', coalesce(quote_ident(name), 'NULL')
-      USING ERRCODE = 'undefined_object', HINT = 'run_ops.store lists the stores.';
+      USING ERRCODE = 'undefined_object', HINT = 'SELECT name FROM run_ops.store WHERE server IS NOT NULL;';
   END IF;
   PERFORM run_ops.refuse_while_split(format('detach store "%s"', name));
-  PERFORM run_ops.refuse_leftovers();  -- in a copy
-  PERFORM run_ops.forget_changes();
+  PERFORM run_ops.refuse_leftovers();  -- exist with split off only in a copy
+  PERFORM run_ops.stop_tracking();
   FOR foreign_table IN
     DELETE FROM run_ops.routed_store AS r WHERE r.store = name RETURNING r.foreign_table
   LOOP
     EXECUTE format('DROP FOREIGN TABLE %s', foreign_table);
   END LOOP;
-  EXECUTE format('DROP SCHEMA %I', run_ops.store_schema(name));
+  EXECUTE format('DROP SCHEMA %I', run_ops.foreign_schema(name));
   DELETE FROM run_ops.store AS s WHERE s.name = name;
 END $$;
 COMMENT ON FUNCTION run_ops.detach_store(text) IS
-  'forgets a store and drops its foreign tables; its rows stay where they are; refused while split is on';
+  'removes a store from the registry and drops its foreign tables, but does not change the store itself. Raises an error while split is on.';
 REVOKE EXECUTE ON FUNCTION run_ops.detach_store(text) FROM PUBLIC;

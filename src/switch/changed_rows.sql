@@ -1,44 +1,44 @@
 
--- changed_rows: which rows changed while rows are copied between a store and
--- here, so that only those are compared when writes are closed.
+-- changed_rows: tracks which rows change while rows are copied between a store
+-- and this database, so that only those are compared while writes are blocked.
 --
--- A trigger notes the key of every row that is written, in the transaction
--- that writes it.  So after a whole pass only noted rows can differ.  A note
--- is removed when the copy of its row has been committed here.
+-- A trigger inserts the key of every row that is written into a table of notes,
+-- in the same transaction.  So after a complete pass only rows with a note can
+-- differ.  A note is removed after the copy of its row has been committed here.
 --
--- What is noted is believed while nothing happened that a trigger does not
--- see.  The places where rows are noted carry a token with the number of
--- batches whose notes were removed there, and their tables and triggers are
--- what they were.  A trigger that was switched off for a while, TRUNCATE, a
--- rewritten or migrated table, a server restored or failed over: each shows
--- in one of them, and then every row is compared again.
+-- Some changes fire no trigger: a trigger that was disabled for a while,
+-- TRUNCATE, a table that was rewritten or migrated, a server that was restored
+-- or failed over.  Two values that are stored with the notes reveal each of
+-- them: a token with the number of batches whose notes were removed, and a hash
+-- of the tables and triggers.  If one of them is not as expected, all rows are
+-- compared again.
 
-CREATE TABLE run_ops.change_notes (
+CREATE TABLE run_ops.change_tracking (
   place      text PRIMARY KEY REFERENCES run_ops.store ON DELETE CASCADE,
   forward    boolean,
   token      text NOT NULL,
-  shape      text NOT NULL,
+  definitions text NOT NULL,
   drained    bigint NOT NULL DEFAULT 0,
   ids        bigint[] NOT NULL DEFAULT '{}',
   drained_by xid8
 );
-COMMENT ON TABLE run_ops.change_notes IS
-  'where the keys of changed rows are noted, in schema run_ops_changes of each store and of this database, while rows are copied';
-COMMENT ON COLUMN run_ops.change_notes.place IS 'the store whose changes are noted; legacy: this database';
-COMMENT ON COLUMN run_ops.change_notes.forward IS 'for run_ops.move_strays(); false: for run_ops.repatriate(); NULL: for nothing any more';
-COMMENT ON COLUMN run_ops.change_notes.token IS 'what the place must still have';
-COMMENT ON COLUMN run_ops.change_notes.shape IS 'its tables and triggers, as they were when noting began';
-COMMENT ON COLUMN run_ops.change_notes.drained IS 'batches of noted rows that were copied';
-COMMENT ON COLUMN run_ops.change_notes.ids IS 'the notes of the last batch, to be removed once it is committed';
-COMMENT ON COLUMN run_ops.change_notes.drained_by IS 'the transaction that copied the last batch';
+COMMENT ON TABLE run_ops.change_tracking IS
+  'the databases in which schema run_ops_changes collects the keys of changed rows while rows are copied';
+COMMENT ON COLUMN run_ops.change_tracking.place IS 'the store whose changes are tracked; legacy: this database';
+COMMENT ON COLUMN run_ops.change_tracking.forward IS 'true: for run_ops.move_strays(); false: for run_ops.repatriate(); NULL: no longer used, to be removed';
+COMMENT ON COLUMN run_ops.change_tracking.token IS 'the token that schema run_ops_changes must still have';
+COMMENT ON COLUMN run_ops.change_tracking.definitions IS 'a hash of the tracked tables and their triggers, from when tracking began';
+COMMENT ON COLUMN run_ops.change_tracking.drained IS 'the number of batches of changed rows that were copied';
+COMMENT ON COLUMN run_ops.change_tracking.ids IS 'the notes of the last batch, which are removed once the batch is committed';
+COMMENT ON COLUMN run_ops.change_tracking.drained_by IS 'the transaction that copied the last batch';
 
-CREATE TABLE run_ops.settled_row (view regclass REFERENCES run_ops.routed_table ON DELETE CASCADE, key text);
-COMMENT ON TABLE run_ops.settled_row IS
-  'rows whose foreign keys are checked when writes are closed; empty but for the transaction that switches';
-COMMENT ON COLUMN run_ops.settled_row.view IS 'the routed table';
-COMMENT ON COLUMN run_ops.settled_row.key IS 'the key of the row';
+CREATE TABLE run_ops.row_to_check (view regclass REFERENCES run_ops.routed_table ON DELETE CASCADE, key text);
+COMMENT ON TABLE run_ops.row_to_check IS
+  'the rows whose foreign keys are checked while writes are blocked; has rows only within the transaction that switches';
+COMMENT ON COLUMN run_ops.row_to_check.view IS 'the routed table';
+COMMENT ON COLUMN run_ops.row_to_check.key IS 'the key of the row';
 
--- A place is a store or this database: the same SQL runs in either.
+-- A place is a store or this database.  The same SQL runs in both.
 
 CREATE FUNCTION run_ops.ask_place(place text, query text) RETURNS SETOF jsonb
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -50,7 +50,7 @@ BEGIN
     RETURN QUERY SELECT * FROM run_ops.ask_store(place, query);
   END IF;
 END $$;
-COMMENT ON FUNCTION run_ops.ask_place(text, text) IS 'asks a store, or this database';
+COMMENT ON FUNCTION run_ops.ask_place(text, text) IS 'runs a query in a store or in this database';
 REVOKE EXECUTE ON FUNCTION run_ops.ask_place(text, text) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.tell_place(place text, commands text) RETURNS void
@@ -77,9 +77,9 @@ AS $$
          LATERAL run_ops.plain_column(t.legacy, k, format('%s.%I', alias, coalesce(names ->> k::text, k))) AS c
 $$;
 COMMENT ON FUNCTION run_ops.key_expression(run_ops.routed_table, text, jsonb) IS
-  'the text of the key of a row with this alias, as it is noted; names are those of columns that are named otherwise there';
+  'an SQL expression for the key of a row with this alias, as text. names maps local column names to other ones in the table that is read.';
 
-CREATE FUNCTION run_ops.noted_tables(place text, going_forward boolean)
+CREATE FUNCTION run_ops.tracked_tables(place text, going_forward boolean)
   RETURNS TABLE (view regclass, relation text, key text, route_column name, has_trigger boolean)
   LANGUAGE sql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -91,16 +91,16 @@ AS $$
     FROM run_ops.routed_table AS t JOIN pg_class AS c ON c.oid = t.legacy JOIN pg_namespace AS n ON n.oid = c.relnamespace
    WHERE place = 'legacy'
   UNION ALL
-  -- where copies wait nobody else writes, but it may be made anew
-  SELECT t.view, run_ops.waiting_table(t, s.store)::text, NULL, NULL, false
+  -- only the copying writes to staging tables, but one may have been created again
+  SELECT t.view, run_ops.staging_table(t, s.store)::text, NULL, NULL, false
     FROM run_ops.routed_table AS t JOIN run_ops.routed_store AS s ON s.view = t.view
    WHERE place = 'legacy' AND t.routing = 'store' AND NOT going_forward
 $$;
-COMMENT ON FUNCTION run_ops.noted_tables(text, boolean) IS
-  'the tables of a place that rows are copied from and to, and which of them get a trigger';
-REVOKE EXECUTE ON FUNCTION run_ops.noted_tables(text, boolean) FROM PUBLIC;
+COMMENT ON FUNCTION run_ops.tracked_tables(text, boolean) IS
+  'the tables of a place from which and to which rows are copied, and whether they get a trigger';
+REVOKE EXECUTE ON FUNCTION run_ops.tracked_tables(text, boolean) FROM PUBLIC;
 
-CREATE FUNCTION run_ops.noting_commands(place text, going_forward boolean, token text) RETURNS text
+CREATE FUNCTION run_ops.tracking_commands(place text, going_forward boolean, token text) RETURNS text
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -108,14 +108,14 @@ DECLARE
   commands text := run_ops.renew_schema('run_ops_changes') || format(
     '; COMMENT ON SCHEMA run_ops_changes IS %L; '
     'CREATE TABLE run_ops_changes.note (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, relation bigint NOT NULL, key text NOT NULL); '
-    'COMMENT ON TABLE run_ops_changes.note IS ''keys of rows that changed while run_ops_split copies rows''', token || ' 0');
+    'COMMENT ON TABLE run_ops_changes.note IS ''keys of rows that have changed while run_ops_split copies rows''', token || ' 0');
 BEGIN
-  FOR t IN SELECT * FROM run_ops.noted_tables(place, going_forward) AS n WHERE n.has_trigger LOOP
-    -- SECURITY DEFINER: who writes the table need not be allowed to write
-    -- notes.  The function is given to the owner of the table, who may have
-    -- made the types and casts of the key, where the role that makes it has
-    -- the rights of that owner.  The settings make the key the same text
-    -- whoever writes.
+  FOR t IN SELECT * FROM run_ops.tracked_tables(place, going_forward) AS n WHERE n.has_trigger LOOP
+    -- SECURITY DEFINER: a role that writes to the table need not have privileges
+    -- on the notes.  The function must belong to the owner of the table, who may
+    -- have created the types and casts of the key; so its owner is changed if
+    -- the role that creates it is a member of that owner.  The settings make the
+    -- text of a key the same for all sessions.
     commands := commands || format($q$;
       CREATE FUNCTION run_ops_changes.%1$I() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
         SET datestyle = 'ISO, YMD' SET timezone = 'UTC' SET intervalstyle = 'postgres' SET extra_float_digits = 1 SET bytea_output = 'hex'
@@ -140,30 +140,31 @@ BEGIN
           END IF;
         END $q$, t.relation, 'note_' || t.view::oid));
     IF place = 'legacy' THEN
-      -- or every write would fail after DROP EXTENSION
+      -- otherwise every write would fail after DROP EXTENSION
       commands := commands || format('; ALTER TRIGGER run_ops_changes ON %s DEPENDS ON EXTENSION run_ops_split; '
                                      'ALTER FUNCTION run_ops_changes.%I() DEPENDS ON EXTENSION run_ops_split; '
                                      'GRANT USAGE ON SCHEMA run_ops TO %s', t.relation, 'note_' || t.view::oid,
                                      (SELECT c.relowner::regrole FROM pg_class AS c WHERE c.oid = t.relation::regclass));
     END IF;
-    -- Where rows come from, whoever writes them; where they are copied to, all
-    -- but the copying, which runs as a replica.
+    -- On the side from which rows are copied, the trigger must fire in every
+    -- session.  On the other side it must not fire for the copying itself, which
+    -- runs with session_replication_role = replica.
     IF (place = 'legacy') = going_forward THEN
       commands := commands || format('; ALTER TABLE %s ENABLE ALWAYS TRIGGER run_ops_changes', t.relation);
     END IF;
   END LOOP;
   RETURN commands;
 END $$;
-COMMENT ON FUNCTION run_ops.noting_commands(text, boolean, text) IS
-  'SQL that makes a place note the keys of the rows that change';
-REVOKE EXECUTE ON FUNCTION run_ops.noting_commands(text, boolean, text) FROM PUBLIC;
+COMMENT ON FUNCTION run_ops.tracking_commands(text, boolean, text) IS
+  'the SQL commands that create the triggers which track changed rows in a place';
+REVOKE EXECUTE ON FUNCTION run_ops.tracking_commands(text, boolean, text) FROM PUBLIC;
 
-CREATE FUNCTION run_ops.place_shape(place text, going_forward boolean) RETURNS jsonb
+CREATE FUNCTION run_ops.tracked_definitions(place text, going_forward boolean) RETURNS jsonb
   LANGUAGE sql SET search_path = pg_catalog, pg_temp
 AS $$
-  -- xmin tells a trigger that was switched off and on again; the name of the
-  -- WAL begins with the timeline, which changes when a server is restored or
-  -- a standby promoted.
+  -- xmin shows that a trigger was disabled and enabled again.  The name of the
+  -- WAL file begins with the timeline, which changes when a server is restored
+  -- or a standby is promoted.
   SELECT a FROM run_ops.ask_place(place, format($q$
     SELECT obj_description(to_regnamespace('run_ops_changes')::oid, 'pg_namespace') AS token,
            left(pg_walfile_name(pg_current_wal_lsn()), 8) || md5(string_agg(concat_ws(' ', c.oid, pg_relation_filenode(c.oid),
@@ -171,74 +172,75 @@ AS $$
                 FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
              (SELECT string_agg(concat_ws(' ', g.oid, g.xmin, g.tgenabled, f.oid, f.xmin), ',')
                 FROM pg_trigger AS g JOIN pg_proc AS f ON f.oid = g.tgfoid WHERE g.tgrelid = c.oid AND g.tgname = 'run_ops_changes')),
-             E'\n' ORDER BY c.oid)) AS shape
+             E'\n' ORDER BY c.oid)) AS definitions
       FROM (SELECT r::oid AS oid FROM unnest(%1$L::text[]) AS u (name), to_regclass(name) AS r
             UNION SELECT p.relid::oid FROM unnest(%1$L::text[]) AS u (name), to_regclass(name) AS r, pg_partition_tree(r) AS p) AS c $q$,
-    ARRAY(SELECT n.relation FROM run_ops.noted_tables(place, going_forward) AS n ORDER BY 1) || 'run_ops_changes.note'::text)) AS a
+    ARRAY(SELECT n.relation FROM run_ops.tracked_tables(place, going_forward) AS n ORDER BY 1) || 'run_ops_changes.note'::text)) AS a
 $$;
-COMMENT ON FUNCTION run_ops.place_shape(text, boolean) IS
-  'the token of a place, and a hash of what its tables and triggers are';
-REVOKE EXECUTE ON FUNCTION run_ops.place_shape(text, boolean) FROM PUBLIC;
+COMMENT ON FUNCTION run_ops.tracked_definitions(text, boolean) IS
+  'the token of a place, and a hash of the definitions of its tracked tables and their triggers';
+REVOKE EXECUTE ON FUNCTION run_ops.tracked_definitions(text, boolean) FROM PUBLIC;
 
-CREATE FUNCTION run_ops.note_changes(going_forward boolean) RETURNS boolean
+CREATE FUNCTION run_ops.start_tracking(going_forward boolean) RETURNS boolean
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-  p     record;
+  place text;
   token text := gen_random_uuid();
 BEGIN
-  DELETE FROM run_ops.change_notes;
-  -- this database last, for its locks last until the transaction ends
-  FOR p IN SELECT s.name FROM run_ops.store AS s ORDER BY s.server IS NULL, s.name LOOP
-    PERFORM run_ops.in_attempts(format('SELECT run_ops.tell_place(%L, %L)', p.name, run_ops.noting_commands(p.name, going_forward, token)));
-    INSERT INTO run_ops.change_notes (place, forward, token, shape)
-      VALUES (p.name, going_forward, token, run_ops.place_shape(p.name, going_forward) ->> 'shape');
+  DELETE FROM run_ops.change_tracking;
+  -- this database last, because its locks are held until the transaction ends
+  FOR place IN SELECT s.name FROM run_ops.store AS s ORDER BY s.server IS NULL, s.name LOOP
+    PERFORM run_ops.in_attempts(format('SELECT run_ops.tell_place(%L, %L)', place, run_ops.tracking_commands(place, going_forward, token)));
+    INSERT INTO run_ops.change_tracking (place, forward, token, definitions)
+      VALUES (place, going_forward, token, run_ops.tracked_definitions(place, going_forward) ->> 'definitions');
   END LOOP;
   RETURN true;
 EXCEPTION WHEN OTHERS THEN
-  RAISE NOTICE 'changes are not noted: every row will be compared while writes are closed' USING DETAIL = SQLERRM;
+  RAISE NOTICE 'cannot track changes in store "%": the final switch will compare all rows and block writes for longer', place
+    USING DETAIL = SQLERRM;
   RETURN false;
 END $$;
-COMMENT ON FUNCTION run_ops.note_changes(boolean) IS
-  'begins to note what changes, in every store and here; says false, and a notice why, where that cannot be';
-REVOKE EXECUTE ON FUNCTION run_ops.note_changes(boolean) FROM PUBLIC;
+COMMENT ON FUNCTION run_ops.start_tracking(boolean) IS
+  'starts tracking changed rows in every store and here; if this fails, raises a notice with the reason and returns false';
+REVOKE EXECUTE ON FUNCTION run_ops.start_tracking(boolean) FROM PUBLIC;
 
-CREATE FUNCTION run_ops.doubt_in_notes(going_forward boolean) RETURNS text
+CREATE FUNCTION run_ops.tracking_gap(going_forward boolean) RETURNS text
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
   p     record;
-  found_shape jsonb;
+  found_place jsonb;
 BEGIN
-  FOR p IN SELECT s.name, n.* FROM run_ops.store AS s LEFT JOIN run_ops.change_notes AS n ON n.place = s.name AND n.forward = going_forward
+  FOR p IN SELECT s.name, n.* FROM run_ops.store AS s LEFT JOIN run_ops.change_tracking AS n ON n.place = s.name AND n.forward = going_forward
             ORDER BY s.server IS NULL, s.name LOOP
     IF p.token IS NULL THEN
-      RETURN format('changes of store "%s" were not noted', p.name);
+      RETURN format('Changes in store "%s" were not tracked.', p.name);
     END IF;
-    found_shape := run_ops.place_shape(p.name, going_forward);
-    IF found_shape ->> 'token' IS NULL OR found_shape ->> 'token' NOT IN (concat_ws(' ', p.token, p.drained), concat_ws(' ', p.token, p.drained - 1)) THEN
-      RETURN format('store "%s" has other notes, or none', p.name);
-    ELSIF found_shape ->> 'shape' IS DISTINCT FROM p.shape THEN
-      RETURN format('in store "%s" a table or its trigger is not what it was, or the server was restored', p.name);
+    found_place := run_ops.tracked_definitions(p.name, going_forward);
+    IF found_place ->> 'token' IS NULL OR found_place ->> 'token' NOT IN (concat_ws(' ', p.token, p.drained), concat_ws(' ', p.token, p.drained - 1)) THEN
+      RETURN format('The tracking of changes in store "%s" was removed or replaced.', p.name);
+    ELSIF found_place ->> 'definitions' IS DISTINCT FROM p.definitions THEN
+      RETURN format('In store "%s", a table or its trigger was changed, or the server was restored or failed over.', p.name);
     END IF;
   END LOOP;
   RETURN NULL;
 END $$;
-COMMENT ON FUNCTION run_ops.doubt_in_notes(boolean) IS
-  'why rows that are not noted may have changed; NULL when every change was noted';
-REVOKE EXECUTE ON FUNCTION run_ops.doubt_in_notes(boolean) FROM PUBLIC;
+COMMENT ON FUNCTION run_ops.tracking_gap(boolean) IS
+  'why not all changed rows may have been tracked; NULL if all were';
+REVOKE EXECUTE ON FUNCTION run_ops.tracking_gap(boolean) FROM PUBLIC;
 
-CREATE FUNCTION run_ops.doubt_in_copies(going_forward boolean) RETURNS text
+CREATE FUNCTION run_ops.reason_to_compare_all(going_forward boolean) RETURNS text
   LANGUAGE sql SET search_path = pg_catalog, pg_temp
 AS $$
   SELECT CASE WHEN EXISTS (SELECT FROM run_ops.routed_store AS r WHERE NOT EXISTS (
                 SELECT FROM run_ops.copy_progress AS c WHERE (c.view, c.store, c.forward, c.finished) = (r.view, r.store, going_forward, true)))
-              THEN 'not all rows were copied before'
-              ELSE run_ops.doubt_in_notes(going_forward) END
+              THEN 'Not all rows were copied before the switch.'
+              ELSE run_ops.tracking_gap(going_forward) END
 $$;
-COMMENT ON FUNCTION run_ops.doubt_in_copies(boolean) IS
-  'why rows that are not noted may differ from their copies; NULL when none can';
-REVOKE EXECUTE ON FUNCTION run_ops.doubt_in_copies(boolean) FROM PUBLIC;
+COMMENT ON FUNCTION run_ops.reason_to_compare_all(boolean) IS
+  'why the switch must compare all rows; NULL if only the tracked changes can differ from their copies';
+REVOKE EXECUTE ON FUNCTION run_ops.reason_to_compare_all(boolean) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.only_keys(m run_ops.mirror, keys text[]) RETURNS run_ops.mirror
   LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp
@@ -252,13 +254,13 @@ BEGIN
   m.there_from := m.there_from || format(' AND (%s) IN (%s)', array_to_string(m.there_keys, ', '), list);
   RETURN m;
 END $$;
-COMMENT ON FUNCTION run_ops.only_keys(run_ops.mirror, text[]) IS 'a mirror that shows the rows with these keys only';
+COMMENT ON FUNCTION run_ops.only_keys(run_ops.mirror, text[]) IS 'restricts the SQL fragments to the rows with these keys';
 
 CREATE FUNCTION run_ops.drain_notes(batch_size int, going_forward boolean, switching boolean, OUT drained int, OUT most int, OUT unsettled jsonb[])
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-  n     run_ops.change_notes;
+  n     run_ops.change_tracking;
   r     record;
   t     run_ops.routed_table;
   store text;
@@ -267,14 +269,15 @@ BEGIN
   drained := 0;
   most := 0;
   unsettled := '{}';
-  FOR n IN SELECT * FROM run_ops.change_notes AS c ORDER BY c.place FOR UPDATE LOOP
-    -- what an earlier transaction copied
+  FOR n IN SELECT * FROM run_ops.change_tracking AS c ORDER BY c.place FOR UPDATE LOOP
+    -- removes the notes of rows that an earlier transaction has copied
     IF n.ids <> '{}' AND n.drained_by <> pg_current_xact_id() THEN
       PERFORM run_ops.tell_place(n.place, format('DELETE FROM run_ops_changes.note WHERE id = ANY (%L); COMMENT ON SCHEMA run_ops_changes IS %L',
                                                  n.ids, concat_ws(' ', n.token, n.drained)));
       n.ids := '{}';
     END IF;
-    -- The notes first, and then the rows: a row is never older than its note.
+    -- Reads the notes first and then the rows, so that a row is never older than
+    -- its note.
     taken := '{}';
     FOR r IN
       SELECT (a ->> 'relation')::oid::regclass AS view, array_agg(DISTINCT a ->> 'key') AS keys, array_agg((a ->> 'id')::bigint) AS ids
@@ -285,43 +288,44 @@ BEGIN
       taken := taken || r.ids;
       t := run_ops.routed(r.view);
       FOR store IN SELECT s.store FROM run_ops.routed_store AS s WHERE s.view = r.view AND n.place IN ('legacy', s.store) ORDER BY s.store LOOP
-        IF NOT run_ops.settle_range(run_ops.only_keys(run_ops.mirror_of(t, store, going_forward), r.keys), NULL, NULL, going_forward) THEN
+        IF NOT run_ops.sync_range(run_ops.only_keys(run_ops.mirror_of(t, store, going_forward), r.keys), NULL, NULL, going_forward) THEN
           unsettled := unsettled || jsonb_build_object('view', r.view::oid, 'store', store, 'keys', r.keys);
         END IF;
       END LOOP;
-      INSERT INTO run_ops.settled_row SELECT r.view, k FROM unnest(r.keys) AS k WHERE switching;
+      INSERT INTO run_ops.row_to_check SELECT r.view, k FROM unnest(r.keys) AS k WHERE switching;
     END LOOP;
     IF taken <> '{}' THEN
       n.drained := n.drained + (n.drained_by IS DISTINCT FROM pg_current_xact_id())::int;
       n.drained_by := pg_current_xact_id();
     END IF;
-    UPDATE run_ops.change_notes AS c SET ids = n.ids || taken, drained = n.drained, drained_by = n.drained_by WHERE c.place = n.place;
+    UPDATE run_ops.change_tracking AS c SET ids = n.ids || taken, drained = n.drained, drained_by = n.drained_by WHERE c.place = n.place;
     drained := drained + cardinality(taken);
     most := greatest(most, cardinality(taken));
   END LOOP;
 END $$;
 COMMENT ON FUNCTION run_ops.drain_notes(int, boolean, boolean) IS
-  'compares and copies the rows of one batch of notes of every place: how many notes, the most of one place, and the rows that differ still';
+  'compares and copies the changed rows of one batch of notes from every place; returns the number of notes, the largest number of one place, and the rows that still differ';
 REVOKE EXECUTE ON FUNCTION run_ops.drain_notes(int, boolean, boolean) FROM PUBLIC;
 
-CREATE FUNCTION run_ops.copy_noted(batch_size int, going_forward boolean, switching boolean, OUT copied int, OUT done boolean)
+CREATE FUNCTION run_ops.copy_changed_rows(batch_size int, going_forward boolean, switching boolean, OUT copied int, OUT done boolean)
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
   batch record;
 BEGIN
   SELECT * INTO batch FROM run_ops.drain_notes(batch_size, going_forward, switching);
-  -- Changed once more meanwhile, or a unique value stood in the way: noted anew.
+  -- These rows have changed again, or a unique value prevented the copy, so they
+  -- get new notes.
   INSERT INTO run_ops_changes.note (relation, key)
   SELECT (u ->> 'view')::bigint, k FROM unnest(batch.unsettled) AS u, jsonb_array_elements_text(u -> 'keys') AS k;
   copied := batch.drained;
   done := batch.most < batch_size;
 END $$;
-COMMENT ON FUNCTION run_ops.copy_noted(int, boolean, boolean) IS
-  'copies a batch of noted rows while the service runs; done when fewer than a batch were left';
-REVOKE EXECUTE ON FUNCTION run_ops.copy_noted(int, boolean, boolean) FROM PUBLIC;
+COMMENT ON FUNCTION run_ops.copy_changed_rows(int, boolean, boolean) IS
+  'copies one batch of changed rows while the application runs; done is true if fewer than a batch were left';
+REVOKE EXECUTE ON FUNCTION run_ops.copy_changed_rows(int, boolean, boolean) FROM PUBLIC;
 
-CREATE FUNCTION run_ops.finish_noted(going_forward boolean) RETURNS void
+CREATE FUNCTION run_ops.finish_changed_rows(going_forward boolean) RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -334,24 +338,26 @@ BEGIN
     again := again || batch.unsettled;
     EXIT WHEN batch.most < 10000;
   END LOOP;
-  -- once more, now that no older row is left that could be in the way
+  -- A unique value of an older row may have prevented a copy.  No older row is
+  -- left now, so these rows are copied once more.
   FOREACH u IN ARRAY again LOOP
-    IF NOT run_ops.settle_range(
+    IF NOT run_ops.sync_range(
              run_ops.only_keys(run_ops.mirror_of(run_ops.routed((u ->> 'view')::oid), u ->> 'store', going_forward),
                                ARRAY(SELECT jsonb_array_elements_text(u -> 'keys'))), NULL, NULL, going_forward) THEN
-      RAISE EXCEPTION 'rows of % are not the same here and in store "%"', (u ->> 'view')::oid::regclass, u ->> 'store'
-        USING ERRCODE = 'data_exception', DETAIL = format('They differ after copying, among keys %s.', left(u ->> 'keys', 1000));
+      RAISE EXCEPTION 'rows of % differ between this database and store "%"', (u ->> 'view')::oid::regclass, u ->> 'store'
+        USING ERRCODE = 'data_exception', DETAIL = format('Rows among these keys still differ after copying: %s.', left(u ->> 'keys', 1000));
     END IF;
   END LOOP;
 END $$;
-COMMENT ON FUNCTION run_ops.finish_noted(boolean) IS
-  'compares and copies every row that is still noted; writes must be closed';
-REVOKE EXECUTE ON FUNCTION run_ops.finish_noted(boolean) FROM PUBLIC;
+COMMENT ON FUNCTION run_ops.finish_changed_rows(boolean) IS
+  'compares and copies all changed rows that are not copied yet; writes must be blocked';
+REVOKE EXECUTE ON FUNCTION run_ops.finish_changed_rows(boolean) FROM PUBLIC;
 
--- Foreign keys.  What is copied is not seen by their triggers; every other
--- write of the local tables is.  So they are checked in full while the service
--- runs, and with writes closed once more for the rows that failed then, which
--- may have been halfway, and for those that were copied since.
+-- Foreign keys.  Their triggers do not fire for copied rows, but for all other
+-- writes to the local tables.  So the foreign keys are checked in full while
+-- the application runs.  While writes are blocked they are checked once more,
+-- for rows that violated one before, because not all rows were copied then, and
+-- for rows that were copied since.
 
 CREATE FUNCTION run_ops.foreign_keys()
   RETURNS TABLE (conname name, child run_ops.routed_table, parent run_ops.routed_table, child_table regclass, parent_table regclass,
@@ -360,7 +366,7 @@ CREATE FUNCTION run_ops.foreign_keys()
 AS $$
   SELECT f.conname, t, p, f.conrelid::regclass, f.confrelid::regclass,
          string_agg(format('x.%I', c.attname), ', '), string_agg(format('x.%I IS NOT NULL', c.attname), ' AND '),
-         -- by the operator of the key itself
+         -- the equality operator of the foreign key
          string_agg(format('y.%I OPERATOR(%I.%s) x.%I', r.attname, n.nspname, o.oprname, c.attname), ' AND '),
          array_agg(r.attname ORDER BY k.ord), array_agg(c.attname ORDER BY k.ord)
     FROM pg_constraint AS f JOIN run_ops.routed_table AS t ON t.legacy = f.conrelid
@@ -369,12 +375,12 @@ AS $$
     JOIN pg_attribute AS c ON c.attnum = k.child
     JOIN pg_attribute AS r ON r.attnum = k.parent
     JOIN pg_operator AS o ON o.oid = k.operator JOIN pg_namespace AS n ON n.oid = o.oprnamespace
-   -- some are not enforced, from version 18 on; others lack the column
+   -- conenforced exists from PostgreSQL 18 on
    WHERE f.contype = 'f' AND f.conparentid = 0 AND coalesce((to_jsonb(f) ->> 'conenforced')::boolean, true) AND c.attrelid = f.conrelid AND r.attrelid = f.confrelid
    GROUP BY f.oid, f.conname, t, p, f.conrelid, f.confrelid
 $$;
 COMMENT ON FUNCTION run_ops.foreign_keys() IS
-  'the enforced foreign keys of the local tables: conditions on x, the row that refers, and y, the row that it refers to';
+  'the enforced foreign keys of the local tables, with SQL conditions on x, the referencing row, and y, the referenced row';
 
 CREATE FUNCTION run_ops.rows_at_home(t run_ops.routed_table, relation regclass) RETURNS text
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
@@ -384,9 +390,9 @@ AS $$
        FROM run_ops.routed_store AS s WHERE s.view = t.view AND to_regclass(format('run_ops_repatriated.%I', relation::oid || '_' || s.store)) IS NOT NULL))
 $$;
 COMMENT ON FUNCTION run_ops.rows_at_home(run_ops.routed_table, regclass) IS
-  'a local table together with the copies that wait for a place in it';
+  'a subquery for the rows of a local table and of its staging tables';
 
-CREATE FUNCTION run_ops.suspect_orphans() RETURNS void
+CREATE FUNCTION run_ops.record_orphans() RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO, YMD' SET timezone = 'UTC'
   SET intervalstyle = 'postgres' SET extra_float_digits = 1 SET bytea_output = 'hex'
 AS $$
@@ -395,24 +401,25 @@ DECLARE
   n bigint;
 BEGIN
   FOR f IN SELECT * FROM run_ops.foreign_keys() LOOP
-    INSERT INTO run_ops.settled_row SELECT (f.child).view, q.key
+    INSERT INTO run_ops.row_to_check SELECT (f.child).view, q.key
       FROM run_ops.as_owner(run_ops.weaker_owner(f.child_table, f.parent_table),
              format('SELECT %s FROM %s AS x WHERE %s AND NOT EXISTS (SELECT FROM %s AS y WHERE %s) LIMIT 10000',
                     run_ops.key_expression(f.child, 'x'), run_ops.rows_at_home(f.child, f.child_table), f.present,
                     run_ops.rows_at_home(f.parent, f.parent_table), f.equal)) AS q (key text);
     GET DIAGNOSTICS n = ROW_COUNT;
     IF n = 10000 THEN
-      PERFORM run_ops.raise_orphans(ARRAY[format('%s rows or more of %s break foreign key %I', n, f.child_table, f.conname)]);
+      PERFORM run_ops.raise_orphans(ARRAY[format('%s or more rows of %s violate foreign key %I', n, f.child_table, f.conname)]);
     END IF;
   END LOOP;
 END $$;
-COMMENT ON FUNCTION run_ops.suspect_orphans() IS
-  'checks every foreign key while the service runs, and remembers rows that break one to be looked at again';
-REVOKE EXECUTE ON FUNCTION run_ops.suspect_orphans() FROM PUBLIC;
+COMMENT ON FUNCTION run_ops.record_orphans() IS
+  'checks all foreign keys while the application runs, and adds rows that violate one to run_ops.row_to_check';
+REVOKE EXECUTE ON FUNCTION run_ops.record_orphans() FROM PUBLIC;
 
--- Few rows are looked up in large tables, which the planner cannot know: so
--- the order is said, and whole tables are read only where there is no index.
-CREATE FUNCTION run_ops.refuse_settled_orphans() RETURNS void
+-- Few rows are looked up in large tables, but the planner does not know that
+-- they are few.  So MATERIALIZED fixes the order of the steps, and
+-- enable_seqscan = off prevents reading a whole table that has an index.
+CREATE FUNCTION run_ops.refuse_remaining_orphans() RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off
 AS $$
 DECLARE
@@ -421,17 +428,17 @@ DECLARE
   left_behind bigint;
   lines text[] := '{}';
   owner regclass;
-  settled text := 'WITH s AS MATERIALIZED (SELECT DISTINCT key FROM run_ops.settled_row WHERE view = $1), ';
+  settled text := 'WITH s AS MATERIALIZED (SELECT DISTINCT key FROM run_ops.row_to_check WHERE view = $1), ';
 BEGIN
   FOR f IN SELECT * FROM run_ops.foreign_keys() LOOP
     owner := run_ops.weaker_owner(f.child_table, f.parent_table);
-    -- rows that refer to one
+    -- the rows to check, as referencing rows
     SELECT q.n INTO came FROM run_ops.as_owner(owner,
       format('%s x AS MATERIALIZED (SELECT %s FROM s JOIN %s AS x ON %s) '
              'SELECT count(*) FROM x WHERE %s AND NOT EXISTS (SELECT FROM %s AS y WHERE %s)',
              settled, f.refers, f.child_table, run_ops.key_equals(f.child, (f.child).key_columns, (f.child).key_columns),
              f.present, f.parent_table, f.equal), (f.child).view) AS q (n bigint);
-    -- rows that are gone, and what refers to them
+    -- deleted rows among those to check, and the rows that still refer to them
     left_behind := 0;
     IF f.parent_columns <@ (f.parent).key_columns THEN
       SELECT q.n INTO left_behind FROM run_ops.as_owner(owner,
@@ -441,21 +448,21 @@ BEGIN
                settled, f.parent_table, run_ops.key_equals(f.parent, (f.parent).key_columns, (f.parent).key_columns),
                f.refers, f.child_table, run_ops.key_equals(f.parent, f.parent_columns, f.child_columns), f.parent_table, f.equal),
         (f.parent).view) AS q (n bigint);
-    ELSIF EXISTS (SELECT FROM run_ops.settled_row AS s WHERE s.view = (f.parent).view) THEN
+    ELSIF EXISTS (SELECT FROM run_ops.row_to_check AS s WHERE s.view = (f.parent).view) THEN
       SELECT q.n INTO left_behind FROM run_ops.as_owner(owner,
         format('SELECT count(*) FROM %s AS x WHERE %s AND NOT EXISTS (SELECT FROM %s AS y WHERE %s)',
                f.child_table, f.present, f.parent_table, f.equal)) AS q (n bigint);
     END IF;
-    -- a row may be among both
+    -- greatest(), because both counts may include the same row
     IF came + left_behind > 0 THEN
-      lines := lines || format('%s rows of %s break foreign key %I', greatest(came, left_behind), f.child_table, f.conname);
+      lines := lines || format('%s rows of %s violate foreign key %I', greatest(came, left_behind), f.child_table, f.conname);
     END IF;
   END LOOP;
   PERFORM run_ops.raise_orphans(lines) WHERE lines <> '{}';
 END $$;
-COMMENT ON FUNCTION run_ops.refuse_settled_orphans() IS
-  'checks the foreign keys of the rows in run_ops.settled_row; writes must be closed';
-REVOKE EXECUTE ON FUNCTION run_ops.refuse_settled_orphans() FROM PUBLIC;
+COMMENT ON FUNCTION run_ops.refuse_remaining_orphans() IS
+  'raises an error if the rows in run_ops.row_to_check, or rows that refer to them, violate a foreign key; writes must be blocked';
+REVOKE EXECUTE ON FUNCTION run_ops.refuse_remaining_orphans() FROM PUBLIC;
 
 CREATE FUNCTION run_ops.key_equals(t run_ops.routed_table, key_columns name[], columns name[]) RETURNS text
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
@@ -464,45 +471,45 @@ AS $$
     FROM unnest(key_columns, columns) AS u (k, c), LATERAL run_ops.plain_column(t.legacy, u.k, format('x.%I', u.c)) AS e
 $$;
 COMMENT ON FUNCTION run_ops.key_equals(run_ops.routed_table, name[], name[]) IS
-  'a condition: columns of x are what the noted key s.key has for these of its columns';
+  'an SQL condition: the columns of x equal these key columns in the key s.key';
 
 CREATE FUNCTION run_ops.prepare_switch(going_forward boolean) RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-  IF run_ops.doubt_in_copies(going_forward) IS NOT NULL THEN
+  IF run_ops.reason_to_compare_all(going_forward) IS NOT NULL THEN
     RETURN;
   END IF;
-  PERFORM FROM run_ops.change_notes FOR UPDATE;  -- from here on no other session copies
-  DELETE FROM run_ops.settled_row;
+  PERFORM FROM run_ops.change_tracking FOR UPDATE;  -- no other session copies from here on
+  DELETE FROM run_ops.row_to_check;
   FOR pass IN 1 .. 2 LOOP
     FOR batch IN 1 .. 1000 LOOP
-      EXIT WHEN (SELECT c.done FROM run_ops.copy_noted(1000, going_forward, true) AS c);
+      EXIT WHEN (SELECT c.done FROM run_ops.copy_changed_rows(1000, going_forward, true) AS c);
     END LOOP;
-    PERFORM run_ops.suspect_orphans() WHERE pass = 1 AND NOT going_forward;
+    PERFORM run_ops.record_orphans() WHERE pass = 1 AND NOT going_forward;
   END LOOP;
 END $$;
 COMMENT ON FUNCTION run_ops.prepare_switch(boolean) IS
-  'copies what is noted and checks foreign keys, so that little is left for when writes are closed';
+  'copies changed rows and checks foreign keys before the switch, so that little is left to do while writes are blocked';
 REVOKE EXECUTE ON FUNCTION run_ops.prepare_switch(boolean) FROM PUBLIC;
 
-CREATE FUNCTION run_ops.forget_changes(in_stores boolean DEFAULT true) RETURNS void
+CREATE FUNCTION run_ops.stop_tracking(in_stores boolean DEFAULT true) RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-  n run_ops.change_notes;
+  n run_ops.change_tracking;
 BEGIN
-  UPDATE run_ops.change_notes SET forward = NULL;
-  FOR n IN SELECT * FROM run_ops.change_notes AS c WHERE c.place = 'legacy' OR in_stores LOOP
+  UPDATE run_ops.change_tracking SET forward = NULL;
+  FOR n IN SELECT * FROM run_ops.change_tracking AS c WHERE c.place = 'legacy' OR in_stores LOOP
     BEGIN
       PERFORM run_ops.tell_place(n.place, 'DROP SCHEMA IF EXISTS run_ops_changes CASCADE');
-      DELETE FROM run_ops.change_notes AS c WHERE c.place = n.place;
+      DELETE FROM run_ops.change_tracking AS c WHERE c.place = n.place;
     EXCEPTION WHEN OTHERS THEN
-      RAISE NOTICE 'store "%" goes on noting which rows change', n.place
-        USING DETAIL = SQLERRM, HINT = 'Run there: DROP SCHEMA run_ops_changes CASCADE;';
+      RAISE NOTICE 'cannot stop tracking changes in store "%"', n.place
+        USING DETAIL = SQLERRM, HINT = 'Run in the store: DROP SCHEMA run_ops_changes CASCADE;';
     END;
   END LOOP;
 END $$;
-COMMENT ON FUNCTION run_ops.forget_changes(boolean) IS
-  'ends noting what changes; what is left in the stores, where this transaction may have read, is not believed any more and removed later';
-REVOKE EXECUTE ON FUNCTION run_ops.forget_changes(boolean) FROM PUBLIC;
+COMMENT ON FUNCTION run_ops.stop_tracking(boolean) IS
+  'stops tracking changed rows. in_stores => false stops it only here; the notes in the stores are ignored from then on and removed later.';
+REVOKE EXECUTE ON FUNCTION run_ops.stop_tracking(boolean) FROM PUBLIC;

@@ -40,9 +40,9 @@ refuse_leftovers(Oid relid)
 	if (found)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_IN_USE),
-				 errmsg("rows that moved to a store are still here"),
-				 errdetail("Without the extension, they cannot be distinguished from other rows."),
-				 errhint("Call run_ops.remove_leftovers() until it is done, or, if the stores are lost, run_ops.disable_split(force => true).")));
+				 errmsg("rows that moved to a store are still in the local tables"),
+				 errdetail("They could not be distinguished from other rows any more."),
+				 errhint("To remove them, repeat until done: SELECT * FROM run_ops.remove_leftovers(); If the stores are lost: SELECT run_ops.disable_split(force => true);")));
 }
 
 static void

@@ -1,19 +1,20 @@
 
--- repatriate: the way back, and forward again.
+-- repatriate: copying rows from the stores into this database, and back into
+-- the stores.
 --
--- Both ways are one thing: a range of keys is hashed on both sides, in place,
--- and only where the hashes differ its rows are compared and copied.  So a
--- pass may stop anywhere and be repeated, rows that the service changes
--- meanwhile are met by the next pass, and verifying is a pass that copies
--- nothing.  The text of a whole row is what is hashed and what travels.
+-- The same code runs in both directions.  Each side computes a hash of a range
+-- of keys, and only if the hashes differ, the rows of the range are compared
+-- and copied.  So a pass may stop anywhere and be repeated, the next pass finds
+-- rows that the application changes meanwhile, and verification is a pass that
+-- copies nothing.  What is hashed and copied is the text of the whole row.
 --
--- Back: rows of a store go into the local table while split is on.  The view
--- does not show them there, for their shape belongs to the store; where no
--- shape tells (routing "store") they wait in a table of their own.
--- Forward: after that the local tables hold every row, and the stores hold
--- older ones (split_state.superseded).  Before split is enabled again, local
--- rows that belong to a store are copied over the old ones; what then becomes
--- of them here is in leftovers.sql.
+-- Back: rows of a store are copied into the local table while split is on.  The
+-- view does not show them there, because their id belongs to the store.  If no
+-- id decides (routing "store"), they are copied into a staging table.
+-- Forward: after that the local tables have all rows, and the stores have older
+-- versions (split_state.superseded).  Before split is enabled again, the local
+-- rows that belong to a store are copied over the old ones.  leftovers.sql
+-- describes how they are removed here afterwards.
 
 CREATE TABLE run_ops.copy_progress (
   view       regclass REFERENCES run_ops.routed_table ON DELETE CASCADE,
@@ -27,50 +28,50 @@ CREATE TABLE run_ops.copy_progress (
   PRIMARY KEY (view, store, forward)
 );
 COMMENT ON TABLE run_ops.copy_progress IS
-  'how far run_ops.repatriate() and, forward, run_ops.move_strays() have come in their present pass';
+  'the progress of run_ops.repatriate() and run_ops.move_strays() in their current pass';
 COMMENT ON COLUMN run_ops.copy_progress.view IS 'the routed table';
 COMMENT ON COLUMN run_ops.copy_progress.store IS 'the store';
-COMMENT ON COLUMN run_ops.copy_progress.forward IS 'false: from the store to here, true: from here to the store';
-COMMENT ON COLUMN run_ops.copy_progress.position IS 'the key up to which this pass has come';
-COMMENT ON COLUMN run_ops.copy_progress.finished IS 'the pass has come to the end';
-COMMENT ON COLUMN run_ops.copy_progress.batches IS 'ranges compared in all';
-COMMENT ON COLUMN run_ops.copy_progress.copied IS 'rows that changed in all';
-COMMENT ON COLUMN run_ops.copy_progress.changed_at IS 'when the last range was done';
+COMMENT ON COLUMN run_ops.copy_progress.forward IS 'true: from this database to the store (move_strays); false: from the store to this database (repatriate)';
+COMMENT ON COLUMN run_ops.copy_progress.position IS 'the last key that this pass has compared; NULL at its start and end';
+COMMENT ON COLUMN run_ops.copy_progress.finished IS 'whether this pass has reached the end of the table';
+COMMENT ON COLUMN run_ops.copy_progress.batches IS 'the number of ranges compared, in all passes';
+COMMENT ON COLUMN run_ops.copy_progress.copied IS 'the number of rows copied or deleted, in all passes';
+COMMENT ON COLUMN run_ops.copy_progress.changed_at IS 'when the last range was compared';
 
 CREATE TYPE run_ops.mirror AS (
   store text, routing run_ops.routing, legacy regclass, here regclass, there text, columns name[], keys name[], key_types text[],
   here_from text, there_from text, here_keys text[], there_keys text[], here_row text, there_row text,
   there_columns text, there_values text);
 COMMENT ON TYPE run_ops.mirror IS
-  'SQL fragments that read a routed table''s rows of one store on both sides: relation, key columns, text of a row';
+  'SQL fragments for reading the rows of one store on both sides: FROM clause, key columns, text of a row';
 
-CREATE FUNCTION run_ops.row_shape(relation regclass) RETURNS text
+CREATE FUNCTION run_ops.column_definitions(relation regclass) RETURNS text
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
   SELECT string_agg(concat_ws(' ', a.attname, a.atttypid, a.atttypmod, a.attnotnull, a.attgenerated), ', ' ORDER BY a.attnum)
     FROM pg_attribute AS a WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped
 $$;
-COMMENT ON FUNCTION run_ops.row_shape(regclass) IS 'the columns of a relation in their order, to be compared; NULL when it has none';
-REVOKE EXECUTE ON FUNCTION run_ops.row_shape(regclass) FROM PUBLIC;
+COMMENT ON FUNCTION run_ops.column_definitions(regclass) IS 'the columns of a relation in their order, as text for comparison; NULL if there are none';
+REVOKE EXECUTE ON FUNCTION run_ops.column_definitions(regclass) FROM PUBLIC;
 
-CREATE FUNCTION run_ops.waiting_table(t run_ops.routed_table, store text) RETURNS regclass
+CREATE FUNCTION run_ops.staging_table(t run_ops.routed_table, store text) RETURNS regclass
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET client_min_messages = warning
 AS $$
 DECLARE
-  waiting text := format('run_ops_repatriated.%I', (SELECT oid FROM pg_class WHERE oid = t.legacy) || '_' || store);
+  staging text := format('run_ops_repatriated.%I', (SELECT oid FROM pg_class WHERE oid = t.legacy) || '_' || store);
 BEGIN
-  PERFORM run_ops.own_schema('run_ops_repatriated');
-  -- copies only: after a migration they are made again
-  IF run_ops.row_shape(to_regclass(waiting)) <> run_ops.row_shape(t.legacy) THEN
-    EXECUTE format('DROP TABLE %s', waiting);
+  PERFORM run_ops.make_own_schema('run_ops_repatriated');
+  -- it has copies only, so after a migration it is created again and refilled
+  IF run_ops.column_definitions(to_regclass(staging)) <> run_ops.column_definitions(t.legacy) THEN
+    EXECUTE format('DROP TABLE %s', staging);
   END IF;
-  EXECUTE format('CREATE TABLE IF NOT EXISTS %s (LIKE %s INCLUDING GENERATED, PRIMARY KEY (%s))', waiting, t.legacy,
+  EXECUTE format('CREATE TABLE IF NOT EXISTS %s (LIKE %s INCLUDING GENERATED, PRIMARY KEY (%s))', staging, t.legacy,
                  (SELECT string_agg(quote_ident(k), ', ') FROM unnest(t.key_columns) AS k));
-  RETURN waiting::regclass;
+  RETURN staging::regclass;
 END $$;
-COMMENT ON FUNCTION run_ops.waiting_table(run_ops.routed_table, text) IS
-  'the table in which copied rows wait whose shape does not keep them hidden; made when missing, and anew when the local table has other columns';
-REVOKE EXECUTE ON FUNCTION run_ops.waiting_table(run_ops.routed_table, text) FROM PUBLIC;
+COMMENT ON FUNCTION run_ops.staging_table(run_ops.routed_table, text) IS
+  'the table for the copied rows of a table with routing "store", which the view would show in the local table; created if it does not exist, and again if the columns of the local table have changed';
+REVOKE EXECUTE ON FUNCTION run_ops.staging_table(run_ops.routed_table, text) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.belongs_condition(t run_ops.routed_table, store text, alias text) RETURNS text
   LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
@@ -83,7 +84,8 @@ BEGIN
   ELSIF length(alias) > 5 THEN
     RETURN 'false';  -- tables that refer to each other in a circle
   END IF;
-  -- a key with a shape tells, else the first row that the row refers to
+  -- the key decides if it is classifiable, otherwise the first row that the row
+  -- refers to
   rules := (SELECT format('WHEN NOT run_ops.resides(%s.%I, ''legacy'') THEN run_ops.resides(%1$s.%2$I, %3$L) ', alias, a.attname, store)
               FROM pg_attribute AS a
              WHERE a.attrelid = t.legacy AND ARRAY[a.attname] = t.key_columns AND a.atttypid = 'text'::regtype);
@@ -97,7 +99,7 @@ BEGIN
   RETURN coalesce('CASE ' || nullif(rules, '') || 'ELSE false END', 'false');
 END $$;
 COMMENT ON FUNCTION run_ops.belongs_condition(run_ops.routed_table, text, text) IS
-  'a condition on a local row: would it go to the store, if it were inserted now and every row it refers to were in its place';
+  'a condition on a local row: whether an INSERT of the row through the view would write it to the store, if all rows that it refers to were in their stores';
 REVOKE EXECUTE ON FUNCTION run_ops.belongs_condition(run_ops.routed_table, text, text) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.mirror_of(t run_ops.routed_table, store text, forward boolean) RETURNS run_ops.mirror
@@ -107,12 +109,12 @@ DECLARE
   m run_ops.mirror;
 BEGIN
   PERFORM run_ops.refuse_in_copy();
-  -- no column is added between here and the last row that is read
+  -- the lock prevents ALTER TABLE until the last row is read
   EXECUTE format('LOCK TABLE %s IN ACCESS SHARE MODE', t.legacy);
   m.store := store;
   m.routing := t.routing;
   m.legacy := t.legacy;
-  m.here := CASE WHEN t.routing = 'store' AND NOT forward THEN run_ops.waiting_table(t, store) ELSE t.legacy END;
+  m.here := CASE WHEN t.routing = 'store' AND NOT forward THEN run_ops.staging_table(t, store) ELSE t.legacy END;
   m.there := format('%I.%I', t.store_schema, t.store_table);
   m.here_from := format('%s AS x WHERE ', m.here)
     || CASE WHEN t.routing = 'store' AND NOT forward THEN 'true' ELSE run_ops.belongs_condition(t, store, 'x') END;
@@ -138,7 +140,7 @@ BEGIN
   RETURN m;
 END $$;
 COMMENT ON FUNCTION run_ops.mirror_of(run_ops.routed_table, text, boolean) IS
-  'how the rows of one store are read on both sides; forward leaves out the waiting table';
+  'the SQL fragments for reading the rows of one store on both sides; forward reads the local table instead of the staging table';
 REVOKE EXECUTE ON FUNCTION run_ops.mirror_of(run_ops.routed_table, text, boolean) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.range_query(source text, keys text[], row_text text, above jsonb, upto jsonb) RETURNS text
@@ -153,14 +155,14 @@ AS $$
                      FROM jsonb_array_elements_text(upto) WITH ORDINALITY AS u (v, ord) HAVING count(*) > 0), '')
 $$;
 COMMENT ON FUNCTION run_ops.range_query(text, text[], text, jsonb, jsonb) IS
-  'a query for the keys and texts of the rows above one key and up to another; NULL means no bound';
+  'a query for keys and row texts in a range: above one key and up to another. NULL means no bound.';
 
 CREATE FUNCTION run_ops.digest_query(range_query text) RETURNS text
   LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
   RETURN pg_catalog.format('SELECT count(*) AS n, coalesce(sum((''x'' || left(md5(r), 15))::bit(60)::bigint), 0)::text AS digest '
                            'FROM (%s) AS rows', range_query);
 COMMENT ON FUNCTION run_ops.digest_query(text) IS
-  'a query for the number of rows of a range and a hash of them that does not depend on their order';
+  'a query for the number of rows in a range, and a hash of them that does not depend on their order';
 
 CREATE FUNCTION run_ops.upper_key(m run_ops.mirror, above jsonb, batch_size int) RETURNS jsonb
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -179,7 +181,7 @@ BEGIN
        FROM unnest(m.key_types) WITH ORDINALITY AS u (type, ord))), bounds) AS q (key jsonb));
 END $$;
 COMMENT ON FUNCTION run_ops.upper_key(run_ops.mirror, jsonb, int) IS
-  'where a range ends so that neither side has more than batch_size rows in it; NULL when both end before';
+  'the upper key of a range in which neither side has more than batch_size rows; NULL if no side has that many rows left';
 REVOKE EXECUTE ON FUNCTION run_ops.upper_key(run_ops.mirror, jsonb, int) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.range_differs(m run_ops.mirror, above jsonb, upto jsonb) RETURNS boolean
@@ -198,11 +200,12 @@ BEGIN
   RETURN here IS DISTINCT FROM there;
 END $$;
 COMMENT ON FUNCTION run_ops.range_differs(run_ops.mirror, jsonb, jsonb) IS
-  'whether the rows of a range are not the same on both sides; hashes only are compared';
+  'whether the rows of a range differ between the sides; compares only hashes';
 REVOKE EXECUTE ON FUNCTION run_ops.range_differs(run_ops.mirror, jsonb, jsonb) FROM PUBLIC;
 
--- What is written here and in a store is what stands on the other side: no
--- trigger has to look at it, and foreign keys in a circle would allow no order.
+-- Rows are copied without triggers: each row is a row of the other side, so
+-- triggers have fired for it already.  Foreign keys are triggers as well, and
+-- if they form a circle, no order of the INSERTs would satisfy them.
 
 CREATE FUNCTION run_ops.write_here(m run_ops.mirror, gone text[], came text[]) RETURNS void
   LANGUAGE plpgsql
@@ -218,7 +221,8 @@ BEGIN
                  'ON CONFLICT %s DO NOTHING', m.here,
     (SELECT string_agg(quote_ident(c), ', ' ORDER BY ord) FROM unnest(m.columns) WITH ORDINALITY AS u (c, ord)),
     (SELECT string_agg(format('(r.v).%I', c), ', ' ORDER BY ord) FROM unnest(m.columns) WITH ORDINALITY AS u (c, ord)),
-    -- an older copy may still have a unique value that another row has by now; its own range has it renewed
+    -- an older copy may still have a unique value that another row has by now;
+    -- it is updated together with its own range
     m.here, CASE WHEN NOT run_ops.split_enabled() THEN (
       SELECT format('(%s)', string_agg(quote_ident(k), ', ')) FROM unnest(m.keys) AS k) END), came) AS nothing (n int);
 END $$;
@@ -269,7 +273,7 @@ BEGIN
     FROM run_ops.ask_store(m.store, run_ops.range_query(m.there_from, m.there_keys, m.there_row, above, upto)) AS a;
   SELECT q.rows INTO here FROM run_ops.as_owner(m.legacy, format('SELECT coalesce(jsonb_object_agg(key, r), ''{}'') FROM (%s%s) AS rows',
     run_ops.range_query(m.here_from, m.here_keys, m.here_row, above, upto),
-    -- without a shape, a row whose key the store has belongs there as well
+    -- if no id decides, a row whose key exists in the store belongs there as well
     CASE WHEN forward AND m.routing = 'store' THEN ' UNION ' || run_ops.range_query(
       format('%s AS x WHERE (%s) IN (SELECT %s FROM jsonb_object_keys($1) AS k)', m.here, array_to_string(m.here_keys, ', '),
              (SELECT string_agg(format('(k::jsonb ->> %s)::%s', ord - 1, type), ', ' ORDER BY ord)
@@ -286,13 +290,13 @@ BEGIN
   ELSIF run_ops.split_enabled() THEN
     PERFORM run_ops.write_here(m, gone, came);
   ELSE
-    -- after a forced disable, what was written here since is newer
+    -- after disable_split(force => true), rows here may be newer than in the store
     PERFORM run_ops.write_here(m, '{}', came);
   END IF;
   RETURN greatest(cardinality(gone), cardinality(came));
 END $$;
 COMMENT ON FUNCTION run_ops.copy_range(run_ops.mirror, jsonb, jsonb, boolean) IS
-  'makes the rows of a range here what they are in the store, or there what they are here when forward; returns how many rows that changed';
+  'makes the rows of a range here equal to those in the store, or if forward, those in the store equal to those here; returns the number of rows changed';
 REVOKE EXECUTE ON FUNCTION run_ops.copy_range(run_ops.mirror, jsonb, jsonb, boolean) FROM PUBLIC;
 
 -- Passes ------------------------------------------------------------------------
@@ -304,7 +308,7 @@ AS $$
   SELECT r.view, r.store, going_forward FROM run_ops.routed_store AS r
   ON CONFLICT DO NOTHING
 $$;
-COMMENT ON FUNCTION run_ops.start_progress(boolean) IS 'one line of progress for each table and store, where there is none yet';
+COMMENT ON FUNCTION run_ops.start_progress(boolean) IS 'adds the missing rows of run_ops.copy_progress for each table and store';
 REVOKE EXECUTE ON FUNCTION run_ops.start_progress(boolean) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.copy_batch(batch_size int, going_forward boolean)
@@ -317,35 +321,35 @@ DECLARE
   m    run_ops.mirror;
   upto jsonb;
   n    bigint;
-  noted boolean := EXISTS (SELECT FROM run_ops.change_notes AS c WHERE c.forward = going_forward);
-  doubt text;
+  tracked boolean := EXISTS (SELECT FROM run_ops.change_tracking AS c WHERE c.forward = going_forward);
+  gap text;
 BEGIN
   IF batch_size IS NULL OR batch_size < 1 THEN
     RAISE EXCEPTION 'batch_size must be at least 1' USING ERRCODE = 'invalid_parameter_value';
   END IF;
   PERFORM run_ops.start_progress(going_forward);
-  IF noted THEN
-    doubt := run_ops.doubt_in_notes(going_forward);
-    IF doubt IS NOT NULL THEN
-      RAISE NOTICE 'all rows are compared again' USING DETAIL = doubt;
-      UPDATE run_ops.change_notes SET forward = NULL;
+  IF tracked THEN
+    gap := run_ops.tracking_gap(going_forward);
+    IF gap IS NOT NULL THEN
+      RAISE NOTICE 'comparing all rows again' USING DETAIL = gap;
+      UPDATE run_ops.change_tracking SET forward = NULL;
       UPDATE run_ops.copy_progress AS c SET finished = false, position = NULL;
       RETURN QUERY SELECT NULL::regclass, NULL::text, 0::bigint, false;
       RETURN;
     END IF;
   ELSIF NOT EXISTS (SELECT FROM run_ops.copy_progress AS c WHERE c.forward = going_forward AND (c.finished OR c.position IS NOT NULL))
-        AND run_ops.note_changes(going_forward) THEN
-    -- committed, with its locks, before the first row is copied
+        AND run_ops.start_tracking(going_forward) THEN
+    -- returns, so that the triggers are committed before the first row is copied
     RETURN QUERY SELECT NULL::regclass, NULL::text, 0::bigint, false;
     RETURN;
   END IF;
   SELECT * INTO p FROM run_ops.copy_progress AS c
    WHERE c.forward = going_forward AND NOT c.finished ORDER BY c.view, c.store LIMIT 1 FOR UPDATE;
-  IF NOT FOUND AND noted THEN
-    RETURN QUERY SELECT NULL::regclass, NULL::text, c.copied::bigint, c.done FROM run_ops.copy_noted(batch_size, going_forward, false) AS c;
+  IF NOT FOUND AND tracked THEN
+    RETURN QUERY SELECT NULL::regclass, NULL::text, c.copied::bigint, c.done FROM run_ops.copy_changed_rows(batch_size, going_forward, false) AS c;
     RETURN;
   ELSIF NOT FOUND THEN
-    -- the next call begins another pass
+    -- the next call starts another pass
     UPDATE run_ops.copy_progress AS c SET finished = false, position = NULL WHERE c.forward = going_forward;
     RETURN QUERY SELECT NULL::regclass, NULL::text, 0::bigint, true;
     RETURN;
@@ -361,11 +365,12 @@ BEGIN
   RETURN QUERY SELECT p.view, p.store, coalesce(n, 0), false;
 END $$;
 COMMENT ON FUNCTION run_ops.copy_batch(int, boolean) IS
-  'one range of the present pass, compared, and copied where it differs; after the pass one batch of the rows that changed meanwhile; done when fewer than a batch were left';
+  'compares one range of the current pass, and copies it if it differs; after the pass, copies one batch of the rows that have changed meanwhile. done is true if fewer rows than a batch were left.';
 REVOKE EXECUTE ON FUNCTION run_ops.copy_batch(int, boolean) FROM PUBLIC;
 
--- SECURITY DEFINER, here and below, for the reason given in split_mode.sql.  No
--- JIT: it would compile for a second what then runs for milliseconds.
+-- SECURITY DEFINER, here and below, for the reason given in split_mode.sql.
+-- JIT is off, because compiling takes up to a second, and the queries only
+-- milliseconds.
 CREATE FUNCTION run_ops.repatriate(batch_size int DEFAULT 1000)
   RETURNS TABLE (view regclass, store text, copied bigint, done boolean)
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
@@ -373,11 +378,11 @@ AS $$
 BEGIN
   PERFORM run_ops.refuse_in_copy();
   IF (SELECT s.superseded FROM run_ops.split_state AS s) THEN
-    RAISE EXCEPTION 'all rows are repatriated'
-      USING ERRCODE = 'object_not_in_prerequisite_state', DETAIL = 'Split is off, and what the stores hold is older.';
+    RAISE EXCEPTION 'all rows are already repatriated'
+      USING ERRCODE = 'object_not_in_prerequisite_state', DETAIL = 'Split is off, this database has all rows, and the stores have older versions.';
   END IF;
   IF EXISTS (SELECT FROM run_ops.leftover) THEN
-    -- older copies: they go first
+    -- leftovers are older than the rows of the stores, so they are removed first
     SELECT b.view, b.store, 0, b.done INTO view, store, copied, done FROM run_ops.remove_batch(batch_size, false) AS b;
     PERFORM run_ops.end_leftovers() WHERE done;
     done := false;
@@ -387,7 +392,7 @@ BEGIN
   RETURN QUERY SELECT * FROM run_ops.copy_batch(batch_size, false);
 END $$;
 COMMENT ON FUNCTION run_ops.repatriate(int) IS
-  'copies rows of the stores into the local tables, one batch a call, while the service runs; call it until done, then disable_split(repatriated => true)';
+  'copies rows of the stores into the local tables, one batch for each call, while the application runs. Call it until done, then call disable_split(repatriated => true).';
 
 CREATE FUNCTION run_ops.move_strays(batch_size int DEFAULT 1000)
   RETURNS TABLE (view regclass, store text, copied bigint, done boolean)
@@ -401,18 +406,18 @@ BEGIN
     RETURN;
   END IF;
   IF EXISTS (SELECT FROM run_ops.store_row_counts() AS r WHERE r.n > 0) THEN
-    RAISE EXCEPTION 'the stores hold rows that are not here'
+    RAISE EXCEPTION 'the stores have rows that are not in this database'
       USING ERRCODE = 'object_not_in_prerequisite_state',
-            HINT = 'run_ops.repatriate() until done, then run_ops.disable_split(repatriated => true).';
+            HINT = 'To copy them here, repeat until done: SELECT * FROM run_ops.repatriate(); and then: SELECT run_ops.disable_split(repatriated => true);';
   END IF;
-  -- Committed before the first row is copied: whatever happens then, the rows
-  -- here are the newer ones.
+  -- This is committed before the first row is copied.  So after an error or a
+  -- crash it is known that the rows here are the newer ones.
   UPDATE run_ops.split_state SET superseded = true;
   PERFORM run_ops.audit('move strays', '{}');
   RETURN QUERY SELECT NULL::regclass, NULL::text, 0::bigint, false;
 END $$;
 COMMENT ON FUNCTION run_ops.move_strays(int) IS
-  'copies local rows that belong to a store there, one batch a call, while split is off; call it until done, then enable_split(), then remove_leftovers()';
+  'copies the local rows that belong to a store there, one batch for each call, while split is off. Call it until done, then call enable_split(), then remove_leftovers() until done.';
 
 CREATE FUNCTION run_ops.verify_repatriation()
   RETURNS TABLE (view regclass, store text, ranges bigint, differing bigint)
@@ -439,7 +444,7 @@ BEGIN
   END LOOP;
 END $$;
 COMMENT ON FUNCTION run_ops.verify_repatriation() IS
-  'compares every row of every store with its copy here, by hashes of ranges; rows of a range that differs are in use or not repatriated yet';
+  'compares all rows of the stores with their copies here, by hashes of ranges. A range differs if some of its rows are not repatriated yet, or were changed since.';
 
 CREATE FUNCTION run_ops.repatriation_conflicts()
   RETURNS TABLE (view regclass, store text, unique_index regclass, store_key jsonb, legacy_key jsonb)
@@ -458,7 +463,7 @@ BEGIN
      GROUP BY t, t.key_columns, s.store, s.foreign_table, i.indexrelid
     HAVING NOT array_agg(a.attname) @> t.key_columns
   LOOP
-    -- a row with the same key is the same row
+    -- a row with the same key is no conflict: it is the same row
     RETURN QUERY SELECT * FROM run_ops.as_owner((r.t).legacy, (
       SELECT format('SELECT %L::regclass, %L::text, %L::regclass, jsonb_build_object(%s), jsonb_build_object(%s) '
                     'FROM %s AS y JOIN %s AS x ON %s WHERE (%s) <> (%s)%s',
@@ -466,16 +471,16 @@ BEGIN
                r.foreign_table, (r.t).legacy, r.equal,
                string_agg((run_ops.plain_column((r.t).legacy, k, format('y.%I', k))).expression, ', '),
                string_agg((run_ops.plain_column((r.t).legacy, k, format('x.%I', k))).expression, ', '),
-               -- a copy is not in the way: it is renewed
+               -- a copy is no conflict: it is updated
                CASE WHEN run_ops.split_enabled() AND (r.t).routing <> 'store'
                     THEN ' AND NOT ' || run_ops.belongs_condition(r.t, r.store, 'x') END)
         FROM unnest((r.t).key_columns) AS k)) AS q (view regclass, store text, unique_index regclass, store_key jsonb, legacy_key jsonb);
   END LOOP;
 END $$;
 COMMENT ON FUNCTION run_ops.repatriation_conflicts() IS
-  'rows of the stores that cannot come here, for another row here has the same unique value: each database could only keep its own apart';
+  'rows of the stores that cannot be copied here, because a local row has the same unique value; unique constraints are enforced per database';
 
--- With writes closed --------------------------------------------------------------
+-- While writes are blocked --------------------------------------------------------
 
 CREATE FUNCTION run_ops.await_store_writers() RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -486,9 +491,9 @@ DECLARE
   started timestamptz := clock_timestamp();
   patience interval := run_ops.setting('swap_lock_timeout');
 BEGIN
-  -- A session of this database that ended in the middle of its commit may have
-  -- left a transaction that is still about to commit in the store.  It holds
-  -- the lock of its writes until then.
+  -- If a session of this database ended during its commit, its transaction in
+  -- the store may still be about to commit.  It holds the locks of its writes
+  -- until then.
   FOR s IN SELECT * FROM run_ops.store AS r WHERE r.server IS NOT NULL LOOP
     writers := '{}';
     LOOP
@@ -500,17 +505,17 @@ BEGIN
       EXIT WHEN writers IS NULL;
       writers := translate(writers, '[]"', '{}');
       IF clock_timestamp() - started > patience THEN
-        RAISE EXCEPTION 'store "%" has transactions that write', s.name USING ERRCODE = 'lock_not_available';
+        RAISE EXCEPTION 'store "%" has transactions that write to routed tables', s.name USING ERRCODE = 'lock_not_available';
       END IF;
       PERFORM pg_sleep(0.01);
     END LOOP;
   END LOOP;
 END $$;
 COMMENT ON FUNCTION run_ops.await_store_writers() IS
-  'waits until the transactions are over that are writing to a routed table in a store; writes through the views must be closed';
+  'waits until the transactions that are writing to a routed table in a store have ended; writes through the views must be blocked';
 REVOKE EXECUTE ON FUNCTION run_ops.await_store_writers() FROM PUBLIC;
 
-CREATE FUNCTION run_ops.settle_range(m run_ops.mirror, above jsonb, upto jsonb, forward boolean) RETURNS boolean
+CREATE FUNCTION run_ops.sync_range(m run_ops.mirror, above jsonb, upto jsonb, forward boolean) RETURNS boolean
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
@@ -520,12 +525,12 @@ BEGIN
     RETURN true;
   END IF;
   PERFORM run_ops.copy_range(m, above, upto, forward);
-  -- after a forced disable the rows here may be newer ones
+  -- after disable_split(force => true), rows here may be newer than in the store
   RETURN NOT (forward OR run_ops.split_enabled()) OR NOT run_ops.range_differs(m, above, upto);
 END $$;
-COMMENT ON FUNCTION run_ops.settle_range(run_ops.mirror, jsonb, jsonb, boolean) IS
-  'copies a range where it differs, and says whether it is the same on both sides then';
-REVOKE EXECUTE ON FUNCTION run_ops.settle_range(run_ops.mirror, jsonb, jsonb, boolean) FROM PUBLIC;
+COMMENT ON FUNCTION run_ops.sync_range(run_ops.mirror, jsonb, jsonb, boolean) IS
+  'copies a range if it differs, and returns whether both sides are equal then';
+REVOKE EXECUTE ON FUNCTION run_ops.sync_range(run_ops.mirror, jsonb, jsonb, boolean) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.finish_copy(going_forward boolean) RETURNS boolean
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -536,15 +541,15 @@ DECLARE
   above jsonb;
   upto  jsonb;
   again jsonb[];
-  doubt text;
+  reason text;
 BEGIN
   PERFORM run_ops.await_store_writers();
-  doubt := run_ops.doubt_in_copies(going_forward);
-  IF doubt IS NULL THEN
-    PERFORM run_ops.finish_noted(going_forward);
+  reason := run_ops.reason_to_compare_all(going_forward);
+  IF reason IS NULL THEN
+    PERFORM run_ops.finish_changed_rows(going_forward);
     RETURN true;
   END IF;
-  RAISE NOTICE 'every row is compared while writes are closed' USING DETAIL = doubt;
+  RAISE NOTICE 'comparing all rows while writes are blocked' USING DETAIL = reason;
   FOR r IN SELECT t, s.store FROM run_ops.routed_table AS t JOIN run_ops.routed_store AS s ON s.view = t.view
             ORDER BY t.view, s.store LOOP
     m := run_ops.mirror_of(r.t, r.store, going_forward);
@@ -552,38 +557,39 @@ BEGIN
     again := '{}';
     LOOP
       upto := run_ops.upper_key(m, above, 10000);
-      IF NOT run_ops.settle_range(m, above, upto, going_forward) THEN
+      IF NOT run_ops.sync_range(m, above, upto, going_forward) THEN
         again := again || jsonb_build_array(above, upto);
       END IF;
       above := upto;
       EXIT WHEN upto IS NULL;
     END LOOP;
-    -- once more, now that no older row is left that could be in the way
+    -- A unique value of an older row may have prevented a copy.  No older row is
+    -- left now, so these ranges are copied once more.
     FOR i IN 1 .. cardinality(again) LOOP
       above := nullif(again[i] -> 0, 'null');
       upto := nullif(again[i] -> 1, 'null');
-      IF NOT run_ops.settle_range(m, above, upto, going_forward) THEN
-        RAISE EXCEPTION 'rows of % are not the same here and in store "%"', (r.t).view, r.store
+      IF NOT run_ops.sync_range(m, above, upto, going_forward) THEN
+        RAISE EXCEPTION 'rows of % differ between this database and store "%"', (r.t).view, r.store
           USING ERRCODE = 'data_exception',
-                DETAIL = format('They differ after copying, above key %s up to %s.', coalesce(above::text, 'none'), coalesce(upto::text, 'the last'));
+                DETAIL = format('Rows with keys above %s and up to %s still differ after copying.', coalesce(above::text, 'none'), coalesce(upto::text, 'the last'));
       END IF;
     END LOOP;
   END LOOP;
   RETURN false;
 END $$;
 COMMENT ON FUNCTION run_ops.finish_copy(boolean) IS
-  'copies what is noted and says true, or, where that is not all that may differ, every range of every table that does, compared again';
+  'copies the rows that are not copied yet. Copies only the changed rows and returns true if all changes were tracked; otherwise compares all rows and returns false.';
 REVOKE EXECUTE ON FUNCTION run_ops.finish_copy(boolean) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.raise_orphans(lines text[]) RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-  RAISE EXCEPTION 'rows would refer to rows that are not there'
+  RAISE EXCEPTION 'rows would refer to rows that do not exist'
     USING ERRCODE = 'foreign_key_violation', DETAIL = array_to_string(lines, E'\n'),
-          HINT = 'Correct them through the views, or drop the foreign keys.';
+          HINT = 'Correct these rows through the views, or drop the foreign keys.';
 END $$;
-COMMENT ON FUNCTION run_ops.raise_orphans(text[]) IS 'the error that names rows which break foreign keys';
+COMMENT ON FUNCTION run_ops.raise_orphans(text[]) IS 'raises the error for rows that violate foreign keys';
 REVOKE EXECUTE ON FUNCTION run_ops.raise_orphans(text[]) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.refuse_orphans() RETURNS void
@@ -599,13 +605,13 @@ BEGIN
       format('SELECT count(*) FROM %s AS x WHERE %s AND NOT EXISTS (SELECT FROM %s AS y WHERE %s)',
              f.child_table, f.present, f.parent_table, f.equal)) AS q (n bigint);
     IF n > 0 THEN
-      lines := lines || format('%s rows of %s break foreign key %I', n, f.child_table, f.conname);
+      lines := lines || format('%s rows of %s violate foreign key %I', n, f.child_table, f.conname);
     END IF;
   END LOOP;
   PERFORM run_ops.raise_orphans(lines) WHERE lines <> '{}';
 END $$;
 COMMENT ON FUNCTION run_ops.refuse_orphans() IS
-  'checks the foreign keys of the local tables, whose triggers did not see what was copied';
+  'raises an error if rows of the local tables violate a foreign key; needed because rows are copied without triggers';
 REVOKE EXECUTE ON FUNCTION run_ops.refuse_orphans() FROM PUBLIC;
 
 CREATE FUNCTION run_ops.refuse_conflicts() RETURNS void
@@ -613,17 +619,17 @@ CREATE FUNCTION run_ops.refuse_conflicts() RETURNS void
 AS $$
 DECLARE
   lines text := (SELECT string_agg(c.line, E'\n')
-                   FROM (SELECT format('%s: %s with index %s', c.view, count(*), c.unique_index) AS line
+                   FROM (SELECT format('%s: %s conflicts in unique index %s', c.view, count(*), c.unique_index) AS line
                            FROM run_ops.repatriation_conflicts() AS c GROUP BY c.view, c.unique_index ORDER BY c.view) AS c);
 BEGIN
   IF lines IS NOT NULL THEN
-    RAISE EXCEPTION 'rows of the stores are in conflict with rows here'
+    RAISE EXCEPTION 'rows of the stores conflict with rows of this database'
       USING ERRCODE = 'unique_violation', DETAIL = lines,
-            HINT = 'run_ops.repatriation_conflicts() lists them. Delete or change one of each two through the views.';
+            HINT = 'To list them: SELECT * FROM run_ops.repatriation_conflicts(); Delete or change one row of each pair through the views.';
   END IF;
 END $$;
 COMMENT ON FUNCTION run_ops.refuse_conflicts() IS
-  'raises an error that counts what run_ops.repatriation_conflicts() lists';
+  'raises an error with the number of run_ops.repatriation_conflicts() of each index, if there are any';
 REVOKE EXECUTE ON FUNCTION run_ops.refuse_conflicts() FROM PUBLIC;
 
 CREATE FUNCTION run_ops.finish_repatriation() RETURNS void
@@ -631,32 +637,32 @@ CREATE FUNCTION run_ops.finish_repatriation() RETURNS void
 AS $$
 DECLARE
   r       record;
-  waiting regclass;
+  staging regclass;
   keys    text;
   same    text;
-  noted   boolean := run_ops.finish_copy(false);
+  tracked boolean := run_ops.finish_copy(false);
 BEGIN
   FOR r IN SELECT t, s.store FROM run_ops.routed_table AS t JOIN run_ops.routed_store AS s ON s.view = t.view
             WHERE t.routing = 'store' LOOP
-    waiting := run_ops.waiting_table(r.t, r.store);
+    staging := run_ops.staging_table(r.t, r.store);
     keys := (SELECT string_agg(quote_ident(k), ', ') FROM unnest((r.t).key_columns) AS k);
     same := (SELECT string_agg(format('x.%I %s y.%1$I', k, run_ops.equality_operator((r.t).legacy, k)), ' AND ') FROM unnest((r.t).key_columns) AS k);
     IF run_ops.split_enabled() THEN
-      -- the view showed the row of the store
+      -- if both had the key, the view showed the row of the store
       PERFORM FROM run_ops.as_owner((r.t).legacy,
-        format('DELETE FROM %s AS x USING %s AS y WHERE %s', (r.t).legacy, waiting, same)) AS nothing (n int);
+        format('DELETE FROM %s AS x USING %s AS y WHERE %s', (r.t).legacy, staging, same)) AS nothing (n int);
     END IF;
     PERFORM FROM run_ops.as_owner((r.t).legacy, format(
       'INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %2$s FROM %s ON CONFLICT (%s) DO NOTHING', (r.t).legacy,
       (SELECT string_agg(quote_ident(a.attname), ', ') FROM pg_attribute AS a
-        WHERE a.attrelid = (r.t).legacy AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''), waiting, keys)) AS nothing (n int);
-    EXECUTE format('DROP TABLE %s', waiting);
+        WHERE a.attrelid = (r.t).legacy AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''), staging, keys)) AS nothing (n int);
+    EXECUTE format('DROP TABLE %s', staging);
   END LOOP;
-  PERFORM run_ops.refuse_settled_orphans() WHERE noted;
-  PERFORM run_ops.refuse_orphans() WHERE NOT noted;
+  PERFORM run_ops.refuse_remaining_orphans() WHERE tracked;
+  PERFORM run_ops.refuse_orphans() WHERE NOT tracked;
 END $$;
 COMMENT ON FUNCTION run_ops.finish_repatriation() IS
-  'copies what repatriate() left, proves that every row of every store is here, and puts waiting rows in their place; writes must be closed';
+  'copies the rows that repatriate() has not copied yet, verifies that all rows of the stores are here, and moves the rows of the staging tables into the local tables; writes must be blocked';
 REVOKE EXECUTE ON FUNCTION run_ops.finish_repatriation() FROM PUBLIC;
 
 CREATE FUNCTION run_ops.store_row_counts() RETURNS TABLE (view regclass, store text, n bigint)
@@ -666,5 +672,5 @@ AS $$
     FROM run_ops.routed_table AS t JOIN run_ops.routed_store AS s ON s.view = t.view,
          LATERAL run_ops.ask_store(s.store, format('SELECT count(*) AS n FROM %I.%I', t.store_schema, t.store_table), '0') AS a
 $$;
-COMMENT ON FUNCTION run_ops.store_row_counts() IS 'how many rows each store holds of each routed table';
+COMMENT ON FUNCTION run_ops.store_row_counts() IS 'the number of rows of each routed table in each store';
 REVOKE EXECUTE ON FUNCTION run_ops.store_row_counts() FROM PUBLIC;

@@ -1,11 +1,11 @@
 
--- split_gates: what must hold before split mode may be on, one row each.
+-- split_gates: the conditions for switching split on, one row for each.
 
 CREATE FUNCTION run_ops.acknowledgeable_gates() RETURNS text[]
   LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
   RETURN ARRAY['attached', 'clone', 'foreign key', 'index', 'mapping', 'realtime', 'wrapper'];
 COMMENT ON FUNCTION run_ops.acknowledgeable_gates() IS
-  'gates that an operator may accept as failing, object by object; no row is lost or doubled by any of them alone';
+  'the gates that an operator may acknowledge for an object, because their failure alone cannot lose or duplicate a row';
 
 CREATE FUNCTION run_ops.acknowledged(g run_ops.gate) RETURNS run_ops.gate
   LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
@@ -21,15 +21,15 @@ BEGIN
       g.hint := NULL;
     ELSE
       g.hint := concat_ws(' ', g.hint,
-        format('To accept it: SELECT run_ops.acknowledge(%L, %L, ''why'');', g.gate, g.object));
+        format('To accept it: SELECT run_ops.acknowledge(%L, %L, ''reason'');', g.gate, g.object));
     END IF;
   END IF;
   RETURN g;
 END $$;
 COMMENT ON FUNCTION run_ops.acknowledged(run_ops.gate) IS
-  'a gate as it stands after what the operator acknowledged';
+  'the gate after acknowledgements: ok if an operator has acknowledged it, otherwise with a hint how to';
 
--- This database alone -----------------------------------------------------------
+-- Gates that check this database only ---------------------------------------------
 
 CREATE FUNCTION run_ops.realtime_gates() RETURNS SETOF run_ops.gate
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
@@ -38,105 +38,107 @@ AS $$
     FROM (
       SELECT 'native realtime' AS object, s.native_realtime AS ok,
              CASE WHEN s.native_realtime THEN 'realtime readers see the rows of every store'
-                  ELSE 'realtime readers follow this database alone' END AS detail,
+                  ELSE 'realtime readers follow this database only' END AS detail,
              CASE WHEN NOT s.native_realtime THEN
-               'Switch the application to its native realtime backend, then run_ops.configure_split(native_realtime => true).' END AS hint
+               'Switch the application to its native realtime backend, then: SELECT run_ops.configure_split(native_realtime => true);' END AS hint
         FROM run_ops.split_state AS s
       UNION ALL
       SELECT format('publication %I', p.pubname), false,
-             format('it carries %s, of this database alone', string_agg(DISTINCT t.legacy::text, ', ')),
-             'Its subscribers need a publication of each store as well.'
+             format('it publishes only the local rows of %s', string_agg(DISTINCT t.legacy::text, ', ')),
+             'Create a publication in each store as well, and let the subscribers use both.'
         FROM pg_publication_tables AS p
         JOIN pg_namespace AS n ON n.nspname = p.schemaname
         JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = p.tablename
         JOIN run_ops.routed_table AS t ON t.legacy = coalesce(pg_partition_root(c.oid), c.oid)
        GROUP BY p.pubname
       UNION ALL
-      -- pgoutput sends what a publication says, others send every table
+      -- pgoutput sends the tables of a publication, other plugins send all tables
       SELECT format('replication slot %I', r.slot_name), false,
-             format('its plugin %s sends every table of this database alone', r.plugin),
-             'Its readers need a slot of each store as well.'
+             format('its plugin %s sends all tables, but only of this database', r.plugin),
+             'Create a slot in each store as well, and let the readers use both.'
         FROM pg_replication_slots AS r
        WHERE r.database = current_database() AND r.plugin <> 'pgoutput'
     ) AS reader
 $$;
 COMMENT ON FUNCTION run_ops.realtime_gates() IS
-  'readers that follow this database alone and would not see rows of the stores';
+  'whether readers follow this database only and would not see the rows of the stores';
 
 CREATE FUNCTION run_ops.server_gates() RETURNS SETOF run_ops.gate
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
   SELECT 'server', '', run_ops.server_identity() = ANY (s.identities) AND NOT pg_is_in_recovery(),
          concat_ws('; ', CASE WHEN pg_is_in_recovery() THEN 'it is a standby' END,
-           format('this is %s, bound to %s', run_ops.server_identity(),
+           format('this server is %s, servers that may use the stores: %s', run_ops.server_identity(),
                   coalesce(nullif(array_to_string(s.identities, ', '), ''), 'none'))),
          CASE WHEN run_ops.server_identity() <> ALL (s.identities) THEN
-           'A copy of the database does not use the stores of the original. run_ops.enable_split() binds them to this one.' END
+           'A copy of the database does not use the stores of the original. To bind the stores to this server: SELECT run_ops.enable_split();' END
     FROM run_ops.split_state AS s
   UNION ALL
   SELECT 'store', '', EXISTS (SELECT FROM run_ops.store AS r WHERE r.name = 'new'),
-         coalesce('attached: ' || string_agg(r.name, ', ' ORDER BY r.name), 'none is attached'),
-         'run_ops.attach_store(''new'', ...) attaches it.'
+         coalesce('attached: ' || string_agg(r.name, ', ' ORDER BY r.name), 'no store is attached'),
+         CASE WHEN NOT EXISTS (SELECT FROM run_ops.store AS r WHERE r.name = 'new') THEN
+           'SELECT run_ops.attach_store(''new'', ''...'');' END
     FROM run_ops.store AS r WHERE r.server IS NOT NULL
 $$;
-COMMENT ON FUNCTION run_ops.server_gates() IS 'whether this server may use stores, and has one';
+COMMENT ON FUNCTION run_ops.server_gates() IS 'whether this server may use the stores, and whether store "new" is attached';
 
 CREATE FUNCTION run_ops.attached_gates() RETURNS SETOF run_ops.gate
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
   SELECT 'attached', '', count(*) > 0, format('%s routed tables', count(*)),
-         'run_ops.attach_all_tables() attaches every table that both sides have.'
+         CASE WHEN count(*) = 0 THEN 'To attach all tables that exist on both sides: SELECT * FROM run_ops.attach_all_tables();' END
     FROM run_ops.routed_table
   UNION ALL
   SELECT 'attached', t.legacy::text, false, format('it is not attached in store "%s"', s.name),
-         format('run_ops.refresh_table(%L) attaches it.', t.view)
+         format('SELECT run_ops.refresh_table(%L);', t.view)
     FROM run_ops.routed_table AS t, run_ops.store AS s
    WHERE s.server IS NOT NULL
      AND NOT EXISTS (SELECT FROM run_ops.routed_store AS r WHERE r.view = t.view AND r.store = s.name)
   UNION ALL
-  SELECT 'attached', c.oid::regclass::text, false, 'a table of the run graph that is not routed',
-         'run_ops.attach_table() attaches it.'
+  SELECT 'attached', c.oid::regclass::text, false, 'it is a run-ops table, but not a routed table',
+         format('SELECT run_ops.attach_table(%L);', c.oid::regclass)
     FROM pg_class AS c JOIN run_ops.known_routing AS k ON k.legacy_table = c.relname
    WHERE c.relkind IN ('r', 'p')
      AND c.relnamespace IN (SELECT l.relnamespace FROM run_ops.routed_table AS t JOIN pg_class AS l ON l.oid = t.legacy)
      AND NOT EXISTS (SELECT FROM run_ops.routed_table AS t WHERE t.legacy = c.oid)
 $$;
 COMMENT ON FUNCTION run_ops.attached_gates() IS
-  'whether every table is routed, in every store';
+  'whether all run-ops tables are routed tables, and attached in every store';
 
 CREATE FUNCTION run_ops.refreshed_gates() RETURNS SETOF run_ops.gate
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
   SELECT 'refreshed', s.foreign_table::text, false,
-         format('it was made before %s changed: %s', t.legacy, string_agg(DISTINCT quote_ident(a.attname), ', ')),
+         format('it does not have these changes of %s: %s', t.legacy, string_agg(DISTINCT quote_ident(a.attname), ', ')),
          format('SELECT run_ops.refresh_table(%L);', t.view)
     FROM run_ops.routed_table AS t JOIN run_ops.routed_store AS s USING (view),
          LATERAL (SELECT c.attname
                     FROM pg_attribute AS c
                    WHERE c.attrelid IN (t.legacy, s.foreign_table) AND c.attnum > 0 AND NOT c.attisdropped
-                     -- a column that the store alone has
+                     -- except columns that only the store has
                      AND NOT t.store_defaults ? c.attname
                    GROUP BY c.attname, c.atttypid, c.atttypmod, c.attcollation
                   HAVING count(*) = 1) AS a
    GROUP BY t.view, t.legacy, s.foreign_table
 $$;
 COMMENT ON FUNCTION run_ops.refreshed_gates() IS
-  'foreign tables that a migration has left behind';
+  'foreign tables whose columns differ from those of the local table after a migration';
 
 CREATE FUNCTION run_ops.foreign_key_gates() RETURNS SETOF run_ops.gate
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
   SELECT 'foreign key', format('%I of %s', f.conname, f.conrelid::regclass), false,
-         format('it ties %s to %s, and only one of them has rows in the stores', f.conrelid::regclass, f.confrelid::regclass),
-         'Foreign keys cannot cross databases: drop it, with a short lock_timeout.'
+         format('it connects %s with %s, and only one of them has rows in the stores', f.conrelid::regclass, f.confrelid::regclass),
+         format('A foreign key cannot refer to another database. Drop it with a short lock_timeout: ALTER TABLE %s DROP CONSTRAINT %I;',
+                f.conrelid::regclass, f.conname)
     FROM pg_constraint AS f
-   -- some are not enforced, from version 18 on; others lack the column
+   -- conenforced exists from PostgreSQL 18 on
    WHERE f.contype = 'f' AND f.conparentid = 0 AND coalesce((to_jsonb(f) ->> 'conenforced')::boolean, true)
      AND EXISTS (SELECT FROM run_ops.routed_table AS t WHERE t.legacy = f.conrelid)
       <> EXISTS (SELECT FROM run_ops.routed_table AS t WHERE t.legacy = f.confrelid)
 $$;
 COMMENT ON FUNCTION run_ops.foreign_key_gates() IS
-  'enforced foreign keys between a routed table and one that is not';
+  'enforced foreign keys between a routed table and a table that is not routed';
 
 CREATE FUNCTION run_ops.stray_index(t run_ops.routed_table) RETURNS text
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
@@ -147,7 +149,7 @@ AS $$
                         AND pg_get_expr(i.indpred, i.indrelid) = format('(NOT run_ops.resides(%I, ''legacy''::text))', t.route_column))
 $$;
 COMMENT ON FUNCTION run_ops.stray_index(run_ops.routed_table) IS
-  'SQL that makes the index which counts strays at once; NULL when it is there';
+  'SQL that creates an index with which strays are counted without reading the whole table; NULL if it exists';
 
 CREATE FUNCTION run_ops.local_stray_gates() RETURNS SETOF run_ops.gate
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -155,8 +157,8 @@ AS $$
 DECLARE
   t run_ops.routed_table;
   n bigint;
-  -- While split is on, the write lock keeps strays out: what is here are
-  -- copies, which run_ops.repatriate() made, or rows that have moved.
+  -- While split is on, the write lock refuses strays.  So rows that belong to a
+  -- store are copies by run_ops.repatriate(), or leftovers.
   copies boolean := (SELECT s.enabled FROM run_ops.split_state AS s);
   moved  boolean;
 BEGIN
@@ -165,20 +167,20 @@ BEGIN
             format('SELECT count(*) FROM %s AS x WHERE NOT run_ops.resides(x.%I, ''legacy'')', t.legacy, t.route_column)) AS a (n bigint));
     moved := EXISTS (SELECT FROM run_ops.leftover AS l WHERE l.view = t.view);
     RETURN NEXT ROW('strays', t.legacy::text, copies OR moved OR n = 0,
-      format(CASE WHEN moved THEN '%s rows that moved to a store are still here'
+      format(CASE WHEN moved THEN '%s rows that moved to a store are still in the local table'
                   WHEN copies THEN '%s copies of rows of the stores'
-                  ELSE '%s rows here belong to a store by the shape of their id' END, n),
-      CASE WHEN moved THEN 'run_ops.remove_leftovers() removes them.'
+                  ELSE '%s rows of the local table belong to a store by their id' END, n),
+      CASE WHEN moved THEN 'To remove them, repeat until done: SELECT * FROM run_ops.remove_leftovers();'
            WHEN copies THEN NULL
-           WHEN n > 0 THEN 'run_ops.move_strays() copies them there; enabling then moves them.'
-           ELSE 'The whole table is read, and once more while writes are closed. An index avoids that: ' || run_ops.stray_index(t) END)::run_ops.gate;
+           WHEN n > 0 THEN 'To copy them to the store, repeat until done: SELECT * FROM run_ops.move_strays(); Then SELECT run_ops.enable_split(); moves them.'
+           ELSE 'The check reads the whole table, now and again while writes are blocked. An index avoids this: ' || run_ops.stray_index(t) END)::run_ops.gate;
   END LOOP;
 END $$;
 COMMENT ON FUNCTION run_ops.local_stray_gates() IS
-  'rows of the local tables that a strict view would hide; reads whole tables, but for those with the index of run_ops.stray_index()';
+  'rows of the local tables that belong to a store, so that the views would hide them; reads each whole table unless it has the index of run_ops.stray_index()';
 REVOKE EXECUTE ON FUNCTION run_ops.local_stray_gates() FROM PUBLIC;
 
--- A store -------------------------------------------------------------------------
+-- Gates that check a store -----------------------------------------------------------
 
 CREATE FUNCTION run_ops.reachable_gates(store text) RETURNS SETOF run_ops.gate
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -197,21 +199,21 @@ BEGIN
     after := clock_timestamp();
   EXCEPTION WHEN OTHERS THEN
     RETURN NEXT ROW('reachable', store, false, SQLERRM,
-      'Check the options of its server and the user mapping; run_ops_split.store_timeout limits the wait.')::run_ops.gate;
+      'Check the options of the server and the user mapping. run_ops_split.store_timeout limits the time to wait.')::run_ops.gate;
     RETURN;
   END;
   RETURN NEXT ROW('reachable', store, true, 'it answers', NULL)::run_ops.gate;
   RETURN NEXT ROW('writable', store, NOT (facts ->> 'read_only')::boolean,
     CASE WHEN (facts ->> 'in_recovery')::boolean THEN 'it is a standby'
          WHEN (facts ->> 'read_only')::boolean THEN 'its transactions are read-only'
-         ELSE 'it takes writes' END, NULL)::run_ops.gate;
-  -- its clock was read somewhere between before and after
+         ELSE 'it accepts writes' END, NULL)::run_ops.gate;
+  -- the clock of the store was read some time between before and after
   skew := greatest((facts ->> 'clock')::timestamptz - after, before - (facts ->> 'clock')::timestamptz, '0');
-  RETURN NEXT ROW('clock', store, skew <= allowed, format('off by at least %s, %s allowed', skew, allowed),
-    CASE WHEN skew > allowed THEN 'Let both machines follow one time server.' END)::run_ops.gate;
+  RETURN NEXT ROW('clock', store, skew <= allowed, format('its clock differs by at least %s, %s are allowed', skew, allowed),
+    CASE WHEN skew > allowed THEN 'Synchronize the clocks of both machines with the same time server.' END)::run_ops.gate;
 END $$;
 COMMENT ON FUNCTION run_ops.reachable_gates(text) IS
-  'whether a store answers, takes writes, and has the right time; no more than one row when it does not answer';
+  'whether a store answers, accepts writes, and has the same time; only one row if it does not answer';
 REVOKE EXECUTE ON FUNCTION run_ops.reachable_gates(text) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.wrapper_gate(store text) RETURNS run_ops.gate
@@ -219,17 +221,17 @@ CREATE FUNCTION run_ops.wrapper_gate(store text) RETURNS run_ops.gate
 AS $$
   SELECT ROW('wrapper', store, w.fdwname = 'run_ops_fdw', format('server %I uses %s', f.srvname, w.fdwname),
              CASE WHEN w.fdwname <> 'run_ops_fdw' THEN
-               'With postgres_fdw, a copy of this database would reach the store, and LEGACY ids may need it to be up.' END)::run_ops.gate
+               'Use a server of run_ops_fdw. With postgres_fdw, a copy of this database could access the store, and lookups of LEGACY ids can fail while the store is down.' END)::run_ops.gate
     FROM run_ops.store AS s JOIN pg_foreign_server AS f ON f.srvname = s.server
     JOIN pg_foreign_data_wrapper AS w ON w.oid = f.srvfdw
    WHERE s.name = store
 $$;
-COMMENT ON FUNCTION run_ops.wrapper_gate(text) IS 'whether a store is reached through run_ops_fdw';
+COMMENT ON FUNCTION run_ops.wrapper_gate(text) IS 'whether the server of a store is one of run_ops_fdw';
 
 CREATE FUNCTION run_ops.index_facts_query(table_schema name, table_name name, local_names jsonb) RETURNS text
   LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
 AS $$
-  -- names of columns become local ones inside the definition
+  -- replaces column names of the store by local ones in the index definition
   SELECT format($q$
     SELECT DISTINCT 'index' AS aspect,
            CASE WHEN i.indisunique THEN 'UNIQUE ' ELSE '' END || %1$s AS name, 'present' AS fact
@@ -245,7 +247,7 @@ AS $$
     table_schema, table_name, ARRAY(SELECT jsonb_array_elements_text(coalesce(local_names -> '', '[]'))))
 $$;
 COMMENT ON FUNCTION run_ops.index_facts_query(name, name, jsonb) IS
-  'a query that describes the indexes of a table: rows of aspect, name, fact; local_names maps names in the store to local ones, its key '''' lists columns whose indexes do not count';
+  'a query that describes the indexes of a table: rows of (aspect, name, fact). local_names maps column names in the store to local ones; its key '''' lists columns whose indexes are ignored.';
 
 CREATE FUNCTION run_ops.table_gates(store text, t run_ops.routed_table) RETURNS SETOF run_ops.gate
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -257,7 +259,7 @@ DECLARE
 BEGIN
   RETURN NEXT ROW('columns', t.legacy::text, differing = '{}',
     coalesce(nullif(array_to_string(differing, '; '), ''), format('equal in store "%s"', store)),
-    CASE WHEN differing <> '{}' THEN 'Bring both sides to the same shape.' END)::run_ops.gate;
+    CASE WHEN differing <> '{}' THEN 'Make both sides equal.' END)::run_ops.gate;
   IF differing[1] LIKE 'table %: missing%' THEN
     RETURN;
   END IF;
@@ -271,8 +273,8 @@ BEGIN
   LOOP
     RETURN NEXT ROW('index', format('%s %s', t.legacy, d.name), false,
       CASE WHEN d.store_fact IS NULL THEN format('missing in store "%s"', store)
-           ELSE format('only in store "%s"', store) END,
-      'Create it where it is missing.')::run_ops.gate;
+           ELSE format('missing in this database, exists in store "%s"', store) END,
+      'Create the index where it is missing.')::run_ops.gate;
   END LOOP;
   SELECT string_agg(a ->> 'privilege', ', ') INTO denied
     FROM run_ops.ask_store(store, format(
@@ -280,21 +282,21 @@ BEGIN
       'WHERE NOT has_table_privilege(%L, p)', format('%I.%I', t.store_schema, t.store_table))) AS a;
   IF denied IS NOT NULL THEN
     RETURN NEXT ROW('writable', format('%s in store "%s"', t.legacy, store), false,
-      format('the mapped user may not %s', denied), 'Grant it in the store.')::run_ops.gate;
+      format('the user of the user mapping does not have privilege %s', denied), 'Grant the privileges in the store.')::run_ops.gate;
   END IF;
 END $$;
 COMMENT ON FUNCTION run_ops.table_gates(text, run_ops.routed_table) IS
-  'whether a table has the same columns and indexes in a store, and may be written there';
+  'whether a table has the same columns and indexes in a store, and whether the user of the user mapping may write to it';
 REVOKE EXECUTE ON FUNCTION run_ops.table_gates(text, run_ops.routed_table) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.write_lock_gates(store text) RETURNS SETOF run_ops.gate
   LANGUAGE sql SET search_path = pg_catalog, pg_temp
 AS $$
-  -- Never failing: the lock is a change of the store, for its owner to decide,
-  -- and rows that do belong elsewhere have a gate of their own.
+  -- This gate never fails: the write lock changes a table of the store, so its
+  -- owner decides.  Rows that belong elsewhere have the gate "strays".
   SELECT 'write lock', t.legacy::text, true,
-         CASE WHEN l.name IS NOT NULL THEN format('set in store "%s"', s.store)
-              ELSE format('missing in store "%s": who connects there may write a row that the view does not show', s.store) END,
+         CASE WHEN l.name IS NOT NULL THEN format('exists in store "%s"', s.store)
+              ELSE format('missing in store "%s": a client of the store can write rows that the view does not show', s.store) END,
          CASE WHEN l.name IS NULL THEN format('Run in the store: %s', run_ops.store_write_lock(t.view, s.store)) END
     FROM run_ops.routed_table AS t JOIN run_ops.routed_store AS s USING (view)
     LEFT JOIN (SELECT a ->> 'schema', a ->> 'name' FROM run_ops.ask_store(write_lock_gates.store,
@@ -306,16 +308,16 @@ AS $$
    ORDER BY t.view::text
 $$;
 COMMENT ON FUNCTION run_ops.write_lock_gates(text) IS
-  'whether the tables of a store refuse rows that belong elsewhere; always holds, the hint has the SQL that is missing';
+  'whether the tables of a store refuse rows that belong elsewhere. Never fails; the hint has the SQL that adds a missing write lock.';
 REVOKE EXECUTE ON FUNCTION run_ops.write_lock_gates(text) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.mapping_gates(store text) RETURNS SETOF run_ops.gate
   LANGUAGE sql SET search_path = pg_catalog, pg_temp
 AS $$
   SELECT 'mapping', t.legacy::text, false,
-         format('in store "%s" the user mapping leads to the superuser %I, and the table is owned by %I, whose triggers would run as that superuser',
+         format('the user mapping for store "%s" uses superuser %I, but the table belongs to %I, whose triggers would run as that superuser',
                 mapping_gates.store, a ->> 'superuser', a ->> 'owner'),
-         'Map to a role of the store that is no superuser: the owner of the tables, with SET on parameter session_replication_role.'
+         'Use a role of the store that is not a superuser: the owner of the tables, with SET on parameter session_replication_role.'
     FROM run_ops.ask_store(mapping_gates.store, (
            SELECT format('SELECT u.view, r.rolname AS superuser, pg_get_userbyid(c.relowner) AS owner '
                          'FROM unnest(%L::bigint[], %L::text[]) AS u (view, name) JOIN pg_class AS c ON c.oid = to_regclass(u.name) '
@@ -327,7 +329,7 @@ AS $$
    ORDER BY t.view::text
 $$;
 COMMENT ON FUNCTION run_ops.mapping_gates(text) IS
-  'tables of a store whose owner could run code there as a superuser, as the user mapping leads to one';
+  'tables of a store whose owner could run code there as a superuser, because the user mapping uses a superuser';
 REVOKE EXECUTE ON FUNCTION run_ops.mapping_gates(text) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.store_gates(store text) RETURNS SETOF run_ops.gate
@@ -345,7 +347,7 @@ BEGIN
     differing := ARRAY(SELECT run_ops.database_differences(store));
     RETURN NEXT ROW('database', store, differing = '{}',
       coalesce(nullif(array_to_string(differing, '; '), ''), 'encoding and collation are equal'),
-      CASE WHEN differing <> '{}' THEN 'Sorted pages would be merged wrongly. Create the store''s database anew.' END)::run_ops.gate;
+      CASE WHEN differing <> '{}' THEN 'Sorted results of both databases would be merged in the wrong order. Create the database of the store again, with the same encoding and collation.' END)::run_ops.gate;
     FOR t IN SELECT r.* FROM run_ops.routed_table AS r JOIN run_ops.routed_store AS s USING (view)
               WHERE s.store = store_gates.store ORDER BY r.view LOOP
       RETURN QUERY SELECT * FROM run_ops.table_gates(store, t);
@@ -356,7 +358,7 @@ BEGIN
     RETURN NEXT ROW('columns', store, NULL, format('not checked: %s', SQLERRM), NULL)::run_ops.gate;
   END;
 END $$;
-COMMENT ON FUNCTION run_ops.store_gates(text) IS 'every gate that asks one store';
+COMMENT ON FUNCTION run_ops.store_gates(text) IS 'all gates that query one store';
 REVOKE EXECUTE ON FUNCTION run_ops.store_gates(text) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.store_stray_gates() RETURNS SETOF run_ops.gate
@@ -367,7 +369,8 @@ DECLARE
   n      bigint;
   silent text;
 BEGIN
-  -- the connection of a foreign table may be waited for without limit
+  -- First, because opening the connection of a foreign table may wait without
+  -- limit.
   BEGIN
     PERFORM run_ops.ask_store(s.name, 'SELECT 1') FROM run_ops.store AS s WHERE s.server IS NOT NULL;
   EXCEPTION WHEN OTHERS THEN
@@ -382,7 +385,7 @@ BEGIN
       n := (SELECT count(*) FROM run_ops.find_strays(t.view) AS s
              WHERE s.store <> 'legacy' OR t.routing = 'store');
       RETURN NEXT ROW('strays', t.view::text, n = 0,
-        format('%s rows would not be shown', n),
+        format('%s rows that the view would not show', n),
         CASE WHEN n > 0 THEN format('SELECT * FROM run_ops.find_strays(%L);', t.view) END)::run_ops.gate;
     EXCEPTION WHEN OTHERS THEN
       RETURN NEXT ROW('strays', t.view::text, NULL, format('not checked: %s', SQLERRM), NULL)::run_ops.gate;
@@ -390,28 +393,29 @@ BEGIN
   END LOOP;
 END $$;
 COMMENT ON FUNCTION run_ops.store_stray_gates() IS
-  'rows of the stores that belong elsewhere, and keys that two stores have; reads whole tables';
+  'rows of the stores that belong elsewhere, and keys that exist in two stores; reads whole tables';
 REVOKE EXECUTE ON FUNCTION run_ops.store_stray_gates() FROM PUBLIC;
 
--- All of them -----------------------------------------------------------------------
+-- All gates -------------------------------------------------------------------------
 
 CREATE FUNCTION run_ops.view_gates() RETURNS SETOF run_ops.gate
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
-  -- a union view keeps a rule that a plain one does not have
+  -- only the views for split on have this rule
   SELECT 'view', t.view::text, false,
-         format('it is the view for split %s', CASE WHEN s.enabled THEN 'off' ELSE 'on' END),
-         'It was replaced by hand, or this is a restored copy: run_ops.enable_split() or run_ops.disable_split(force => true) makes it anew.'
+         CASE WHEN s.enabled THEN 'this view shows local rows only although split is on'
+              ELSE 'this view shows the rows of all stores although split is off' END,
+         'Somebody has replaced the view, or this is a restored copy. To create the view again: SELECT run_ops.enable_split(); or SELECT run_ops.disable_split(force => true);'
     FROM run_ops.routed_table AS t, run_ops.split_state AS s
    WHERE s.enabled <> run_ops.has_union_rule(t.view)
 $$;
-COMMENT ON FUNCTION run_ops.view_gates() IS 'views that do not show what the mode says';
+COMMENT ON FUNCTION run_ops.view_gates() IS 'views that do not match the mode';
 
 CREATE FUNCTION run_ops.local_gates() RETURNS SETOF run_ops.gate
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
   SELECT 'opted in', '', s.opted_in,
-         CASE WHEN s.opted_in THEN 'yes' ELSE 'no; no store is asked' END,
+         CASE WHEN s.opted_in THEN 'yes' ELSE 'no; the stores are not checked' END,
          CASE WHEN NOT s.opted_in THEN 'SELECT run_ops.configure_split(opted_in => true);' END
     FROM run_ops.split_state AS s
   UNION ALL SELECT * FROM run_ops.server_gates()
@@ -422,7 +426,7 @@ AS $$
   UNION ALL SELECT g.* FROM run_ops.split_state AS s, run_ops.view_gates() AS g WHERE s.enabled
 $$;
 COMMENT ON FUNCTION run_ops.local_gates() IS
-  'gates that ask no store and read no table, before acknowledgements';
+  'the gates that neither query a store nor read routed tables, before acknowledgements';
 
 CREATE FUNCTION run_ops.gates() RETURNS SETOF run_ops.gate
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -439,10 +443,11 @@ BEGIN
       answers := answers AND (g.gate <> 'reachable' OR g.ok);
       RETURN NEXT g;
     END LOOP;
-    -- after a repatriation every row is here, and enabling moves them
+    -- after a repatriation all rows are in this database, and enable_split()
+    -- moves those that belong to a store
     IF NOT state.superseded THEN
       RETURN QUERY SELECT * FROM run_ops.local_stray_gates();
-      -- a foreign table may wait for a store without an end
+      -- a query of a foreign table may wait for a store without limit
       IF answers THEN
         RETURN QUERY SELECT * FROM run_ops.store_stray_gates();
       ELSE
@@ -451,7 +456,7 @@ BEGIN
     END IF;
   END IF;
 END $$;
-COMMENT ON FUNCTION run_ops.gates() IS 'every gate, before acknowledgements';
+COMMENT ON FUNCTION run_ops.gates() IS 'all gates, before acknowledgements';
 REVOKE EXECUTE ON FUNCTION run_ops.gates() FROM PUBLIC;
 
 -- SECURITY DEFINER for the reason given in split_mode.sql.
@@ -459,8 +464,8 @@ CREATE FUNCTION run_ops.check_split() RETURNS SETOF run_ops.gate
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 BEGIN
-  -- with the rights of the owner, whose user mapping reaches the stores
+  -- as the owner, whose user mapping gives access to the stores
   RETURN QUERY SELECT a.* FROM run_ops.gates() AS g, run_ops.acknowledged(g) AS a;
 END $$;
 COMMENT ON FUNCTION run_ops.check_split() IS
-  'one row for each gate and object: does it hold, what was found, what to do; asks every store, and reads whole tables for strays';
+  'one row for each gate and object: whether the gate holds, what was found, what to do. Queries every store, and reads whole tables to find strays.';

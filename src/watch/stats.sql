@@ -1,35 +1,36 @@
 
--- stats: what is going on, for people and for their monitoring.
+-- stats: views for monitoring.
 --
--- Nothing is counted here.  PostgreSQL counts the reads and writes of each
--- table already, for all sessions and at no cost per query, so one query that
--- reads its counters runs here and in each store, and the views below show
--- what came back.  A store that does not answer gives rows with the error in
--- them; it is waited for no longer than a connection may take, and then left
--- alone for as long again, so that several views in a row wait once.  Each
--- session remembers that for itself: looking writes nothing.
+-- The extension counts nothing itself.  PostgreSQL already counts the reads and
+-- writes of each table, for all sessions and at no cost for a query.  One query
+-- reads these counters here and in each store, and the views below show the
+-- results.  For a store that does not answer, they show the error.  A view waits
+-- for a store at most run_ops_split.store_timeout, and for the same time after
+-- that the session does not try the store again, so that several views wait only
+-- once.  Each session remembers this itself: the views write nothing.
 --
--- Members of pg_monitor may read all of it.
+-- Members of pg_monitor may read all views.
 
 CREATE FUNCTION run_ops.contact(server name, OUT answered_at timestamptz, OUT failed_at timestamptz, OUT error text)
   LANGUAGE c STRICT
   AS 'MODULE_PATHNAME', 'run_ops_contact';
 COMMENT ON FUNCTION run_ops.contact(name) IS
-  'when a store last answered the views stat_* in this session, when it last did not, and why; by the name of its server, empty for this database';
+  'when a server last answered the stat_* views in this session, when it last failed to, and the error; the name of the server is empty for this database';
 REVOKE EXECUTE ON FUNCTION run_ops.contact(name) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.remember_contact(server name, error text) RETURNS void
   LANGUAGE c
   AS 'MODULE_PATHNAME', 'run_ops_remember_contact';
 COMMENT ON FUNCTION run_ops.remember_contact(name, text) IS
-  'remembers, for this session, that a store has just answered, or the error that kept it from answering';
+  'remembers for this session that a server has just answered, or the error if it did not';
 REVOKE EXECUTE ON FUNCTION run_ops.remember_contact(name, text) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.stats_query(tables jsonb) RETURNS text
   LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
 AS $$
-  -- Partitions count for the table that they belong to.  A size would have to
-  -- wait for whoever changes the table, so it is left out then.
+  -- Counters of partitions are added to those of the partitioned table.  The size
+  -- of a table that is locked in ACCESS EXCLUSIVE mode is left out, because
+  -- reading it would wait for the lock.
   SELECT format($q$
     WITH locked AS MATERIALIZED (
       SELECT coalesce(i.indrelid, l.relation) AS relation
@@ -66,15 +67,15 @@ AS $$
   $q$, tables)
 $$;
 COMMENT ON FUNCTION run_ops.stats_query(jsonb) IS
-  'a query that reads the counters of a database, and of tables of it, [{view, schema, name}], in one row';
+  'a query that returns the counters of a database and of its tables, [{view, schema, name}], in one row';
 
--- SECURITY DEFINER: only the owner's user mapping reaches the stores.
+-- SECURITY DEFINER: only the user mapping of the owner gives access to the stores.
 CREATE FUNCTION run_ops.ask_stats(
     OUT store text, OUT server name, OUT stats jsonb,
     OUT last_contact timestamptz, OUT last_error text, OUT last_error_at timestamptz)
   RETURNS SETOF record ROWS 10
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-  -- a lock may come just after it was looked for
+  -- a table may be locked after the query has looked for locks
   SET lock_timeout = '1s'
 AS $$
 #variable_conflict use_variable
@@ -100,7 +101,7 @@ BEGIN
         EXECUTE format('SELECT to_jsonb(q) FROM (%s) AS q', query) INTO stats;
         PERFORM run_ops.remember_contact('', NULL);
       ELSIF contact.failed_at > coalesce(contact.answered_at, '-infinity') AND clock_timestamp() - contact.failed_at < timeout THEN
-        NULL;  -- it did not answer a moment ago
+        NULL;  -- it has just failed to answer
       ELSE
         PERFORM run_ops.refuse_in_copy();
         SELECT * INTO STRICT stats FROM run_ops.ask_store(store, query);
@@ -116,7 +117,7 @@ BEGIN
   END LOOP;
 END $$;
 COMMENT ON FUNCTION run_ops.ask_stats() IS
-  'the counters of every store, or the error that kept them back';
+  'the counters of each store, or the error';
 
 CREATE VIEW run_ops.stat_stores AS
   SELECT a.store, a.server, a.stats IS NOT NULL AS up, t.rows, t.bytes, c.connections,
@@ -129,12 +130,12 @@ CREATE VIEW run_ops.stat_stores AS
          LATERAL (SELECT CASE WHEN a.stats IS NOT NULL THEN coalesce(pg_catalog.sum(c.connections), 0) END::pg_catalog.int8 AS connections
                     FROM pg_catalog.jsonb_to_recordset(a.stats OPERATOR(pg_catalog.->) 'connections') AS c (connections pg_catalog.int8)) AS c;
 COMMENT ON VIEW run_ops.stat_stores IS
-  'one row per store: whether it answers, its size, its connections, the last error; asks every store, no longer than run_ops_split.store_timeout';
-COMMENT ON COLUMN run_ops.stat_stores.rows IS 'rows of the routed tables as VACUUM and ANALYZE last estimated them there; tables never analyzed are not counted';
-COMMENT ON COLUMN run_ops.stat_stores.bytes IS 'size of the routed tables with their indexes and TOAST, but for those that are locked for a change of their definition';
-COMMENT ON COLUMN run_ops.stat_stores.connections IS 'client connections to the database of the store, but for the one that asks';
-COMMENT ON COLUMN run_ops.stat_stores.last_contact IS 'when it last answered one of these views in this session';
-COMMENT ON COLUMN run_ops.stat_stores.last_error IS 'why it last did not answer in this session; kept when it answers again';
+  'one row for each store: whether it answers, its size, its connections, the last error. Queries every store, and waits for each at most run_ops_split.store_timeout.';
+COMMENT ON COLUMN run_ops.stat_stores.rows IS 'the number of rows of the routed tables, as last estimated by VACUUM or ANALYZE; tables that were never analyzed are not counted';
+COMMENT ON COLUMN run_ops.stat_stores.bytes IS 'the size of the routed tables with their indexes and TOAST; tables that are locked in ACCESS EXCLUSIVE mode are not counted';
+COMMENT ON COLUMN run_ops.stat_stores.connections IS 'the number of client connections to the database of the store, without the one that runs this query';
+COMMENT ON COLUMN run_ops.stat_stores.last_contact IS 'when the store last answered one of these views in this session';
+COMMENT ON COLUMN run_ops.stat_stores.last_error IS 'why the store last failed to answer in this session; kept after it answers again';
 
 CREATE VIEW run_ops.stat_routing AS
   SELECT t.view, a.store, s.rows, s.bytes, s.scans, s.rows_read, s.rows_inserted, s.rows_updated, s.rows_deleted,
@@ -149,9 +150,9 @@ CREATE VIEW run_ops.stat_routing AS
                 rows_deleted pg_catalog.int8, blocks_hit pg_catalog.int8, blocks_read pg_catalog.int8)
       ON s.view OPERATOR(pg_catalog.=) t.view;
 COMMENT ON VIEW run_ops.stat_routing IS
-  'reads and writes of each routed table in each store, as PostgreSQL counts them there, whoever made them and by whatever way; NULL for a store that does not answer';
-COMMENT ON COLUMN run_ops.stat_routing.rows IS 'as VACUUM and ANALYZE last estimated them there; NULL for a table never analyzed';
-COMMENT ON COLUMN run_ops.stat_routing.scans IS 'scans of the table and of its indexes';
+  'reads and writes of each routed table in each store, as counted by PostgreSQL there, by all clients and with or without the view; NULL for a store that does not answer';
+COMMENT ON COLUMN run_ops.stat_routing.rows IS 'the number of rows, as last estimated by VACUUM or ANALYZE; NULL if the table was never analyzed';
+COMMENT ON COLUMN run_ops.stat_routing.scans IS 'the number of scans of the table and of its indexes';
 
 CREATE VIEW run_ops.stat_connections AS
   SELECT a.store, c.role, c.application_name, c.state, c.connections, c.oldest_transaction
@@ -160,7 +161,7 @@ CREATE VIEW run_ops.stat_connections AS
            role pg_catalog.name, application_name pg_catalog.text, state pg_catalog.text,
            connections pg_catalog.int8, oldest_transaction pg_catalog.timestamptz);
 COMMENT ON VIEW run_ops.stat_connections IS
-  'who is connected to the database of each store, by role, application_name and state; state and transaction are known for roles only that the user of the mapping may look at (pg_read_all_stats in the store: all)';
+  'the client connections to the database of each store, by role, application_name and state. State and transaction are NULL for roles that the user of the user mapping may not see; with pg_read_all_stats in the store it sees all.';
 
 CREATE VIEW run_ops.stat_cache AS
   SELECT c.slot, c.entries, c.hits, c.revalidations, c.misses, c.evictions, c.cache_bytes,
@@ -168,18 +169,18 @@ CREATE VIEW run_ops.stat_cache AS
            OPERATOR(pg_catalog./) nullif(c.hits OPERATOR(pg_catalog.+) c.revalidations OPERATOR(pg_catalog.+) c.misses, 0), 4) AS hit_ratio
     FROM run_ops.cache_stats() AS c;
 COMMENT ON VIEW run_ops.stat_cache IS
-  'run_ops.cache_stats() with the share of answers that came from the cache; of this session, as every session has its own';
+  'run_ops.cache_stats() with the hit ratio; each session has its own cache, and this view shows that of the current session';
 
 CREATE TABLE run_ops.cache_lookup ();
 COMMENT ON TABLE run_ops.cache_lookup IS
-  'empty: what PostgreSQL counts as rows read of it are lookups in the caches of all sessions, see run_ops.stat_cache_lookups';
+  'an empty table whose statistics count the cache lookups of all sessions, for run_ops.stat_cache_lookups';
 
 CREATE VIEW run_ops.stat_cache_lookups AS
   SELECT l.hits, l.misses, pg_catalog.round(l.hits::pg_catalog.numeric OPERATOR(pg_catalog./) nullif(l.hits OPERATOR(pg_catalog.+) l.misses, 0), 4) AS hit_ratio
     FROM (SELECT pg_catalog.pg_stat_get_tuples_returned(c.oid) AS hits, pg_catalog.pg_stat_get_tuples_fetched(c.oid) AS misses
             FROM pg_catalog.pg_class AS c WHERE c.oid OPERATOR(pg_catalog.=) 'run_ops.cache_lookup'::pg_catalog.regclass) AS l;
 COMMENT ON VIEW run_ops.stat_cache_lookups IS
-  'how often the caches of all sessions knew the answer, since the statistics were reset; a session adds its hits with its next miss, or a hundred at once';
+  'the cache hits and misses of all sessions since the last reset of statistics. A session reports its hits together with its next miss, or when there are a hundred.';
 
 -- Work in progress ----------------------------------------------------------------
 
@@ -196,9 +197,9 @@ CREATE VIEW run_ops.stat_progress AS
   SELECT 'remove leftovers', l.view::pg_catalog.text, l.store, l.removed, l.finished, NULL, l.changed_at, NULL
     FROM run_ops.leftover AS l;
 COMMENT ON VIEW run_ops.stat_progress IS
-  'cleanups that are queued or under way, and how far run_ops.repatriate(), run_ops.move_strays() or run_ops.remove_leftovers() have come in each table';
-COMMENT ON COLUMN run_ops.stat_progress.rows_done IS 'rows deleted, rows removed, or rows that had to be copied';
-COMMENT ON COLUMN run_ops.stat_progress.finished IS 'the present pass has come to the end of this table';
+  'cleanups that are queued or running, and the progress of run_ops.repatriate(), run_ops.move_strays() and run_ops.remove_leftovers() in each table';
+COMMENT ON COLUMN run_ops.stat_progress.rows_done IS 'the number of rows deleted, copied or removed';
+COMMENT ON COLUMN run_ops.stat_progress.finished IS 'whether the current pass has reached the end of this table';
 
 CREATE VIEW run_ops.stat_cleanup AS
   SELECT s.name AS store, pg_catalog.count(q.id) AS queued, pg_catalog.count(q.error) AS failing,
@@ -207,11 +208,11 @@ CREATE VIEW run_ops.stat_cleanup AS
     FROM run_ops.store AS s LEFT JOIN run_ops.cleanup_queue AS q ON q.store OPERATOR(pg_catalog.=) s.name
    GROUP BY s.name;
 COMMENT ON VIEW run_ops.stat_cleanup IS
-  'length of the cleanup queue of each store: environments and projects whose rows are still to be deleted there';
+  'the cleanup queue of each store: how many environments and projects have rows to delete, how many cleanups fail, and the last error';
 
--- The mint kind: what is flipping ------------------------------------------------
+-- The mint kind -------------------------------------------------------------------
 
--- SECURITY DEFINER, here and below: who looks need not be able to read the
+-- SECURITY DEFINER, here and below: the caller need not have privileges to read
 -- organizations and their other flags.
 CREATE FUNCTION run_ops.mint_flips(
     OUT organization text, OUT in_force run_ops.id_kind, OUT becomes run_ops.id_kind,
@@ -238,7 +239,7 @@ BEGIN
   END IF;
 END $$;
 COMMENT ON FUNCTION run_ops.mint_flips() IS
-  'organizations whose new mint kind is not in force yet, and the global one, with organization NULL; becomes is NULL where the flag was taken away; reads the flags of every organization';
+  'organizations whose new mint kind is not in force yet; organization is NULL for the global flag, and becomes is NULL if the flag was removed. Reads the flags of all organizations.';
 
 CREATE FUNCTION run_ops.mint_kinds(OUT kind run_ops.id_kind, OUT organizations bigint)
   RETURNS SETOF record
@@ -258,7 +259,7 @@ BEGIN
   END IF;
 END $$;
 COMMENT ON FUNCTION run_ops.mint_kinds() IS
-  'how many organizations have which mint kind in force, by their flag or the global one; run_ops_split.mint_enabled and the read gate are not looked at; reads the flags of every organization';
+  'the number of organizations for each mint kind in force, by their own flag or the global one; ignores run_ops_split.mint_enabled and whether split is on. Reads the flags of all organizations.';
 
 -- Gates ---------------------------------------------------------------------------
 
@@ -266,13 +267,13 @@ CREATE TABLE run_ops.recorded_gate (
   gate text, object text, ok boolean, detail text, hint text,
   checked_at timestamptz NOT NULL
 );
-COMMENT ON TABLE run_ops.recorded_gate IS 'what run_ops.record_check() found last';
+COMMENT ON TABLE run_ops.recorded_gate IS 'the results of the last run_ops.record_check()';
 COMMENT ON COLUMN run_ops.recorded_gate.gate IS 'the gate';
-COMMENT ON COLUMN run_ops.recorded_gate.object IS 'what it is about; empty when there is only one';
-COMMENT ON COLUMN run_ops.recorded_gate.ok IS 'whether it held; NULL where it could not be checked, which fails';
+COMMENT ON COLUMN run_ops.recorded_gate.object IS 'the object that was checked; empty if there is only one';
+COMMENT ON COLUMN run_ops.recorded_gate.ok IS 'whether the gate holds; NULL if it could not be checked, and then it fails as well';
 COMMENT ON COLUMN run_ops.recorded_gate.detail IS 'what was found';
-COMMENT ON COLUMN run_ops.recorded_gate.hint IS 'the way out';
-COMMENT ON COLUMN run_ops.recorded_gate.checked_at IS 'when it was looked at';
+COMMENT ON COLUMN run_ops.recorded_gate.hint IS 'what to do';
+COMMENT ON COLUMN run_ops.recorded_gate.checked_at IS 'when the gate was checked';
 
 CREATE FUNCTION run_ops.record_check() RETURNS SETOF run_ops.gate
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -286,7 +287,7 @@ BEGIN
   RETURN QUERY SELECT g.* FROM unnest(gates) AS g WHERE g.ok IS NOT TRUE;
 END $$;
 COMMENT ON FUNCTION run_ops.record_check() IS
-  'runs run_ops.check_split(), keeps what it found for run_ops.stat_gates and gives the failing gates; to be called by cron now and then, since it reads whole tables for strays';
+  'runs run_ops.check_split(), stores the results for run_ops.stat_gates, and returns the failing gates. Call it from cron, but not often: it reads whole tables to find strays.';
 
 CREATE VIEW run_ops.stat_gates AS
   SELECT a.gate, a.object, a.ok, a.detail, a.hint, pg_catalog.now() AS checked_at
@@ -295,22 +296,22 @@ CREATE VIEW run_ops.stat_gates AS
   SELECT r.gate, r.object, r.ok, r.detail, r.hint, r.checked_at FROM run_ops.recorded_gate AS r
    WHERE r.gate OPERATOR(pg_catalog.<>) ALL (ARRAY['opted in', 'server', 'store', 'attached', 'refreshed', 'foreign key', 'realtime', 'view']);
 COMMENT ON VIEW run_ops.stat_gates IS
-  'gates of split mode: those of this database as they are now, those that ask stores or read tables as run_ops.record_check() found them';
+  'the gates of split mode: gates that check this database only as of now, gates that query stores or read tables as of the last run_ops.record_check()';
 
--- Plans: which stores a query asks ---------------------------------------------------
+-- Plans: which stores a query accesses -----------------------------------------------
 
 CREATE FUNCTION run_ops.plan_relations(plans jsonb)
   RETURNS TABLE (view regclass, store text, relation text, node text, only_if text, remote_sql text)
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
   WITH RECURSIVE node AS (
-    SELECT p.value -> 'Plan' AS n, NULL::text AS gate, ARRAY[p.ord] AS path
+    SELECT p.value -> 'Plan' AS n, NULL::text AS only_if, ARRAY[p.ord] AS path
       FROM jsonb_array_elements(plans) WITH ORDINALITY AS p (value, ord)
     UNION ALL
     SELECT c.value,
-           -- an InitPlan gives the filter what it looks at
-           CASE WHEN c.value ->> 'Parent Relationship' = 'InitPlan' THEN node.gate
-                ELSE nullif(concat_ws(' AND ', node.gate, node.n ->> 'One-Time Filter'), '') END,
+           -- an InitPlan computes values for the filter, so the filter does not apply to it
+           CASE WHEN c.value ->> 'Parent Relationship' = 'InitPlan' THEN node.only_if
+                ELSE nullif(concat_ws(' AND ', node.only_if, node.n ->> 'One-Time Filter'), '') END,
            node.path || c.ord
       FROM node, jsonb_array_elements(node.n -> 'Plans') WITH ORDINALITY AS c (value, ord)
   ), copy AS (
@@ -323,7 +324,7 @@ AS $$
         SELECT format('%I.%I', node.n ->> 'Schema', node.n ->> 'Relation Name')
          WHERE node.n ? 'Relation Name'
         UNION ALL
-        -- a join that a store does is one node
+        -- a join that runs in a store is one node with several relations
         SELECT f.oid::regclass::text FROM pg_class AS f
          WHERE f.relkind = 'f' AND node.n ? 'Relations'
            AND translate(node.n ->> 'Relations', ' ', ')') LIKE '%(' || replace(f.oid::regclass::text, '_', '\_') || ')%') AS x (relation)
@@ -334,17 +335,17 @@ AS $$
                                            JOIN run_ops.store AS s ON s.server = v.srvname WHERE f.ftrelid = r.oid)
               ELSE 'legacy' END,
          n.relation, coalesce(nullif(n.n ->> 'Operation', 'Select'), n.n ->> 'Node Type'),
-         nullif(concat_ws(' AND ', n.gate, n.n ->> 'One-Time Filter'), ''), n.n ->> 'Remote SQL'
+         nullif(concat_ws(' AND ', n.only_if, n.n ->> 'One-Time Filter'), ''), n.n ->> 'Remote SQL'
     FROM named AS n LEFT JOIN pg_class AS r ON r.oid = to_regclass(n.relation)
     LEFT JOIN copy AS c ON c.relation = coalesce(pg_partition_root(r.oid), r.oid)
    ORDER BY n.path, n.relation
 $$;
 COMMENT ON FUNCTION run_ops.plan_relations(jsonb) IS
-  'the relations of a plan as EXPLAIN (FORMAT JSON, VERBOSE) shows it, with the store that each is in';
+  'the relations in the output of EXPLAIN (FORMAT JSON, VERBOSE), and the store of each';
 
--- The caller's search_path, for the query is the caller's; nothing else here
--- depends on it.  A cursor takes one statement only, and one that gives rows:
--- there is no way to put a second one behind the EXPLAIN.
+-- No SET search_path, because the query needs that of the caller; nothing else
+-- here depends on it.  A cursor accepts only one statement, so that the query
+-- cannot append another statement to EXPLAIN.
 CREATE FUNCTION run_ops.explain(query text)
   RETURNS TABLE (view regclass, store text, relation text, node text, only_if text, remote_sql text)
   LANGUAGE plpgsql
@@ -359,9 +360,9 @@ BEGIN
   RETURN QUERY SELECT * FROM run_ops.plan_relations(plans::pg_catalog.jsonb);
 END $$;
 COMMENT ON FUNCTION run_ops.explain(text) IS
-  'which stores a query asks: one row for each table in its plan, with its view and store; only_if is the condition under which it is asked at all, decided by each execution; store is NULL where each row written finds its own; the query is planned and not run';
+  'which stores a query accesses: one row for each table in its plan, with its view and store. only_if is a condition that decides at each execution whether the table is read at all. store is NULL for a write through the view, where each row decides. The query is planned, but not run.';
 
--- Who may look -----------------------------------------------------------------------
+-- Privileges -------------------------------------------------------------------------
 
 REVOKE EXECUTE ON FUNCTION run_ops.ask_stats(), run_ops.mint_flips(), run_ops.mint_kinds(), run_ops.record_check() FROM PUBLIC;
 GRANT USAGE ON SCHEMA run_ops TO pg_monitor;
@@ -369,5 +370,5 @@ GRANT EXECUTE ON FUNCTION run_ops.ask_stats(), run_ops.mint_flips(), run_ops.min
 GRANT SELECT ON run_ops.stat_stores, run_ops.stat_routing, run_ops.stat_connections, run_ops.stat_progress,
   run_ops.stat_cleanup, run_ops.stat_gates, run_ops.stat_cache_lookups TO pg_monitor;
 GRANT SELECT ON run_ops.stat_cache TO PUBLIC;
--- it reads whole tables, as pgstattuple does
+-- it reads whole tables, like the functions of pgstattuple
 GRANT EXECUTE ON FUNCTION run_ops.record_check() TO pg_stat_scan_tables;

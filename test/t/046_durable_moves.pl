@@ -51,7 +51,7 @@ until_done('move_strays()');
 here('SELECT run_ops.enable_split()');
 $store->safe_psql('postgres', "DELETE FROM run WHERE id = '$third'");
 my ($rc, $out, $err) = $control_plane->psql('postgres', 'SELECT run_ops.remove_leftovers() FROM generate_series(1, 9)');
-like($err, qr/cannot be removed here.*does not have \["$third"\]/s, 'a row that the store does not have is not removed');
+like($err, qr/cannot be removed from the local tables.*does not have \["$third"\]/s, 'a row that the store does not have is not removed');
 is(here("SELECT count(*) FROM public.run WHERE id = '$third'"), '1', 'it is still here');
 # the way out that the hint names
 here("INSERT INTO run_ops.run (id) VALUES ('$third')");

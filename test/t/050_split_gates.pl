@@ -69,7 +69,7 @@ vector(45, 'false');
 my ($host, $port) = ($control_plane->host, $control_plane->port);
 point_store($control_plane, $host, $port);
 vector(1, sentinel_says());
-refused(qr/distinct new: the store is this very database: system identifier \d+, database "postgres"/, 'the same database');
+refused(qr/distinct new: the store is this database itself: system identifier \d+, database "postgres"/, 'the same database');
 is($control_plane->safe_psql('postgres', 'SELECT run_ops.databases_co_resident()'), 't', 'co-resident');
 vector(44, 'true');
 
@@ -94,7 +94,7 @@ END
 	foreach (1 .. 100) { last if -S "$dir/.s.PGSQL.$pool_port"; select undef, undef, undef, 0.1 }
 	point_store($control_plane, $dir, $pool_port, 'other_name');
 	vector(10, sentinel_says());
-	refused(qr/distinct new: the store is this very database/, 'the same database through a pooler');
+	refused(qr/distinct new: the store is this database itself/, 'the same database through a pooler');
 	$pooler->signal('INT');
 	$pooler->finish;
 }
@@ -113,7 +113,7 @@ point_store($control_plane, $standby->host, $standby->port);
 vector(11, sentinel_says());
 refused(qr/writable new: it is a standby.*distinct new: the store is a standby of this database/s, 'its own standby');
 $standby->promote;
-refused(qr/clone new: the store is a physical copy of this database on a server of its own.*fingerprints.*system_identifier.*lock_free_there": true/,
+refused(qr/clone new: the store is a physical copy of this database on another server.*fingerprints.*system_identifier.*lock_free_there": true/,
 	'a promoted copy');
 $control_plane->safe_psql('postgres', q(SELECT run_ops.acknowledge('clone', 'new', 'split by copying')));
 is(failing_gates($control_plane), '', 'a promoted copy may be acknowledged');
@@ -126,7 +126,7 @@ $standby->stop;
 point_store($control_plane, $host, $port);
 $store->stop;
 vector(6, sentinel_says());
-refused(qr/reachable new: store "new" cannot be reached.*distinct new: the probe failed/s, 'a store that is down');
+refused(qr/reachable new: store "new" cannot be reached.*distinct new: could not be checked/s, 'a store that is down');
 is($control_plane->safe_psql('postgres', 'SELECT run_ops.databases_co_resident() IS NULL'), 't', 'co-residency unknown');
 vector(46, 'unknown');
 $store->start;
@@ -142,7 +142,7 @@ $store->safe_psql('postgres', q(CREATE ROLE weak LOGIN; REVOKE EXECUTE ON FUNCTI
 	GRANT SELECT, INSERT, UPDATE ON run, step, tag TO weak));
 $control_plane->safe_psql('postgres', q(ALTER USER MAPPING FOR CURRENT_USER SERVER new OPTIONS (SET user 'weak')));
 vector(9, sentinel_says());
-refused(qr/distinct new: the probe failed: permission denied for function pg_control_system.*writable .*run in store "new": the mapped user may not DELETE/s,
+refused(qr/distinct new: could not be checked: permission denied for function pg_control_system.*writable .*run in store "new": the user of the user mapping does not have privilege DELETE/s,
 	'a mapped user with too few rights');
 $control_plane->safe_psql('postgres', qq(ALTER USER MAPPING FOR CURRENT_USER SERVER new OPTIONS (SET user '$user')));
 
@@ -170,7 +170,7 @@ system_or_bail('gcc', '-shared', '-fPIC', '-o', "$shim.so", "$shim.c");
 	local $ENV{LD_PRELOAD} = "$shim.so";
 	$store->start;
 }
-refused(qr/clock new: off by at least (01:00|00:59)\S*, 00:00:00\.5 allowed/, 'a store one hour ahead');
+refused(qr/clock new: its clock differs by at least (01:00|00:59)\S*, 00:00:00\.5 are allowed/, 'a store one hour ahead');
 $store->restart;
 
 my @shapes = (
@@ -181,9 +181,9 @@ my @shapes = (
 	[ 'ALTER TABLE tag ALTER n SET DEFAULT 7', 'ALTER TABLE tag ALTER n DROP DEFAULT', qr/columns public\.tag: column n/ ],
 	[ q(ALTER TYPE status RENAME VALUE 'done' TO 'ready'), q(ALTER TYPE status RENAME VALUE 'ready' TO 'done'), qr/columns public\.run: label of public\.status 'done': present in legacy, missing in store/ ],
 	[ 'DROP INDEX run_n', 'CREATE INDEX run_n ON run (n)', qr/index public\.run btree \(n\): missing in store "new"/ ],
-	[ 'CREATE UNIQUE INDEX more ON tag (n)', 'DROP INDEX more', qr/index public\.tag UNIQUE btree \(n\): only in store "new"/ ],
-	[ 'INSERT INTO run (id) VALUES (\'' . cuid(1) . '\')', 'TRUNCATE run', qr/strays run_ops\.run: 1 rows would not be shown/ ],
-	[ q(INSERT INTO step VALUES ('s', 'x')), 'TRUNCATE step', qr/strays run_ops\.step: 1 rows would not be shown/ ]);
+	[ 'CREATE UNIQUE INDEX more ON tag (n)', 'DROP INDEX more', qr/index public\.tag UNIQUE btree \(n\): missing in this database, exists in store "new"/ ],
+	[ 'INSERT INTO run (id) VALUES (\'' . cuid(1) . '\')', 'TRUNCATE run', qr/strays run_ops\.run: 1 rows that the view would not show/ ],
+	[ q(INSERT INTO step VALUES ('s', 'x')), 'TRUNCATE step', qr/strays run_ops\.step: 1 rows that the view would not show/ ]);
 foreach my $case (@shapes)
 {
 	my ($change, $undo, $reason) = @$case;
@@ -194,7 +194,7 @@ foreach my $case (@shapes)
 is(failing_gates($control_plane), '', 'every gate holds again');
 
 set_up($_, 'ALTER TABLE tag ADD extra int') foreach ($store, $control_plane);
-refused(qr/refreshed run_ops_new\.tag: it was made before public\.tag changed: extra/, 'a migration on both sides alone');
+refused(qr/refreshed run_ops_new\.tag: it does not have these changes of public\.tag: extra/, 'a migration on both sides alone');
 set_up($control_plane, q(SELECT run_ops.refresh_table('run_ops.tag')));
 is(failing_gates($control_plane), '', 'refreshed');
 
@@ -206,12 +206,12 @@ point_store($control_plane, $host, $port);
 # --- this side -------------------------------------------------------------------------
 
 my @here = (
-	[ 'INSERT INTO run (id) VALUES (\'' . ksuid(1) . '\')', 'TRUNCATE run', qr/strays public\.run: 1 rows here belong to a store/ ],
-	[ 'CREATE TABLE env (id text PRIMARY KEY REFERENCES run)', 'DROP TABLE env', qr/foreign key env_id_fkey of public\.env: it ties public\.env to public\.run/ ],
-	[ 'CREATE PUBLICATION readers FOR TABLE run', 'DROP PUBLICATION readers', qr/realtime publication readers: it carries public\.run, of this database alone/ ],
-	[ q(SELECT pg_create_logical_replication_slot('reader', 'test_decoding')), q(SELECT pg_drop_replication_slot('reader')), qr/realtime replication slot reader: its plugin test_decoding sends every table/ ],
-	[ 'CREATE TABLE "TaskRun" (id text)', 'DROP TABLE "TaskRun"', qr/attached public\."TaskRun": a table of the run graph that is not routed/ ],
-	[ 'SELECT run_ops.configure_split(native_realtime => false)', 'SELECT run_ops.configure_split(native_realtime => true)', qr/realtime native realtime: realtime readers follow this database alone/ ]);
+	[ 'INSERT INTO run (id) VALUES (\'' . ksuid(1) . '\')', 'TRUNCATE run', qr/strays public\.run: 1 rows of the local table belong to a store/ ],
+	[ 'CREATE TABLE env (id text PRIMARY KEY REFERENCES run)', 'DROP TABLE env', qr/foreign key env_id_fkey of public\.env: it connects public\.env with public\.run/ ],
+	[ 'CREATE PUBLICATION readers FOR TABLE run', 'DROP PUBLICATION readers', qr/realtime publication readers: it publishes only the local rows of public\.run/ ],
+	[ q(SELECT pg_create_logical_replication_slot('reader', 'test_decoding')), q(SELECT pg_drop_replication_slot('reader')), qr/realtime replication slot reader: its plugin test_decoding sends all tables/ ],
+	[ 'CREATE TABLE "TaskRun" (id text)', 'DROP TABLE "TaskRun"', qr/attached public\."TaskRun": it is a run-ops table, but not a routed table/ ],
+	[ 'SELECT run_ops.configure_split(native_realtime => false)', 'SELECT run_ops.configure_split(native_realtime => true)', qr/realtime native realtime: realtime readers follow this database only/ ]);
 foreach my $case (@here)
 {
 	my ($change, $undo, $reason) = @$case;
@@ -229,7 +229,7 @@ set_up($control_plane, 'SELECT run_ops.configure_split(opted_in => false)');
 my $log = -s $store->logfile;
 set_up($store, 'ALTER SYSTEM SET log_connections = on');
 $store->reload;
-refused(qr/opted in: no; no store is asked/, 'not opted in');
+refused(qr/opted in: no; the stores are not checked/, 'not opted in');
 unlike(slurp_file($store->logfile, $log), qr/database=latin/, 'not opted in: the store was not asked');
 vector($_, 'false') foreach (12, 13);
 set_up($control_plane, 'SELECT run_ops.configure_split(opted_in => true)');

@@ -98,11 +98,11 @@ my $restored = sub { return $control_plane->safe_psql('restored', "SET client_mi
 $restored->('SELECT run_ops.configure_split(opted_in => true, native_realtime => true), run_ops.enable_split()');
 is($restored->($both), '3', 'a copy that takes over reads both stores');
 is($restored->('SELECT detail FROM run_ops.check_split() WHERE gate = \'strays\' AND object = \'public.run\''),
-	'1 rows that moved to a store are still here', 'and knows what is left in it');
+	'1 rows that moved to a store are still in the local table', 'and knows what is left in it');
 $store->safe_psql('postgres', "UPDATE run SET id = 'away' WHERE id = '$ksuid'");
 $restored->('SELECT run_ops.remove_leftovers(), run_ops.remove_leftovers()');
 my ($failed, undef, $message) = $control_plane->psql('restored', 'SELECT run_ops.remove_leftovers()');
-like($message, qr/rows that moved to a store cannot be removed here\nDETAIL:  run_ops.run: store "new" does not have \["$ksuid"\]/, 'a row that the store lost is kept');
+like($message, qr/rows that moved to a store cannot be removed from the local tables\nDETAIL:  run_ops.run: store "new" does not have \["$ksuid"\]/, 'a row that the store lost is kept');
 $store->safe_psql('postgres', "UPDATE run SET id = '$ksuid' WHERE id = 'away'");
 is($restored->('SELECT (run_ops.remove_leftovers()).done FROM generate_series(1, 3)'), "f\nf\nt", 'when it is there again, it is removed here');
 is($restored->('SELECT count(*) FROM run'), '1', 'and no other');
@@ -110,7 +110,7 @@ is($restored->($both), '3', 'both stores are read');
 
 # A copy may leave the store out, or take a store of its own.
 ($failed, undef, $message) = $elsewhere->psql('restored', "SELECT run_ops.detach_table('run_ops.run')");
-like($message, qr/rows that moved to a store are still here/, 'what is left in a copy is not taken for rows');
+like($message, qr/rows that moved to a store are still in the local tables/, 'what is left in a copy is not taken for rows');
 $elsewhere->safe_psql('restored', 'SELECT run_ops.disable_split(force => true)');
 is($elsewhere->safe_psql('restored', 'SELECT count(*) FROM run_ops.run'), '1', 'a copy without the store');
 my $own = new_server('own_store');

@@ -132,7 +132,7 @@ on();
 my $legacy = cuid(7);
 here("INSERT INTO run_ops.run (id, key) VALUES ('$legacy', 'b')");
 ($ret, $out, $err) = $control_plane->psql('postgres', 'SELECT run_ops.disable_split(repatriated => true)');
-like($err, qr/rows of the stores are in conflict with rows here/, 'two rows with one value');
+like($err, qr/rows of the stores conflict with rows of this database/, 'two rows with one value');
 here("DELETE FROM run_ops.run WHERE id = '$legacy'");
 
 # --- a migration is followed while a client is at work ------------------------------------

@@ -100,7 +100,7 @@ sub upgraded
 	return $new;
 }
 
-my $doubt = 'SELECT run_ops.doubt_in_notes(false)';
+my $doubt = 'SELECT run_ops.tracking_gap(false)';
 is($control_plane->safe_psql('postgres', $doubt), '', 'what is noted of changed rows is believed');
 
 # the store: split goes on as soon as its address is known

@@ -74,7 +74,7 @@ is(tables(), $before, 'dropped in the middle of the way home: the tables are as 
 here($create);
 # the copies are strays now, older than the rows of the store
 my ($ret, $out, $err) = $control_plane->psql('postgres', 'SELECT run_ops.enable_split()');
-like($err, qr/strays public\.run: 1 rows here belong to a store/, 'copies that were left behind are reported');
+like($err, qr/strays public\.run: 1 rows of the local table belong to a store/, 'copies that were left behind are reported');
 here(q(DELETE FROM run WHERE NOT run_ops.resides(id, 'legacy'); DELETE FROM step WHERE NOT run_ops.resides("runId", 'legacy');
 	SELECT run_ops.enable_split()));
 is(here('SELECT (SELECT sum(n) FROM run_ops.run), (SELECT sum(n) FROM run_ops.tag)'), '3|3', 'removed, every row is there once');

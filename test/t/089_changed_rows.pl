@@ -1,5 +1,5 @@
 # What changes while rows come home or go out is noted: only that is compared
-# with writes closed, nothing is lost, doubled or hidden by any fault, and
+# with writes blocked, nothing is lost, doubled or hidden by any fault, and
 # where a trigger may have missed something every row is compared again.
 use strict;
 use warnings;
@@ -51,8 +51,8 @@ sub switch
 	my $before = shown();
 	my $err = said($sql);
 	unlike($err, qr/ERROR/, "$what: done");
-	if ($whole) { like($err, qr/every row is compared while writes are closed\nDETAIL:  .*$whole/, "$what: every row is compared") }
-	else { unlike($err, qr/every row/, "$what: only noted rows are compared") }
+	if ($whole) { like($err, qr/comparing all rows while writes are blocked\nDETAIL:  .*$whole/, "$what: all rows are compared") }
+	else { unlike($err, qr/all rows/, "$what: only changed rows are compared") }
 	is(shown(), $before, "$what: every row is shown, once and as it was");
 	is(here(q(SELECT to_regnamespace('run_ops_changes') IS NULL)), 't', "$what: no note is left here");
 	return;
@@ -91,13 +91,13 @@ is(there(q(SELECT to_regnamespace('run_ops_changes') IS NULL)), 't', 'out: no no
 # --- where a trigger may have missed something ------------------------------------------------
 
 my @doubts = (
-	'a trigger dropped' => qr/is not what it was/ => sub { there(q(DROP TRIGGER run_ops_changes ON run; UPDATE run SET n = n + 1)) },
-	'a trigger off for a while' => qr/is not what it was/ => sub {
+	'a trigger dropped' => qr/was changed, or the server/ => sub { there(q(DROP TRIGGER run_ops_changes ON run; UPDATE run SET n = n + 1)) },
+	'a trigger off for a while' => qr/was changed, or the server/ => sub {
 		there(q(ALTER TABLE run DISABLE TRIGGER run_ops_changes; UPDATE run SET n = n + 1; ALTER TABLE run ENABLE ALWAYS TRIGGER run_ops_changes)) },
-	'TRUNCATE' => qr/is not what it was/ => sub { there(q(TRUNCATE tag; INSERT INTO tag VALUES ('tag_after', 5))) },
-	'the notes dropped' => qr/has other notes, or none|is not what it was/ => sub { there(q(DROP SCHEMA run_ops_changes CASCADE; UPDATE run SET n = n + 1)) },
-	'the notes emptied' => qr/is not what it was/ => sub { there(q(UPDATE run SET n = n + 1; TRUNCATE run_ops_changes.note)) },
-	'the store restored' => qr/is not what it was, or the server was restored/ => sub {
+	'TRUNCATE' => qr/was changed, or the server/ => sub { there(q(TRUNCATE tag; INSERT INTO tag VALUES ('tag_after', 5))) },
+	'the notes dropped' => qr/was removed or replaced|was changed, or the server/ => sub { there(q(DROP SCHEMA run_ops_changes CASCADE; UPDATE run SET n = n + 1)) },
+	'the notes emptied' => qr/was changed, or the server/ => sub { there(q(UPDATE run SET n = n + 1; TRUNCATE run_ops_changes.note)) },
+	'the store restored' => qr/was changed, or the server was restored/ => sub {
 		$store->stop; append_to_file($store->data_dir . '/recovery.signal', '');
 		$store->append_conf('postgresql.conf', "restore_command = 'false'\nrecovery_target_timeline = 'latest'");
 		$store->start;
@@ -115,9 +115,9 @@ while (my ($what, $why, $do) = splice @doubts, 0, 3)
 # repatriate() itself begins anew, and says why
 here(q(CALL all_batches('repatriate', '2000')));
 there(q(ALTER TABLE run DISABLE TRIGGER run_ops_changes; UPDATE run SET n = n + 1));
-like(said(q(CALL all_batches('repatriate', '2000'))), qr/all rows are compared again\nDETAIL:  in store "new" a table or its trigger/, 'repatriate() compares again');
+like(said(q(CALL all_batches('repatriate', '2000'))), qr/comparing all rows again\nDETAIL:  In store "new", a table or its trigger/, 'repatriate() compares again');
 switch($off, undef, 'after that');
-switch($on, qr/not all rows were copied before/, 'out at once');
+switch($on, qr/Not all rows were copied before/, 'out at once');
 
 # --- faults --------------------------------------------------------------------------------------
 
@@ -147,12 +147,12 @@ switch($on, undef, 'out after that');
 # orphans: what is copied at the last moment is checked as well
 here(q(CALL all_batches('repatriate', '2000')));
 there(q(DELETE FROM run WHERE n = (SELECT max(n) FROM run)));
-like(said($off), qr/rows would refer to rows that are not there\nDETAIL:  1 rows of public\.step break foreign key/, 'a parent that is gone');
+like(said($off), qr/rows would refer to rows that do not exist\nDETAIL:  1 rows of public\.step violate foreign key/, 'a parent that is gone');
 there(q(DELETE FROM step AS s WHERE NOT EXISTS (SELECT FROM run AS r WHERE r.id = s."runId"); INSERT INTO step VALUES ('step_orphan', 'run_999999999999999999999999999', 1)));
-like(said($off), qr/rows would refer to rows that are not there\nDETAIL:  1 rows of public\.step break foreign key/, 'a child that came');
+like(said($off), qr/rows would refer to rows that do not exist\nDETAIL:  1 rows of public\.step violate foreign key/, 'a child that came');
 there(q(DELETE FROM step WHERE id = 'step_orphan'));
 switch($off, undef, 'corrected');
-switch($on, qr/not all rows/, 'out again');
+switch($on, qr/Not all rows/, 'out again');
 
 # --- what moved and is still here ------------------------------------------------------------------
 
@@ -176,7 +176,7 @@ sub killed_in
 	await_recovery($control_plane);
 	return;
 }
-switch($off, qr/not all rows/, 'home for that');
+switch($off, qr/Not all rows/, 'home for that');
 here(q(CALL all_batches('move_strays', '2000')));
 here('UPDATE run_ops.run SET n = n + 1 WHERE n % 100 = 1');
 my $before = shown();
@@ -224,19 +224,19 @@ is(here(q(SELECT count(*) FROM run_ops.leftover)), '0', 'with no leftover');
 here(q(CALL all_batches('move_strays', '2000')));
 here($on);
 same($before, 'out again');
-switch($off, qr/not all rows/, 'home at once');
-switch($on, qr/not all rows/, 'and out at once');
+switch($off, qr/Not all rows/, 'home at once');
+switch($on, qr/Not all rows/, 'and out at once');
 
 # --- who may not create a trigger ---------------------------------------------------------------
 
 there(q(CREATE ROLE plain LOGIN; GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO plain;
 		GRANT EXECUTE ON FUNCTION pg_control_system() TO plain));
 here(q(ALTER USER MAPPING FOR CURRENT_USER SERVER new OPTIONS (ADD user 'plain')));
-like(said(q(CALL all_batches('repatriate', '2000'))), qr/changes are not noted.*\nDETAIL:  permission denied/, 'no right to note');
+like(said(q(CALL all_batches('repatriate', '2000'))), qr/cannot track changes in store "new".*\nDETAIL:  permission denied/, 'no privilege to track changes');
 there(q(UPDATE run SET n = n + 1 WHERE n % 10 = 1));
-switch($off, qr/not all rows were copied before|were not noted/, 'without notes');
+switch($off, qr/Not all rows were copied before|were not tracked/, 'without notes');
 here(q(ALTER USER MAPPING FOR CURRENT_USER SERVER new OPTIONS (DROP user)));
-switch($on, qr/not all rows/, 'out once more');
+switch($on, qr/Not all rows/, 'out once more');
 
 # --- under load ------------------------------------------------------------------------------------
 
