@@ -61,8 +61,8 @@ MODULES_C = \
 	reads/lookup_condition \
 	reads/seam_pruning \
 	reads/seam_shortcut \
-	reads/lazy_fdw \
 	reads/lazy_fdw_plan \
+	reads/lazy_fdw \
 	reads/read_locks \
 	writes/routed_view \
 	writes/write_frame \

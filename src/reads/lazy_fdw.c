@@ -38,7 +38,7 @@
 #include "utils/tuplestore.h"
 
 #include "ground/compat.h"
-#include "reads/lazy_fdw.h"
+#include "reads/lazy_fdw_plan.h"
 #include "reads/seam_pruning.h"
 #include "stores/read_gate.h"
 #include "wire/connect_limit.h"
@@ -47,8 +47,6 @@
 PG_FUNCTION_INFO_V1(run_ops_fdw_handler);
 PG_FUNCTION_INFO_V1(run_ops_fdw_validator);
 
-/* load_postgres_fdw() fills it once */
-FdwRoutine postgres_fdw_routine;
 
 /*
  * The fdw_state of a node whose scan has not been handed over to postgres_fdw.

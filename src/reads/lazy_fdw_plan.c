@@ -39,10 +39,12 @@
 #include "utils/lsyscache.h"
 
 #include "ground/compat.h"
-#include "reads/lazy_fdw.h"
+#include "reads/lazy_fdw_plan.h"
 #include "reads/lookup_condition.h"
 #include "reads/seam_pruning.h"
 #include "wire/connect_limit.h"
+
+FdwRoutine	postgres_fdw_routine;
 
 /* defaults of postgres_fdw, which none of its headers exports */
 #define DEFAULT_FDW_STARTUP_COST 100.0

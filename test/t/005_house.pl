@@ -1,81 +1,138 @@
-# The rooms of src: a file includes headers of its own room and of lower ones
-# only, no two files include each other in a circle, and nothing includes a
-# header of the file that initialises the rest.  The Makefile names the rooms
-# in the same order.
-
+# The folders of src/ are rooms.  A file includes headers of its own room and of
+# lower rooms only, and the Makefile lists the rooms from the lowest to the
+# highest.  No files need each other in a circle, and nothing includes a header
+# of the file with _PG_init.
 use strict;
 use warnings;
-use File::Basename;
-use PostgreSQL::Test::Utils;
 use Test::More;
 
-# from the lowest to the highest; reads and writes stand side by side
-my @floors = (['ground'], ['ids'], ['wire'], ['stores'], [ 'reads', 'writes' ], ['switch'], ['control_plane'], ['watch']);
+# from the lowest to the highest; rooms in one line do not include each other
+my @floors = (
+	['ground'],
+	['ids'],
+	['wire'],
+	['stores'],
+	[ 'reads', 'writes' ],
+	['switch'],
+	['control_plane'],
+	['watch'],
+	# run_ops_split.c, which calls the init function of each module
+	['']);
 my %floor;
-foreach my $n (0 .. $#floors)
+foreach my $i (0 .. $#floors)
 {
-	$floor{$_} = $n foreach @{ $floors[$n] };
+	$floor{$_} = $i foreach @{ $floors[$i] };
 }
 
-my (%includes, @upward, @init);
-foreach my $file (glob('src/*.[ch] src/*/*.[ch]'))
+sub slurp
 {
-	(my $name = $file) =~ s{^src/}{};
-	my ($room) = $name =~ m{^(\w+)/};
-	foreach my $header (slurp_file($file) =~ /^#include "((?:\w+\/)?\w+\.h)"$/mg)
+	my ($path) = @_;
+	open my $file, '<', $path or die "$path: $!";
+	local $/ = undef;
+	return <$file>;
+}
+
+sub room { return $_[0] =~ m{^(.*)/} ? $1 : '' }
+
+# a C file and its header are one
+sub module { return $_[0] =~ s/\.[ch]$//r }
+
+# file => its text, by the names that #include uses
+my %text = map { s{^src/}{}r => scalar slurp($_) } glob 'src/*.[ch] src/*/*.[ch]';
+is_deeply([ grep { !exists $floor{ room($_) } } sort keys %text ], [], 'every room is one that this test knows');
+
+my %include;
+foreach my $file (keys %text)
+{
+	$include{$file} = [ $text{$file} =~ /^\s*#\s*include\s*"([^"]+)"/mg ];
+}
+
+# --- who may include whom ----------------------------------------------------
+
+my (@no_room, @upwards, %needs);
+foreach my $file (sort keys %include)
+{
+	foreach my $header (@{ $include{$file} })
 	{
-		next if !-e "src/$header" && !-e dirname($file) . "/$header";
-		push @{ $includes{$name} }, $header;
-		push @init, "$name: $header" if $header =~ /^run_ops_split\.h$/;
-		# run_ops_split.c stands above all rooms
-		next if !defined $room;
-		my ($other) = $header =~ m{^(\w+)/};
-		push @upward, "$name: $header"
-		  if !defined $other || $other ne $room && $floor{$other} >= $floor{$room};
+		# the compiler would find it beside the file that includes it
+		push @no_room, "$file includes \"$header\""
+		  if $header =~ /^\./ || exists $text{ room($file) . "/$header" } && room($file) ne '';
+		next unless exists $text{$header};
+		my ($from, $to) = (room($file), room($header));
+		push @upwards, "$file includes \"$header\""
+		  if $from ne $to && $floor{$to} >= $floor{$from};
+		$needs{ module($file) }{ module($header) } = 1 if module($file) ne module($header);
 	}
-	ok(!defined $room || exists $floor{$room}, "$file is in a known room");
 }
-is_deeply(\@upward, [], 'no file includes a header of a higher room, or of the one beside');
-is_deeply(\@init, [], 'nothing includes a header of the file with _PG_init');
+is_deeply(\@no_room, [], 'an #include names the room');
+is_deeply(\@upwards, [], 'a room includes lower rooms only');
 
-# A header stands for what it declares: its C file may be looked into through it.
-my %state;
-my @circles;
+# --- no circles --------------------------------------------------------------
+
+my (%state, @circles);
+
 sub visit
 {
-	my ($name, @path) = @_;
-	if (($state{$name} // '') eq 'open')
+	my ($module, @path) = @_;
+	if (($state{$module} // '') eq 'open')
 	{
-		push @circles, join ' -> ', @path, $name;
-		return;
+		shift @path while $path[0] ne $module;
+		push @circles, join(' -> ', @path, $module);
 	}
-	return if $state{$name};
-	$state{$name} = 'open';
-	(my $unit = $name) =~ s/\.[ch]$//;
-	foreach my $file ("$unit.h", "$unit.c")
-	{
-		foreach my $header (@{ $includes{$file} // [] })
-		{
-			(my $other = $header) =~ s/\.h$//;
-			visit($other, @path, $unit) if $other ne $unit;
-		}
-	}
-	$state{$name} = 'closed';
-	return;
+	return if $state{$module};
+	$state{$module} = 'open';
+	visit($_, @path, $module) foreach sort keys %{ $needs{$module} };
+	$state{$module} = 'done';
 }
-visit(s/\.[ch]$//r) foreach sort keys %includes;
-is_deeply(\@circles, [], 'no circle of files');
+visit($_) foreach sort keys %needs;
+is_deeply(\@circles, [], 'no files need each other in a circle');
 
-my $makefile = slurp_file('Makefile');
-foreach my $list ('MODULES_C', 'SQL_PARTS')
+# a header with functions of another file would hide that its own file needs it
+my @elsewhere;
+foreach my $header (grep { /\.h$/ } sort keys %text)
 {
-	my ($parts) = $makefile =~ /^$list = ((?:.*\\\n)*.*\n)/m;
-	my @rooms = $parts =~ m{(\w+)/\w+}g;
-	my @order = map { $floor{$_} } @rooms;
-	is_deeply(\@order, [ sort { $a <=> $b } @order ], "$list follows the rooms");
-	my $ext = $list eq 'SQL_PARTS' ? 'sql' : 'c';
-	is_deeply([ sort $parts =~ m{((?:\w+/)?\w+)(?: \\)?\n}g ],
-		[ sort map { s{^src/}{}r =~ s/\.$ext$//r } glob("src/*.$ext src/*/*.$ext") ], "$list names every file");
+	my $code = $text{ module($header) . '.c' } // '';
+	foreach my $declaration ($text{$header} =~ /^extern\s+([^;]+);/mg)
+	{
+		my ($name) = $declaration =~ /\(\*(\w+)\)/ ? $1 : $declaration =~ /(\w+)\s*(?:[(\[]|$)/;
+		push @elsewhere, "$header declares $name" if $code !~ /^(?:(?!static|extern)\w.*\W)?$name\b/m;
+	}
 }
+is_deeply(\@elsewhere, [], 'what a header declares is in the C file of its name');
+
+# --- the file of the inits ---------------------------------------------------
+
+my @inits = grep { $text{$_} =~ /^_PG_init\(/m } sort keys %text;
+is_deeply(\@inits, ['run_ops_split.c'], 'one file has _PG_init');
+is_deeply([ grep { $needs{$_}{ module($inits[0]) } } sort keys %needs ], [], 'nothing includes a header of it');
+
+# --- the Makefile ------------------------------------------------------------
+
+my $makefile = slurp('Makefile');
+my %list = (MODULES_C => 'c', SQL_PARTS => 'sql');
+foreach my $name (sort keys %list)
+{
+	my ($lines) = $makefile =~ /^$name = \\\n((?:\t.*\n)+)/m or die "the Makefile has no $name";
+	my @files = grep { $_ ne 'run_ops_split' } split ' ', $lines =~ s/\\$//mgr;
+	my @there = map { m{^src/(.*)\.}; $1 } glob "src/*/*.$list{$name}";
+	is_deeply([ sort @files ], [ sort @there ], "$name has every file");
+
+	my (@rooms, @before, %seen);
+	foreach my $file (@files)
+	{
+		push @rooms, room($file) unless @rooms && $rooms[-1] eq room($file);
+		push @before, map { "$file needs $_" } grep { room($_) eq room($file) && exists $text{"$_.c"} && !$seen{$_} } sort keys %{ $needs{$file} }
+		  if $name eq 'MODULES_C';
+		$seen{$file} = 1;
+	}
+	my %wanted = map { $_ => 1 } @rooms;
+	is_deeply(\@rooms, [ grep { $wanted{$_} } map { @$_ } @floors ], "$name has the rooms from the lowest to the highest");
+	is_deeply(\@before, [], 'within a room, what is needed comes first') if $name eq 'MODULES_C';
+}
+
+# a file is found by its name alone; scripts/coverage relies on it
+my %paths;
+push @{ $paths{ s{^.*/}{}r } }, $_ foreach glob 'src/* src/*/*';
+is_deeply([ map { @$_ } grep { @$_ > 1 } values %paths ], [], 'no two files have the same name');
 
 done_testing();

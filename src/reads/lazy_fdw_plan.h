@@ -1,9 +1,10 @@
 /*
- * lazy_fdw.h
- *		run_ops_fdw: its options, and the declarations that its two files share.
+ * lazy_fdw_plan.h
+ *		What the planner is told of a table of run_ops_fdw, and the options that
+ *		it is told by.
  */
-#ifndef RUN_OPS_LAZY_FDW_H
-#define RUN_OPS_LAZY_FDW_H
+#ifndef RUN_OPS_LAZY_FDW_PLAN_H
+#define RUN_OPS_LAZY_FDW_PLAN_H
 
 #include "foreign/fdwapi.h"
 
@@ -19,10 +20,9 @@
  */
 #define RUN_OPS_FDW_OPTION_KEY "key"
 
-/* the callbacks of postgres_fdw; filled when the handler runs */
+/* the callbacks of postgres_fdw; lazy_fdw.c fills them when the handler runs */
 extern FdwRoutine postgres_fdw_routine;
 
-/* the callbacks in lazy_fdw_plan.c */
 extern void lazyGetForeignRelSize(PlannerInfo *root, RelOptInfo *rel,
 								  Oid relid);
 extern void lazyGetForeignPaths(PlannerInfo *root, RelOptInfo *rel, Oid relid);
@@ -31,4 +31,4 @@ extern ForeignScan *lazyGetForeignPlan(PlannerInfo *root, RelOptInfo *rel,
 									   List *tlist, List *scan_clauses,
 									   Plan *outer_plan);
 
-#endif							/* RUN_OPS_LAZY_FDW_H */
+#endif							/* RUN_OPS_LAZY_FDW_PLAN_H */
