@@ -63,6 +63,12 @@ my $objects = q(
 	END $$;
 	CREATE CAST (app.mood AS text) WITH FUNCTION app.to_text(app.mood) AS IMPLICIT;
 	CREATE CAST (app.mood AS json) WITH FUNCTION app.to_json(app.mood);
+	CREATE FUNCTION app.same(app.mood, app.mood) RETURNS boolean IMMUTABLE LANGUAGE plpgsql AS $$
+	BEGIN
+	  PERFORM app.mark('operator');
+	  RETURN $1::varchar = $2::varchar;
+	END $$;
+	CREATE OPERATOR app.= (FUNCTION = app.same, LEFTARG = app.mood, RIGHTARG = app.mood);
 	CREATE DOMAIN app.note AS text CHECK (app.holds(VALUE));
 	CREATE TABLE app.ev (id text PRIMARY KEY, kind app.mood NOT NULL DEFAULT 'fine', note app.note,
 		n int DEFAULT app.number(), twice int GENERATED ALWAYS AS (app.doubled(n)) STORED,
