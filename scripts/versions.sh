@@ -168,7 +168,7 @@ assert_build() {
     ./configure -q --prefix="$prefix" "${configure[@]}" CFLAGS="$flags"
     make -s -j"$(nproc)" MAKELEVEL=0 all
     make -s install
-    for dir in src/test/isolation src/test/regress contrib/postgres_fdw contrib/dblink contrib/citext; do
+    for dir in src/test/isolation src/test/regress contrib/postgres_fdw contrib/dblink contrib/citext contrib/tablefunc; do
       make -s -C "$dir"
       make -s -C "$dir" install
     done) >"$prefix.log" 2>&1 ||
