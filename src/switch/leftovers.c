@@ -41,7 +41,7 @@ refuse_leftovers(Oid relid)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_IN_USE),
 				 errmsg("rows that moved to a store are still in the local tables"),
-				 errdetail("They could not be distinguished from other rows any more."),
+				 errdetail("Without the extension, they cannot be distinguished from other rows."),
 				 errhint("To remove them, repeat until done: SELECT * FROM run_ops.remove_leftovers(); If the stores are lost: SELECT run_ops.disable_split(force => true);")));
 }
 

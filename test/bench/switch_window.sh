@@ -58,7 +58,7 @@ done
 
 first=${sizes%% *} last=${sizes##* }
 for action in 'disable split' 'enable split'; do
-  awk -v work="writes closed by $action, $last rows copied before" -v base="$first rows" \
+  awk -v work="writes blocked by $action, $last rows copied before" -v base="$first rows" \
     -v a="${closed[$action $last]}" -v b="${closed[$action $first]}" \
     'BEGIN { printf "%s|%s|<= 2|%.2f\n", work, base, a / b }'
 done
