@@ -58,29 +58,29 @@ CREATE FUNCTION run_ops.distinct_gate(store text) RETURNS run_ops.gate
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-  print jsonb := run_ops.fingerprints(store);
+  fingerprints jsonb := run_ops.fingerprints(store);
   -- do not wait a second time for a store that does not answer
-  shake jsonb := CASE WHEN print ? 'error' THEN print ELSE run_ops.handshake(store) END;
+  handshake jsonb := CASE WHEN fingerprints ? 'error' THEN fingerprints ELSE run_ops.handshake(store) END;
   g     run_ops.gate := ('distinct', store, false, NULL, NULL);
-  same_print boolean := print -> 'legacy' -> 'system_identifier' = print -> 'store' -> 'system_identifier'
-                        AND print -> 'legacy' -> 'database' = print -> 'store' -> 'database';
-  evidence text := format('fingerprints %s, handshake %s', print, shake);
+  same_fingerprint boolean := fingerprints -> 'legacy' -> 'system_identifier' = fingerprints -> 'store' -> 'system_identifier'
+                        AND fingerprints -> 'legacy' -> 'database' = fingerprints -> 'store' -> 'database';
+  evidence text := format('fingerprints %s, handshake %s', fingerprints, handshake);
 BEGIN
-  IF print ? 'error' OR shake ? 'error' THEN
-    g.detail := format('could not be checked: %s', coalesce(print ->> 'error', shake ->> 'error'));
+  IF fingerprints ? 'error' OR handshake ? 'error' THEN
+    g.detail := format('could not be checked: %s', coalesce(fingerprints ->> 'error', handshake ->> 'error'));
     g.hint := 'Fix the connection to the store first. The roles on both sides need EXECUTE on pg_control_system().';
-  ELSIF NOT ((shake ->> 'lock_free_there')::boolean AND (shake ->> 'lock_free_here')::boolean) THEN
+  ELSIF NOT ((handshake ->> 'lock_free_there')::boolean AND (handshake ->> 'lock_free_here')::boolean) THEN
     g.detail := format('the store is this database itself: system identifier %s, database "%s"; %s',
-      print -> 'store' ->> 'system_identifier', print -> 'store' ->> 'database', evidence);
+      fingerprints -> 'store' ->> 'system_identifier', fingerprints -> 'store' ->> 'database', evidence);
     g.hint := 'The options of the server lead back to this database, perhaps through a pooler or an alias. Correct them.';
-  ELSIF same_print AND (print -> 'store' ->> 'in_recovery')::boolean THEN
+  ELSIF same_fingerprint AND (fingerprints -> 'store' ->> 'in_recovery')::boolean THEN
     g.detail := format('the store is a standby of this database: system identifier %s, database "%s"; %s',
-      print -> 'store' ->> 'system_identifier', print -> 'store' ->> 'database', evidence);
+      fingerprints -> 'store' ->> 'system_identifier', fingerprints -> 'store' ->> 'database', evidence);
     g.hint := 'The store must be a separate database.';
-  ELSIF same_print THEN
+  ELSIF same_fingerprint THEN
     g.gate := 'clone';
     g.detail := format('the store is a physical copy of this database on another server: system identifier %s, database "%s"; %s',
-      print -> 'store' ->> 'system_identifier', print -> 'store' ->> 'database', evidence);
+      fingerprints -> 'store' ->> 'system_identifier', fingerprints -> 'store' ->> 'database', evidence);
     g.hint := format('If this is intended: SELECT run_ops.acknowledge(''clone'', %L, ''reason'');', store);
   ELSE
     g.ok := true;
@@ -96,13 +96,13 @@ CREATE FUNCTION run_ops.databases_co_resident(store text DEFAULT 'new') RETURNS 
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-  print jsonb;
+  fingerprints jsonb;
 BEGIN
   -- only attached stores are contacted
-  SELECT run_ops.fingerprints(s.name) INTO print
+  SELECT run_ops.fingerprints(s.name) INTO fingerprints
     FROM run_ops.store AS s WHERE s.name = store AND s.server IS NOT NULL;
-  RETURN (print -> 'legacy' ->> 'system_identifier', print -> 'legacy' ->> 'database')
-       = (print -> 'store' ->> 'system_identifier', print -> 'store' ->> 'database');
+  RETURN (fingerprints -> 'legacy' ->> 'system_identifier', fingerprints -> 'legacy' ->> 'database')
+       = (fingerprints -> 'store' ->> 'system_identifier', fingerprints -> 'store' ->> 'database');
 END $$;
 COMMENT ON FUNCTION run_ops.databases_co_resident(text) IS
   'whether a store has the fingerprint of this database; NULL if unknown. For information only: nothing depends on it.';

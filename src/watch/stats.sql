@@ -4,10 +4,11 @@
 -- The extension counts nothing itself.  PostgreSQL already counts the reads and
 -- writes of each table, for all sessions and at no cost for a query.  One query
 -- reads these counters here and in each store, and the views below show the
--- results.  For a store that does not answer, they show the error.  A view waits
--- for a store at most run_ops_split.store_timeout, and for the same time after
--- that the session does not try the store again, so that several views wait only
--- once.  Each session remembers this itself: the views write nothing.
+-- results.  For a store that does not answer, they show the error.  The time to
+-- wait is limited by connect_timeout of its server and
+-- run_ops_split.store_timeout.  After that the session does not try the store
+-- again for store_timeout, so that several views wait only once.  Each session
+-- remembers this itself: the views write nothing.
 --
 -- Members of pg_monitor may read all views.
 
@@ -130,7 +131,7 @@ CREATE VIEW run_ops.stat_stores AS
          LATERAL (SELECT CASE WHEN a.stats IS NOT NULL THEN coalesce(pg_catalog.sum(c.connections), 0) END::pg_catalog.int8 AS connections
                     FROM pg_catalog.jsonb_to_recordset(a.stats OPERATOR(pg_catalog.->) 'connections') AS c (connections pg_catalog.int8)) AS c;
 COMMENT ON VIEW run_ops.stat_stores IS
-  'one row for each store: whether it answers, its size, its connections, the last error. Queries every store, and waits for each at most run_ops_split.store_timeout.';
+  'one row for each store: whether it answers, its size, its connections, the last error. Queries every store; connect_timeout of its server and run_ops_split.store_timeout limit the time to wait.';
 COMMENT ON COLUMN run_ops.stat_stores.rows IS 'the number of rows of the routed tables, as last estimated by VACUUM or ANALYZE; tables that were never analyzed are not counted';
 COMMENT ON COLUMN run_ops.stat_stores.bytes IS 'the size of the routed tables with their indexes and TOAST; tables that are locked in ACCESS EXCLUSIVE mode are not counted';
 COMMENT ON COLUMN run_ops.stat_stores.connections IS 'the number of client connections to the database of the store, without the one that runs this query';
