@@ -94,7 +94,7 @@ foreach my $round (1 .. $rounds)
 	}
 }
 is_deeply(\%failed, {}, "on and off $rounds times");
-$load->signal('INT');
+$load->signal('TERM');
 $load->finish;
 unlike($err, qr/ERROR|aborted/, 'no client saw an error') or diag($err);
 $control_plane->poll_query_until('postgres',

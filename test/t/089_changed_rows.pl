@@ -260,7 +260,7 @@ foreach my $round (1 .. 3)
 	unlike(said('SET run_ops_split.swap_attempts = 1000; ' . $on), qr/ERROR|every row/, "out under load, $round");
 	unlike(said(q(CALL all_batches('remove_leftovers', '100'))), qr/ERROR/, "and removed under load, $round") if $round != 2;
 }
-$load->signal('INT');
+$load->signal('TERM');
 $load->finish;
 unlike($err, qr/ERROR|aborted/, 'no client saw an error') or diag($err);
 $control_plane->poll_query_until('postgres', q(SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'pgbench')));
