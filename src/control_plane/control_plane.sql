@@ -128,7 +128,7 @@ BEGIN
   IF NOT FOUND THEN
     RAISE EXCEPTION 'no control plane is attached'
       USING ERRCODE = 'object_not_in_prerequisite_state',
-            HINT = 'SELECT run_ops.attach_control_plane(''public''); with the schema of the tables.';
+            HINT = 'Name the schema of its tables: SELECT run_ops.attach_control_plane(''public'');';
   END IF;
   PERFORM run_ops.refuse_control_plane_faults(coalesce(schema, '(dropped)'));
   RETURN QUERY

@@ -142,5 +142,18 @@ typedef struct CompatJsonb
 	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC)
 #endif
 
+/*
+ * Cancels what a connection of libpq does, and stops trying at a time.  There
+ * is no such function before 17.
+ */
+#if PG_VERSION_NUM < 170000
+#define COMPAT_CANCEL_HAS_LIMIT false
+#define compat_cancel(conn, endtime) NULL
+#else
+#include "libpq/libpq-be-fe-helpers.h"
+#define COMPAT_CANCEL_HAS_LIMIT true
+#define compat_cancel(conn, endtime) libpqsrv_cancel(conn, endtime)
+#endif
+
 #endif							/* RUN_OPS_COMPAT_H */
 

@@ -38,6 +38,7 @@
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
+#include "ground/compat.h"
 #include "wire/wire.h"
 
 /* As much of a statement stands in the context of an error. */
@@ -445,6 +446,8 @@ wire_receive(Wire *wire)
 {
 	PQclear(wire->result);
 	wire->result = NULL;
+	/* what was done with the last row took its time, the store did not */
+	wire->heard = GetCurrentTimestamp();
 	while (PQisBusy(wire->conn))
 	{
 		wait_for_store(wire, WL_SOCKET_READABLE);
@@ -452,7 +455,6 @@ wire_receive(Wire *wire)
 			report_lost(wire);
 	}
 	wire->result = PQgetResult(wire->conn);
-	wire->heard = GetCurrentTimestamp();
 	switch (PQresultStatus(wire->result))
 	{
 		case PGRES_COMMAND_OK:
@@ -492,7 +494,6 @@ wire_execute(Wire *wire, const char *sql)
  * ----------------------------------------------------------------
  */
 
-#ifndef LIBPQ_HAS_ASYNC_CANCEL
 /*
  * Does the server still accept connections?  A cancel needs one, and libpq
  * waits for it without a limit before version 17.  Nothing is sent that would
@@ -531,7 +532,6 @@ accepts_connections(int socket_of_session)
 	closesocket(s);
 	return result;
 }
-#endif
 
 /*
  * Asks the server to end what it does for us.  It is no error when that does
@@ -540,32 +540,22 @@ accepts_connections(int socket_of_session)
 static void
 cancel_command(Wire *wire)
 {
-#ifdef LIBPQ_HAS_ASYNC_CANCEL
-	PGcancelConn *cancel = PQcancelCreate(wire->conn);
-	TimestampTz since = GetCurrentTimestamp();
-
-	if (cancel && PQcancelStart(cancel))
-	{
-		PostgresPollingStatusType state = PGRES_POLLING_WRITING;
-
-		while (state != PGRES_POLLING_OK && state != PGRES_POLLING_FAILED &&
-			   wait_for_socket(PQcancelSocket(cancel),
-							   state == PGRES_POLLING_READING ? WL_SOCKET_READABLE : WL_SOCKET_WRITEABLE,
-							   since, CANCEL_PATIENCE))
-			state = PQcancelPoll(cancel);
-	}
-	PQcancelFinish(cancel);
-#else
 	PGcancel   *cancel;
 	char		error[256];
 
+	if (COMPAT_CANCEL_HAS_LIMIT)
+	{
+		(void) compat_cancel(wire->conn,
+							 TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+														 CANCEL_PATIENCE));
+		return;
+	}
 	if (!accepts_connections(PQsocket(wire->conn)))
 		return;
 	cancel = PQgetCancel(wire->conn);
 	if (cancel)
 		(void) PQcancel(cancel, error, sizeof(error));
 	PQfreeCancel(cancel);
-#endif
 }
 
 /* Also where an error is under way, so it raises none and is not interrupted. */
