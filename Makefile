@@ -51,18 +51,23 @@ MODULES_C = \
 	ground/rights \
 	ground/column_equality \
 	ground/snapshot_key \
+	ground/own_table \
 	ids/id_shape \
 	ids/id_mint \
+	wire/connection \
+	wire/cross_store_writes \
 	wire/wire \
 	wire/ask_store \
-	wire/connect_limit \
-	wire/cross_store_writes \
 	stores/read_gate \
+	stores/remote_rows \
+	stores/foreign_scan \
+	stores/remote_change \
+	stores/foreign_modify \
 	reads/lookup_condition \
 	reads/seam_pruning \
 	reads/seam_shortcut \
-	reads/lazy_fdw_plan \
-	reads/lazy_fdw \
+	reads/foreign_plan \
+	reads/run_ops_fdw \
 	reads/read_locks \
 	writes/routed_view \
 	writes/write_frame \
@@ -90,12 +95,13 @@ SQL_PARTS = \
 	ground/column_equality \
 	ids/id_shape \
 	ids/id_mint \
+	wire/wire \
 	wire/ask_store \
 	stores/read_gate \
 	stores/stores \
 	stores/both_sides \
 	stores/routed_tables \
-	reads/lazy_fdw \
+	reads/run_ops_fdw \
 	reads/seam_pruning \
 	reads/read_through \
 	reads/read_locks \

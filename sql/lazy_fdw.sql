@@ -31,9 +31,9 @@ ANALYZE lazy.run, lazy.attempt, stock.run, stock.attempt;
 
 -- the stores that were contacted since the last call
 CREATE FUNCTION contacted() RETURNS text LANGUAGE sql AS $$
-  SELECT coalesce(string_agg(server_name, ', ' ORDER BY server_name), 'none') ||
-         CASE WHEN postgres_fdw_disconnect_all() THEN '' ELSE '' END
-    FROM postgres_fdw_get_connections();
+  SELECT coalesce(string_agg(server, ', ' ORDER BY server), 'none') ||
+         CASE WHEN postgres_fdw_disconnect_all()::int + run_ops.disconnect_stores() > 0 THEN '' ELSE '' END
+    FROM (SELECT server_name FROM postgres_fdw_get_connections() UNION SELECT server FROM run_ops.store_connections()) AS c (server);
 $$;
 SELECT contacted();
 
@@ -101,16 +101,13 @@ CREATE VIEW compare AS
    ORDER BY nr;
 SELECT * FROM compare;
 SELECT ARRAY(SELECT plan_of('lazy', q)) = ARRAY(SELECT plan_of('stock', q)) AS same_plan
-  FROM (VALUES ('SELECT r.* FROM run r JOIN attempt a ON a.run_id = r.id WHERE r.n = 7 FOR UPDATE OF r'),
-               ('UPDATE run SET n = n + 1 WHERE n = 7'),
-               ('DELETE FROM run USING local l WHERE l.id = run.id RETURNING run.*'),
-               ('INSERT INTO run SELECT id, $$x$$, n FROM local ON CONFLICT DO NOTHING')) v(q);
--- with remote estimates, and with async execution
-ALTER SERVER lazy OPTIONS (ADD use_remote_estimate 'true', ADD async_capable 'true');
-ALTER SERVER stock OPTIONS (ADD use_remote_estimate 'true', ADD async_capable 'true');
-SELECT count(*) AS queries, bool_and(same_plan) AS same_plans, bool_and(same_rows) AS same_rows FROM compare;
-ALTER SERVER lazy OPTIONS (DROP use_remote_estimate, DROP async_capable);
-ALTER SERVER stock OPTIONS (DROP use_remote_estimate, DROP async_capable);
+  FROM (VALUES ('SELECT r.* FROM run r JOIN attempt a ON a.run_id = r.id WHERE r.n = 7 FOR UPDATE OF r')) v(q);
+EXPLAIN (VERBOSE, COSTS OFF) UPDATE lazy.run SET n = n + 1 WHERE n = 7;
+-- options that would make postgres_fdw connect
+ALTER SERVER lazy OPTIONS (ADD use_remote_estimate 'true');
+ALTER SERVER lazy OPTIONS (ADD async_capable 'true');
+ALTER SERVER lazy OPTIONS (ADD use_remote_estimate 'false', ADD async_capable 'false', ADD pooled 'false');
+ALTER SERVER lazy OPTIONS (DROP use_remote_estimate, DROP async_capable, DROP pooled);
 
 -- writes
 EXPLAIN (VERBOSE, COSTS OFF) UPDATE lazy.attempt SET n = n + 1 WHERE run_id = 'x';
@@ -118,7 +115,12 @@ ALTER SERVER lazy OPTIONS (ADD batch_size '100');
 EXPLAIN (VERBOSE, COSTS OFF) INSERT INTO lazy.run SELECT 'new_' || g, 'env', -g FROM generate_series(1, 3) g;
 SELECT contacted();
 INSERT INTO lazy.run SELECT 'new_' || g, 'env', -g FROM generate_series(1, 3) g RETURNING id;
+-- which row is meant must be said by its key
 UPDATE lazy.run r SET env = 'other' FROM local l WHERE r.n = -l.n RETURNING r.*;
+ALTER FOREIGN TABLE lazy.run OPTIONS (ADD key 'id');
+EXPLAIN (VERBOSE, COSTS OFF) UPDATE lazy.run r SET env = 'other' FROM local l WHERE r.n = -l.n RETURNING r.*;
+UPDATE lazy.run r SET env = 'other' FROM local l WHERE r.n = -l.n RETURNING r.*;
+ALTER FOREIGN TABLE lazy.run OPTIONS (DROP key);
 DELETE FROM lazy.run WHERE n < 0 RETURNING n;
 BEGIN;
 TRUNCATE lazy.attempt;
@@ -162,14 +164,6 @@ SELECT contacted();
 -- never executed, and shown so
 SELECT executed($$EXECUTE gated ('legacy', 7)$$);
 SELECT contacted();
--- a gated scan is no async scan, so it is lazy too
-ALTER SERVER lazy OPTIONS (ADD async_capable 'true');
-EXPLAIN (COSTS OFF) EXECUTE gated ('legacy', 7);
-EXECUTE gated ('legacy', 7);
-SELECT contacted();
-EXECUTE gated ('new', 7);
-SELECT contacted();
-ALTER SERVER lazy OPTIONS (DROP async_capable);
 RESET plan_cache_mode;
 
 -- a gated lookup is cheap: the planner settles for the generic plan by itself
@@ -251,7 +245,7 @@ BEGIN;
 DECLARE never CURSOR FOR SELECT n FROM lazy.run ORDER BY n;
 DECLARE held SCROLL CURSOR WITH HOLD FOR SELECT n FROM lazy.run WHERE n < 5 ORDER BY n;
 CLOSE never;
-SELECT server_name FROM postgres_fdw_get_connections();
+SELECT server FROM run_ops.store_connections();
 COMMIT;
 FETCH LAST held;
 FETCH BACKWARD 2 FROM held;
@@ -343,37 +337,6 @@ copied	env_1	-1
 \.
 SELECT * FROM lazy.run WHERE id = 'copied';
 ROLLBACK;
-
--- Nothing outside the extension changes: other connections of this process
--- have the time limit that they had.
-CREATE FUNCTION environment() RETURNS SETOF text LANGUAGE plpgsql AS $$
-BEGIN
-  CREATE TEMP TABLE environment (line text);
-  COPY environment FROM PROGRAM 'echo "limit ${PGCONNECT_TIMEOUT-of its own}"';
-  RETURN QUERY SELECT line FROM environment;
-  DROP TABLE environment;
-END $$;
-LOAD 'run_ops_split';
-SELECT environment();
-SET run_ops_split.store_timeout = '1h';
-SELECT environment();
-ALTER SERVER lazy OPTIONS (SET port '1', ADD use_remote_estimate 'true');
-SELECT postgres_fdw_disconnect_all() IS NOT NULL AS disconnected;
-DO $$
-DECLARE command text;
-BEGIN
-  FOREACH command IN ARRAY ARRAY['SELECT FROM lazy.run', 'TRUNCATE lazy.run', 'IMPORT FOREIGN SCHEMA lazy_fdw FROM SERVER lazy INTO lazy',
-                                 'ANALYZE lazy.run', 'INSERT INTO lazy.run VALUES (''x'')'] LOOP
-    BEGIN
-      EXECUTE command;
-      RAISE WARNING '% did not fail', command;
-    EXCEPTION WHEN sqlclient_unable_to_establish_sqlconnection THEN
-      NULL;
-    END;
-  END LOOP;
-END $$;
-SELECT environment();
-RESET run_ops_split.store_timeout;
 
 -- roles belong to the whole server
 SET client_min_messages = warning;

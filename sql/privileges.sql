@@ -29,7 +29,7 @@ EXCEPTION WHEN OTHERS THEN
   RETURN SQLSTATE;
 END $$;
 GRANT USAGE ON SCHEMA run_ops TO regress_nobody;
-SELECT postgres_fdw_disconnect_all() IS NOT NULL AS disconnected;
+SELECT run_ops.disconnect_stores() > 0 AS disconnected;
 SELECT probe.state() AS before \gset
 
 SET ROLE regress_nobody;

@@ -56,15 +56,12 @@ SELECT plan('EXECUTE unshippable (repeat(''n'', 27))');
 SELECT plan('EXECUTE shippable (repeat(''n'', 27))');
 RESET plan_cache_mode;
 
--- Tables of one server share one connection, and so are read one after the
--- other, asynchronous or not; each store is a server of its own.
-ALTER SERVER new OPTIONS (ADD async_capable 'true');
+-- Tables of one server share one connection.
 INSERT INTO run_ops.step SELECT 's' || g, 'run_' || lpad(g::text, 27, '0') FROM generate_series(1, 500) AS g;
 SELECT count(*), sum(n) FROM (SELECT r.n FROM run_ops.run AS r UNION ALL SELECT length(s.id) FROM run_ops.step AS s) AS u;
 SELECT count(*) FROM run_ops.run AS r JOIN run_ops.step AS s ON s."runId" = r.id;
-SELECT server_name, valid FROM postgres_fdw_get_connections();
-SELECT count(*) FROM dblink('there', 'SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = ''postgres_fdw''') AS c (pid int);
-ALTER SERVER new OPTIONS (DROP async_capable);
+SELECT store, server, in_transaction FROM run_ops.store_connections();
+SELECT count(*) FROM dblink('there', 'SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = ''run_ops_split''') AS c (pid int);
 
 -- NOTIFY lets one transaction commit at a time: nothing that is written to a
 -- routed table notifies.

@@ -14,8 +14,8 @@
 #include "pgstat.h"
 #include "utils/rel.h"
 
+#include "ground/own_table.h"
 #include "control_plane/cache_lookups.h"
-#include "stores/read_gate.h"
 
 #define HITS_AT_ONCE 100
 
@@ -28,7 +28,7 @@ count_cache_lookup(bool hit)
 
 	if (hit && ++uncounted_hits < HITS_AT_ONCE)
 		return;
-	rel = open_own_table("cache_lookup");
+	rel = own_table_open("cache_lookup");
 	if (rel == NULL)
 		return;
 	/* the view stat_cache_lookups reads these counters */

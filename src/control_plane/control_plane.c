@@ -31,10 +31,10 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
+#include "ground/guard.h"
+#include "ground/own_table.h"
 #include "control_plane/cache.h"
 #include "control_plane/control_plane.h"
-#include "ground/guard.h"
-#include "stores/read_gate.h"
 
 /* maximum number of arguments of a query; each is a text[] */
 #define MAX_QUESTION_ARGS 6
@@ -122,7 +122,7 @@ find_control_plane(void)
 
 	if (latest)
 		PushActiveSnapshot(GetLatestSnapshot());
-	own = open_own_table("control_plane");
+	own = own_table_open("control_plane");
 	GetUserIdAndSecContext(&save_user, &save_context);
 	if (own != NULL)
 	{

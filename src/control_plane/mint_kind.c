@@ -40,12 +40,13 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-#include "control_plane/control_plane.h"
-#include "control_plane/mint_kind.h"
 #include "ground/compat.h"
+#include "ground/own_table.h"
 #include "ids/id_mint.h"
 #include "ids/id_shape.h"
 #include "stores/read_gate.h"
+#include "control_plane/control_plane.h"
+#include "control_plane/mint_kind.h"
 
 PG_FUNCTION_INFO_V1(run_ops_mint_flags);
 PG_FUNCTION_INFO_V1(run_ops_effective_mint_kind);
@@ -306,7 +307,7 @@ run_ops_effective_mint_kind_of_flags(PG_FUNCTION_ARGS)
 static Jsonb *
 global_flags(void)
 {
-	Relation	rel = open_own_table("global_mint_kind");
+	Relation	rel = own_table_open("global_mint_kind");
 	SysScanDesc scan;
 	HeapTuple	tuple;
 	Jsonb	   *flags = NULL;

@@ -92,8 +92,50 @@ typedef bool TU_UpdateIndexes;
 #define compat_has_security_invoker(rel) RelationHasSecurityInvoker(rel)
 #endif
 
-/* Does a time limit for connecting need a timer?  See connect_limit.c. */
-#define COMPAT_CONNECT_NEEDS_TIMER (PG_VERSION_NUM >= 160000)
+/*
+ * As whom a foreign table is scanned or written: the role that its privileges
+ * were checked for; needs executor/executor.h and miscadmin.h.
+ */
+#define compat_checked_user(user) (OidIsValid(user) ? (user) : GetUserId())
+#if PG_VERSION_NUM < 160000
+#define compat_scan_user(node) \
+	compat_checked_user(exec_rt_fetch((node)->resultRelInfo ? (node)->resultRelInfo->ri_RangeTableIndex : \
+									  ((ForeignScan *) (node)->ss.ps.plan)->scan.scanrelid > 0 ? \
+									  ((ForeignScan *) (node)->ss.ps.plan)->scan.scanrelid : \
+									  (Index) bms_next_member(((ForeignScan *) (node)->ss.ps.plan)->fs_relids, -1), \
+									  (node)->ss.ps.state)->checkAsUser)
+#define compat_modify_user(target, estate) \
+	compat_checked_user(exec_rt_fetch((target)->ri_RangeTableIndex > 0 ? (target)->ri_RangeTableIndex : \
+									  (target)->ri_RootResultRelInfo->ri_RangeTableIndex, \
+									  estate)->checkAsUser)
+#else
+#define compat_scan_user(node) \
+	compat_checked_user(((ForeignScan *) (node)->ss.ps.plan)->checkAsUser)
+#define compat_modify_user(target, estate) \
+	compat_checked_user(ExecGetResultRelCheckAsUser(target, estate))
+#endif
+
+/* a boolean in a private list of postgres_fdw */
+#if PG_VERSION_NUM < 150000
+#define COMPAT_BOOLEAN_TAG T_Integer
+#define compat_bool_value(node) (intVal(node) != 0)
+#else
+#define COMPAT_BOOLEAN_TAG T_Boolean
+#define compat_bool_value(node) boolVal(node)
+#endif
+
+/*
+ * The columns that an UPDATE of a relation sets; needs optimizer/inherit.h and
+ * parser/parsetree.h.
+ */
+#if PG_VERSION_NUM < 150000
+#define compat_all_updated_columns(root, target) \
+	bms_union(planner_rt_fetch(target, root)->updatedCols, \
+			  planner_rt_fetch(target, root)->extraUpdatedCols)
+#else
+#define compat_all_updated_columns(root, target) \
+	get_rel_all_updated_cols(root, find_base_rel(root, target))
+#endif
 
 /* Building a jsonb value; needs utils/jsonb.h. */
 #if PG_VERSION_NUM < 190000

@@ -25,7 +25,6 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xlog.h"
-#include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "foreign/foreign.h"
@@ -39,6 +38,7 @@
 #include "utils/snapmgr.h"
 
 #include "ground/errors.h"
+#include "ground/own_table.h"
 #include "ground/snapshot_key.h"
 #include "stores/read_gate.h"
 
@@ -47,10 +47,9 @@ PG_FUNCTION_INFO_V1(run_ops_server_identity);
 PG_FUNCTION_INFO_V1(run_ops_refuse_in_copy);
 PG_FUNCTION_INFO_V1(run_ops_setting);
 
-/* columns of run_ops.split_state and run_ops.store that are read here */
+/* columns of run_ops.split_state that are read here */
 #define Anum_split_state_enabled 2
 #define Anum_split_state_identities 3
-#define Anum_store_server 2
 
 static char *server_name = NULL;
 static int	clock_skew_limit = 500;
@@ -139,21 +138,11 @@ names_this_server(ArrayType *identities)
 	return false;
 }
 
-Relation
-open_own_table(const char *name)
-{
-	Oid			schema = get_namespace_oid("run_ops", true);
-	Oid			table = OidIsValid(schema) ?
-		get_relname_relid(name, schema) : InvalidOid;
-
-	return OidIsValid(table) ? table_open(table, AccessShareLock) : NULL;
-}
-
 static SplitState
 read_state(Snapshot snapshot)
 {
 	SplitState	state = {false, false};
-	Relation	rel = open_own_table("split_state");
+	Relation	rel = own_table_open("split_state");
 	SysScanDesc scan;
 	HeapTuple	tuple;
 
@@ -209,28 +198,8 @@ split_enabled(void)
 static bool
 is_store(Oid serverid)
 {
-	const char *server = GetForeignServer(serverid)->servername;
-	Relation	rel = open_own_table("store");
-	SysScanDesc scan;
-	HeapTuple	tuple;
-	bool		found = false;
-
-	if (rel == NULL)
-		return false;
-	/* the table has a few rows, so no index is used */
-	scan = systable_beginscan(rel, InvalidOid, false, GetActiveSnapshot(),
-							  0, NULL);
-	while (!found && HeapTupleIsValid(tuple = systable_getnext(scan)))
-	{
-		bool		isnull;
-		Datum		name = heap_getattr(tuple, Anum_store_server,
-										RelationGetDescr(rel), &isnull);
-
-		found = !isnull && strcmp(NameStr(*DatumGetName(name)), server) == 0;
-	}
-	systable_endscan(scan);
-	table_close(rel, AccessShareLock);
-	return found;
+	return own_table_lookup("store", "server", GetForeignServer(serverid)->servername,
+							"name") != NULL;
 }
 
 static void

@@ -5,8 +5,6 @@
 #ifndef RUN_OPS_READ_GATE_H
 #define RUN_OPS_READ_GATE_H
 
-#include "utils/relcache.h"
-
 extern void read_gate_init(void);
 
 /*
@@ -21,11 +19,5 @@ extern bool split_enabled(void);
  * to a foreign server.  It contacts no server itself.
  */
 extern void split_require_active(Oid serverid);
-
-/*
- * Opens a table of the extension and locks it for reading.  NULL if there is
- * none, for example while the extension is dropped.
- */
-extern Relation open_own_table(const char *name);
 
 #endif							/* RUN_OPS_READ_GATE_H */

@@ -151,26 +151,22 @@ BEGIN
                   WHERE f.srvname = store_server AND o LIKE 'batch_size=%') THEN
     EXECUTE format('ALTER FOREIGN TABLE %s OPTIONS (ADD batch_size ''1000'')', foreign_table);
   END IF;
-  IF (SELECT w.fdwname FROM pg_foreign_server AS f JOIN pg_foreign_data_wrapper AS w ON w.oid = f.srvfdw
-       WHERE f.srvname = store_server) = 'run_ops_fdw' THEN
-    -- the planner must know which columns are indexed in the store: the first
-    -- column of each index
-    FOR item IN
-      SELECT coalesce(local.key, answer ->> 'attname') AS name
-        FROM run_ops.ask_store(store, format(
-               'SELECT DISTINCT a.attname FROM pg_index AS i '
-               'JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0] '
-               'WHERE i.indrelid = %L::regclass AND i.indisvalid AND i.indpred IS NULL',
-               format('%I.%I', t.store_schema, t.store_table))) AS answer
-        LEFT JOIN jsonb_each_text(t.column_names) AS local ON local.value = answer ->> 'attname'
-    LOOP
-      EXECUTE format('ALTER FOREIGN TABLE %s ALTER COLUMN %I OPTIONS (ADD indexed ''true'')',
-                     foreign_table, item.name);
-    END LOOP;
-    IF cardinality(t.key_columns) = 1 THEN
-      EXECUTE format('ALTER FOREIGN TABLE %s OPTIONS (ADD key %L)', foreign_table, t.key_columns[1]);
-    END IF;
-  END IF;
+  -- the planner must know which columns are indexed in the store: the first
+  -- column of each index
+  FOR item IN
+    SELECT coalesce(local.key, answer ->> 'attname') AS name
+      FROM run_ops.ask_store(store, format(
+             'SELECT DISTINCT a.attname FROM pg_index AS i '
+             'JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0] '
+             'WHERE i.indrelid = %L::regclass AND i.indisvalid AND i.indpred IS NULL',
+             format('%I.%I', t.store_schema, t.store_table))) AS answer
+      LEFT JOIN jsonb_each_text(t.column_names) AS local ON local.value = answer ->> 'attname'
+  LOOP
+    EXECUTE format('ALTER FOREIGN TABLE %s ALTER COLUMN %I OPTIONS (ADD indexed ''true'')',
+                   foreign_table, item.name);
+  END LOOP;
+  EXECUTE format('ALTER FOREIGN TABLE %s OPTIONS (ADD key %L)', foreign_table,
+                 (SELECT string_agg(quote_ident(k.name), ', ' ORDER BY k.ord) FROM unnest(t.key_columns) WITH ORDINALITY AS k (name, ord)));
   INSERT INTO run_ops.routed_store VALUES (t.view, store, foreign_table::regclass);
   PERFORM run_ops.record_row_changers(store);
 END $$;

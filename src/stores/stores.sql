@@ -182,20 +182,10 @@ BEGIN
             HINT = format('CREATE SERVER %s FOREIGN DATA WRAPPER run_ops_fdw OPTIONS (host ''...'', dbname ''...'');',
                           coalesce(quote_ident(server), '...'));
   END IF;
-  IF wrapper = 'postgres_fdw' THEN
-    RAISE NOTICE 'server "%" uses postgres_fdw', server
-      USING DETAIL = 'postgres_fdw opens the connection when a query starts. With a generic plan, a lookup of a LEGACY id fails while the store is down.',
-            HINT = 'Create the server with run_ops_fdw instead. It takes the same options, and connects only when the first row is requested.';
-  ELSIF wrapper = 'run_ops_fdw' AND EXISTS (
-      SELECT FROM pg_foreign_server AS f, pg_options_to_table(f.srvoptions) AS o
-       WHERE f.srvname = server AND o.option_name = 'use_remote_estimate' AND o.option_value::boolean) THEN
-    RAISE NOTICE 'server "%" has use_remote_estimate on', server
-      USING DETAIL = 'The planner contacts the store for its estimates. With a generic plan, a lookup of a LEGACY id fails while the store is down.',
-            HINT = format('ALTER SERVER %I OPTIONS (SET use_remote_estimate ''false''); and then ANALYZE the foreign tables.', server);
-  ELSIF wrapper <> 'run_ops_fdw' THEN
+  IF wrapper <> 'run_ops_fdw' THEN
     RAISE EXCEPTION 'server "%" uses foreign-data wrapper "%"', server, wrapper
       USING ERRCODE = 'wrong_object_type',
-            HINT = 'Create the server with run_ops_fdw.';
+            HINT = format('Drop the server, and create it again: CREATE SERVER %I FOREIGN DATA WRAPPER run_ops_fdw OPTIONS (...). It takes the options of postgres_fdw.', server);
   END IF;
   SELECT r.rolname INTO stranger
     FROM pg_foreign_server AS f JOIN pg_roles AS r ON r.oid = f.srvowner

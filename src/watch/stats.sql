@@ -43,7 +43,7 @@ AS $$
               FROM (SELECT a.usename AS role, a.application_name, a.state, count(*) AS connections,
                            min(a.xact_start) AS oldest_transaction
                       FROM pg_stat_activity AS a
-                     WHERE a.datname = current_database() AND a.pid <> pg_backend_pid()
+                     WHERE a.datname = current_database()
                        AND coalesce(a.backend_type, 'client backend') = 'client backend'
                      GROUP BY 1, 2, 3) AS c) AS connections,
            (SELECT coalesce(jsonb_agg(to_jsonb(c)), '[]')

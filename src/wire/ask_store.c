@@ -3,8 +3,9 @@
  *		SQL that is run in a store for the extension itself: what gates, the
  *		switch and the views stat_* ask, and what they tell.
  *
- * It runs with the user mapping of the current user, in transactions of its
- * own, so that each question is about the store as it is now.
+ * It runs with the user mapping of the current user.  A question is part of what
+ * the transaction does in the store, and sees what that has written there.  A
+ * command is told in a transaction of its own.
  */
 #include "postgres.h"
 
@@ -25,6 +26,7 @@
 #include "utils/tuplestore.h"
 
 #include "ground/compat.h"
+#include "wire/connection.h"
 #include "wire/wire.h"
 
 PG_FUNCTION_INFO_V1(run_ops_ask_store);
@@ -41,7 +43,7 @@ PG_FUNCTION_INFO_V1(run_ops_try_lock_held_there);
 	"SELECT pg_catalog.set_config(name, value, true) FROM (VALUES " \
 	"('application_name', %s), ('statement_timeout', '0'), ('search_path', 'pg_catalog, pg_temp'), " \
 	"('datestyle', 'ISO, YMD'), ('timezone', 'UTC'), ('intervalstyle', 'postgres'), " \
-	"('extra_float_digits', '1'), ('bytea_output', 'hex'), ('jit', 'off')) AS s (name, value); "
+	"('extra_float_digits', '1'), ('bytea_output', 'hex'), ('jit', 'off')) AS s (name, value)"
 
 /* The first field of the only row of a query about the store; NULL if none. */
 static char *
@@ -63,8 +65,8 @@ ask_here(const char *query, text *store, MemoryContext context)
 	return answer;
 }
 
-static Wire *
-open_store(text *store, int patience)
+static Oid
+server_of_store(text *store)
 {
 	char	   *server = ask_here("SELECT server FROM run_ops.store WHERE name OPERATOR(pg_catalog.=) $1",
 								  store, CurrentMemoryContext);
@@ -74,8 +76,7 @@ open_store(text *store, int patience)
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("store \"%s\" is not attached", text_to_cstring(store)),
 				 errhint("run_ops.store lists the stores.")));
-	return wire_open(GetForeignServerByName(server, false)->serverid,
-					 GetUserId(), text_to_cstring(store), patience);
+	return GetForeignServerByName(server, false)->serverid;
 }
 
 static char *
@@ -103,7 +104,7 @@ run_ops_ask_store(PG_FUNCTION_ARGS)
 	MemoryContext oldcontext;
 	PGresult   *result;
 	Wire	   *wire;
-	int			nth = 0;
+	char	   *set_up;
 
 	compat_init_materialized_srf(fcinfo);
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
@@ -118,35 +119,30 @@ run_ops_ask_store(PG_FUNCTION_ARGS)
 								 0), INT_MAX);
 	}
 
-	wire = open_store(PG_GETARG_TEXT_PP(0), patience);
-	wire_send(wire, psprintf("%sSELECT pg_catalog.to_jsonb(q) FROM (%s) AS q",
-							 settings(PG_GETARG_TEXT_PP(0)),
-							 text_to_cstring(PG_GETARG_TEXT_PP(1))));
+	wire = wire_get(server_of_store(PG_GETARG_TEXT_PP(0)), GetUserId());
+	set_up = settings(PG_GETARG_TEXT_PP(0));
+	wire_begin(wire, WIRE_READ, NULL);
+	wire_set_patience(wire, patience);
+	wire_add(wire, set_up, 0, NULL);
+	wire_send(wire, psprintf("SELECT pg_catalog.to_jsonb(q) FROM (%s) AS q",
+							 text_to_cstring(PG_GETARG_TEXT_PP(1))), 0, NULL, true);
 	row_context = AllocSetContextCreate(CurrentMemoryContext, "run_ops answer",
 										ALLOCSET_DEFAULT_SIZES);
 	while ((result = wire_receive(wire)) != NULL)
 	{
-		/* what the settings were set to, and then the rows */
-		if (PQresultStatus(result) != PGRES_SINGLE_TUPLE)
-			nth++;
-		else if (nth == 1)
-		{
-			Datum		row;
-			bool		isnull = PQgetisnull(result, 0, 0);
+		Datum		row;
+		bool		isnull;
 
-			MemoryContextReset(row_context);
-			oldcontext = MemoryContextSwitchTo(row_context);
-			row = isnull ? (Datum) 0 :
-				DirectFunctionCall1(jsonb_in, CStringGetDatum(PQgetvalue(result, 0, 0)));
-			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, &row, &isnull);
-			MemoryContextSwitchTo(oldcontext);
-		}
+		if (PQntuples(result) == 0)
+			continue;
+		isnull = PQgetisnull(result, 0, 0);
+		MemoryContextReset(row_context);
+		oldcontext = MemoryContextSwitchTo(row_context);
+		row = isnull ? (Datum) 0 :
+			DirectFunctionCall1(jsonb_in, CStringGetDatum(PQgetvalue(result, 0, 0)));
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, &row, &isnull);
+		MemoryContextSwitchTo(oldcontext);
 	}
-	if (nth != 2)
-		ereport(ERROR,
-				(errcode(ERRCODE_PROTOCOL_VIOLATION),
-				 errmsg("store \"%s\" gave %d answers in place of 2",
-						text_to_cstring(PG_GETARG_TEXT_PP(0)), nth)));
 	MemoryContextDelete(row_context);
 	return (Datum) 0;
 }
@@ -160,11 +156,10 @@ run_ops_ask_store(PG_FUNCTION_ARGS)
 Datum
 run_ops_tell_store(PG_FUNCTION_ARGS)
 {
-	Wire	   *wire = open_store(PG_GETARG_TEXT_PP(0), store_timeout);
-
-	wire_execute(wire, psprintf("BEGIN; %sSET LOCAL synchronous_commit = on; %s; COMMIT",
-								settings(PG_GETARG_TEXT_PP(0)),
-								text_to_cstring(PG_GETARG_TEXT_PP(1))));
+	wire_exec_apart(server_of_store(PG_GETARG_TEXT_PP(0)), GetUserId(),
+					psprintf("BEGIN; %s; SET LOCAL synchronous_commit = on; %s; COMMIT",
+							 settings(PG_GETARG_TEXT_PP(0)),
+							 text_to_cstring(PG_GETARG_TEXT_PP(1))));
 	PG_RETURN_VOID();
 }
 
@@ -178,14 +173,15 @@ run_ops_tell_store(PG_FUNCTION_ARGS)
 Datum
 run_ops_try_lock_held_there(PG_FUNCTION_ARGS)
 {
-	Wire	   *wire = open_store(PG_GETARG_TEXT_PP(0), store_timeout);
+	Oid			server = server_of_store(PG_GETARG_TEXT_PP(0));
 	bool		is_free;
 
 	/* a transaction holds it, so that a transaction pooler keeps its word too */
-	wire_execute(wire, psprintf("BEGIN; %sSELECT pg_catalog.pg_advisory_xact_lock(" INT64_FORMAT ")",
-								settings(PG_GETARG_TEXT_PP(0)), PG_GETARG_INT64(1)));
+	wire_exec_apart(server, GetUserId(),
+					psprintf("BEGIN; %s; SELECT pg_catalog.pg_advisory_xact_lock(" INT64_FORMAT ")",
+							 settings(PG_GETARG_TEXT_PP(0)), PG_GETARG_INT64(1)));
 	is_free = DatumGetBool(DirectFunctionCall1(pg_try_advisory_xact_lock_int8,
 											   PG_GETARG_DATUM(1)));
-	wire_execute(wire, "ROLLBACK");
+	wire_exec_apart(server, GetUserId(), "ROLLBACK");
 	PG_RETURN_BOOL(is_free);
 }

@@ -2,21 +2,15 @@
  * cross_store_writes.c
  *		Transactions that write to more than one database.
  *
- * postgres_fdw commits the remote transactions in XACT_EVENT_PRE_COMMIT, one
- * after the other, before the local one.  What fails after that leaves remote
- * rows without their local counterpart.  The one idea: note which databases a
- * transaction writes to, and look at the notes just before postgres_fdw commits
- * anything.
+ * The stores commit one after the other in XACT_EVENT_PRE_COMMIT, before the
+ * local transaction.  What fails after that leaves rows there without their
+ * local counterpart.  The one idea: note which databases a transaction writes
+ * to, and look at the notes just before the first of them commits.
  *
- * Writes to a store are noted where its wrapper makes them, writes to tables
- * of this database where a statement ends: the executor, COPY, TRUNCATE, and
- * CREATE TABLE AS.  A row count of zero is no write.  Where the count of a
- * table is not known, as below WITH, the table counts as written.
- *
- * Callbacks of transactions are called in the reverse order of their
- * registration, and postgres_fdw registers its own with the first connection
- * of the session.  So this one registers anew at the first foreign write of a
- * transaction, when there is a connection for sure.
+ * Writes to a store are noted where they are made, writes to tables of this
+ * database where a statement ends: the executor, COPY, TRUNCATE, and CREATE
+ * TABLE AS.  A row count of zero is no write.  Where the count of a table is
+ * not known, as below WITH, the table counts as written.
  *
  * What remains possible with "allow" and "warn": a crash, or the loss of a
  * connection, between two commits.  A serialization failure is not among it:
@@ -30,6 +24,7 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "executor/executor.h"
+#include "foreign/fdwapi.h"
 #include "foreign/foreign.h"
 #include "miscadmin.h"
 #include "replication/logicalworker.h"
@@ -78,11 +73,6 @@ static bool unwatched = false;
 
 static ExecutorFinish_hook_type next_executor_finish = NULL;
 static ProcessUtility_hook_type next_process_utility = NULL;
-
-/* postgres_fdw's own callbacks */
-static FdwRoutine stock;
-
-static void at_end_of_transaction(XactEvent event, void *arg);
 
 /* ----------------------------------------------------------------
  *		What was written
@@ -180,13 +170,8 @@ note_locked_tables(void)
 void
 note_foreign_write(Oid relid)
 {
-	if (first_write(true) == NULL)
-	{
-		UnregisterXactCallback(at_end_of_transaction, NULL);
-		RegisterXactCallback(at_end_of_transaction, NULL);
-		if (unwatched || IsLogicalWorker())
-			note_locked_tables();
-	}
+	if (first_write(true) == NULL && (unwatched || IsLogicalWorker()))
+		note_locked_tables();
 	note_write(GetForeignServerIdByRelId(relid), relid);
 }
 
@@ -370,19 +355,13 @@ other_write(TableWrite *one)
 	return TransactionIdIsValid(GetTopTransactionIdIfAny()) ? local : NULL;
 }
 
-static void
-at_end_of_transaction(XactEvent event, void *arg)
+void
+refuse_cross_store_writes(void)
 {
-	TableWrite *one;
+	TableWrite *one = first_write(true);
 	TableWrite *other;
 
-	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT ||
-		event == XACT_EVENT_PREPARE)
-	{
-		writes = NIL;
-		unwatched = false;
-	}
-	if (event != XACT_EVENT_PRE_COMMIT || (one = first_write(true)) == NULL)
+	if (one == NULL)
 		return;
 
 	/*
@@ -397,94 +376,15 @@ at_end_of_transaction(XactEvent event, void *arg)
 		report_cross_store_writes(one, other);
 }
 
-/* ----------------------------------------------------------------
- *		Writes through run_ops_fdw
- * ----------------------------------------------------------------
- */
-
-static TupleTableSlot *
-watchExecForeignInsert(EState *estate, ResultRelInfo *resultRelInfo,
-					   TupleTableSlot *slot, TupleTableSlot *planSlot)
-{
-	TupleTableSlot *result = stock.ExecForeignInsert(estate, resultRelInfo,
-													 slot, planSlot);
-
-	note_foreign_write(RelationGetRelid(resultRelInfo->ri_RelationDesc));
-	return result;
-}
-
-static TupleTableSlot **
-watchExecForeignBatchInsert(EState *estate, ResultRelInfo *resultRelInfo,
-							TupleTableSlot **slots, TupleTableSlot **planSlots,
-							int *numSlots)
-{
-	TupleTableSlot **result = stock.ExecForeignBatchInsert(estate, resultRelInfo,
-														   slots, planSlots, numSlots);
-
-	note_foreign_write(RelationGetRelid(resultRelInfo->ri_RelationDesc));
-	return result;
-}
-
-static TupleTableSlot *
-watchExecForeignUpdate(EState *estate, ResultRelInfo *resultRelInfo,
-					   TupleTableSlot *slot, TupleTableSlot *planSlot)
-{
-	TupleTableSlot *result = stock.ExecForeignUpdate(estate, resultRelInfo,
-													 slot, planSlot);
-
-	note_foreign_write(RelationGetRelid(resultRelInfo->ri_RelationDesc));
-	return result;
-}
-
-static TupleTableSlot *
-watchExecForeignDelete(EState *estate, ResultRelInfo *resultRelInfo,
-					   TupleTableSlot *slot, TupleTableSlot *planSlot)
-{
-	TupleTableSlot *result = stock.ExecForeignDelete(estate, resultRelInfo,
-													 slot, planSlot);
-
-	note_foreign_write(RelationGetRelid(resultRelInfo->ri_RelationDesc));
-	return result;
-}
-
-/*
- * An UPDATE or DELETE that the store executes by itself.  Whether it has found
- * any row is told by its count, where it is the one that the statement counts.
- */
-static TupleTableSlot *
-watchIterateDirectModify(ForeignScanState *node)
-{
-	EState	   *estate = node->ss.ps.state;
-	uint64		before = estate->es_processed;
-	TupleTableSlot *result = stock.IterateDirectModify(node);
-
-	if (!TupIsNull(result) || estate->es_processed > before ||
-		!estate->es_plannedstmt->canSetTag ||
-		estate->es_plannedstmt->hasModifyingCTE)
-		note_foreign_write(RelationGetRelid(node->resultRelInfo->ri_RelationDesc));
-	return result;
-}
-
 static void
-watchExecForeignTruncate(List *rels, DropBehavior behavior, bool restart_seqs)
+at_end_of_transaction(XactEvent event, void *arg)
 {
-	ListCell   *lc;
-
-	stock.ExecForeignTruncate(rels, behavior, restart_seqs);
-	foreach(lc, rels)
-		note_foreign_write(RelationGetRelid((Relation) lfirst(lc)));
-}
-
-void
-watch_foreign_writes(FdwRoutine *routine)
-{
-	stock = *routine;
-	routine->ExecForeignInsert = watchExecForeignInsert;
-	routine->ExecForeignBatchInsert = watchExecForeignBatchInsert;
-	routine->ExecForeignUpdate = watchExecForeignUpdate;
-	routine->ExecForeignDelete = watchExecForeignDelete;
-	routine->IterateDirectModify = watchIterateDirectModify;
-	routine->ExecForeignTruncate = watchExecForeignTruncate;
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT ||
+		event == XACT_EVENT_PREPARE)
+	{
+		writes = NIL;
+		unwatched = false;
+	}
 }
 
 void

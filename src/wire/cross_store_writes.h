@@ -5,16 +5,17 @@
 #ifndef RUN_OPS_CROSS_STORE_WRITES_H
 #define RUN_OPS_CROSS_STORE_WRITES_H
 
-#include "foreign/fdwapi.h"
-
 /*
- * The current (sub)transaction has written to this foreign table.  To be
- * called after the write: by then its wrapper has a connection.
+ * The current (sub)transaction has written to this foreign table.
  */
 extern void note_foreign_write(Oid relid);
 
-/* Makes a copy of postgres_fdw's routine note what is written through it. */
-extern void watch_foreign_writes(FdwRoutine *routine);
+/*
+ * Warns, or raises an error, if the transaction has written to more than one
+ * database.  To be called before any of them commits.  Errors: RO003, and 40001
+ * if the local transaction could not be serialized.
+ */
+extern void refuse_cross_store_writes(void);
 
 extern void cross_store_writes_init(void);
 

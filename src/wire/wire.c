@@ -1,622 +1,1006 @@
 /*
  * wire.c
- *		A session's own connections to stores.
+ *		What a local transaction does in a store, as one transaction there.
  *
- * The one idea: whatever is waited for, it is waited for in one place, by
- * wait_for_store(), which ends with a cancel, with the end of the server, and
- * when the store has sent nothing for too long.  A transfer that moves is not
- * bounded, however long it takes.
+ * A session has one connection to a store for each role, and keeps it.  Commands
+ * fly in libpq's pipeline mode: what has to come before a command (BEGIN,
+ * SAVEPOINT) is sent together with it, and what follows from it (COMMIT of what
+ * only read, ROLLBACK) is sent without waiting for the answer.  So a flight is
+ * one round trip, and "expected" lists what is still to come in answer:
  *
- * A connection belongs to one role's user mapping.  It lives until the end of
- * the transaction, and no longer than the first error: what an interrupted
- * command has left in it is nobody's to sort out.  No SQL can reach it.
+ *	 c	a command of which only an error matters
+ *	 u	likewise, and nobody waits: not even that
+ *	 d	a command whose answer somebody reads
+ *	 s	the end of a flight
  *
- * Who may connect without a password is what postgres_fdw decides: a superuser,
- * or whose user mapping a superuser has given password_required 'false'.
+ * The one idea about transactions: isolation is that of the local transaction.
+ * At READ COMMITTED each local statement sees a fresh snapshot of the store. If
+ * it sends one query, that needs no transaction at all; if it sends several,
+ * they share a "brief" transaction of isolation level REPEATABLE READ, which
+ * ends with the statement.  From the first write or row lock on the transaction
+ * is READ COMMITTED there as well, waits for others as one does here, and lasts
+ * until the local one ends.  At higher levels it has the level of the local one.
+ *
+ * Levels are nesting levels of local subtransactions.  What was begun at level
+ * "base" goes with that level; at levels above it the store has savepoints, up
+ * to "depth".  A savepoint is released with the next command that flies.
  */
 #include "postgres.h"
 
-#include <limits.h>
-#include <sys/ioctl.h>
-#include <sys/socket.h>
-#include <unistd.h>
-
 #include "access/xact.h"
 #include "commands/defrem.h"
+#include "fmgr.h"
 #include "foreign/foreign.h"
-#include "lib/ilist.h"
-#include "libpq/pqcomm.h"
-#include "mb/pg_wchar.h"
+#include "funcapi.h"
 #include "miscadmin.h"
-#include "pgstat.h"
-#include "port/pg_bswap.h"
-#include "storage/fd.h"
-#include "storage/latch.h"
-#include "utils/guc.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
+#include "utils/tuplestore.h"
 
 #include "ground/compat.h"
+#include "ground/own_table.h"
+#include "wire/connection.h"
+#include "wire/cross_store_writes.h"
 #include "wire/wire.h"
 
-/* As much of a statement stands in the context of an error. */
-#define SHOWN_OF_STATEMENT 300
+PG_FUNCTION_INFO_V1(run_ops_store_connections);
+PG_FUNCTION_INFO_V1(run_ops_disconnect_stores);
 
-/* Fewer bytes than that are no sign of life of a transfer. */
-#define MOVING_BYTES 8192
+/* how much the pause after a failure grows */
+#define MAX_PAUSES 30
 
-/* How long the cancel of a command may take; nothing can cancel that. */
-#define CANCEL_PATIENCE 1000
+/* an answer that is on its way when an error comes is waited for that long */
+#define ANSWER_PATIENCE 100
+
+/*
+ * What the text of values means must not depend on the defaults of the store's
+ * roles.  Behind a transaction pooler it is local to the transaction, because
+ * another application has the same connection next.
+ */
+#define SETTINGS \
+	"SELECT pg_catalog.set_config(name, value, %s) FROM (VALUES " \
+	"('search_path', 'pg_catalog, pg_temp'), ('timezone', 'UTC'), ('datestyle', 'ISO, YMD'), " \
+	"('intervalstyle', 'postgres'), ('extra_float_digits', '3'), ('bytea_output', 'hex')) AS s (name, value)"
 
 struct Wire
 {
 	dlist_node	node;
-	PGconn	   *conn;
-	PGresult   *result;
-	Oid			mapping;		/* the user mapping it was made by */
-	Oid			userid;			/* and for whom: several roles may share one */
-	char		store[NAMEDATALEN];
-	char		statement[SHOWN_OF_STATEMENT + 4];
-	int			patience;
-	TimestampTz heard;			/* when the store last gave a sign of life */
-	int			bytes;			/* that came since */
+	StoreConnection connection;
+	Oid			serverid;
+	Oid			userid;
+	bool		apart;			/* see wire_exec_apart() */
+
+	/* the connection */
+	bool		stale;			/* server or user mapping have changed since */
+	bool		pooled;
+	bool		set_up;			/* the settings have been made */
+	bool		keep;			/* after the end of the transaction */
+	int			pause;			/* after a failure, in milliseconds */
+	TimestampTz retry_at;
+	unsigned int cursors;
+
+	/* what is on its way */
+	StringInfoData expected;	/* see above; "cursor" is what comes next */
+	bool		running;		/* somebody reads the answer of a command */
+	int			running_level;	/* who has sent it at that level */
+	bool		row_by_row;
+	WireReader *streaming;		/* who reads it, if rows come one by one */
+
+	/* the transaction there */
+	int			depth;			/* 0: there is none */
+	int			base;
+	int			released;		/* savepoints above this are to be released */
+	bool		brief;
+	bool		written;
+	bool		broken;			/* it was lost, with what it has done */
+	WireStatement *owner;		/* of a brief one */
+	dlist_head	statements;
+	dlist_head	readers;
 };
 
-int			store_timeout = 5000;
-
-/* the connections of this transaction, in TopMemoryContext */
+/* of this session, in TopMemoryContext */
 static dlist_head wires = DLIST_STATIC_INIT(wires);
 
-/* servers or user mappings have changed since they were opened */
-static bool mappings_changed = false;
-
 /* ----------------------------------------------------------------
- *		Errors
+ *		Connections
  * ----------------------------------------------------------------
  */
 
-static int
-statement_context(Wire *wire)
+static char *
+store_of_server(ForeignServer *server, MemoryContext context)
 {
-	if (wire->statement[0] != '\0')
-		errcontext("statement in store \"%s\": %s", wire->store, wire->statement);
-	return 0;
+	char	   *store = own_table_lookup("store", "server", server->servername, "name");
+
+	return MemoryContextStrdup(context, store ? store : server->servername);
 }
 
-/* The names of what an error of the store is about. */
-static int
-names_of_error(PGresult *result)
-{
-	static const int fields[] = {
-		PG_DIAG_SCHEMA_NAME, PG_DIAG_TABLE_NAME, PG_DIAG_COLUMN_NAME,
-		PG_DIAG_DATATYPE_NAME, PG_DIAG_CONSTRAINT_NAME
-	};
-
-	for (int i = 0; i < lengthof(fields); i++)
-	{
-		const char *value = PQresultErrorField(result, fields[i]);
-
-		if (value)
-			err_generic_string(fields[i], value);
-	}
-	return 0;
-}
-
-/* An error of the store is one of ours, with every field that one has. */
-static void
-report_result(Wire *wire, PGresult *result)
-{
-	const char *state = PQresultErrorField(result, PG_DIAG_SQLSTATE);
-	const char *message = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
-	const char *detail = PQresultErrorField(result, PG_DIAG_MESSAGE_DETAIL);
-	const char *hint = PQresultErrorField(result, PG_DIAG_MESSAGE_HINT);
-
-	if (state == NULL || strlen(state) != 5)
-		return;					/* none that a server has sent */
-	ereport(ERROR,
-			(errcode(MAKE_SQLSTATE(state[0], state[1], state[2], state[3], state[4])),
-			 errmsg_internal("%s", message ? message : "the store reports an error"),
-			 detail ? errdetail_internal("%s", detail) : 0,
-			 hint ? errhint("%s", hint) : 0,
-			 names_of_error(result),
-			 statement_context(wire)));
-}
-
-static void
-report_lost(Wire *wire)
-{
-	char	   *reason = pchomp(PQerrorMessage(wire->conn));
-
-	ereport(ERROR,
-			(errcode(ERRCODE_CONNECTION_FAILURE),
-			 errmsg("connection to store \"%s\" was lost", wire->store),
-			 reason[0] ? errdetail_internal("%s", reason) : 0,
-			 statement_context(wire)));
-}
-
-/* ----------------------------------------------------------------
- *		Waiting
- * ----------------------------------------------------------------
- */
-
-/*
- * Waits until the socket is ready.  False when the store has given no sign of
- * life for longer than the patience.
- */
 static bool
-wait_for_socket(int socket, int events, TimestampTz since, int patience)
-{
-	long		timeout = -1;
-	int			happened;
-
-	if (patience > 0)
-	{
-		timeout = patience - TimestampDifferenceMilliseconds(since, GetCurrentTimestamp());
-		if (timeout <= 0)
-			return false;
-	}
-	happened = WaitLatchOrSocket(MyLatch,
-								 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | events |
-								 (timeout > 0 ? WL_TIMEOUT : 0),
-								 socket, timeout, PG_WAIT_EXTENSION);
-	if (happened & WL_LATCH_SET)
-	{
-		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
-	}
-	return true;
-}
-
-/* Notes what is there to read, and whether that is a sign of life. */
-static void
-hear(Wire *wire)
-{
-	int			available = 0;
-
-	if (ioctl(PQsocket(wire->conn), FIONREAD, &available) == 0)
-		wire->bytes += available;
-	if (wire->bytes >= MOVING_BYTES)
-	{
-		wire->heard = GetCurrentTimestamp();
-		wire->bytes = 0;
-	}
-}
-
-static void
-wait_for_store(Wire *wire, int events)
-{
-	if (!wait_for_socket(PQsocket(wire->conn), events, wire->heard, wire->patience))
-		ereport(ERROR,
-				(errcode(ERRCODE_CONNECTION_FAILURE),
-				 errmsg("store \"%s\" does not answer", wire->store),
-				 errdetail("It has sent nothing for %d ms.", wire->patience),
-				 errhint("The limit is run_ops_split.store_timeout."),
-				 statement_context(wire)));
-	hear(wire);
-}
-
-/* ----------------------------------------------------------------
- *		Opening
- * ----------------------------------------------------------------
- */
-
-/* Adds those options that libpq knows. */
-static int
-add_options(List *options, const char **keywords, const char **values, int n)
-{
-	PQconninfoOption *known = PQconndefaults();
-	ListCell   *lc;
-
-	if (known == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_FDW_OUT_OF_MEMORY), errmsg("out of memory")));
-	foreach(lc, options)
-	{
-		DefElem    *def = lfirst_node(DefElem, lc);
-
-		for (PQconninfoOption *option = known; option->keyword; option++)
-		{
-			if (strcmp(option->keyword, def->defname) != 0 ||
-				strchr(option->dispchar, 'D') ||
-				strcmp(def->defname, "client_encoding") == 0)
-				continue;
-			keywords[n] = def->defname;
-			values[n++] = defGetString(def);
-			break;
-		}
-	}
-	PQconninfoFree(known);
-	return n;
-}
-
-static const char *
-option_value(List *options, const char *name)
+server_option(ForeignServer *server, const char *name, bool unless_set)
 {
 	ListCell   *lc;
 
-	foreach(lc, options)
+	foreach(lc, server->options)
 	{
 		DefElem    *def = lfirst_node(DefElem, lc);
 
 		if (strcmp(def->defname, name) == 0)
-			return defGetString(def);
-	}
-	return NULL;
-}
-
-static bool
-password_required(UserMapping *user)
-{
-	ListCell   *lc;
-
-	if (superuser_arg(user->userid))
-		return false;
-	foreach(lc, user->options)
-	{
-		DefElem    *def = lfirst_node(DefElem, lc);
-
-		if (strcmp(def->defname, "password_required") == 0)
 			return defGetBoolean(def);
 	}
-	return true;
+	return unless_set;
 }
 
-static void
-refuse_without_password(const char *detail, const char *hint)
+static Wire *
+new_wire(Oid serverid, Oid userid, bool apart)
 {
-	ereport(ERROR,
-			(errcode(ERRCODE_S_R_E_PROHIBITED_SQL_STATEMENT_ATTEMPTED),
-			 errmsg("password is required"),
-			 errdetail("%s", detail),
-			 errhint("%s", hint)));
-}
+	Wire	   *wire = MemoryContextAllocZero(TopMemoryContext, sizeof(Wire));
+	MemoryContext oldcontext = MemoryContextSwitchTo(TopMemoryContext);
 
-static void
-report_unreachable(Wire *wire, ForeignServer *server, UserMapping *user,
-				   const char *reason)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION),
-			 errmsg("store \"%s\" cannot be reached", wire->store),
-			 errdetail_internal("%s", reason),
-			 errhint("Check the options of server \"%s\" and the user mapping of \"%s\".",
-					 server->servername, GetUserNameFromId(user->userid, false))));
-}
-
-/* The options of the server and the user mapping, as libpq wants them. */
-static void
-start_connection(Wire *wire, ForeignServer *server, UserMapping *user)
-{
-	int			most = list_length(server->options) + list_length(user->options) + 3;
-	const char **keywords = palloc(sizeof(char *) * most);
-	const char **values = palloc(sizeof(char *) * most);
-	const char *password = option_value(user->options, "password");
-	int			n = 0;
-
-	n = add_options(server->options, keywords, values, n);
-	n = add_options(user->options, keywords, values, n);
-	keywords[n] = "fallback_application_name";
-	values[n++] = "run_ops_split";
-	keywords[n] = "client_encoding";
-	values[n++] = GetDatabaseEncodingName();
-	keywords[n] = values[n] = NULL;
-
-	if (password_required(user) && (password == NULL || password[0] == '\0'))
-		refuse_without_password("Non-superusers must provide a password in the user mapping.",
-								"Set option password of the user mapping, or let a superuser set its option password_required to false.");
-	if (!AcquireExternalFD())
-		report_unreachable(wire, server, user,
-						   "There are too many open files on the local server.");
-	wire->conn = PQconnectStartParams(keywords, values, false);
-	if (wire->conn == NULL)
-	{
-		ReleaseExternalFD();
-		report_unreachable(wire, server, user, "out of memory");
-	}
-}
-
-/* What a store says beside its answers is for the log. */
-static void
-log_notice(void *wire, const char *message)
-{
-	ereport(LOG,
-			(errmsg_internal("store \"%s\": %s", ((Wire *) wire)->store,
-							 pchomp(message))));
-}
-
-/*
- * Waits until the connection is open.  Its limit is the option connect_timeout
- * of the server, in seconds, as for libpq; without it the patience.
- */
-static void
-finish_connection(Wire *wire, ForeignServer *server, UserMapping *user)
-{
-	const char *option = option_value(server->options, "connect_timeout");
-	int			limit = option ? Min(Max(atoi(option), 0), INT_MAX / 1000) * 1000 : wire->patience;
-	TimestampTz since = GetCurrentTimestamp();
-	PostgresPollingStatusType state = PGRES_POLLING_WRITING;
-
-	while (PQstatus(wire->conn) != CONNECTION_BAD && state != PGRES_POLLING_OK)
-	{
-		if (state == PGRES_POLLING_FAILED)
-			break;
-		if (!wait_for_socket(PQsocket(wire->conn),
-							 state == PGRES_POLLING_READING ? WL_SOCKET_READABLE : WL_SOCKET_WRITEABLE,
-							 since, limit))
-			report_unreachable(wire, server, user,
-							   psprintf("It has not accepted a connection for %d ms.", limit));
-		state = PQconnectPoll(wire->conn);
-	}
-	if (state != PGRES_POLLING_OK)
-		report_unreachable(wire, server, user, pchomp(PQerrorMessage(wire->conn)));
-	if (password_required(user) && !PQconnectionUsedPassword(wire->conn))
-		refuse_without_password("Non-superuser cannot connect if the server does not request a password.",
-								"Change the authentication method of the store, or let a superuser set option password_required of the user mapping to false.");
-	PQsetnonblocking(wire->conn, 1);
-	PQsetNoticeProcessor(wire->conn, log_notice, wire);
-}
-
-static void
-close_all(void)
-{
-	dlist_mutable_iter iter;
-
-	dlist_foreach_modify(iter, &wires)
-		wire_close(dlist_container(Wire, node, iter.cur));
-}
-
-Wire *
-wire_open(Oid serverid, Oid userid, const char *store, int patience)
-{
-	UserMapping *user = GetUserMapping(userid, serverid);
-	ForeignServer *server = GetForeignServer(serverid);
-	dlist_iter	iter;
-	Wire	   *wire;
-
-	if (mappings_changed)
-		close_all();
-	mappings_changed = false;
-	dlist_foreach(iter, &wires)
-	{
-		wire = dlist_container(Wire, node, iter.cur);
-		if (wire->mapping == user->umid && wire->userid == userid)
-		{
-			wire->patience = patience;
-			return wire;
-		}
-	}
-
-	wire = MemoryContextAllocZero(TopMemoryContext, sizeof(Wire));
-	wire->mapping = user->umid;
+	initStringInfo(&wire->expected);
+	MemoryContextSwitchTo(oldcontext);
+	wire->serverid = serverid;
 	wire->userid = userid;
-	wire->patience = patience;
-	strlcpy(wire->store, store, NAMEDATALEN);
+	wire->apart = apart;
+	dlist_init(&wire->statements);
+	dlist_init(&wire->readers);
 	dlist_push_head(&wires, &wire->node);
-	PG_TRY();
-	{
-		start_connection(wire, server, user);
-		finish_connection(wire, server, user);
-	}
-	PG_CATCH();
-	{
-		wire_close(wire);
-		PG_RE_THROW();
-	}
-	PG_END_TRY();
 	return wire;
 }
 
-/* ----------------------------------------------------------------
- *		Commands
- * ----------------------------------------------------------------
- */
-
-void
-wire_send(Wire *wire, const char *sql)
+static Wire *
+find_wire(Oid serverid, Oid userid, bool apart)
 {
-	int			shown = pg_mbcliplen(sql, strlen(sql), SHOWN_OF_STATEMENT);
+	dlist_iter	iter;
 
-	memcpy(wire->statement, sql, shown);
-	strcpy(wire->statement + shown, sql[shown] ? "..." : "");
-	wire->heard = GetCurrentTimestamp();
-	wire->bytes = 0;
-	if (!PQsendQuery(wire->conn, sql))
-		report_lost(wire);
-	/* rows are handed on as they come, or memory would have to hold them all */
-	PQsetSingleRowMode(wire->conn);
-	for (;;)
-	{
-		int			unsent = PQflush(wire->conn);
-
-		if (unsent < 0)
-			report_lost(wire);
-		if (unsent == 0)
-			return;
-		wait_for_store(wire, WL_SOCKET_READABLE | WL_SOCKET_WRITEABLE);
-		if (!PQconsumeInput(wire->conn))
-			report_lost(wire);
-		wire->heard = GetCurrentTimestamp();
-	}
-}
-
-PGresult *
-wire_receive(Wire *wire)
-{
-	PQclear(wire->result);
-	wire->result = NULL;
-	/* what was done with the last row took its time, the store did not */
-	wire->heard = GetCurrentTimestamp();
-	while (PQisBusy(wire->conn))
-	{
-		wait_for_store(wire, WL_SOCKET_READABLE);
-		if (!PQconsumeInput(wire->conn))
-			report_lost(wire);
-	}
-	wire->result = PQgetResult(wire->conn);
-	switch (PQresultStatus(wire->result))
-	{
-		case PGRES_COMMAND_OK:
-		case PGRES_TUPLES_OK:
-		case PGRES_SINGLE_TUPLE:
-			return wire->result;
-		default:
-			/* of NULL as well, which ends the answer */
-			if (wire->result == NULL && PQstatus(wire->conn) == CONNECTION_OK)
-			{
-				wire->statement[0] = '\0';
-				return NULL;
-			}
-			if (wire->result != NULL && PQresultStatus(wire->result) != PGRES_FATAL_ERROR)
-				ereport(ERROR,
-						(errcode(ERRCODE_PROTOCOL_VIOLATION),
-						 errmsg("store \"%s\" gave an unexpected answer: %s", wire->store,
-								PQresStatus(PQresultStatus(wire->result))),
-						 statement_context(wire)));
-			if (wire->result != NULL)
-				report_result(wire, wire->result);
-			report_lost(wire);
-			return NULL;		/* not reached */
-	}
-}
-
-void
-wire_execute(Wire *wire, const char *sql)
-{
-	wire_send(wire, sql);
-	while (wire_receive(wire) != NULL)
-		;
-}
-
-/* ----------------------------------------------------------------
- *		Closing
- * ----------------------------------------------------------------
- */
-
-/*
- * Does the server still accept connections?  A cancel needs one, and libpq
- * waits for it without a limit before version 17.  Nothing is sent that would
- * start a session.
- */
-static bool
-accepts_connections(int socket_of_session)
-{
-	struct sockaddr_storage address = {0};
-	socklen_t	len = sizeof(address);
-	uint32		request[] = {pg_hton32(8), pg_hton32(NEGOTIATE_SSL_CODE)};
-	TimestampTz since = GetCurrentTimestamp();
-	char		answer;
-	bool		result = false;
-	int			s;
-
-	if (getpeername(socket_of_session, (struct sockaddr *) &address, &len) != 0)
-		return false;
-	s = socket(address.ss_family, SOCK_STREAM, 0);
-	if (s < 0)
-		return false;
-	if (pg_set_noblock(s) &&
-		(connect(s, (struct sockaddr *) &address, len) == 0 || errno == EINPROGRESS) &&
-		wait_for_socket(s, WL_SOCKET_WRITEABLE, since, CANCEL_PATIENCE) &&
-		send(s, request, sizeof(request), 0) == sizeof(request))
-	{
-		while (!result && wait_for_socket(s, WL_SOCKET_READABLE, since, CANCEL_PATIENCE))
-		{
-			ssize_t		got = recv(s, &answer, 1, 0);
-
-			if (got == 0 || (got < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR))
-				break;
-			result = got == 1;
-		}
-	}
-	closesocket(s);
-	return result;
-}
-
-/*
- * Asks the server to end what it does for us.  It is no error when that does
- * not succeed: the connection goes, and the server notices sooner or later.
- */
-static void
-cancel_command(Wire *wire)
-{
-	PGcancel   *cancel;
-	char		error[256];
-
-	if (COMPAT_CANCEL_HAS_LIMIT)
-	{
-		(void) compat_cancel(wire->conn,
-							 TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-														 CANCEL_PATIENCE));
-		return;
-	}
-	if (!accepts_connections(PQsocket(wire->conn)))
-		return;
-	cancel = PQgetCancel(wire->conn);
-	if (cancel)
-		(void) PQcancel(cancel, error, sizeof(error));
-	PQfreeCancel(cancel);
-}
-
-/* Also where an error is under way, so it raises none and is not interrupted. */
-void
-wire_close(Wire *wire)
-{
-	HOLD_INTERRUPTS();
-	dlist_delete(&wire->node);
-	if (wire->conn)
-	{
-		if (PQstatus(wire->conn) == CONNECTION_OK &&
-			PQtransactionStatus(wire->conn) == PQTRANS_ACTIVE)
-			cancel_command(wire);
-		PQclear(wire->result);
-		PQfinish(wire->conn);
-		ReleaseExternalFD();
-	}
-	pfree(wire);
-	RESUME_INTERRUPTS();
-}
-
-static void
-end_of_transaction(XactEvent event, void *arg)
-{
-	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT ||
-		event == XACT_EVENT_PREPARE)
-		close_all();
-}
-
-/* A command that an error has interrupted is the end of its connection. */
-static void
-end_of_subtransaction(SubXactEvent event, SubTransactionId mySubid,
-					  SubTransactionId parentSubid, void *arg)
-{
-	dlist_mutable_iter iter;
-
-	if (event != SUBXACT_EVENT_ABORT_SUB)
-		return;
-	dlist_foreach_modify(iter, &wires)
+	dlist_foreach(iter, &wires)
 	{
 		Wire	   *wire = dlist_container(Wire, node, iter.cur);
 
-		if (wire->statement[0] != '\0')
-			wire_close(wire);
+		if (wire->serverid == serverid && wire->userid == userid &&
+			wire->apart == apart)
+			return wire;
 	}
+	return new_wire(serverid, userid, apart);
+}
+
+Wire *
+wire_get(Oid serverid, Oid userid)
+{
+	return find_wire(serverid, userid, false);
+}
+
+const char *
+wire_store(Wire *wire)
+{
+	return wire->connection.store;
+}
+
+void
+wire_set_patience(Wire *wire, int patience)
+{
+	wire->connection.patience = patience;
+}
+
+char *
+wire_cursor_name(Wire *wire)
+{
+	return psprintf("run_ops_%u", ++wire->cursors);
+}
+
+/* Whoever has not read all will find out when he goes on. */
+static void
+forget_readers(Wire *wire)
+{
+	dlist_mutable_iter iter;
+
+	dlist_foreach_modify(iter, &wire->readers)
+		wire_read_end(wire, dlist_container(WireReader, node, iter.cur));
+}
+
+/* Closes the connection.  What the transaction has done there is lost with it. */
+static void
+lose_connection(Wire *wire)
+{
+	forget_readers(wire);
+	connection_close(&wire->connection, wire->running);
+	resetStringInfo(&wire->expected);
+	wire->expected.cursor = 0;
+	wire->running = false;
+	wire->streaming = NULL;
+	wire->set_up = false;
+	if (wire->depth > 0 && !wire->brief)
+		wire->broken = true;
+	else
+		wire->depth = 0;
+}
+
+/* A store that failed is not asked again at once. */
+static void
+begin_pause(Wire *wire)
+{
+	if (store_retry_pause == 0)
+		return;
+	wire->pause = wire->pause == 0 ? store_retry_pause :
+		Min(wire->pause * 2, store_retry_pause * MAX_PAUSES);
+	wire->retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), wire->pause);
+}
+
+static void
+refuse_in_pause(Wire *wire)
+{
+	long		left;
+
+	if (wire->pause == 0 || store_retry_pause == 0)
+		return;
+	left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), wire->retry_at);
+	if (left > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION),
+				 errmsg("store \"%s\" cannot be reached", wire->connection.store),
+				 errdetail("It has failed in this session, and is asked again in %ld ms.", left),
+				 errhint("The first pause is run_ops_split.store_retry_pause.")));
+}
+
+static void
+open_connection(Wire *wire)
+{
+	ForeignServer *server = GetForeignServer(wire->serverid);
+
+	strlcpy(wire->connection.store, store_of_server(server, CurrentMemoryContext),
+			NAMEDATALEN);
+	if (wire->stale)
+		wire->pause = 0;
+	wire->stale = false;
+	refuse_in_pause(wire);
+	wire->pooled = server_option(server, "pooled", false);
+	wire->keep = server_option(server, "keep_connections", true) && !wire->apart;
+	PG_TRY();
+	{
+		connection_open(&wire->connection, server,
+						GetUserMapping(wire->userid, wire->serverid));
+		if (PQenterPipelineMode(wire->connection.conn) == 0)
+			connection_report_lost(&wire->connection);
+	}
+	PG_CATCH();
+	{
+		lose_connection(wire);
+		if (geterrcode() == ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION)
+			begin_pause(wire);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	wire->pause = 0;
 }
 
 static void
 mapping_changed(Datum arg, int cacheid, uint32 hashvalue)
 {
-	mappings_changed = true;
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &wires)
+		dlist_container(Wire, node, iter.cur)->stale = true;
+}
+
+/* ----------------------------------------------------------------
+ *		Flights
+ * ----------------------------------------------------------------
+ */
+
+static char
+next_expected(Wire *wire)
+{
+	return wire->expected.cursor < wire->expected.len ?
+		wire->expected.data[wire->expected.cursor] : '\0';
+}
+
+static void
+expect(Wire *wire, char what)
+{
+	appendStringInfoChar(&wire->expected, what);
+}
+
+static void
+arrived(Wire *wire)
+{
+	wire->expected.cursor++;
+	if (next_expected(wire) == '\0')
+		resetStringInfo(&wire->expected);
+}
+
+/* The next result; the store is gone if there is none. */
+static PGresult *
+receive(Wire *wire)
+{
+	PGresult   *result = NULL;
+
+	PG_TRY();
+	{
+		result = connection_receive(&wire->connection);
+	}
+	PG_CATCH();
+	{
+		/* a cancel says nothing about the store */
+		if ((geterrcode() == ERRCODE_CONNECTION_FAILURE ||
+			 geterrcode() == ERRCODE_TRANSACTION_RESOLUTION_UNKNOWN) &&
+			PQstatus(wire->connection.conn) == CONNECTION_OK)
+			begin_pause(wire);
+		if (geterrcode() != ERRCODE_QUERY_CANCELED)
+			lose_connection(wire);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	return result;
+}
+
+static bool
+is_error(PGresult *result)
+{
+	ExecStatusType status = PQresultStatus(result);
+
+	return status != PGRES_COMMAND_OK && status != PGRES_TUPLES_OK &&
+		status != PGRES_SINGLE_TUPLE && status != PGRES_PIPELINE_ABORTED &&
+		status != PGRES_PIPELINE_SYNC;
+}
+
+/* Errors of the store, but not what follows from one. */
+static void
+report(Wire *wire, PGresult *result)
+{
+	wire->running = false;
+	if (!wire->set_up)
+	{
+		PG_TRY();
+		{
+			connection_report(&wire->connection, result);
+		}
+		PG_CATCH();
+		{
+			lose_connection(wire);
+			PG_RE_THROW();
+		}
+		PG_END_TRY();
+	}
+	connection_report(&wire->connection, result);
+}
+
+/* Waits for the answers to one of the expected commands, and ignores them. */
+static void
+receive_and_ignore(Wire *wire, bool all_errors)
+{
+	bool		report_error = next_expected(wire) == 'c' && !all_errors;
+	bool		one_result = next_expected(wire) == 's';
+	PGresult   *result;
+
+	while ((result = receive(wire)) != NULL)
+	{
+		if (report_error && is_error(result))
+			report(wire, result);
+		if (one_result)
+		{
+			wire->set_up = true;
+			break;
+		}
+	}
+	arrived(wire);
+}
+
+static void
+receive_all(Wire *wire)
+{
+	while (next_expected(wire) != '\0')
+		receive_and_ignore(wire, true);
+	wire->running = false;
+}
+
+static void
+fly(Wire *wire, char what, const char *sql, int nvalues, const char *const *values)
+{
+	if (!PQsendQueryParams(wire->connection.conn, sql, nvalues, NULL, values,
+						   NULL, NULL, 0))
+		connection_report_lost(&wire->connection);
+	expect(wire, what);
+}
+
+static void
+end_flight(Wire *wire)
+{
+	if (!PQpipelineSync(wire->connection.conn))
+		connection_report_lost(&wire->connection);
+	expect(wire, 's');
+}
+
+static void
+fly_settings(Wire *wire)
+{
+	fly(wire, 'c', psprintf(SETTINGS, wire->pooled ? "true" : "false"), 0, NULL);
+}
+
+/*
+ * Sends a command in a flight of its own, and does not wait.  No error: this is
+ * also called when one is under way.  If it does not fly, the connection goes.
+ */
+static void
+send_unawaited(Wire *wire, const char *sql)
+{
+	if (wire->connection.conn == NULL)
+		return;
+	if (!PQsendQueryParams(wire->connection.conn, sql, 0, NULL, NULL, NULL, NULL, 0) ||
+		!PQpipelineSync(wire->connection.conn) ||
+		PQflush(wire->connection.conn) < 0)
+	{
+		lose_connection(wire);
+		return;
+	}
+	appendStringInfoString(&wire->expected, "us");
+}
+
+/* ----------------------------------------------------------------
+ *		The transaction there
+ * ----------------------------------------------------------------
+ */
+
+static void
+forget_transaction(Wire *wire)
+{
+	wire->depth = 0;
+	wire->brief = false;
+	wire->written = false;
+	wire->broken = false;
+	wire->owner = NULL;
+}
+
+static void
+begin_transaction(Wire *wire, const char *isolation, int base)
+{
+	fly(wire, 'c', psprintf("BEGIN ISOLATION LEVEL %s", isolation), 0, NULL);
+	wire->depth = wire->base = wire->released = base;
+	if (wire->pooled)
+		fly_settings(wire);
+}
+
+static void
+set_aside(Wire *wire, WireReader *reader)
+{
+	reader->set_aside(reader);
+	wire_read_end(wire, reader);
+}
+
+/* All that others have still to read, before their cursors are lost. */
+static void
+set_all_aside(Wire *wire)
+{
+	while (!dlist_is_empty(&wire->readers))
+		set_aside(wire, dlist_head_element(WireReader, node, &wire->readers));
+}
+
+/* What has to be sent before a command, so that it is in the right transaction. */
+static void
+enter_transaction(Wire *wire, WireNeed need, WireStatement *statement)
+{
+	int			level = GetCurrentTransactionNestLevel();
+
+	if (wire->depth > 0 && wire->brief && need == WIRE_WRITE)
+	{
+		fly(wire, 'c', "COMMIT", 0, NULL);
+		end_flight(wire);
+		forget_transaction(wire);
+	}
+	if (wire->depth == 0)
+	{
+		if (IsolationUsesXactSnapshot())
+			begin_transaction(wire, IsolationIsSerializable() ?
+							  "SERIALIZABLE" : "REPEATABLE READ", 1);
+		else if (need == WIRE_WRITE)
+			begin_transaction(wire, "READ COMMITTED", level);
+		else if (need == WIRE_READ_MANY)
+		{
+			begin_transaction(wire, "REPEATABLE READ", level);
+			wire->brief = true;
+			wire->owner = statement;
+		}
+		else
+		{
+			if (wire->pooled)
+				fly_settings(wire);
+			return;
+		}
+	}
+	if (wire->released < wire->depth)
+	{
+		fly(wire, 'c', psprintf("RELEASE SAVEPOINT s%d", wire->released + 1), 0, NULL);
+		wire->depth = wire->released;
+	}
+	while (wire->depth < level)
+		fly(wire, 'c', psprintf("SAVEPOINT s%d", ++wire->depth), 0, NULL);
+	wire->released = wire->depth;
+	if (need == WIRE_WRITE)
+		wire->written = true;
+}
+
+static void
+refuse_broken(Wire *wire)
+{
+	if (wire->broken)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONNECTION_FAILURE),
+				 errmsg("connection to store \"%s\" was lost in this transaction",
+						wire->connection.store),
+				 errdetail("What the transaction has read or written there is lost with it.")));
+}
+
+void
+wire_begin(Wire *wire, WireNeed need, WireStatement *statement)
+{
+	refuse_broken(wire);
+	if (wire->connection.conn != NULL && wire->depth == 0)
+	{
+		/* a server that has been restarted since has closed it */
+		if (wire->stale || !PQconsumeInput(wire->connection.conn) ||
+			PQstatus(wire->connection.conn) != CONNECTION_OK)
+			lose_connection(wire);
+	}
+	wire->connection.patience = store_timeout;
+	if (wire->connection.conn == NULL)
+		open_connection(wire);
+	else if (wire->brief && need == WIRE_WRITE)
+		set_all_aside(wire);
+	else if (wire->streaming)
+		set_aside(wire, wire->streaming);
+	connection_begin_statement(&wire->connection, "");
+	receive_all(wire);
+	if (!wire->set_up && !wire->pooled)
+	{
+		/* in a transaction of its own, which BEGIN would end up in */
+		fly_settings(wire);
+		end_flight(wire);
+	}
+	enter_transaction(wire, need, statement);
+}
+
+void
+wire_add(Wire *wire, const char *sql, int nvalues, const char *const *values)
+{
+	connection_begin_statement(&wire->connection, sql);
+	fly(wire, 'c', sql, nvalues, values);
+}
+
+void
+wire_send(Wire *wire, const char *sql, int nvalues, const char *const *values,
+		  bool row_by_row)
+{
+	connection_begin_statement(&wire->connection, sql);
+	fly(wire, 'd', sql, nvalues, values);
+	end_flight(wire);
+	wire->running = true;
+	wire->running_level = GetCurrentTransactionNestLevel();
+	wire->row_by_row = row_by_row;
+	PG_TRY();
+	{
+		connection_flush(&wire->connection);
+	}
+	PG_CATCH();
+	{
+		lose_connection(wire);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+}
+
+PGresult *
+wire_receive(Wire *wire)
+{
+	PGresult   *result;
+
+	if (!wire->running)
+		refuse_broken(wire);
+	while (next_expected(wire) != 'd')
+		receive_and_ignore(wire, false);
+	if (wire->row_by_row)
+	{
+		PQsetSingleRowMode(wire->connection.conn);
+		wire->row_by_row = false;
+	}
+	result = receive(wire);
+	if (result == NULL)
+	{
+		arrived(wire);
+		receive_and_ignore(wire, false);
+		wire->running = false;
+		wire->streaming = NULL;
+		connection_begin_statement(&wire->connection, "");
+	}
+	else if (is_error(result))
+		report(wire, result);
+	return result;
+}
+
+PGresult *
+wire_receive_whole(Wire *wire)
+{
+	PGresult   *result = wire_receive(wire);
+
+	/* its end is received before the next command */
+	wire->running = false;
+	return result;
+}
+
+PGresult *
+wire_take_whole(Wire *wire)
+{
+	PGresult   *result = wire_receive_whole(wire);
+
+	wire->connection.result = NULL;
+	return result;
+}
+
+PGresult *
+wire_exec(Wire *wire, WireNeed need, const char *sql, int nvalues,
+		  const char *const *values)
+{
+	wire_begin(wire, need, NULL);
+	wire_send(wire, sql, nvalues, values, false);
+	return wire_receive_whole(wire);
+}
+
+void
+wire_close_cursor(Wire *wire, const char *cursor)
+{
+	send_unawaited(wire, psprintf("CLOSE %s", cursor));
+}
+
+void
+wire_read_begin(Wire *wire, WireReader *reader)
+{
+	if (reader->is_reading)
+		return;
+	dlist_push_tail(&wire->readers, &reader->node);
+	reader->is_reading = true;
+	if (wire->running)
+		wire->streaming = reader;
+}
+
+void
+wire_read_end(Wire *wire, WireReader *reader)
+{
+	if (!reader->is_reading)
+		return;
+	dlist_delete(&reader->node);
+	reader->is_reading = false;
+	if (wire->streaming == reader)
+		wire->streaming = NULL;
+}
+
+/* ----------------------------------------------------------------
+ *		Statements
+ * ----------------------------------------------------------------
+ */
+
+static void
+forget_statement(void *arg)
+{
+	WireStatement *statement = arg;
+
+	if (statement->wire == NULL)
+		return;
+	dlist_delete(&statement->node);
+	if (statement->wire->owner == statement)
+		statement->wire->owner = NULL;
+	statement->wire = NULL;
+}
+
+WireStatement *
+wire_join(Wire *wire, void *query, WireNeed need, MemoryContext context)
+{
+	WireStatement *statement = NULL;
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &wire->statements)
+	{
+		WireStatement *candidate = dlist_container(WireStatement, node, iter.cur);
+
+		if (candidate->query == query)
+			statement = candidate;
+	}
+	if (statement == NULL)
+	{
+		statement = MemoryContextAllocZero(context, sizeof(WireStatement));
+		statement->wire = wire;
+		statement->query = query;
+		statement->forget.func = forget_statement;
+		statement->forget.arg = statement;
+		MemoryContextRegisterResetCallback(context, &statement->forget);
+		dlist_push_head(&wire->statements, &statement->node);
+	}
+	statement->scans++;
+	statement->running++;
+	if (statement->scans > 1)
+		need = Max(need, WIRE_READ_MANY);
+	statement->need = Max(statement->need, need);
+	return statement;
+}
+
+void
+wire_leave(WireStatement *statement)
+{
+	Wire	   *wire = statement->wire;
+
+	statement->running--;
+	if (wire == NULL || statement->running > 0)
+		return;
+	if (wire->depth > 0 && wire->brief && wire->owner == statement)
+	{
+		set_all_aside(wire);
+		send_unawaited(wire, "COMMIT");
+		forget_transaction(wire);
+	}
+}
+
+/* ----------------------------------------------------------------
+ *		The connections of the session
+ * ----------------------------------------------------------------
+ */
+
+/*
+ * store_connections() returns setof record
+ *
+ * A server that has been dropped since has NULL as its name, and so has a role.
+ */
+Datum
+run_ops_store_connections(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	dlist_iter	iter;
+
+	compat_init_materialized_srf(fcinfo);
+	dlist_foreach(iter, &wires)
+	{
+		Wire	   *wire = dlist_container(Wire, node, iter.cur);
+		ForeignServer *server = GetForeignServerExtended(wire->serverid, FSV_MISSING_OK);
+		char	   *role = GetUserNameFromId(wire->userid, true);
+		Datum		values[4];
+		bool		nulls[4] = {false};
+
+		if (wire->connection.conn == NULL)
+			continue;
+		values[0] = CStringGetTextDatum(wire->connection.store);
+		nulls[1] = server == NULL;
+		values[1] = server ? DirectFunctionCall1(namein, CStringGetDatum(server->servername)) : 0;
+		nulls[2] = role == NULL;
+		values[2] = role ? DirectFunctionCall1(namein, CStringGetDatum(role)) : 0;
+		values[3] = BoolGetDatum(wire->depth > 0);
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+	return (Datum) 0;
+}
+
+/*
+ * disconnect_stores() returns bigint
+ *
+ * Leaves connections with a transaction or with rows that are being read.
+ */
+Datum
+run_ops_disconnect_stores(PG_FUNCTION_ARGS)
+{
+	int64		closed = 0;
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &wires)
+	{
+		Wire	   *wire = dlist_container(Wire, node, iter.cur);
+
+		if (wire->connection.conn == NULL || wire->depth > 0 || wire->running)
+			continue;
+		lose_connection(wire);
+		closed++;
+	}
+	PG_RETURN_INT64(closed);
+}
+
+/* ----------------------------------------------------------------
+ *		Apart from the transaction
+ * ----------------------------------------------------------------
+ */
+
+void
+wire_exec_apart(Oid serverid, Oid userid, const char *sql)
+{
+	Wire	   *wire = find_wire(serverid, userid, true);
+	PGresult   *result;
+
+	if (wire->connection.conn == NULL)
+	{
+		open_connection(wire);
+		/* only so can several commands be sent as one text */
+		PQexitPipelineMode(wire->connection.conn);
+	}
+	wire->connection.patience = store_timeout;
+	connection_begin_statement(&wire->connection, sql);
+	PG_TRY();
+	{
+		wire->running = true;
+		if (!PQsendQuery(wire->connection.conn, sql))
+			connection_report_lost(&wire->connection);
+		connection_flush(&wire->connection);
+		while ((result = connection_receive(&wire->connection)) != NULL)
+		{
+			if (is_error(result))
+				connection_report(&wire->connection, result);
+		}
+		wire->running = false;
+	}
+	PG_CATCH();
+	{
+		lose_connection(wire);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	connection_begin_statement(&wire->connection, "");
+}
+
+/* ----------------------------------------------------------------
+ *		The ends of local transactions
+ * ----------------------------------------------------------------
+ */
+
+static void
+commit_there(Wire *wire)
+{
+	PGresult   *result;
+
+	refuse_broken(wire);
+	if (wire->depth == 0)
+		return;
+	if (!wire->written && !IsolationIsSerializable())
+	{
+		send_unawaited(wire, "COMMIT");
+		forget_transaction(wire);
+		return;
+	}
+	connection_begin_statement(&wire->connection, "COMMIT");
+	wire->connection.patience = store_timeout;
+	receive_all(wire);
+	wire->connection.committing = true;
+	wire_send(wire, "COMMIT", 0, NULL, false);
+	result = wire_receive(wire);
+	wire->running = false;
+	wire->connection.committing = false;
+	/* the answer to COMMIT of a transaction that had failed is no error */
+	if (strcmp(PQcmdStatus(result), "COMMIT") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_IN_FAILED_SQL_TRANSACTION),
+				 errmsg("transaction in store \"%s\" was rolled back",
+						wire->connection.store)));
+	forget_transaction(wire);
+}
+
+/*
+ * Ends what a command is doing there when an error has interrupted it here.  The
+ * rest of an answer that is on its way already is received, for that is cheaper
+ * than another connection.
+ */
+static void
+interrupt_command(Wire *wire)
+{
+	TimestampTz since = GetCurrentTimestamp();
+
+	wire->running = false;
+	wire->streaming = NULL;
+	while (next_expected(wire) != '\0')
+	{
+		PGresult   *result;
+
+		if (!connection_has_result(&wire->connection) ||
+			TimestampDifferenceExceeds(since, GetCurrentTimestamp(), ANSWER_PATIENCE))
+		{
+			wire->running = true;
+			lose_connection(wire);
+			return;
+		}
+		result = PQgetResult(wire->connection.conn);
+		if (result == NULL || next_expected(wire) == 's')
+			arrived(wire);
+		PQclear(result);
+	}
+}
+
+static void
+rollback_there(Wire *wire)
+{
+	wire->connection.committing = false;
+	if (wire->running && wire->connection.conn)
+		interrupt_command(wire);
+	if (wire->depth > 0)
+	{
+		/* with their cursors; a query outside the transaction goes on */
+		forget_readers(wire);
+		if (!wire->broken)
+			send_unawaited(wire, "ROLLBACK");
+	}
+	forget_transaction(wire);
+}
+
+static void
+end_of_transaction(XactEvent event, void *arg)
+{
+	dlist_mutable_iter iter;
+
+	if (event == XACT_EVENT_PRE_COMMIT)
+		refuse_cross_store_writes();
+	dlist_foreach_modify(iter, &wires)
+	{
+		Wire	   *wire = dlist_container(Wire, node, iter.cur);
+
+		switch (event)
+		{
+			case XACT_EVENT_PRE_COMMIT:
+				commit_there(wire);
+				break;
+			case XACT_EVENT_PRE_PREPARE:
+				if (wire->written)
+					ereport(ERROR,
+							(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+							 errmsg("cannot PREPARE a transaction that has written or locked rows in store \"%s\"",
+									wire->connection.store)));
+				commit_there(wire);
+				break;
+			case XACT_EVENT_ABORT:
+				rollback_there(wire);
+				/* FALLTHROUGH */
+			case XACT_EVENT_COMMIT:
+			case XACT_EVENT_PREPARE:
+				forget_readers(wire);
+				if (wire->apart || !wire->keep)
+					lose_connection(wire);
+				break;
+			default:
+				break;
+		}
+	}
+}
+
+static void
+end_of_subtransaction(SubXactEvent event, SubTransactionId mySubid,
+					  SubTransactionId parentSubid, void *arg)
+{
+	int			level = GetCurrentTransactionNestLevel();
+	dlist_iter	iter;
+
+	if (event != SUBXACT_EVENT_COMMIT_SUB && event != SUBXACT_EVENT_ABORT_SUB)
+		return;
+	dlist_foreach(iter, &wires)
+	{
+		Wire	   *wire = dlist_container(Wire, node, iter.cur);
+
+		if (event == SUBXACT_EVENT_COMMIT_SUB && wire->depth > 0)
+		{
+			wire->released = Min(wire->released, level - 1);
+			if (wire->base >= level)
+				wire->base = wire->depth = level - 1;
+		}
+		if (event == SUBXACT_EVENT_COMMIT_SUB)
+			continue;
+		if (wire->running && wire->running_level >= level && wire->connection.conn)
+			interrupt_command(wire);
+		if (wire->apart || wire->depth == 0)
+			continue;
+		if (wire->base >= level)
+			rollback_there(wire);
+		else if (Min(wire->depth, wire->released) >= level && !wire->broken)
+		{
+			send_unawaited(wire, psprintf("ROLLBACK TO SAVEPOINT s%d", level));
+			wire->depth = level;
+			wire->released = level - 1;
+		}
+	}
 }
 
 void
 wire_init(void)
 {
-	DefineCustomIntVariable("run_ops_split.store_timeout",
-							"How long a store may take to accept a connection, and be silent when it was asked something.",
-							"A transfer that moves takes as long as it takes. Connections whose server sets connect_timeout keep that; 0 waits without limit.",
-							&store_timeout, 5000, 0, INT_MAX, PGC_USERSET,
-							GUC_UNIT_MS, NULL, NULL, NULL);
+	connection_init();
 	RegisterXactCallback(end_of_transaction, NULL);
 	RegisterSubXactCallback(end_of_subtransaction, NULL);
 	CacheRegisterSyscacheCallback(FOREIGNSERVEROID, mapping_changed, (Datum) 0);

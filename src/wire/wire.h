@@ -1,43 +1,115 @@
 /*
  * wire.h
- *		A session's own connections to stores.
+ *		What a local transaction does in a store, as one transaction there.
  */
 #ifndef RUN_OPS_WIRE_H
 #define RUN_OPS_WIRE_H
 
+#include "lib/ilist.h"
 #include "libpq-fe.h"
+#include "utils/palloc.h"
 
+/* The connection of a role to a foreign server; it is opened when needed. */
 typedef struct Wire Wire;
 
-/* run_ops_split.store_timeout, in milliseconds; 0 waits without limit */
-extern int	store_timeout;
+/* What a command needs of the transaction in the store. */
+typedef enum WireNeed
+{
+	WIRE_READ,					/* one snapshot for this command */
+	WIRE_READ_MANY,				/* the snapshot of the local statement */
+	WIRE_WRITE					/* it changes or locks rows */
+} WireNeed;
 
 /*
- * The connection of a role to a foreign server, opened when there is none.  It
- * is closed when the transaction ends.  "patience", in milliseconds, bounds
- * each wait from here on; 0 does not.  Errors: 08001 when it cannot be
- * opened, 2F003 when the role may not use it without a password.
+ * What one local statement does in a store.  Its commands see one snapshot
+ * until the transaction has written there.
  */
-extern Wire *wire_open(Oid serverid, Oid userid, const char *store,
-					   int patience);
-
-/* Sends one or several commands.  Earlier ones must have been answered. */
-extern void wire_send(Wire *wire, const char *sql);
+typedef struct WireStatement
+{
+	dlist_node	node;
+	Wire	   *wire;
+	void	   *query;			/* which statement: its EState */
+	int			scans;			/* how many of its nodes take part */
+	int			running;		/* and have not ended */
+	WireNeed	need;
+	MemoryContextCallback forget;
+} WireStatement;
 
 /*
- * The next result of what was sent: one row, or the end of a command.  NULL
- * when all is answered.  It belongs to the wire, until the next call.  Errors
- * are those of the store, with all their fields; 08006 when the connection is
- * lost or the store does not answer in time.  After an error, and when a
- * result is not wanted to its end, the wire must be closed.
+ * Who has not read all rows of a query.  set_aside() is called when the wire is
+ * needed for something else, or when a cursor is about to be lost: it must read
+ * what is left, and must not expect more from the wire.
+ */
+typedef struct WireReader
+{
+	dlist_node	node;
+	bool		is_reading;
+	void		(*set_aside) (struct WireReader *reader);
+} WireReader;
+
+/* Errors: none.  The role needs a user mapping only when it is opened. */
+extern Wire *wire_get(Oid serverid, Oid userid);
+
+/*
+ * A node of a local statement takes part in what that does in the store, and
+ * leaves again.  What is known when a node joins, before the first command,
+ * decides which transaction the statement has there.  "context" is that of the
+ * statement.
+ */
+extern WireStatement *wire_join(Wire *wire, void *query, WireNeed need,
+								MemoryContext context);
+extern void wire_leave(WireStatement *statement);
+
+/*
+ * Sends commands in one flight: wire_begin(), any number of wire_add(), whose
+ * answers are ignored but for errors, and wire_send(), whose answer is read with
+ * wire_receive().  The flight begins a transaction in the store if it has to;
+ * what others have not read is set aside.  "statement" may be NULL.  Values are
+ * text; NULL is NULL.  Errors: 08001 when the store cannot be reached; 08006
+ * when the connection was lost, or with it what this transaction did there.
+ */
+extern void wire_begin(Wire *wire, WireNeed need, WireStatement *statement);
+extern void wire_add(Wire *wire, const char *sql, int nvalues,
+					 const char *const *values);
+extern void wire_send(Wire *wire, const char *sql, int nvalues,
+					  const char *const *values, bool row_by_row);
+
+/*
+ * The next result, row by row one row or the end of the command.  NULL when all
+ * is answered.  It belongs to the wire, until the next call.  Errors are those
+ * of the store, with all their fields; 08006 when the connection is lost or the
+ * store does not answer in time.
  */
 extern PGresult *wire_receive(Wire *wire);
 
-/* Sends commands and ignores what they answer but for errors. */
-extern void wire_execute(Wire *wire, const char *sql);
+/* The whole result, where it does not come row by row; the other is for keeps. */
+extern PGresult *wire_receive_whole(Wire *wire);
+extern PGresult *wire_take_whole(Wire *wire);
 
-/* Ends what the store is doing for us, and the connection. */
-extern void wire_close(Wire *wire);
+/* One command, and its whole result; NULL in "statement" and "values" is well. */
+extern PGresult *wire_exec(Wire *wire, WireNeed need, const char *sql,
+						   int nvalues, const char *const *values);
+
+/* Has a reader the wire, or a cursor in its transaction?  See WireReader. */
+extern void wire_read_begin(Wire *wire, WireReader *reader);
+extern void wire_read_end(Wire *wire, WireReader *reader);
+
+/*
+ * Runs commands outside the transaction, over a connection of their own, which
+ * is closed with the local transaction.  Several may be in "sql", also BEGIN
+ * and COMMIT.
+ */
+extern void wire_exec_apart(Oid serverid, Oid userid, const char *sql);
+
+/* The name of the store, or else of the foreign server. */
+extern const char *wire_store(Wire *wire);
+
+/* For how long the store may be silent from now on, in milliseconds. */
+extern void wire_set_patience(Wire *wire, int patience);
+
+/* A name for a cursor that no other has; the second ends one, without waiting. */
+extern char *wire_cursor_name(Wire *wire);
+extern void wire_close_cursor(Wire *wire, const char *cursor);
 
 extern void wire_init(void);
 

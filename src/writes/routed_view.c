@@ -444,13 +444,11 @@ typedef struct StatementText
 	Oid		   *argtypes;
 } StatementText;
 
-/* Adds a parameter for a column, or for an array of its values. */
+/* Adds a parameter for a column. */
 static int
-new_parameter(StatementText *text, RoutedView *view, AttrNumber attno, bool many)
+new_parameter(StatementText *text, RoutedView *view, AttrNumber attno)
 {
-	Oid			type = TupleDescAttr(view->desc, attno - 1)->atttypid;
-
-	text->argtypes[text->nargs++] = many ? get_array_type(type) : type;
+	text->argtypes[text->nargs++] = TupleDescAttr(view->desc, attno - 1)->atttypid;
 	return text->nargs;
 }
 
@@ -471,7 +469,7 @@ write_insert(StatementText *text, RoutedView *view, const char *name,
 		if (bms_is_member(attno, view->generated))
 			continue;
 		appendStringInfoString(&text->sql, text->nargs ? ", " : "VALUES (");
-		appendStringInfo(&text->sql, "$%d", new_parameter(text, view, attno, false));
+		appendStringInfo(&text->sql, "$%d", new_parameter(text, view, attno));
 	}
 	appendStringInfoChar(&text->sql, ')');
 	if (action == ACTION_INSERT_ONE_SKIP)
@@ -484,18 +482,15 @@ static void
 write_change(StatementText *text, RoutedView *view, StoreTable *table,
 			 StoreAction action, Bitmapset *columns)
 {
-	bool		many = action == ACTION_UPDATE_MANY || action == ACTION_DELETE_MANY;
 	StringInfoData condition;
 	int			column = -1;
 
 	initStringInfo(&condition);
 	for (int i = 0; i < view->nkeys; i++)
-		appendStringInfo(&condition, "%s t.%s OPERATOR(pg_catalog.=) %s$%d%s",
+		appendStringInfo(&condition, "%s t.%s OPERATOR(pg_catalog.=) $%d",
 						 i ? " AND" : " WHERE",
 						 column_name(view, view->keys[i]),
-						 many ? "ANY (" : "",
-						 new_parameter(text, view, view->keys[i], many),
-						 many ? ")" : "");
+						 new_parameter(text, view, view->keys[i]));
 	/* last, so that it is called only for the row with the key */
 	if (!table->foreign)
 		appendStringInfoString(&condition,
@@ -504,17 +499,9 @@ write_change(StatementText *text, RoutedView *view, StoreTable *table,
 	while ((column = bms_next_member(columns, column)) >= 0)
 	{
 		bool		first = text->nargs == view->nkeys;
-		int			param = new_parameter(text, view, column, many);
 
-		appendStringInfo(&text->sql, "%s %s = ", first ? " SET" : ",",
-						 column_name(view, column));
-		/* the n-th value for the n-th key; postgres_fdw can send this form */
-		if (many)
-			appendStringInfo(&text->sql,
-							 "($%d)[pg_catalog.array_position($1, t.%s)]",
-							 param, column_name(view, view->keys[0]));
-		else
-			appendStringInfo(&text->sql, "$%d", param);
+		appendStringInfo(&text->sql, "%s %s = $%d", first ? " SET" : ",",
+						 column_name(view, column), new_parameter(text, view, column));
 	}
 	appendStringInfoString(&text->sql, condition.data);
 	if (action == ACTION_UPDATE && table->changes_rows)
@@ -540,11 +527,9 @@ write_statement(StatementText *text, RoutedView *view, StoreTable *table,
 			appendStringInfo(&text->sql, "SELECT FROM %s AS t", name);
 			break;
 		case ACTION_DELETE:
-		case ACTION_DELETE_MANY:
 			appendStringInfo(&text->sql, "DELETE FROM %s AS t", name);
 			break;
 		case ACTION_UPDATE:
-		case ACTION_UPDATE_MANY:
 			appendStringInfo(&text->sql, "UPDATE %s AS t", name);
 			break;
 	}

@@ -21,8 +21,7 @@
 /*
  * The kinds of statements on the table of one store.  The parameters of
  * INSERT_ONE_... are the columns of the row except generated ones.  Other
- * actions have the key and then the columns that are set as parameters.  Each
- * parameter of ..._MANY is an array.
+ * actions have the key and then the columns that are set as parameters.
  */
 typedef enum StoreAction
 {
@@ -30,9 +29,7 @@ typedef enum StoreAction
 	ACTION_INSERT_ONE_RETURNING,
 	ACTION_INSERT_ONE_SKIP,		/* likewise, but skips a row that conflicts */
 	ACTION_UPDATE,
-	ACTION_UPDATE_MANY,
 	ACTION_DELETE,
-	ACTION_DELETE_MANY,
 	ACTION_FIND
 } StoreAction;
 

@@ -8,19 +8,21 @@
  * can send them in batches.  A single row is written in the same way, because
  * reading it from the collected rows costs less than one parameter for each
  * column.  Updates and deletions of foreign rows are sent together, as one
- * statement for many keys.
+ * statement for many keys (remote_change.c).
  */
 #include "postgres.h"
 
 #include "access/htup_details.h"
 #include "access/sysattr.h"
+#include "access/table.h"
 #include "access/xact.h"
 #include "common/hashfn.h"
 #include "executor/spi.h"
+#include "foreign/fdwapi.h"
 #include "foreign/foreign.h"
 #include "miscadmin.h"
 #include "storage/proc.h"
-#include "utils/array.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/lsyscache.h"
@@ -30,28 +32,19 @@
 
 #include "ground/compat.h"
 #include "stores/read_gate.h"
+#include "stores/remote_change.h"
 #include "wire/cross_store_writes.h"
 #include "writes/write_frame.h"
 
-/*
- * Maximum number of foreign rows that one statement changes.  For each row the
- * store searches a list of this length, so its work grows with the square.
- */
-#define MAX_CHANGES 50
+/* Maximum number of foreign rows that one statement changes. */
+#define MAX_CHANGES 1000
 
 /* Collected updates or deletions of rows of a foreign table. */
 typedef struct Changes
 {
-	MemoryContext context;		/* of this struct and its arrays */
-	StoreAction action;			/* ACTION_UPDATE or ACTION_DELETE */
+	MemoryContext context;		/* of all this */
 	Bitmapset  *columns;		/* columns that are set */
-	int			nparams;		/* the key and these columns */
-	AttrNumber *params;
-	int			n;
-	Size		size;
-	MemoryContext values_context;
-	Datum	   *values;			/* MAX_CHANGES for each parameter */
-	bool	   *nulls;
+	RemoteChange *remote;
 } Changes;
 
 WriteFrame *write_frames = NULL;
@@ -302,97 +295,94 @@ frame_collect_row(WriteFrame *frame, int i, HeapTuple row)
 
 /*
  * Sends the collected changes.  The statement on the view has counted these
- * rows as changed, so it is an error if the store has not changed all of them.
+ * rows as changed, and has locked them there, so it is an error if the store has
+ * not changed all of them.
  */
 static void
-send_changes(WriteFrame *frame, StoreTable *table, Changes *changes)
+send_changes(StoreTable *table, Changes *changes)
 {
-	RoutedView *view = frame->view;
-	int			n = changes->n;
-	Datum	   *values = palloc(sizeof(Datum) * changes->nparams);
-	char	   *nulls = palloc(changes->nparams);
-	StoreAction action = changes->action;
-	uint64		processed;
+	RemoteChange *remote = changes->remote;
+	int			n = remote->n;
+	int			changed = atoi(PQcmdTuples(remote_change_send(remote)));
 
-	/* first of all, because a trigger may use this frame again */
-	changes->n = 0;
-	for (int i = 0; i < changes->nparams; i++)
-	{
-		Form_pg_attribute att = TupleDescAttr(view->desc, changes->params[i] - 1);
-		Datum	   *column = &changes->values[i * MAX_CHANGES];
-		bool	   *isnull = &changes->nulls[i * MAX_CHANGES];
-		int			one = 1;
-
-		nulls[i] = ' ';
-		if (n > 1)
-			values[i] = PointerGetDatum(construct_md_array(column, isnull, 1, &n, &one,
-														   att->atttypid, att->attlen,
-														   att->attbyval, att->attalign));
-		else
-		{
-			values[i] = column[0];
-			nulls[i] = isnull[0] ? 'n' : ' ';
-		}
-	}
-	if (n > 1)
-		action = action == ACTION_UPDATE ? ACTION_UPDATE_MANY : ACTION_DELETE_MANY;
-	processed = frame_run_statement(frame, table, action, changes->columns,
-									values, nulls, NULL);
-	if (processed != n)
+	if (changed > 0)
+		note_foreign_write(table->relid);
+	if (changed != n)
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 				 errmsg("could not serialize access due to concurrent update"),
-				 errdetail("The statement on the view should change %d rows of table \"%s\" in store \"%s\", but changed " UINT64_FORMAT ".",
-						   n, get_rel_name(table->relid), table->store, processed),
+				 errdetail("The statement on the view should change %d rows of table \"%s\" in store \"%s\", but changed %d.",
+						   n, get_rel_name(table->relid), table->store, changed),
 				 errhint("Try the transaction again. "
 						 "If a trigger that skips rows has been added to the table in the store, use run_ops.refresh_table().")));
-	MemoryContextReset(changes->values_context);
-	changes->size = 0;
+}
+
+/* With routing "store" the caller must know at once whether a row was found. */
+static bool
+may_collect(RoutedView *view, StoreTable *table)
+{
+	return !table->changes_rows && view->routing != ROUTING_LOOKUP;
 }
 
 /*
- * Can changes of these columns be sent together?  They are sent as arrays, so
- * each column needs a type that has an array type; arrays have none.
+ * The role whose access to the table is checked, as the executor would: the
+ * statement is not run through the foreign table.
  */
-static bool
-may_collect(RoutedView *view, StoreTable *table, Bitmapset *columns)
+static Oid
+checked_role(WriteFrame *frame, Relation rel, StoreAction action, List *columns)
 {
-	int			column = -1;
+	RoutedView *view = frame->view;
+	Oid			role = view->security_invoker ? frame->writer : view->owner;
+	AclMode		mode = action == ACTION_UPDATE ? ACL_UPDATE : ACL_DELETE;
+	AclResult	result = pg_class_aclcheck(RelationGetRelid(rel), role, mode);
+	ListCell   *lc;
 
-	/* with ROUTING_LOOKUP the caller must know at once whether a row was found */
-	if (table->changes_rows || view->nkeys > 1 || view->routing == ROUTING_LOOKUP)
-		return false;
-	while ((column = bms_next_member(columns, column)) >= 0)
+	if (result != ACLCHECK_OK && columns != NIL)
 	{
-		if (!OidIsValid(get_array_type(TupleDescAttr(view->desc, column - 1)->atttypid)))
-			return false;
+		result = ACLCHECK_OK;
+		foreach(lc, columns)
+		{
+			if (result == ACLCHECK_OK)
+				result = pg_attribute_aclcheck(RelationGetRelid(rel), lfirst_int(lc), role, mode);
+		}
 	}
-	return OidIsValid(get_array_type(TupleDescAttr(view->desc, view->keys[0] - 1)->atttypid));
+	if (result != ACLCHECK_OK)
+		aclcheck_error(result, OBJECT_FOREIGN_TABLE, RelationGetRelationName(rel));
+	return role;
 }
 
+/* NULL if triggers of the foreign table have to see each row. */
 static Changes *
-begin_changes(WriteFrame *frame, StoreAction action, Bitmapset *columns)
+begin_changes(WriteFrame *frame, StoreTable *table, StoreAction action, Bitmapset *columns)
 {
-	MemoryContext context = AllocSetContextCreate(frame->context,
-												  "run_ops changes",
-												  ALLOCSET_SMALL_SIZES);
-	MemoryContext oldcontext = MemoryContextSwitchTo(context);
-	Changes    *changes = palloc0(sizeof(Changes));
+	Relation	rel = table_open(table->relid, RowExclusiveLock);
+	MemoryContext context;
+	MemoryContext oldcontext;
+	Changes    *changes;
+	List	   *attnos = NIL;
 	int			column = -1;
 
+	if (rel->trigdesc)
+	{
+		table_close(rel, NoLock);
+		return NULL;
+	}
+	context = AllocSetContextCreate(frame->context, "run_ops changes",
+									ALLOCSET_SMALL_SIZES);
+	oldcontext = MemoryContextSwitchTo(context);
+	while ((column = bms_next_member(columns, column)) >= 0)
+		attnos = lappend_int(attnos, get_attnum(table->relid,
+												NameStr(TupleDescAttr(frame->view->desc, column - 1)->attname)));
+	changes = palloc0(sizeof(Changes));
 	changes->context = context;
-	changes->values_context = AllocSetContextCreate(context, "run_ops changed values",
-													ALLOCSET_DEFAULT_SIZES);
-	changes->action = action;
 	changes->columns = bms_copy(columns);
-	changes->nparams = 1 + bms_num_members(columns);
-	changes->params = palloc(sizeof(AttrNumber) * changes->nparams);
-	changes->params[0] = frame->view->keys[0];
-	for (int p = 1; p < changes->nparams; p++)
-		changes->params[p] = column = bms_next_member(columns, column);
-	changes->values = palloc(sizeof(Datum) * changes->nparams * MAX_CHANGES);
-	changes->nulls = palloc(sizeof(bool) * changes->nparams * MAX_CHANGES);
+	changes->remote = remote_change_begin(rel, action == ACTION_UPDATE ? CMD_UPDATE : CMD_DELETE,
+										  attnos, false, false,
+										  wire_get(GetForeignServerIdByRelId(table->relid),
+												   checked_role(frame, rel, action, attnos)),
+										  NULL);
 	MemoryContextSwitchTo(oldcontext);
+	table_close(rel, NoLock);
 	return changes;
 }
 
@@ -401,38 +391,32 @@ bool
 frame_collect_change(WriteFrame *frame, int i, StoreAction action, Bitmapset *columns,
 					 Datum *values, char *nulls)
 {
-	RoutedView *view = frame->view;
-	StoreTable *table = &view->tables[i];
+	StoreTable *table = &frame->view->tables[i];
 	Changes    *changes = frame->collected[i].changes;
-	MemoryContext oldcontext;
+	bool	   *isnull;
 
 	if (changes == NULL || !bms_equal(changes->columns, columns))
 	{
-		if (changes && changes->n > 0)
-			send_changes(frame, table, changes);
-		if (!may_collect(view, table, columns))
-			return false;
+		if (changes && changes->remote->n > 0)
+			send_changes(table, changes);
 		if (changes)
 			MemoryContextDelete(changes->context);
-		frame->collected[i].changes = changes = begin_changes(frame, action, columns);
+		frame->collected[i].changes = NULL;
+		if (!may_collect(frame->view, table))
+			return false;
+		changes = begin_changes(frame, table, action, columns);
+		if (changes == NULL)
+			return false;
+		frame->collected[i].changes = changes;
 	}
 
-	oldcontext = MemoryContextSwitchTo(changes->values_context);
-	for (int p = 0; p < changes->nparams; p++)
-	{
-		Form_pg_attribute att = TupleDescAttr(view->desc, changes->params[p] - 1);
-		int			at = p * MAX_CHANGES + changes->n;
-
-		changes->nulls[at] = nulls[p] == 'n';
-		if (changes->nulls[at])
-			continue;
-		changes->values[at] = datumCopy(values[p], att->attbyval, att->attlen);
-		changes->size += datumGetSize(values[p], att->attbyval, att->attlen);
-	}
-	MemoryContextSwitchTo(oldcontext);
-	changes->n++;
-	if (changes->n == MAX_CHANGES || changes->size > work_mem * (Size) 1024)
-		send_changes(frame, table, changes);
+	isnull = palloc(sizeof(bool) * changes->remote->nvalues);
+	for (int p = 0; p < changes->remote->nvalues; p++)
+		isnull[p] = nulls[p] == 'n';
+	remote_change_add(changes->remote, values, isnull);
+	if (changes->remote->n == MAX_CHANGES ||
+		MemoryContextMemAllocated(changes->remote->values_context, true) > work_mem * (Size) 1024)
+		send_changes(table, changes);
 	return true;
 }
 
@@ -532,8 +516,8 @@ frame_write_collected(WriteFrame *frame)
 		collected->rows = NULL;
 		if (rows)
 			insert_rows(frame, table, rows);
-		if (collected->changes && collected->changes->n > 0)
-			send_changes(frame, table, collected->changes);
+		if (collected->changes && collected->changes->remote->n > 0)
+			send_changes(table, collected->changes);
 	}
 }
 

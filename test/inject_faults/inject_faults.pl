@@ -75,7 +75,7 @@ my $held = q(
 	 WHERE name IN ('CachedPlanSource', 'SPI Plan') OR name LIKE 'run\_ops%' GROUP BY name, ident ORDER BY name, ident;
 	SELECT 'temporary files', count(*) FROM pg_ls_tmpdir();
 	SELECT 'prepared in the store', count(*) FROM pg_prepared_statements_of_store;
-	SELECT 'connections', count(*) FROM postgres_fdw_get_connections();
+	SELECT 'connections', count(*) FROM run_ops.store_connections() WHERE in_transaction;
 );
 $control_plane->safe_psql('postgres', 'ALTER FOREIGN TABLE public.pg_prepared_statements RENAME TO pg_prepared_statements_of_store');
 

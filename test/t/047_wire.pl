@@ -116,7 +116,7 @@ sub freeze
 }
 my $postmaster = (split /\n/, slurp_file($store->data_dir . '/postmaster.pid'))[0];
 my $session = $control_plane->background_psql('postgres', on_error_stop => 0);
-$session->query(q(SET run_ops_split.store_timeout = '1s'));
+$session->query(q(SET run_ops_split.store_timeout = '1s'; SET run_ops_split.store_retry_pause = 0));
 
 foreach my $frozen ('the process', 'the process and the postmaster')
 {

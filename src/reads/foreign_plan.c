@@ -1,10 +1,9 @@
 /*
- * lazy_fdw_plan.c
+ * foreign_plan.c
  *		Planning of run_ops_fdw: a lookup by key is cheap, and one with a
  *		precheck is cheaper still.
  *
- * Without use_remote_estimate, postgres_fdw assumes that each scan reads the
- * whole remote table.  The one idea: the options "key" and "indexed" of the
+ * postgres_fdw assumes that each scan reads the whole remote table.  The one idea: the options "key" and "indexed" of the
  * foreign table tell which scans are lookups, and the planner gets estimates
  * for them:
  *
@@ -34,15 +33,18 @@
 #include "optimizer/optimizer.h"
 #include "optimizer/pathnode.h"
 #include "optimizer/paths.h"
+#include "optimizer/prep.h"
 #include "optimizer/restrictinfo.h"
+#include "parser/parsetree.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 
 #include "ground/compat.h"
-#include "reads/lazy_fdw_plan.h"
+#include "reads/foreign_plan.h"
 #include "reads/lookup_condition.h"
 #include "reads/seam_pruning.h"
-#include "wire/connect_limit.h"
+#include "stores/foreign_scan.h"
+#include "stores/remote_rows.h"
 
 FdwRoutine	postgres_fdw_routine;
 
@@ -52,8 +54,7 @@ FdwRoutine	postgres_fdw_routine;
 
 /*
  * The cost of a rescan, as a share of fdw_startup_cost.  The connection and
- * the remote transaction exist already; a rescan closes the cursor, opens it
- * and fetches from it.
+ * the remote transaction exist already; a rescan is one query.
  */
 #define RESCAN_STARTUP_SHARE 0.1
 
@@ -65,13 +66,13 @@ typedef struct CostOptions
 {
 	double		startup_cost;
 	double		tuple_cost;
-	bool		use_remote_estimate;
+	int			fetch_size;		/* 0: not set */
 } CostOptions;
 
 static CostOptions
 cost_options(Oid relid)
 {
-	CostOptions result = {DEFAULT_FDW_STARTUP_COST, DEFAULT_FDW_TUPLE_COST, false};
+	CostOptions result = {DEFAULT_FDW_STARTUP_COST, DEFAULT_FDW_TUPLE_COST, 0};
 	ForeignTable *table = GetForeignTable(relid);
 	ForeignServer *server = GetForeignServer(table->serverid);
 	ListCell   *lc;
@@ -85,8 +86,8 @@ cost_options(Oid relid)
 			(void) parse_real(defGetString(def), &result.startup_cost, 0, NULL);
 		else if (strcmp(def->defname, "fdw_tuple_cost") == 0)
 			(void) parse_real(defGetString(def), &result.tuple_cost, 0, NULL);
-		else if (strcmp(def->defname, "use_remote_estimate") == 0)
-			result.use_remote_estimate = defGetBoolean(def);
+		else if (strcmp(def->defname, "fetch_size") == 0)
+			(void) parse_int(defGetString(def), &result.fetch_size, 0, NULL);
 	}
 	return result;
 }
@@ -443,8 +444,7 @@ add_lookup_paths(PlannerInfo *root, RelOptInfo *rel, Oid relid,
  * not.  With fdw_startup_cost, every generic plan would look more expensive
  * than a custom plan.
  *
- * Without remote estimates, postgres_fdw charges a lookup for a scan of the
- * whole table.  For the same comparison, this function replaces that by the
+ * postgres_fdw charges a lookup for a scan of the whole table.  For the same comparison, this function replaces that by the
  * cost of the lookup.
  */
 static void
@@ -452,12 +452,10 @@ discount_prechecked_paths(PlannerInfo *root, RelOptInfo *rel, Oid relid,
 					 CostOptions *options)
 {
 	List	   *paths = rel->pathlist;
-	bool		lookup = false;
+	bool		lookup = is_indexed_lookup(root, rel, relid, linitial(paths),
+										   rel->baserestrictinfo);
 	ListCell   *lc;
 
-	if (!options->use_remote_estimate)
-		lookup = is_indexed_lookup(root, rel, relid, linitial(paths),
-								   rel->baserestrictinfo);
 	/* add_path() sorts the list by cost, so add the paths again */
 	rel->pathlist = NIL;
 	foreach(lc, paths)
@@ -502,46 +500,33 @@ has_precheck(RelOptInfo *rel)
  * after all, the plan is less wrong than one that fetches a whole large table
  * for a few rows.
  */
-void
+static void
 lazyGetForeignRelSize(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 {
+	List	   *key = remote_key(relid);
 	ListCell   *lc;
 
-	foreach(lc, GetForeignTable(relid)->options)
+	if (key != NIL)
 	{
-		DefElem    *def = lfirst_node(DefElem, lc);
-		AttrNumber	attno;
+		IndexOptInfo *index = makeNode(IndexOptInfo);
 
-		if (strcmp(def->defname, RUN_OPS_FDW_OPTION_KEY) == 0 &&
-			(attno = get_attnum(relid, defGetString(def))) > 0)
-		{
-			IndexOptInfo *index = makeNode(IndexOptInfo);
-
-			index->rel = rel;
-			index->ncolumns = index->nkeycolumns = 1;
-			index->indexkeys = palloc(sizeof(int));
-			index->indexkeys[0] = attno;
-			index->unique = true;
-			rel->indexlist = lappend(rel->indexlist, index);
-		}
+		index->rel = rel;
+		index->ncolumns = index->nkeycolumns = list_length(key);
+		index->indexkeys = palloc(sizeof(int) * list_length(key));
+		foreach(lc, key)
+			index->indexkeys[foreach_current_index(lc)] = lfirst_int(lc);
+		index->unique = true;
+		rel->indexlist = lappend(rel->indexlist, index);
 	}
 	if (rel->tuples < 0)
 	{
 		rel->tuples = NEVER_ANALYZED_TUPLES;
 		rel->pages = NEVER_ANALYZED_TUPLES / 10;
 	}
-	if (!cost_options(relid).use_remote_estimate)
-		postgres_fdw_routine.GetForeignRelSize(root, rel, relid);
-	else
-	{
-		/* postgres_fdw queries the store for the estimate */
-		CONNECT_LIMIT_BEGIN(rel->serverid);
-		postgres_fdw_routine.GetForeignRelSize(root, rel, relid);
-		CONNECT_LIMIT_END();
-	}
+	postgres_fdw_routine.GetForeignRelSize(root, rel, relid);
 }
 
-void
+static void
 lazyGetForeignPaths(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 {
 	CostOptions options = cost_options(relid);
@@ -550,43 +535,126 @@ lazyGetForeignPaths(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 
 	if (has_precheck(rel))
 		discount_prechecked_paths(root, rel, relid, &options);
-	/* with remote estimates postgres_fdw has added such paths itself */
-	if (!options.use_remote_estimate)
-		add_lookup_paths(root, rel, relid, &options);
+	add_lookup_paths(root, rel, relid, &options);
+}
+
+/* ----------------------------------------------------------------
+ *		How the rows are read
+ * ----------------------------------------------------------------
+ */
+
+/* About as much memory is used for rows that wait to be wanted. */
+#define FETCH_BYTES (4 * 1024 * 1024)
+#define MIN_FETCH 100
+#define MAX_FIRST_FETCH 10000
+
+/*
+ * Is the relation what an UPDATE or DELETE changes through a view?  The leaves
+ * of such a view are locked as for FOR UPDATE, and their rows have to be.
+ */
+static bool
+is_leaf_to_change(PlannerInfo *root, Index relid)
+{
+	RangeTblEntry *rte = planner_rt_fetch(relid, root);
+	PlanRowMark *mark = get_plan_rowmark(root->rowMarks, relid);
+
+	return rte->rtekind == RTE_RELATION && rte->rellockmode == RowShareLock &&
+		!bms_is_member(relid, root->all_result_relids) &&
+		(mark == NULL || mark->strength == LCS_NONE);
+}
+
+/* Has postgres_fdw written a query that locks the rows of this relation? */
+static bool
+is_locked(PlannerInfo *root, Index relid)
+{
+	PlanRowMark *mark = get_plan_rowmark(root->rowMarks, relid);
+
+	return (mark && mark->strength != LCS_NONE) ||
+		((root->parse->commandType == CMD_UPDATE || root->parse->commandType == CMD_DELETE) &&
+		 bms_is_member(relid, root->all_result_relids));
+}
+
+static bool
+any_relation(PlannerInfo *root, RelOptInfo *rel,
+			 bool (*test) (PlannerInfo *root, Index relid))
+{
+	Relids		relids = IS_UPPER_REL(rel) ? root->all_baserels : rel->relids;
+	int			relid = -1;
+
+	while ((relid = bms_next_member(relids, relid)) >= 0)
+	{
+		if (test(root, relid))
+			return true;
+	}
+	return false;
+}
+
+static bool
+only_resides(List *quals)
+{
+	ListCell   *lc;
+
+	foreach(lc, quals)
+	{
+		if (!is_resides(lfirst(lc)))
+			return false;
+	}
+	return true;
 }
 
 /*
- * If a query returns a page of ordered rows, merged from several stores, it
- * needs at most one page of rows from each store.  postgres_fdw would fetch
- * "fetch_size" rows, so this function sets a smaller number.  It does so only
- * if this server tests nothing but resides(): then each stray costs one more
- * fetch at most.
+ * How many rows a cursor fetches at first; 0: the query has no cursor.
  *
- * The number of rows to fetch is the only element of the private lists of
- * postgres_fdw that this file uses.  Its position is the same in all versions.
+ * If a query returns a page of ordered rows, merged from several stores, it
+ * needs at most one page of rows from each store, unless conditions are left to
+ * be tested here.  resides() does not count: each stray costs one more fetch at
+ * most.
  */
+static int
+rows_to_fetch(PlannerInfo *root, ForeignPath *path, ForeignScan *plan, int fetch_size)
+{
+	int			width = Max(path->path.pathtarget->width, 1);
+	double		rows = path->path.rows;
+
+	if (fetch_size == 0)
+		fetch_size = Min(Max(FETCH_BYTES / width, MIN_FETCH), MAX_FIRST_FETCH);
+	/* one row; it is not worth a transaction */
+	if (rows < 2)
+		return 0;
+	if (root->tuple_fraction > 0)
+	{
+		if (root->limit_tuples >= 1 && path->path.pathkeys != NIL &&
+			path->path.param_info == NULL &&
+			bms_membership(root->all_baserels) == BMS_SINGLETON &&
+			only_resides(plan->scan.plan.qual))
+			return (int) Min(root->limit_tuples, fetch_size);
+		return Min(MIN_FETCH, fetch_size);
+	}
+	return rows <= fetch_size ? 0 : fetch_size;
+}
+
+/* Says in the private list of postgres_fdw how the rows are read. */
+#define FDW_PRIVATE_SQL 0
 #define FDW_PRIVATE_FETCH_SIZE 2
 
-static void
-fetch_one_page(PlannerInfo *root, ForeignPath *path, ForeignScan *plan)
+static ForeignScan *
+read_rows(PlannerInfo *root, RelOptInfo *rel, ForeignPath *path,
+		  ForeignScan *plan, int fetch_size)
 {
-	ListCell   *cell;
-	ListCell   *lc;
+	bool		locks = any_relation(root, rel, is_locked);
+	ListCell   *sql = list_nth_cell(plan->fdw_private, FDW_PRIVATE_SQL);
 
-	if (root->limit_tuples < 1 || path->path.pathkeys == NIL ||
-		path->path.param_info != NULL ||
-		bms_membership(root->all_baserels) != BMS_SINGLETON ||
-		list_length(plan->fdw_private) <= FDW_PRIVATE_FETCH_SIZE)
-		return;
-	foreach(lc, plan->scan.plan.qual)
+	if (IS_SIMPLE_REL(rel) && is_leaf_to_change(root, rel->relid))
 	{
-		if (!is_resides(lfirst(lc)))
-			return;
+		/* an UPDATE that needs the stronger lock takes it */
+		lfirst(sql) = makeString(psprintf("%s FOR %s", strVal(lfirst(sql)),
+										  root->parse->commandType == CMD_DELETE ?
+										  "UPDATE" : "NO KEY UPDATE"));
+		locks = true;
 	}
-	cell = list_nth_cell(plan->fdw_private, FDW_PRIVATE_FETCH_SIZE);
-	if (IsA(lfirst(cell), Integer) &&
-		root->limit_tuples < intVal(lfirst(cell)))
-		lfirst(cell) = makeInteger((int) root->limit_tuples);
+	lfirst(list_nth_cell(plan->fdw_private, FDW_PRIVATE_FETCH_SIZE)) =
+		foreign_scan_plan(rows_to_fetch(root, path, plan, fetch_size), locks);
+	return plan;
 }
 
 /*
@@ -594,7 +662,7 @@ fetch_one_page(PlannerInfo *root, ForeignPath *path, ForeignScan *plan)
  * replaced as in every other expression of the plan, and they do no harm,
  * because the other recheck quals imply them.
  */
-ForeignScan *
+static ForeignScan *
 lazyGetForeignPlan(PlannerInfo *root, RelOptInfo *rel, Oid relid,
 				   ForeignPath *best_path, List *tlist, List *scan_clauses,
 				   Plan *outer_plan)
@@ -604,17 +672,52 @@ lazyGetForeignPlan(PlannerInfo *root, RelOptInfo *rel, Oid relid,
 	ForeignScan *plan;
 
 	if (!IS_SIMPLE_REL(rel))
-		return postgres_fdw_routine.GetForeignPlan(root, rel, relid, best_path,
-												   tlist, scan_clauses,
-												   outer_plan);
+		return read_rows(root, rel, best_path,
+						 postgres_fdw_routine.GetForeignPlan(root, rel, relid, best_path,
+															 tlist, scan_clauses,
+															 outer_plan), 0);
 	scan_clauses_sent = stand_in_for_ids(root, rel, scan_clauses, &sets);
 	plan = postgres_fdw_routine.GetForeignPlan(root, rel, relid, best_path,
 											   tlist, scan_clauses_sent,
 											   outer_plan);
 	send_own_ids(plan, sets);
-	fetch_one_page(root, best_path, plan);
 	plan->fdw_recheck_quals =
 		list_concat_copy(plan->fdw_recheck_quals,
 						 derive_prechecks(root, rel, scan_clauses));
-	return plan;
+	return read_rows(root, rel, best_path, plan, cost_options(relid).fetch_size);
+}
+
+/* A join in the store would not lock the rows of such a leaf. */
+static void
+lazyGetForeignJoinPaths(PlannerInfo *root, RelOptInfo *joinrel,
+						RelOptInfo *outerrel, RelOptInfo *innerrel,
+						JoinType jointype, JoinPathExtraData *extra)
+{
+	if (!any_relation(root, joinrel, is_leaf_to_change))
+		postgres_fdw_routine.GetForeignJoinPaths(root, joinrel, outerrel, innerrel,
+												 jointype, extra);
+}
+
+/*
+ * The rows that a change of a join returns have columns of several tables.  It
+ * is done row by row.
+ */
+static bool
+lazyPlanDirectModify(PlannerInfo *root, ModifyTable *plan, Index target,
+					 int subplan_index)
+{
+	if (plan->returningLists != NIL &&
+		bms_membership(root->all_baserels) == BMS_MULTIPLE)
+		return false;
+	return postgres_fdw_routine.PlanDirectModify(root, plan, target, subplan_index);
+}
+
+void
+foreign_plan_routine(FdwRoutine *routine)
+{
+	routine->GetForeignRelSize = lazyGetForeignRelSize;
+	routine->GetForeignPaths = lazyGetForeignPaths;
+	routine->GetForeignPlan = lazyGetForeignPlan;
+	routine->GetForeignJoinPaths = lazyGetForeignJoinPaths;
+	routine->PlanDirectModify = lazyPlanDirectModify;
 }

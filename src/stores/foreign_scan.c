@@ -1,0 +1,603 @@
+/*
+ * foreign_scan.c
+ *		The execution of scans of foreign tables, and of UPDATE and DELETE that
+ *		a store executes by itself.
+ *
+ * The one idea: a scan begins when its first row is requested, because a leaf
+ * of a union view is often skipped by its One-Time Filter, and then the store
+ * need not be reached.  When the plan starts, the scan only says that it takes
+ * part in what the statement does in the store (wire.c), so that the first scan
+ * to begin knows what others will need.
+ *
+ * The plan and its remote SQL are postgres_fdw's.  A query of which few rows are
+ * expected is read as it comes.  One of which many are expected, or perhaps not
+ * all are wanted, has a cursor, so that memory stays bounded and nothing is sent
+ * that nobody reads.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "executor/executor.h"
+#include "foreign/foreign.h"
+#include "miscadmin.h"
+#include "nodes/nodeFuncs.h"
+#include "optimizer/optimizer.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/resowner.h"
+#include "utils/tuplestore.h"
+
+#include "ground/compat.h"
+#include "stores/foreign_scan.h"
+#include "stores/read_gate.h"
+#include "stores/remote_rows.h"
+#include "wire/cross_store_writes.h"
+#include "wire/wire.h"
+
+/* the most rows that one FETCH requests */
+#define MAX_FETCH 10000
+
+/* the private lists of postgres_fdw; see check_layout() */
+enum
+{
+	SCAN_SQL = 0,
+	SCAN_ATTRS = 1,
+	SCAN_FETCH = 2,
+	DIRECT_SQL = 0,
+	DIRECT_HAS_RETURNING = 1,
+	DIRECT_ATTRS = 2,
+	DIRECT_SET_PROCESSED = 3
+};
+
+/* The parameters of a remote query. */
+typedef struct RemoteParams
+{
+	int			n;
+	List	   *exprs;
+	FmgrInfo   *output;
+	const char **values;
+} RemoteParams;
+
+typedef struct StoreScan
+{
+	WireReader	reader;			/* must be first */
+	ForeignScanState *node;
+	Wire	   *wire;
+	WireStatement *statement;
+	int			level;			/* of the subtransaction in which it started */
+	ResourceOwner owner;
+	MemoryContextCallback cleanup;
+
+	const char *sql;
+	RemoteParams params;
+	List	   *attrs;
+	AttInMetadata *in;
+	const char *relation;		/* for messages; NULL for a join */
+	ExprState  *precheck;		/* NULL: no precheck */
+	bool		rewind;			/* the rows may be wanted again */
+	int			fetch;			/* rows of a FETCH; 0: no cursor */
+
+	bool		precheck_done;	/* since the last rescan */
+	bool		precheck_passed;
+	bool		begun;
+	bool		ended;			/* the store has sent its last row */
+	char	   *cursor;			/* NULL: the rows come as they are */
+	int			fetching;
+	PGresult   *chunk;			/* of the cursor */
+	int			row;			/* the next one of it */
+	Tuplestorestate *aside;		/* what was left when the wire was needed */
+	TupleTableSlot *aside_slot;
+
+	/* UPDATE or DELETE that the store executes */
+	bool		has_returning;
+	bool		set_processed;
+} StoreScan;
+
+/* ----------------------------------------------------------------
+ *		What postgres_fdw has planned
+ * ----------------------------------------------------------------
+ */
+
+/*
+ * The private lists of postgres_fdw are not documented.  A version of it that
+ * has other ones is refused, before anything is made of them.
+ */
+static void
+check_layout(List *list, int n, const NodeTag *tags)
+{
+	for (int i = 0; i < n; i++)
+	{
+		Node	   *node = i < list_length(list) ? list_nth(list, i) : NULL;
+
+		if (i >= list_length(list) || (node && tags[i] != nodeTag(node)) ||
+			(node == NULL && tags[i] != T_IntList))
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("this version of postgres_fdw is not supported"),
+					 errdetail("Its plans have another form than run_ops_split knows."),
+					 errhint("Install a version of run_ops_split that is made for this version of PostgreSQL.")));
+	}
+}
+
+Node *
+foreign_scan_plan(int fetch, bool locks)
+{
+	return (Node *) list_make2_int(fetch, locks);
+}
+
+static void
+prepare_params(PlanState *planstate, List *exprs, RemoteParams *params)
+{
+	ListCell   *lc;
+	int			i = 0;
+
+	params->n = list_length(exprs);
+	params->exprs = ExecInitExprList(exprs, planstate);
+	params->output = palloc0(sizeof(FmgrInfo) * params->n);
+	params->values = palloc0(sizeof(char *) * params->n);
+	foreach(lc, exprs)
+	{
+		Oid			function;
+		bool		varlena;
+
+		getTypeOutputInfo(exprType(lfirst(lc)), &function, &varlena);
+		fmgr_info(function, &params->output[i++]);
+	}
+}
+
+/* Evaluates them, in per-tuple memory. */
+static void
+evaluate_params(ExprContext *econtext, RemoteParams *params)
+{
+	MemoryContext oldcontext;
+	ListCell   *lc;
+	int			i = 0;
+	int			nest_level;
+
+	if (params->n == 0)
+		return;
+	oldcontext = MemoryContextSwitchTo(econtext->ecxt_per_tuple_memory);
+	nest_level = remote_text_begin();
+	foreach(lc, params->exprs)
+	{
+		bool		isnull;
+		Datum		value = ExecEvalExpr((ExprState *) lfirst(lc), econtext, &isnull);
+
+		params->values[i] = isnull ? NULL : OutputFunctionCall(&params->output[i], value);
+		i++;
+	}
+	remote_text_end(nest_level);
+	MemoryContextSwitchTo(oldcontext);
+}
+
+/*
+ * The columns of the rows that come from the store.  In those of a join, a
+ * whole-row variable is an anonymous record; its type is that of the table.
+ */
+static TupleDesc
+row_type(ForeignScanState *node)
+{
+	ForeignScan *plan = (ForeignScan *) node->ss.ps.plan;
+	TupleDesc	desc;
+
+	if (plan->scan.scanrelid > 0)
+		return RelationGetDescr(node->ss.ss_currentRelation);
+	desc = CreateTupleDescCopy(node->ss.ss_ScanTupleSlot->tts_tupleDescriptor);
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+		Var		   *var = (Var *) list_nth_node(TargetEntry, plan->fdw_scan_tlist, i)->expr;
+		RangeTblEntry *rte;
+
+		if (att->atttypid != RECORDOID || att->atttypmod >= 0 ||
+			!IsA(var, Var) || var->varattno != 0)
+			continue;
+		rte = exec_rt_fetch(var->varno, node->ss.ps.state);
+		if (rte->rtekind == RTE_RELATION && OidIsValid(get_rel_type_id(rte->relid)))
+			att->atttypid = get_rel_type_id(rte->relid);
+	}
+	return desc;
+}
+
+/*
+ * The prechecks that lazyGetForeignPlan() has added to the plan, or any other
+ * condition that does not depend on the row: if it is false, no row is wanted.
+ */
+static ExprState *
+init_precheck(ForeignScanState *node)
+{
+	List	   *prechecks = NIL;
+	ListCell   *lc;
+
+	foreach(lc, ((ForeignScan *) node->ss.ps.plan)->fdw_recheck_quals)
+	{
+		if (!contain_var_clause(lfirst(lc)))
+			prechecks = lappend(prechecks, lfirst(lc));
+	}
+	return ExecInitQual(prechecks, (PlanState *) node);
+}
+
+/* ----------------------------------------------------------------
+ *		Start and end
+ * ----------------------------------------------------------------
+ */
+
+static void
+forget_scan(void *arg)
+{
+	StoreScan  *scan = arg;
+
+	PQclear(scan->chunk);
+	scan->chunk = NULL;
+	wire_read_end(scan->wire, &scan->reader);
+}
+
+static void store_scan_set_aside(WireReader *reader);
+
+static StoreScan *
+start_scan(ForeignScanState *node, WireNeed need)
+{
+	ForeignScan *plan = (ForeignScan *) node->ss.ps.plan;
+	EState	   *estate = node->ss.ps.state;
+	StoreScan  *scan = palloc0(sizeof(StoreScan));
+
+	scan->node = node;
+	scan->reader.set_aside = store_scan_set_aside;
+	scan->level = GetCurrentTransactionNestLevel();
+	scan->owner = CurrentResourceOwner;
+	scan->wire = wire_get(plan->fs_server, compat_scan_user(node));
+	scan->statement = wire_join(scan->wire, estate, need, estate->es_query_cxt);
+	scan->cleanup.func = forget_scan;
+	scan->cleanup.arg = scan;
+	MemoryContextRegisterResetCallback(estate->es_query_cxt, &scan->cleanup);
+	scan->sql = strVal(list_nth(plan->fdw_private, SCAN_SQL));
+	scan->in = TupleDescGetAttInMetadata(row_type(node));
+	if (plan->scan.scanrelid > 0)
+		scan->relation = RelationGetRelationName(node->ss.ss_currentRelation);
+	prepare_params((PlanState *) node, plan->fdw_exprs, &scan->params);
+	node->fdw_state = scan;
+	return scan;
+}
+
+static void
+storeBeginForeignScan(ForeignScanState *node, int eflags)
+{
+	static const NodeTag layout[] = {T_String, T_IntList, T_IntList};
+	ForeignScan *plan = (ForeignScan *) node->ss.ps.plan;
+	List	   *how;
+	StoreScan  *scan;
+
+	if (eflags & EXEC_FLAG_EXPLAIN_ONLY)
+		return;
+	check_layout(plan->fdw_private, lengthof(layout), layout);
+	how = list_nth_node(List, plan->fdw_private, SCAN_FETCH);
+	scan = start_scan(node, lsecond_int(how) ? WIRE_WRITE :
+					  bms_is_empty(plan->scan.plan.allParam) ? WIRE_READ : WIRE_READ_MANY);
+	scan->fetch = linitial_int(how);
+	scan->attrs = list_nth(plan->fdw_private, SCAN_ATTRS);
+	scan->rewind = (eflags & (EXEC_FLAG_REWIND | EXEC_FLAG_BACKWARD)) != 0;
+	scan->precheck = init_precheck(node);
+}
+
+/* Nothing more is wanted from the store. */
+static void
+finish_remote(StoreScan *scan)
+{
+	if (scan->reader.is_reading && scan->cursor == NULL)
+	{
+		while (wire_receive(scan->wire) != NULL)
+			;
+	}
+	else if (scan->reader.is_reading)
+		wire_close_cursor(scan->wire, scan->cursor);
+	forget_scan(scan);
+	if (scan->aside)
+		tuplestore_end(scan->aside);
+	scan->aside = NULL;
+	scan->cursor = NULL;
+	scan->begun = scan->ended = false;
+}
+
+static void
+storeReScanForeignScan(ForeignScanState *node)
+{
+	StoreScan  *scan = node->fdw_state;
+
+	if (scan == NULL)
+		return;
+	scan->precheck_done = false;
+	if (scan->begun && scan->rewind && node->ss.ps.chgParam == NULL)
+		tuplestore_rescan(scan->aside);
+	else if (scan->begun)
+		finish_remote(scan);
+}
+
+static void
+storeEndForeignScan(ForeignScanState *node)
+{
+	StoreScan  *scan = node->fdw_state;
+
+	if (scan == NULL)
+		return;
+	finish_remote(scan);
+	wire_leave(scan->statement);
+}
+
+/* ----------------------------------------------------------------
+ *		Rows
+ * ----------------------------------------------------------------
+ */
+
+static void
+fetch(StoreScan *scan)
+{
+	PQclear(scan->chunk);
+	scan->chunk = NULL;
+	wire_send(scan->wire, psprintf("FETCH %d FROM %s", scan->fetching, scan->cursor),
+			  0, NULL, false);
+	scan->chunk = wire_take_whole(scan->wire);
+	scan->row = 0;
+	if (PQntuples(scan->chunk) < scan->fetching)
+		scan->ended = true;
+	scan->fetching = Min(scan->fetching * 2, MAX_FETCH);
+}
+
+/*
+ * A cursor that is opened in a younger subtransaction than the scan (the first
+ * FETCH from a local cursor may come after a SAVEPOINT) would be closed when
+ * that is rolled back, so there is none, and all rows are read at once.
+ */
+static void
+begin_scan(StoreScan *scan)
+{
+	ForeignScanState *node = scan->node;
+	bool		at_once = scan->rewind ||
+		GetCurrentTransactionNestLevel() > scan->level;
+	WireNeed	need = scan->statement->need;
+
+	split_require_active(((ForeignScan *) node->ss.ps.plan)->fs_server);
+	evaluate_params(node->ss.ps.ps_ExprContext, &scan->params);
+	scan->begun = true;
+	if (scan->fetch > 0 && !at_once)
+	{
+		wire_begin(scan->wire, Max(need, WIRE_READ_MANY), scan->statement);
+		scan->cursor = MemoryContextStrdup(node->ss.ps.state->es_query_cxt,
+										   wire_cursor_name(scan->wire));
+		scan->fetching = scan->fetch;
+		wire_add(scan->wire, psprintf("DECLARE %s NO SCROLL CURSOR FOR %s", scan->cursor, scan->sql),
+				 scan->params.n, scan->params.values);
+		fetch(scan);
+		if (!scan->ended)
+			wire_read_begin(scan->wire, &scan->reader);
+		return;
+	}
+	wire_begin(scan->wire, need, scan->statement);
+	wire_send(scan->wire, scan->sql, scan->params.n, scan->params.values, true);
+	wire_read_begin(scan->wire, &scan->reader);
+	if (at_once)
+	{
+		store_scan_set_aside(&scan->reader);
+		wire_read_end(scan->wire, &scan->reader);
+	}
+}
+
+/* The next result with a row; its number in *row.  NULL when there is none. */
+static PGresult *
+next_row(StoreScan *scan, int *row)
+{
+	PGresult   *result;
+
+	if (scan->chunk && scan->row < PQntuples(scan->chunk))
+	{
+		*row = scan->row++;
+		return scan->chunk;
+	}
+	if (scan->ended)
+		return NULL;
+	if (!scan->reader.is_reading)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONNECTION_FAILURE),
+				 errmsg("connection to store \"%s\" was lost while a query was read",
+						wire_store(scan->wire))));
+	if (scan->cursor)
+	{
+		wire_begin(scan->wire, scan->statement->need, scan->statement);
+		fetch(scan);
+		if (scan->ended)
+			wire_read_end(scan->wire, &scan->reader);
+		return next_row(scan, row);
+	}
+	while ((result = wire_receive(scan->wire)) != NULL)
+	{
+		if (PQntuples(result) == 0)
+			continue;
+		*row = 0;
+		return result;
+	}
+	scan->ended = true;
+	wire_read_end(scan->wire, &scan->reader);
+	return NULL;
+}
+
+static void
+store_scan_set_aside(WireReader *reader)
+{
+	StoreScan  *scan = (StoreScan *) reader;
+	ForeignScanState *node = scan->node;
+	MemoryContext context = node->ss.ps.state->es_query_cxt;
+	MemoryContext row_context;
+	MemoryContext oldcontext;
+	ResourceOwner oldowner = CurrentResourceOwner;
+	TupleDesc	desc = scan->in->tupdesc;
+	Datum	   *values;
+	bool	   *nulls;
+	PGresult   *result;
+	int			row;
+
+	oldcontext = MemoryContextSwitchTo(context);
+	/* temporary files of the rows must live as long as the scan */
+	CurrentResourceOwner = scan->owner;
+	scan->aside = tuplestore_begin_heap(true, false, work_mem);
+	if (scan->aside_slot == NULL)
+		scan->aside_slot = ExecInitExtraTupleSlot(node->ss.ps.state,
+												  CreateTupleDescCopy(desc),
+												  &TTSOpsMinimalTuple);
+	values = palloc(sizeof(Datum) * desc->natts);
+	nulls = palloc(sizeof(bool) * desc->natts);
+	row_context = AllocSetContextCreate(context, "run_ops row", ALLOCSET_DEFAULT_SIZES);
+	while ((result = next_row(scan, &row)) != NULL)
+	{
+		CHECK_FOR_INTERRUPTS();
+		MemoryContextReset(row_context);
+		MemoryContextSwitchTo(row_context);
+		if (remote_row_values(result, row, scan->in, scan->attrs, scan->relation,
+							  values, nulls) != NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("ctid of a row in a store is not available here"),
+					 errdetail("The rows had to be kept until they are wanted.")));
+		tuplestore_putvalues(scan->aside, desc, values, nulls);
+	}
+	MemoryContextDelete(row_context);
+	CurrentResourceOwner = oldowner;
+	MemoryContextSwitchTo(oldcontext);
+}
+
+/* Stores a row of a result in the slot; its values are in the current context. */
+static void
+store_row(StoreScan *scan, PGresult *result, int row, TupleTableSlot *slot)
+{
+	ItemPointer ctid;
+
+	ExecClearTuple(slot);
+	ctid = remote_row_values(result, row, scan->in, scan->attrs, scan->relation,
+							 slot->tts_values, slot->tts_isnull);
+	ExecStoreVirtualTuple(slot);
+	if (ctid)
+		slot->tts_tid = *ctid;
+}
+
+static TupleTableSlot *
+storeIterateForeignScan(ForeignScanState *node)
+{
+	StoreScan  *scan = node->fdw_state;
+	TupleTableSlot *slot = node->ss.ss_ScanTupleSlot;
+	PGresult   *result;
+	int			row;
+
+	if (!scan->precheck_done)
+	{
+		scan->precheck_passed = ExecQual(scan->precheck,
+										 node->ss.ps.ps_ExprContext);
+		scan->precheck_done = true;
+	}
+	if (!scan->precheck_passed)
+		return ExecClearTuple(slot);
+	if (!scan->begun)
+		begin_scan(scan);
+	/* what was read before is not among them */
+	if (scan->aside)
+	{
+		if (!tuplestore_gettupleslot(scan->aside, true, false, scan->aside_slot))
+			return ExecClearTuple(slot);
+		return ExecCopySlot(slot, scan->aside_slot);
+	}
+	result = next_row(scan, &row);
+	if (result == NULL)
+		return ExecClearTuple(slot);
+	store_row(scan, result, row, slot);
+	return slot;
+}
+
+/* ----------------------------------------------------------------
+ *		UPDATE and DELETE that the store executes
+ * ----------------------------------------------------------------
+ */
+
+static void
+storeBeginDirectModify(ForeignScanState *node, int eflags)
+{
+	static const NodeTag layout[] = {T_String, COMPAT_BOOLEAN_TAG, T_IntList, COMPAT_BOOLEAN_TAG};
+	List	   *fdw_private = ((ForeignScan *) node->ss.ps.plan)->fdw_private;
+	StoreScan  *scan;
+
+	if (eflags & EXEC_FLAG_EXPLAIN_ONLY)
+		return;
+	check_layout(fdw_private, lengthof(layout), layout);
+	/* what the privileges were checked for is the table that is changed */
+	scan = start_scan(node, WIRE_WRITE);
+	scan->has_returning = compat_bool_value(list_nth(fdw_private, DIRECT_HAS_RETURNING));
+	scan->attrs = list_nth(fdw_private, DIRECT_ATTRS);
+	scan->set_processed = compat_bool_value(list_nth(fdw_private, DIRECT_SET_PROCESSED));
+}
+
+static void
+modify(StoreScan *scan)
+{
+	Oid			relid = RelationGetRelid(scan->node->resultRelInfo->ri_RelationDesc);
+
+	split_require_active(((ForeignScan *) scan->node->ss.ps.plan)->fs_server);
+	evaluate_params(scan->node->ss.ps.ps_ExprContext, &scan->params);
+	wire_begin(scan->wire, WIRE_WRITE, scan->statement);
+	wire_send(scan->wire, scan->sql, scan->params.n, scan->params.values, false);
+	scan->chunk = wire_take_whole(scan->wire);
+	scan->row = 0;
+	scan->begun = true;
+	if (atol(PQcmdTuples(scan->chunk)) > 0)
+		note_foreign_write(relid);
+}
+
+static TupleTableSlot *
+storeIterateDirectModify(ForeignScanState *node)
+{
+	StoreScan  *scan = node->fdw_state;
+	TupleTableSlot *slot = node->ss.ss_ScanTupleSlot;
+	EState	   *estate = node->ss.ps.state;
+	Instrumentation *instrument = node->ss.ps.instrument;
+	ResultRelInfo *target = node->resultRelInfo;
+	int64		changed;
+
+	if (!scan->begun)
+		modify(scan);
+	changed = atol(PQcmdTuples(scan->chunk));
+	if (target->ri_projectReturning == NULL)
+	{
+		if (scan->set_processed)
+			estate->es_processed += changed;
+		if (instrument)
+			instrument->tuplecount += changed;
+		return ExecClearTuple(slot);
+	}
+	if (scan->row >= changed)
+		return ExecClearTuple(slot);
+	if (scan->set_processed)
+		estate->es_processed++;
+	/* RETURNING may use no column */
+	if (!scan->has_returning)
+		ExecStoreAllNullTuple(slot);
+	else
+		store_row(scan, scan->chunk, scan->row, slot);
+	scan->row++;
+	target->ri_projectReturning->pi_exprContext->ecxt_scantuple = slot;
+	return slot;
+}
+
+void
+foreign_scan_routine(FdwRoutine *routine)
+{
+	routine->BeginForeignScan = storeBeginForeignScan;
+	routine->IterateForeignScan = storeIterateForeignScan;
+	routine->ReScanForeignScan = storeReScanForeignScan;
+	routine->EndForeignScan = storeEndForeignScan;
+	routine->BeginDirectModify = storeBeginDirectModify;
+	routine->IterateDirectModify = storeIterateDirectModify;
+	routine->EndDirectModify = storeEndForeignScan;
+	/* these would use the connections of postgres_fdw */
+	routine->IsForeignPathAsyncCapable = NULL;
+	routine->ForeignAsyncRequest = NULL;
+	routine->ForeignAsyncConfigureWait = NULL;
+	routine->ForeignAsyncNotify = NULL;
+}

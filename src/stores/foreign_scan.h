@@ -1,0 +1,20 @@
+/*
+ * foreign_scan.h
+ *		The execution of scans of foreign tables, and of UPDATE and DELETE that
+ *		a store executes by itself.
+ */
+#ifndef RUN_OPS_FOREIGN_SCAN_H
+#define RUN_OPS_FOREIGN_SCAN_H
+
+#include "foreign/fdwapi.h"
+
+/*
+ * What a plan says in place of the number of rows to fetch, which is the third
+ * item of the private list of postgres_fdw.
+ */
+extern Node *foreign_scan_plan(int fetch, bool locks);
+
+/* Sets the callbacks. */
+extern void foreign_scan_routine(FdwRoutine *routine);
+
+#endif							/* RUN_OPS_FOREIGN_SCAN_H */

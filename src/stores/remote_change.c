@@ -1,0 +1,392 @@
+/*
+ * remote_change.c
+ *		INSERT, UPDATE and DELETE of single rows and sets in a store.
+ *
+ * The one idea: a row is named by its key.  The place of a row (ctid) names it
+ * only within one partition or child of the table, and the store may have any.
+ *
+ * A set of rows is one statement: INSERT has a list of VALUES, and UPDATE and
+ * DELETE join with arrays of the keys and the new values.  The arrays have the
+ * types that the columns have in the store, so that its own input functions
+ * read the values: enums, domains and varchar(n) are no special case.
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "catalog/pg_type.h"
+#include "foreign/foreign.h"
+#include "mb/pg_wchar.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+
+#include "stores/remote_change.h"
+#include "stores/remote_rows.h"
+
+/*
+ * The type of a column in the store, and whether an array can have it as it is:
+ * not if it is an array itself, or if a comma does not separate its elements.
+ * format_type(-1) names no length, which a cast would cut values to.
+ */
+#define COLUMN_TYPES \
+	"SELECT pg_catalog.format_type(a.atttypid, -1), t.typcategory <> 'A' AND t.typarray <> 0 AND t.typdelim = ',' " \
+	"FROM pg_catalog.unnest($2::pg_catalog.text[]) WITH ORDINALITY AS c (name, ord) " \
+	"LEFT JOIN pg_catalog.pg_attribute AS a ON a.attrelid = $1::pg_catalog.regclass AND a.attname = c.name AND a.attnum > 0 " \
+	"LEFT JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid ORDER BY c.ord"
+
+static bool
+is_generated(Relation rel, AttrNumber attno)
+{
+	return TupleDescAttr(RelationGetDescr(rel), attno - 1)->attgenerated != '\0';
+}
+
+static List *
+all_columns(Relation rel)
+{
+	TupleDesc	desc = RelationGetDescr(rel);
+	List	   *result = NIL;
+
+	for (int i = 0; i < desc->natts; i++)
+	{
+		if (!TupleDescAttr(desc, i)->attisdropped)
+			result = lappend_int(result, i + 1);
+	}
+	return result;
+}
+
+static void
+append_returning(StringInfo sql, RemoteChange *change)
+{
+	ListCell   *lc;
+
+	if (!change->returning)
+		return;
+	appendStringInfoString(sql, " RETURNING ");
+	foreach(lc, change->returned)
+		appendStringInfo(sql, "%st.%s", foreach_current_index(lc) ? ", " : "",
+						 remote_column_name(change->relid, lfirst_int(lc)));
+}
+
+/* INSERT of one row; generated columns are the store's. */
+static void
+write_insert(RemoteChange *change, Relation rel)
+{
+	StringInfoData sql;
+	StringInfoData row;
+	ListCell   *lc;
+	int			n = 0;
+
+	initStringInfo(&sql);
+	initStringInfo(&row);
+	appendStringInfo(&sql, "INSERT INTO %s AS t", remote_table_name(change->relid));
+	foreach(lc, change->columns)
+	{
+		appendStringInfo(&sql, "%s%s", foreach_current_index(lc) ? ", " : " (",
+						 remote_column_name(change->relid, lfirst_int(lc)));
+		if (is_generated(rel, lfirst_int(lc)))
+			appendStringInfo(&row, "%sDEFAULT", foreach_current_index(lc) ? ", " : "");
+		else
+			appendStringInfo(&row, "%s$%d", foreach_current_index(lc) ? ", " : "", ++n);
+	}
+	appendStringInfoString(&sql, change->columns ? ") VALUES (" : " DEFAULT VALUES");
+	appendStringInfoString(&sql, row.data);
+	if (change->columns)
+		appendStringInfoChar(&sql, ')');
+	change->values_at = sql.len;
+	if (change->skip_conflicts)
+		appendStringInfoString(&sql, " ON CONFLICT DO NOTHING");
+	append_returning(&sql, change);
+	change->one = sql.data;
+}
+
+/* INSERT of the rows that were added: the row of "one", repeated. */
+static char *
+many_inserts(RemoteChange *change)
+{
+	StringInfoData sql;
+	Relation	rel = table_open(change->relid, NoLock);
+	int			n = change->nvalues;
+
+	initStringInfo(&sql);
+	appendBinaryStringInfo(&sql, change->one, change->values_at);
+	for (int i = 1; i < change->n; i++)
+	{
+		ListCell   *lc;
+
+		foreach(lc, change->columns)
+		{
+			appendStringInfoString(&sql, foreach_current_index(lc) ? ", " : ", (");
+			if (is_generated(rel, lfirst_int(lc)))
+				appendStringInfoString(&sql, "DEFAULT");
+			else
+				appendStringInfo(&sql, "$%d", ++n);
+		}
+		appendStringInfoChar(&sql, ')');
+	}
+	appendStringInfoString(&sql, change->one + change->values_at);
+	table_close(rel, NoLock);
+	return sql.data;
+}
+
+/* UPDATE or DELETE of one row; the store infers the types of the parameters. */
+static void
+write_change(RemoteChange *change)
+{
+	StringInfoData sql;
+	ListCell   *lc;
+	int			n = list_length(change->keys);
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, change->operation == CMD_UPDATE ? "UPDATE %s AS t" : "DELETE FROM %s AS t",
+					 remote_table_name(change->relid));
+	foreach(lc, change->columns)
+		appendStringInfo(&sql, "%s %s = $%d", foreach_current_index(lc) ? "," : " SET",
+						 remote_column_name(change->relid, lfirst_int(lc)), ++n);
+	foreach(lc, change->keys)
+		appendStringInfo(&sql, "%s t.%s OPERATOR(pg_catalog.=) $%d",
+						 foreach_current_index(lc) ? " AND" : " WHERE",
+						 remote_column_name(change->relid, lfirst_int(lc)),
+						 foreach_current_index(lc) + 1);
+	append_returning(&sql, change);
+	change->one = sql.data;
+}
+
+/* A list of texts as the store reads an array. */
+static char *
+array_of(const char *const *texts, int n, int step)
+{
+	StringInfoData array;
+
+	initStringInfo(&array);
+	appendStringInfoChar(&array, '{');
+	for (int i = 0; i < n; i++)
+	{
+		const char *text = texts[i * step];
+
+		if (i > 0)
+			appendStringInfoChar(&array, ',');
+		if (text == NULL)
+		{
+			appendStringInfoString(&array, "NULL");
+			continue;
+		}
+		appendStringInfoChar(&array, '"');
+		for (; *text; text++)
+		{
+			if (*text == '"' || *text == '\\')
+				appendStringInfoChar(&array, '\\');
+			appendStringInfoChar(&array, *text);
+		}
+		appendStringInfoChar(&array, '"');
+	}
+	appendStringInfoChar(&array, '}');
+	return array.data;
+}
+
+/* UPDATE or DELETE of a set; asks the store for the types of the columns. */
+static void
+write_many_changes(RemoteChange *change)
+{
+	List	   *all = list_concat_copy(change->keys, change->columns);
+	const char **names = palloc(sizeof(char *) * list_length(all));
+	const char *values[2];
+	StringInfoData sql;
+	StringInfoData arrays;
+	StringInfoData condition;
+	PGresult   *types;
+	ListCell   *lc;
+	bool		first = true;
+
+	foreach(lc, all)
+		names[foreach_current_index(lc)] = remote_column_identifier(change->relid, lfirst_int(lc));
+	values[0] = remote_table_name(change->relid);
+	values[1] = array_of(names, list_length(all), 1);
+	types = wire_exec(change->wire, WIRE_WRITE, COLUMN_TYPES, 2, values);
+
+	initStringInfo(&sql);
+	initStringInfo(&arrays);
+	initStringInfo(&condition);
+	appendStringInfo(&sql, change->operation == CMD_UPDATE ? "UPDATE %s AS t" : "DELETE FROM %s AS t",
+					 values[0]);
+	foreach(lc, all)
+	{
+		int			i = foreach_current_index(lc);
+		const char *column = remote_column_name(change->relid, lfirst_int(lc));
+		const char *type = PQgetvalue(types, i, 0);
+		bool		as_it_is = strcmp(PQgetvalue(types, i, 1), "t") == 0;
+		char	   *value = as_it_is ? psprintf("r.v%d", i + 1) :
+			psprintf("r.v%d::%s", i + 1, type);
+
+		if (PQgetisnull(types, i, 0))
+			ereport(ERROR,
+					(errcode(ERRCODE_FDW_COLUMN_NAME_NOT_FOUND),
+					 errmsg("column \"%s\" of table %s does not exist in store \"%s\"",
+							names[i], values[0], wire_store(change->wire))));
+		appendStringInfo(&arrays, "%s$%d::%s[]", i ? ", " : "", i + 1,
+						 as_it_is ? type : "pg_catalog.text");
+		if (i < list_length(change->keys))
+			appendStringInfo(&condition, "%s t.%s OPERATOR(pg_catalog.=) %s",
+							 i ? " AND" : " WHERE", column, value);
+		else
+		{
+			appendStringInfo(&sql, "%s %s = %s", first ? " SET" : ",", column, value);
+			first = false;
+		}
+	}
+	appendStringInfo(&sql, " %s pg_catalog.unnest(%s) AS r (",
+					 change->operation == CMD_UPDATE ? "FROM" : "USING", arrays.data);
+	for (int i = 0; i < list_length(all); i++)
+		appendStringInfo(&sql, "%sv%d", i ? ", " : "", i + 1);
+	appendStringInfo(&sql, ")%s", condition.data);
+	append_returning(&sql, change);
+	change->many = MemoryContextStrdup(change->context, sql.data);
+}
+
+static void
+write_one(RemoteChange *change, Relation rel)
+{
+	if (change->operation == CMD_INSERT)
+		write_insert(change, rel);
+	else
+		write_change(change);
+}
+
+static void
+forget_result(void *arg)
+{
+	RemoteChange *change = arg;
+
+	PQclear(change->result);
+	change->result = NULL;
+}
+
+static RemoteChange *
+describe(Relation rel, CmdType operation, List *columns, bool skip_conflicts,
+		 bool returning)
+{
+	RemoteChange *change = palloc0(sizeof(RemoteChange));
+
+	change->context = CurrentMemoryContext;
+	change->relid = RelationGetRelid(rel);
+	change->operation = operation;
+	change->columns = list_copy(columns);
+	change->skip_conflicts = skip_conflicts;
+	change->returning = returning;
+	change->returned = all_columns(rel);
+	if (operation != CMD_INSERT)
+	{
+		change->keys = remote_key(change->relid);
+		if (change->keys == NIL)
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("cannot change single rows of foreign table \"%s\"",
+							RelationGetRelationName(rel)),
+					 errdetail("It has no option \"key\", so the store cannot be told which row is meant."),
+					 errhint("Set the option to the columns that identify a row, or write a statement that the store can execute by itself.")));
+	}
+	write_one(change, rel);
+	return change;
+}
+
+char *
+remote_change_text(Relation rel, CmdType operation, List *columns,
+				   bool skip_conflicts, bool returning)
+{
+	return describe(rel, operation, columns, skip_conflicts, returning)->one;
+}
+
+RemoteChange *
+remote_change_begin(Relation rel, CmdType operation, List *columns,
+					bool skip_conflicts, bool returning, Wire *wire,
+					WireStatement *statement)
+{
+	RemoteChange *change = describe(rel, operation, columns, skip_conflicts, returning);
+	ListCell   *lc;
+
+	change->wire = wire;
+	change->statement = statement;
+	change->output = palloc0(sizeof(FmgrInfo) * (list_length(change->keys) + list_length(columns)));
+	foreach(lc, list_concat_copy(change->keys, columns))
+	{
+		Form_pg_attribute att = TupleDescAttr(RelationGetDescr(rel), lfirst_int(lc) - 1);
+		Oid			function;
+		bool		varlena;
+
+		if (operation == CMD_INSERT && att->attgenerated)
+			continue;
+		getTypeOutputInfo(att->atttypid, &function, &varlena);
+		fmgr_info(function, &change->output[change->nvalues++]);
+	}
+	change->cleanup.func = forget_result;
+	change->cleanup.arg = change;
+	MemoryContextRegisterResetCallback(CurrentMemoryContext, &change->cleanup);
+	change->values_context = AllocSetContextCreate(CurrentMemoryContext, "run_ops values",
+												   ALLOCSET_DEFAULT_SIZES);
+	return change;
+}
+
+void
+remote_change_add(RemoteChange *change, const Datum *values, const bool *nulls)
+{
+	MemoryContext oldcontext;
+	int			nest_level;
+	const char **row;
+
+	if (change->n == change->size)
+	{
+		change->size = Max(change->size * 2, 1);
+		if (change->values == NULL)
+			change->values = MemoryContextAlloc(change->context,
+												sizeof(char *) * change->size * Max(change->nvalues, 1));
+		else
+			change->values = repalloc_huge(change->values,
+										   sizeof(char *) * change->size * Max(change->nvalues, 1));
+	}
+	row = &change->values[change->n++ * change->nvalues];
+	oldcontext = MemoryContextSwitchTo(change->values_context);
+	nest_level = remote_text_begin();
+	for (int i = 0; i < change->nvalues; i++)
+		row[i] = nulls[i] ? NULL : OutputFunctionCall(&change->output[i], values[i]);
+	remote_text_end(nest_level);
+	MemoryContextSwitchTo(oldcontext);
+}
+
+PGresult *
+remote_change_send(RemoteChange *change)
+{
+	int			n = change->n;
+	const char *sql = change->one;
+	const char *const *values = change->values;
+	int			nvalues = change->nvalues;
+	MemoryContext oldcontext = MemoryContextSwitchTo(change->values_context);
+
+	forget_result(change);
+	/* first of all, because an error may lead here again */
+	change->n = 0;
+	if (n > 1 && change->operation == CMD_INSERT)
+	{
+		change->n = n;
+		sql = many_inserts(change);
+		change->n = 0;
+		nvalues *= n;
+	}
+	else if (n > 1)
+	{
+		const char **arrays = palloc(sizeof(char *) * nvalues);
+
+		if (change->many == NULL)
+			write_many_changes(change);
+		sql = change->many;
+		for (int i = 0; i < nvalues; i++)
+			arrays[i] = array_of(&values[i], n, nvalues);
+		values = arrays;
+	}
+	wire_begin(change->wire, WIRE_WRITE, change->statement);
+	wire_send(change->wire, sql, nvalues, values, false);
+	change->result = wire_take_whole(change->wire);
+	MemoryContextSwitchTo(oldcontext);
+	MemoryContextReset(change->values_context);
+	return change->result;
+}

@@ -1,0 +1,70 @@
+/*
+ * remote_change.h
+ *		INSERT, UPDATE and DELETE of single rows and sets in a store.
+ */
+#ifndef RUN_OPS_REMOTE_CHANGE_H
+#define RUN_OPS_REMOTE_CHANGE_H
+
+#include "funcapi.h"
+#include "libpq-fe.h"
+#include "nodes/nodes.h"
+#include "nodes/pg_list.h"
+#include "utils/relcache.h"
+
+#include "wire/wire.h"
+
+/* What is needed to write rows of one foreign table; see remote_change_begin(). */
+typedef struct RemoteChange
+{
+	MemoryContext context;		/* of this struct */
+	Wire	   *wire;
+	WireStatement *statement;	/* may be NULL */
+	Oid			relid;
+	CmdType		operation;
+	List	   *keys;			/* columns that name the row */
+	List	   *columns;		/* columns that are written */
+	bool		skip_conflicts;
+	bool		returning;		/* all columns are returned */
+	int			nvalues;		/* of one row */
+	FmgrInfo   *output;			/* of the keys, and then of the columns */
+	List	   *returned;		/* the columns of a returned row, in order */
+	char	   *one;			/* the statement for one row */
+	char	   *many;			/* for a set, unless it is INSERT */
+	int			values_at;		/* INSERT: where the rows end in "one" */
+	PGresult   *result;			/* of the last statement */
+	MemoryContextCallback cleanup;
+	MemoryContext values_context;
+	int			n;				/* rows that were added */
+	int			size;			/* of the array */
+	const char **values;
+} RemoteChange;
+
+/*
+ * Prepares statements that write to the foreign table.  UPDATE and DELETE find
+ * a row by its key, which the foreign table has to name; they never use its
+ * place in the store.  Errors: 0A000 if there is no key.
+ */
+extern RemoteChange *remote_change_begin(Relation rel, CmdType operation,
+										 List *columns, bool skip_conflicts,
+										 bool returning, Wire *wire,
+										 WireStatement *statement);
+
+/*
+ * Adds a row: the values of its key, for UPDATE and DELETE, and of the columns
+ * that are written.  In a set each row has another key.
+ */
+extern void remote_change_add(RemoteChange *change, const Datum *values,
+							  const bool *nulls);
+
+/*
+ * Writes the rows that were added, with one statement.  The result tells how
+ * many rows the store has written, and has them if they are returned.  It stays
+ * until the next call.  Errors are those of the store.
+ */
+extern PGresult *remote_change_send(RemoteChange *change);
+
+/* The text of the statement for one row, for EXPLAIN. */
+extern char *remote_change_text(Relation rel, CmdType operation, List *columns,
+								bool skip_conflicts, bool returning);
+
+#endif							/* RUN_OPS_REMOTE_CHANGE_H */

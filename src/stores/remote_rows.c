@@ -1,0 +1,169 @@
+/*
+ * remote_rows.c
+ *		The names of a foreign table in its store, and its rows as text.
+ */
+#include "postgres.h"
+
+#include "access/sysattr.h"
+#include "commands/defrem.h"
+#include "foreign/foreign.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/varlena.h"
+
+#include "stores/remote_rows.h"
+
+static const char *
+string_option(List *options, const char *name, const char *unless_set)
+{
+	ListCell   *lc;
+
+	foreach(lc, options)
+	{
+		DefElem    *def = lfirst_node(DefElem, lc);
+
+		if (strcmp(def->defname, name) == 0)
+			return defGetString(def);
+	}
+	return unless_set;
+}
+
+char *
+remote_table_name(Oid relid)
+{
+	List	   *options = GetForeignTable(relid)->options;
+	const char *schema = string_option(options, "schema_name", NULL);
+	const char *table = string_option(options, "table_name", NULL);
+
+	return quote_qualified_identifier(schema ? schema : get_namespace_name(get_rel_namespace(relid)),
+									  table ? table : get_rel_name(relid));
+}
+
+const char *
+remote_column_identifier(Oid relid, AttrNumber attno)
+{
+	const char *name = string_option(GetForeignColumnOptions(relid, attno),
+									 "column_name", NULL);
+
+	return name ? name : get_attname(relid, attno, false);
+}
+
+const char *
+remote_column_name(Oid relid, AttrNumber attno)
+{
+	return quote_identifier(remote_column_identifier(relid, attno));
+}
+
+List *
+remote_key(Oid relid)
+{
+	const char *key = string_option(GetForeignTable(relid)->options, "key", NULL);
+	List	   *names;
+	List	   *result = NIL;
+	ListCell   *lc;
+
+	if (key == NULL || !SplitIdentifierString(pstrdup(key), ',', &names))
+		return NIL;
+	foreach(lc, names)
+	{
+		AttrNumber	attno = get_attnum(relid, lfirst(lc));
+
+		/* the column has been renamed since */
+		if (attno <= 0)
+			return NIL;
+		result = lappend_int(result, attno);
+	}
+	return result;
+}
+
+int
+remote_text_begin(void)
+{
+	int			nest_level = NewGUCNestLevel();
+	static const char *const settings[][2] = {
+		{"datestyle", "ISO"}, {"intervalstyle", "postgres"},
+		{"extra_float_digits", "3"}, {"search_path", "pg_catalog"}
+	};
+
+	for (int i = 0; i < lengthof(settings); i++)
+		(void) set_config_option(settings[i][0], settings[i][1], PGC_USERSET,
+								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	return nest_level;
+}
+
+void
+remote_text_end(int nest_level)
+{
+	AtEOXact_GUC(true, nest_level);
+}
+
+/* What a value that cannot be converted is. */
+typedef struct ConversionContext
+{
+	const char *relation;
+	const char *column;
+} ConversionContext;
+
+static void
+conversion_context(void *arg)
+{
+	ConversionContext *context = arg;
+
+	if (context->column == NULL)
+		return;
+	if (context->relation)
+		errcontext("column \"%s\" of foreign table \"%s\"", context->column, context->relation);
+	else
+		errcontext("column \"%s\" of a row from a store", context->column);
+}
+
+ItemPointer
+remote_row_values(PGresult *result, int row, AttInMetadata *in, List *attrs,
+				  const char *relation, Datum *values, bool *nulls)
+{
+	ConversionContext context = {relation, NULL};
+	ErrorContextCallback callback;
+	ItemPointer ctid = NULL;
+	int			field = 0;
+	ListCell   *lc;
+
+	/* a store that has another number of columns has changed since */
+	if (attrs != NIL && PQnfields(result) != list_length(attrs))
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_INCONSISTENT_DESCRIPTOR_INFORMATION),
+				 errmsg("a store returned %d columns in place of %d",
+						PQnfields(result), list_length(attrs))));
+
+	memset(values, 0, sizeof(Datum) * in->tupdesc->natts);
+	memset(nulls, true, sizeof(bool) * in->tupdesc->natts);
+	callback.callback = conversion_context;
+	callback.arg = &context;
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
+	foreach(lc, attrs)
+	{
+		int			attno = lfirst_int(lc);
+		int			i = attno - 1;
+		char	   *text = PQgetisnull(result, row, field) ? NULL :
+			PQgetvalue(result, row, field);
+
+		field++;
+		if (attno == SelfItemPointerAttributeNumber)
+		{
+			if (text)
+				ctid = (ItemPointer) DatumGetPointer(DirectFunctionCall1(tidin, CStringGetDatum(text)));
+			continue;
+		}
+		if (attno <= 0)
+			continue;
+		context.column = NameStr(TupleDescAttr(in->tupdesc, i)->attname);
+		values[i] = InputFunctionCall(&in->attinfuncs[i], text,
+									  in->attioparams[i], in->atttypmods[i]);
+		nulls[i] = text == NULL;
+	}
+	error_context_stack = callback.previous;
+	return ctid;
+}

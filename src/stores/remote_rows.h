@@ -1,0 +1,41 @@
+/*
+ * remote_rows.h
+ *		The names of a foreign table in its store, and its rows as text.
+ */
+#ifndef RUN_OPS_REMOTE_ROWS_H
+#define RUN_OPS_REMOTE_ROWS_H
+
+#include "fmgr.h"
+#include "funcapi.h"
+#include "libpq-fe.h"
+#include "nodes/pg_list.h"
+#include "storage/itemptr.h"
+
+/*
+ * The names there: options schema_name, table_name, column_name.  They are
+ * quoted, except the identifier of a column.
+ */
+extern char *remote_table_name(Oid relid);
+extern const char *remote_column_identifier(Oid relid, AttrNumber attno);
+extern const char *remote_column_name(Oid relid, AttrNumber attno);
+
+/* The numbers of the columns in option "key" of a foreign table; NIL if none. */
+extern List *remote_key(Oid relid);
+
+/*
+ * Text that the store reads as it is meant depends on settings here.  They are
+ * made between these two; after an error, its cleanup takes them back.
+ */
+extern int	remote_text_begin(void);
+extern void remote_text_end(int nest_level);
+
+/*
+ * Converts the fields of one row, in the order of "attrs", into values of the
+ * columns with these numbers; other columns are null.  Returns the ctid, if it
+ * is among them.  "relation" is for messages; it may be NULL.
+ */
+extern ItemPointer remote_row_values(PGresult *result, int row, AttInMetadata *in,
+									 List *attrs, const char *relation,
+									 Datum *values, bool *nulls);
+
+#endif							/* RUN_OPS_REMOTE_ROWS_H */

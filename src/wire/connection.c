@@ -1,0 +1,520 @@
+/*
+ * connection.c
+ *		A connection to a store, on which no wait is without an end.
+ *
+ * The one idea: whatever is waited for, it is waited for in one place, by
+ * wait_for_store(), which ends with a cancel, with the end of the server, and
+ * when the store has sent nothing for too long.  A transfer that moves is not
+ * bounded, however long it takes.
+ *
+ * Who may connect without a password is what postgres_fdw decides: a superuser,
+ * or whose user mapping a superuser has given password_required 'false'.
+ */
+#include "postgres.h"
+
+#include <limits.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "commands/defrem.h"
+#include "foreign/foreign.h"
+#include "libpq/pqcomm.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "port/pg_bswap.h"
+#include "storage/fd.h"
+#include "storage/latch.h"
+#include "utils/guc.h"
+#include "utils/timestamp.h"
+
+#include "ground/compat.h"
+#include "wire/connection.h"
+
+/* Fewer bytes than that are no sign of life of a transfer. */
+#define MOVING_BYTES 8192
+
+/* How long the cancel of a command may take; nothing can cancel that. */
+#define CANCEL_PATIENCE 1000
+
+int			store_timeout = 5000;
+int			store_retry_pause = 1000;
+
+/* ----------------------------------------------------------------
+ *		Errors
+ * ----------------------------------------------------------------
+ */
+
+static int
+statement_context(StoreConnection *connection)
+{
+	if (connection->statement[0] != '\0')
+		errcontext("statement in store \"%s\": %s", connection->store, connection->statement);
+	return 0;
+}
+
+/* The names of what an error of the store is about. */
+static int
+names_of_error(PGresult *result)
+{
+	static const int fields[] = {
+		PG_DIAG_SCHEMA_NAME, PG_DIAG_TABLE_NAME, PG_DIAG_COLUMN_NAME,
+		PG_DIAG_DATATYPE_NAME, PG_DIAG_CONSTRAINT_NAME
+	};
+
+	for (int i = 0; i < lengthof(fields); i++)
+	{
+		const char *value = PQresultErrorField(result, fields[i]);
+
+		if (value)
+			err_generic_string(fields[i], value);
+	}
+	return 0;
+}
+
+static int
+errcode_of_loss(StoreConnection *connection)
+{
+	return errcode(connection->committing ? ERRCODE_TRANSACTION_RESOLUTION_UNKNOWN :
+				   ERRCODE_CONNECTION_FAILURE);
+}
+
+static int
+hint_of_loss(StoreConnection *connection)
+{
+	return connection->committing ?
+		errhint("Whether the store has committed is not known. run_ops.in_doubt() lists rows that refer to rows which are in no store.") : 0;
+}
+
+void
+connection_report_lost(StoreConnection *connection)
+{
+	char	   *reason = pchomp(PQerrorMessage(connection->conn));
+
+	ereport(ERROR,
+			(errcode_of_loss(connection),
+			 errmsg("connection to store \"%s\" was lost", connection->store),
+			 reason[0] ? errdetail_internal("%s", reason) : 0,
+			 hint_of_loss(connection),
+			 statement_context(connection)));
+}
+
+void
+connection_report(StoreConnection *connection, PGresult *result)
+{
+	const char *state = PQresultErrorField(result, PG_DIAG_SQLSTATE);
+	const char *message = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
+	const char *detail = PQresultErrorField(result, PG_DIAG_MESSAGE_DETAIL);
+	const char *hint = PQresultErrorField(result, PG_DIAG_MESSAGE_HINT);
+
+	/* libpq makes such a result when the connection is lost */
+	if (PQresultStatus(result) == PGRES_FATAL_ERROR && (state == NULL || strlen(state) != 5))
+		connection_report_lost(connection);
+	if (PQresultStatus(result) != PGRES_FATAL_ERROR)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROTOCOL_VIOLATION),
+				 errmsg("store \"%s\" gave an unexpected answer: %s", connection->store,
+						PQresStatus(PQresultStatus(result))),
+				 statement_context(connection)));
+	ereport(ERROR,
+			(errcode(MAKE_SQLSTATE(state[0], state[1], state[2], state[3], state[4])),
+			 errmsg_internal("%s", message ? message : "the store reports an error"),
+			 detail ? errdetail_internal("%s", detail) : 0,
+			 hint ? errhint("%s", hint) : 0,
+			 names_of_error(result),
+			 statement_context(connection)));
+}
+
+/* ----------------------------------------------------------------
+ *		Waiting
+ * ----------------------------------------------------------------
+ */
+
+/*
+ * Waits until the socket is ready.  False when the store has given no sign of
+ * life for longer than the patience.
+ */
+static bool
+wait_for_socket(int socket, int events, TimestampTz since, int patience)
+{
+	long		timeout = -1;
+	int			happened;
+
+	if (patience > 0)
+	{
+		timeout = patience - TimestampDifferenceMilliseconds(since, GetCurrentTimestamp());
+		if (timeout <= 0)
+			return false;
+	}
+	happened = WaitLatchOrSocket(MyLatch,
+								 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | events |
+								 (timeout > 0 ? WL_TIMEOUT : 0),
+								 socket, timeout, PG_WAIT_EXTENSION);
+	if (happened & WL_LATCH_SET)
+	{
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+	return true;
+}
+
+/* Notes what is there to read, and whether that is a sign of life. */
+static void
+hear(StoreConnection *connection)
+{
+	int			available = 0;
+
+	if (ioctl(PQsocket(connection->conn), FIONREAD, &available) == 0)
+		connection->bytes += available;
+	if (connection->bytes >= MOVING_BYTES)
+	{
+		connection->heard = GetCurrentTimestamp();
+		connection->bytes = 0;
+	}
+}
+
+static void
+wait_for_store(StoreConnection *connection, int events)
+{
+	if (!wait_for_socket(PQsocket(connection->conn), events, connection->heard, connection->patience))
+		ereport(ERROR,
+				(errcode_of_loss(connection),
+				 errmsg("store \"%s\" does not answer", connection->store),
+				 errdetail("It has sent nothing for %d ms.", connection->patience),
+				 connection->committing ? hint_of_loss(connection) :
+				 errhint("The limit is run_ops_split.store_timeout."),
+				 statement_context(connection)));
+	hear(connection);
+}
+
+/* ----------------------------------------------------------------
+ *		Opening
+ * ----------------------------------------------------------------
+ */
+
+/* Adds those options that libpq knows. */
+static int
+add_options(List *options, const char **keywords, const char **values, int n)
+{
+	PQconninfoOption *known = PQconndefaults();
+	ListCell   *lc;
+
+	if (known == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_OUT_OF_MEMORY), errmsg("out of memory")));
+	foreach(lc, options)
+	{
+		DefElem    *def = lfirst_node(DefElem, lc);
+
+		for (PQconninfoOption *option = known; option->keyword; option++)
+		{
+			if (strcmp(option->keyword, def->defname) != 0 ||
+				strchr(option->dispchar, 'D') ||
+				strcmp(def->defname, "client_encoding") == 0)
+				continue;
+			keywords[n] = def->defname;
+			values[n++] = defGetString(def);
+			break;
+		}
+	}
+	PQconninfoFree(known);
+	return n;
+}
+
+static const char *
+option_value(List *options, const char *name)
+{
+	ListCell   *lc;
+
+	foreach(lc, options)
+	{
+		DefElem    *def = lfirst_node(DefElem, lc);
+
+		if (strcmp(def->defname, name) == 0)
+			return defGetString(def);
+	}
+	return NULL;
+}
+
+static bool
+password_required(UserMapping *user)
+{
+	ListCell   *lc;
+
+	if (superuser_arg(user->userid))
+		return false;
+	foreach(lc, user->options)
+	{
+		DefElem    *def = lfirst_node(DefElem, lc);
+
+		if (strcmp(def->defname, "password_required") == 0)
+			return defGetBoolean(def);
+	}
+	return true;
+}
+
+static void
+refuse_without_password(const char *detail, const char *hint)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_S_R_E_PROHIBITED_SQL_STATEMENT_ATTEMPTED),
+			 errmsg("password is required"),
+			 errdetail("%s", detail),
+			 errhint("%s", hint)));
+}
+
+static void
+report_unreachable(StoreConnection *connection, ForeignServer *server, UserMapping *user,
+				   const char *reason)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION),
+			 errmsg("store \"%s\" cannot be reached", connection->store),
+			 errdetail_internal("%s", reason),
+			 errhint("Check the options of server \"%s\" and the user mapping of \"%s\".",
+					 server->servername, GetUserNameFromId(user->userid, false))));
+}
+
+/* The options of the server and the user mapping, as libpq wants them. */
+static void
+start_connection(StoreConnection *connection, ForeignServer *server, UserMapping *user)
+{
+	int			most = list_length(server->options) + list_length(user->options) + 3;
+	const char **keywords = palloc(sizeof(char *) * most);
+	const char **values = palloc(sizeof(char *) * most);
+	const char *password = option_value(user->options, "password");
+	int			n = 0;
+
+	n = add_options(server->options, keywords, values, n);
+	n = add_options(user->options, keywords, values, n);
+	keywords[n] = "fallback_application_name";
+	values[n++] = "run_ops_split";
+	keywords[n] = "client_encoding";
+	values[n++] = GetDatabaseEncodingName();
+	keywords[n] = values[n] = NULL;
+
+	if (password_required(user) && (password == NULL || password[0] == '\0'))
+		refuse_without_password("Non-superusers must provide a password in the user mapping.",
+								"Set option password of the user mapping, or let a superuser set its option password_required to false.");
+	if (!AcquireExternalFD())
+		report_unreachable(connection, server, user,
+						   "There are too many open files on the local server.");
+	connection->conn = PQconnectStartParams(keywords, values, false);
+	if (connection->conn == NULL)
+	{
+		ReleaseExternalFD();
+		report_unreachable(connection, server, user, "out of memory");
+	}
+}
+
+/* What a store says beside its answers is for the log. */
+static void
+log_notice(void *connection, const char *message)
+{
+	ereport(LOG,
+			(errmsg_internal("store \"%s\": %s", ((StoreConnection *) connection)->store,
+							 pchomp(message))));
+}
+
+/*
+ * Waits until the connection is open.  Its limit is the option connect_timeout
+ * of the server, in seconds, as for libpq; without it the patience.
+ */
+static void
+finish_connection(StoreConnection *connection, ForeignServer *server, UserMapping *user)
+{
+	const char *option = option_value(server->options, "connect_timeout");
+	int			limit = option ? Min(Max(atoi(option), 0), INT_MAX / 1000) * 1000 : connection->patience;
+	TimestampTz since = GetCurrentTimestamp();
+	PostgresPollingStatusType state = PGRES_POLLING_WRITING;
+
+	while (PQstatus(connection->conn) != CONNECTION_BAD && state != PGRES_POLLING_OK)
+	{
+		if (state == PGRES_POLLING_FAILED)
+			break;
+		if (!wait_for_socket(PQsocket(connection->conn),
+							 state == PGRES_POLLING_READING ? WL_SOCKET_READABLE : WL_SOCKET_WRITEABLE,
+							 since, limit))
+			report_unreachable(connection, server, user,
+							   psprintf("It has not accepted a connection for %d ms.", limit));
+		state = PQconnectPoll(connection->conn);
+	}
+	if (state != PGRES_POLLING_OK)
+		report_unreachable(connection, server, user, pchomp(PQerrorMessage(connection->conn)));
+	if (password_required(user) && !PQconnectionUsedPassword(connection->conn))
+		refuse_without_password("Non-superuser cannot connect if the server does not request a password.",
+								"Change the authentication method of the store, or let a superuser set option password_required of the user mapping to false.");
+	PQsetnonblocking(connection->conn, 1);
+	PQsetNoticeProcessor(connection->conn, log_notice, connection);
+}
+
+void
+connection_open(StoreConnection *connection, ForeignServer *server, UserMapping *user)
+{
+	start_connection(connection, server, user);
+	finish_connection(connection, server, user);
+}
+
+/* ----------------------------------------------------------------
+ *		Sending and receiving
+ * ----------------------------------------------------------------
+ */
+
+void
+connection_begin_statement(StoreConnection *connection, const char *sql)
+{
+	int			shown = pg_mbcliplen(sql, strlen(sql), SHOWN_OF_STATEMENT);
+
+	memcpy(connection->statement, sql, shown);
+	strcpy(connection->statement + shown, sql[shown] ? "..." : "");
+	connection->heard = GetCurrentTimestamp();
+	connection->bytes = 0;
+}
+
+void
+connection_flush(StoreConnection *connection)
+{
+	for (;;)
+	{
+		int			unsent = PQflush(connection->conn);
+
+		if (unsent < 0)
+			connection_report_lost(connection);
+		if (unsent == 0)
+			return;
+		wait_for_store(connection, WL_SOCKET_READABLE | WL_SOCKET_WRITEABLE);
+		if (!PQconsumeInput(connection->conn))
+			connection_report_lost(connection);
+		connection->heard = GetCurrentTimestamp();
+	}
+}
+
+bool
+connection_has_result(StoreConnection *connection)
+{
+	return PQconsumeInput(connection->conn) && !PQisBusy(connection->conn);
+}
+
+PGresult *
+connection_receive(StoreConnection *connection)
+{
+	PQclear(connection->result);
+	connection->result = NULL;
+	if (PQisBusy(connection->conn))
+	{
+		/* what was done with the last row took its time, the store did not */
+		connection->heard = GetCurrentTimestamp();
+		do
+		{
+			wait_for_store(connection, WL_SOCKET_READABLE);
+			if (!PQconsumeInput(connection->conn))
+				connection_report_lost(connection);
+		} while (PQisBusy(connection->conn));
+	}
+	connection->result = PQgetResult(connection->conn);
+	if (connection->result == NULL && PQstatus(connection->conn) != CONNECTION_OK)
+		connection_report_lost(connection);
+	return connection->result;
+}
+
+/* ----------------------------------------------------------------
+ *		Closing
+ * ----------------------------------------------------------------
+ */
+
+/*
+ * Does the server still accept connections?  A cancel needs one, and libpq
+ * waits for it without a limit before version 17.  Nothing is sent that would
+ * start a session.
+ */
+static bool
+accepts_connections(int socket_of_session)
+{
+	struct sockaddr_storage address = {0};
+	socklen_t	len = sizeof(address);
+	uint32		request[] = {pg_hton32(8), pg_hton32(NEGOTIATE_SSL_CODE)};
+	TimestampTz since = GetCurrentTimestamp();
+	char		answer;
+	bool		result = false;
+	int			s;
+
+	if (getpeername(socket_of_session, (struct sockaddr *) &address, &len) != 0)
+		return false;
+	s = socket(address.ss_family, SOCK_STREAM, 0);
+	if (s < 0)
+		return false;
+	if (pg_set_noblock(s) &&
+		(connect(s, (struct sockaddr *) &address, len) == 0 || errno == EINPROGRESS) &&
+		wait_for_socket(s, WL_SOCKET_WRITEABLE, since, CANCEL_PATIENCE) &&
+		send(s, request, sizeof(request), 0) == sizeof(request))
+	{
+		while (!result && wait_for_socket(s, WL_SOCKET_READABLE, since, CANCEL_PATIENCE))
+		{
+			ssize_t		got = recv(s, &answer, 1, 0);
+
+			if (got == 0 || (got < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR))
+				break;
+			result = got == 1;
+		}
+	}
+	closesocket(s);
+	return result;
+}
+
+/*
+ * Asks the server to end what it does for us.  It is no error when that does
+ * not succeed: the connection goes, and the server notices sooner or later.
+ */
+static void
+cancel_command(StoreConnection *connection)
+{
+	PGcancel   *cancel;
+	char		error[256];
+
+	if (COMPAT_CANCEL_HAS_LIMIT)
+	{
+		(void) compat_cancel(connection->conn,
+							 TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+														 CANCEL_PATIENCE));
+		return;
+	}
+	if (!accepts_connections(PQsocket(connection->conn)))
+		return;
+	cancel = PQgetCancel(connection->conn);
+	if (cancel)
+		(void) PQcancel(cancel, error, sizeof(error));
+	PQfreeCancel(cancel);
+}
+
+void
+connection_close(StoreConnection *connection, bool running)
+{
+	if (connection->conn == NULL)
+		return;
+	HOLD_INTERRUPTS();
+	if (running && PQstatus(connection->conn) == CONNECTION_OK)
+		cancel_command(connection);
+	PQclear(connection->result);
+	connection->result = NULL;
+	PQfinish(connection->conn);
+	ReleaseExternalFD();
+	connection->conn = NULL;
+	connection->statement[0] = '\0';
+	RESUME_INTERRUPTS();
+}
+
+void
+connection_init(void)
+{
+	DefineCustomIntVariable("run_ops_split.store_timeout",
+							"How long a store may take to accept a connection, and be silent when it was asked something.",
+							"A transfer that moves takes as long as it takes. Connections whose server sets connect_timeout keep that; 0 waits without limit.",
+							&store_timeout, 5000, 0, INT_MAX, PGC_USERSET,
+							GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("run_ops_split.store_retry_pause",
+							"How long a session does not ask a store again that could not be reached or did not answer.",
+							"The pause doubles with each failure, up to 30 times this. 0 asks again at once.",
+							&store_retry_pause, 1000, 0, 60 * 1000, PGC_USERSET,
+							GUC_UNIT_MS, NULL, NULL, NULL);
+}
