@@ -59,6 +59,7 @@ MODULES_C = \
 	wire/cross_store_writes \
 	stores/read_gate \
 	reads/lookup_condition \
+	reads/target_leaves \
 	reads/seam_pruning \
 	reads/seam_shortcut \
 	reads/lazy_fdw_plan \
@@ -127,6 +128,7 @@ REGRESS ?= \
 	attach_differences \
 	read_through \
 	seam_pruning \
+	target_leaves \
 	read_locks \
 	read_fuzz \
 	store_counts \
