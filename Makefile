@@ -64,6 +64,7 @@ MODULES_C = \
 	stores/remote_change \
 	stores/foreign_modify \
 	reads/lookup_condition \
+	reads/target_leaves \
 	reads/seam_pruning \
 	reads/seam_shortcut \
 	reads/foreign_plan \
@@ -133,6 +134,7 @@ REGRESS ?= \
 	attach_differences \
 	read_through \
 	seam_pruning \
+	target_leaves \
 	read_locks \
 	read_fuzz \
 	store_counts \

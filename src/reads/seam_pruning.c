@@ -48,11 +48,11 @@
 #include "ids/id_shape.h"
 #include "reads/lookup_condition.h"
 #include "reads/seam_pruning.h"
+#include "reads/target_leaves.h"
 
 PG_FUNCTION_INFO_V1(run_ops_resides_support);
 PG_FUNCTION_INFO_V1(run_ops_resides_selectivity);
 PG_FUNCTION_INFO_V1(run_ops_refuse_locks_support);
-PG_FUNCTION_INFO_V1(run_ops_refuse_locks);
 PG_FUNCTION_INFO_V1(run_ops_any_id_resides);
 PG_FUNCTION_INFO_V1(run_ops_own_ids);
 
@@ -521,6 +521,7 @@ run_ops_resides_support(PG_FUNCTION_ARGS)
 		if (req->root == NULL || !is_filter_call(req->fcall))
 			PG_RETURN_POINTER(NULL);
 		refuse_row_lock(req->root, linitial(req->fcall->args));
+		mark_target_leaves_late(req->root, linitial(req->fcall->args));
 		PG_RETURN_POINTER(seam_pruning ?
 						  simplify_filter(req->root, req->fcall) : NULL);
 	}
@@ -555,17 +556,9 @@ run_ops_refuse_locks_support(PG_FUNCTION_ARGS)
 		list_length(req->fcall->args) != 1)
 		PG_RETURN_POINTER(NULL);
 	if (req->root != NULL)
+	{
 		refuse_row_lock(req->root, linitial(req->fcall->args));
+		mark_target_leaves_late(req->root, linitial(req->fcall->args));
+	}
 	PG_RETURN_POINTER(makeBoolConst(true, false));
-}
-
-/*
- * refuse_locks("any") returns boolean
- *
- * True, also for NULL.
- */
-Datum
-run_ops_refuse_locks(PG_FUNCTION_ARGS)
-{
-	PG_RETURN_BOOL(true);
 }

@@ -38,6 +38,7 @@
 #include "reads/lookup_condition.h"
 #include "reads/seam_pruning.h"
 #include "reads/seam_shortcut.h"
+#include "reads/target_leaves.h"
 
 static planner_hook_type next_planner = NULL;
 
@@ -464,6 +465,8 @@ static PlannedStmt *
 seam_planner(Query *parse, const char *query_string, int cursor_options,
 			 ParamListInfo params)
 {
+	/* first, because a shortcut takes the view out of the query */
+	mark_target_leaves(parse);
 	if (seam_pruning)
 		plan_shortcuts(parse, params);
 	return next_planner(parse, query_string, cursor_options, params);
