@@ -224,7 +224,7 @@ write_many_changes(RemoteChange *change)
 					(errcode(ERRCODE_FDW_COLUMN_NAME_NOT_FOUND),
 					 errmsg("column \"%s\" of table %s does not exist in store \"%s\"",
 							names[i], values[0], wire_store(change->wire))));
-		appendStringInfo(&arrays, "%s$%d::%s[]", i ? ", " : "", i + 1,
+		appendStringInfo(&arrays, "%spg_catalog.unnest($%d::%s[])", i ? ", " : "", i + 1,
 						 as_it_is ? type : "pg_catalog.text");
 		if (i < list_length(change->keys))
 			appendStringInfo(&condition, "%s t.%s OPERATOR(pg_catalog.=) %s",
@@ -235,7 +235,7 @@ write_many_changes(RemoteChange *change)
 			first = false;
 		}
 	}
-	appendStringInfo(&sql, " %s pg_catalog.unnest(%s) AS r (",
+	appendStringInfo(&sql, " %s ROWS FROM (%s) AS r (",
 					 change->operation == CMD_UPDATE ? "FROM" : "USING", arrays.data);
 	for (int i = 0; i < list_length(all); i++)
 		appendStringInfo(&sql, "%sv%d", i ? ", " : "", i + 1);
