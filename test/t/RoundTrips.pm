@@ -1,38 +1,52 @@
-# A proxy before a store that counts round trips.  It does not know the
-# protocol: a round trip is whatever a client has sent, once the server answers.
+# A proxy before a store that counts round trips, delays what is sent, and can
+# stop forwarding.  It does not know the protocol: a round trip is whatever a
+# client has sent, once it gets an answer.  What nobody waits for is not counted
+# if the client sends more before the answer comes, as it does with a delay.
+#
+#   my $proxy = RoundTrips->start($dir, $port, $store->host, $store->port, delay => 5);
+#   $proxy->taken;      # how many since the last time it was asked
+#   $proxy->swallow;    # from now on it accepts and reads, but forwards nothing
+#   $proxy->flow;       # forwards again; what came in between is lost
 package RoundTrips;
 
 use strict;
 use warnings;
 use IO::Select;
 use IO::Socket::UNIX;
+use Time::HiRes 'time';
 
 # Listens in a folder of its own as a server with this port, before one whose
-# socket is in another folder.
+# socket is in another folder.  The delay, in ms, is that of each direction.
 sub start
 {
-	my ($class, $dir, $port, $server_dir, $server_port) = @_;
+	my ($class, $dir, $port, $server_dir, $server_port, %options) = @_;
 	my $listener = IO::Socket::UNIX->new(Local => "$dir/.s.PGSQL.$port", Listen => 20) or die "$dir: $!";
-	my $counter = "$dir/round_trips";
+	my $self = bless { counter => "$dir/round_trips", swallowing => "$dir/swallowing", delay => ($options{delay} // 0) / 1000 }, $class;
 	my $pid = fork // die "fork: $!";
 	if ($pid == 0)
 	{
-		relay($listener, "$server_dir/.s.PGSQL.$server_port", $counter);
+		$self->relay($listener, "$server_dir/.s.PGSQL.$server_port");
 		exit 0;
 	}
-	return bless { pid => $pid, counter => $counter }, $class;
+	$self->{pid} = $pid;
+	return $self;
 }
 
+# in the process of the proxy
 sub relay
 {
-	my ($listener, $server, $counter) = @_;
+	my ($self, $listener, $server) = @_;
 	my $select = IO::Select->new($listener);
 	my (%peer, %is_client, %waits);
+	# what is on its way, oldest first: when it is due, from where, and data;
+	# undef is the end of the connection
+	my @way;
 	my $n = 0;
 	local $SIG{PIPE} = 'IGNORE';
 	while (1)
 	{
-		foreach my $from ($select->can_read)
+		my $wait = @way ? $way[0][0] - time : undef;
+		foreach my $from ($select->can_read(defined $wait && $wait < 0 ? 0 : $wait))
 		{
 			if ($from == $listener)
 			{
@@ -48,37 +62,64 @@ sub relay
 				$select->add($client, $to);
 				next;
 			}
-			my $to = $peer{$from} // next;
-			my $client = $is_client{$from} ? $from : $to;
-			if (!sysread $from, my $data, 65536)
+			my $data;
+			if (!sysread $from, $data, 65536)
 			{
-				$select->remove($from, $to);
-				delete @peer{ $from, $to };
-				delete $is_client{$client};
-				delete $waits{$client};
+				$data = undef;
+				$select->remove($from);
+			}
+			elsif (-e $self->{swallowing})
+			{
+				next;
+			}
+			$waits{$from} = 1 if $is_client{$from} && defined $data;
+			push @way, [ time + $self->{delay}, $from, $data ];
+		}
+		while (@way && $way[0][0] <= time)
+		{
+			my (undef, $from, $data) = @{ shift @way };
+			my $to = $peer{$from} // next;
+			if (!defined $data)
+			{
+				$select->remove($to);
+				delete @$_{ $from, $to } foreach (\%peer, \%is_client, \%waits);
 				close $_ foreach ($from, $to);
 				next;
 			}
-			else
+			$self->count(++$n) if delete $waits{$to};
+			while (length $data)
 			{
-				if ($from != $client && $waits{$client})
-				{
-					$n++;
-					open my $file, '>', "$counter.new" or die "$counter: $!";
-					print $file $n;
-					close $file;
-					rename "$counter.new", $counter;
-				}
-				$waits{$client} = $from == $client;
-				while (length $data)
-				{
-					my $sent = syswrite $to, $data;
-					last if !defined $sent;
-					substr $data, 0, $sent, '';
-				}
+				my $sent = syswrite $to, $data;
+				last if !defined $sent;
+				substr $data, 0, $sent, '';
 			}
 		}
 	}
+	return;
+}
+
+sub count
+{
+	my ($self, $n) = @_;
+	open my $file, '>', "$self->{counter}.new" or die "$self->{counter}: $!";
+	print $file $n;
+	close $file;
+	rename "$self->{counter}.new", $self->{counter};
+	return;
+}
+
+sub swallow
+{
+	my ($self) = @_;
+	open my $file, '>', $self->{swallowing} or die "$self->{swallowing}: $!";
+	close $file;
+	return;
+}
+
+sub flow
+{
+	my ($self) = @_;
+	unlink $self->{swallowing};
 	return;
 }
 

@@ -1,0 +1,180 @@
+# How many round trips to the store a statement through a view takes.  They are
+# counted by a proxy before the store, after a first statement of the session,
+# so without the connection.  The proxy delays what it forwards: what is sent
+# without waiting for its answer, such as the COMMIT after a read, is then on its
+# way together with the next statement and no round trip of its own.
+
+use strict;
+use warnings;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+use FindBin;
+use lib $FindBin::RealBin;
+use RoundTrips;
+use SplitServers;
+
+my ($control_plane, $store) = split_servers();
+sub here { return $control_plane->safe_psql('postgres', shift) }
+here('SELECT run_ops.enable_split()');
+# 1,000 rows of the store, 10 of this database
+$store->safe_psql('postgres', q(INSERT INTO run SELECT 'run_' || lpad(i::text, 27, '0'), 'open', i FROM generate_series(1, 1000) AS i; ANALYZE run));
+here(q(
+	INSERT INTO run SELECT 'run_c' || lpad(i::text, 24, '0'), 'open', 0 FROM generate_series(1, 10) AS i;
+	CREATE TABLE wanted AS SELECT 'run_' || lpad(i::text, 27, '0') AS id FROM generate_series(1, 100) AS i;
+	CREATE TABLE note (id int PRIMARY KEY);
+	ANALYZE run, wanted));
+
+my $dir = PostgreSQL::Test::Utils::tempdir_short();
+my $proxy = RoundTrips->start($dir, 7777, $store->host, $store->port, delay => 10);
+point_store($control_plane, $dir, 7777);
+my $session = $control_plane->background_psql('postgres', on_error_stop => 0);
+my $warm_up = sprintf q(SELECT n FROM run_ops.run WHERE id = '%s'), ksuid(1);
+
+# Its rows, and how many round trips a statement, or several, took.  The read
+# before it has waited for all that was sent before.
+sub taken
+{
+	my ($sql) = @_;
+	$session->query($warm_up);
+	$proxy->taken;
+	$session->{stderr} = '';
+	my $rows = $session->query($sql);
+	my $n = $proxy->taken;
+	diag $session->{stderr} if $session->{stderr} ne '';
+	return ($rows, $n);
+}
+
+sub takes
+{
+	my ($sql, $rows, $n, $name) = @_;
+	my ($got, $taken) = taken($sql);
+	is($got, $rows, "$name: its result");
+	is($taken, $n, "$name: its round trips");
+	return;
+}
+
+sub takes_at_most
+{
+	my ($sql, $rows, $n, $name) = @_;
+	my ($got, $taken) = taken($sql);
+	is($got, $rows, "$name: its result");
+	cmp_ok($taken, '>', 0, "$name: it asks the store");
+	cmp_ok($taken, '<=', $n, "$name: its round trips");
+	return;
+}
+
+sub new_read { return sprintf q(SELECT n FROM run_ops.run WHERE id = '%s'; ), ksuid(shift) }
+
+# --- reads ------------------------------------------------------------------------------------
+
+takes(new_read(7), 7, 1, 'a row by its NEW id');
+takes(sprintf(q(PREPARE by_id (text) AS SELECT n FROM run_ops.run WHERE id = $1; SET plan_cache_mode = force_generic_plan; EXECUTE by_id ('%s'); RESET plan_cache_mode), ksuid(8)),
+	8, 1, 'a row by its NEW id, with a generic plan');
+takes(new_read(2000), '', 1, 'a NEW id without a row');
+takes('BEGIN; ' . join('', map { new_read($_) } 1 .. 10) . 'COMMIT', join("\n", 1 .. 10), 10, 'ten reads in a block');
+takes('BEGIN; ' . join('', map { new_read($_) . "SAVEPOINT s$_; " } 1 .. 5) . 'RELEASE s3; COMMIT', join("\n", 1 .. 5), 5, 'five reads with savepoints between them');
+takes(join('', map { 'BEGIN; SAVEPOINT s; ' . new_read($_) . 'ROLLBACK TO s; COMMIT; ' } 1 .. 5), join("\n", 1 .. 5), 5, 'five reads that are rolled back to savepoints');
+my $ids = join ',', map { ksuid($_) } 1 .. 100;
+takes_at_most("SELECT sum(n) FROM run_ops.run WHERE id = ANY ('{$ids}')", 5050, 2, '100 NEW ids in an array');
+takes_at_most("PREPARE by_ids (text[]) AS SELECT sum(n) FROM run_ops.run WHERE id = ANY (\$1); SET plan_cache_mode = force_generic_plan; EXECUTE by_ids ('{$ids}'); RESET plan_cache_mode",
+	5050, 2, '100 NEW ids in an array, with a generic plan');
+takes_at_most('SELECT sum(r.n) FROM wanted AS w, LATERAL (SELECT n FROM run_ops.run WHERE id = w.id OFFSET 0) AS r', 5050, 101, '100 LATERAL lookups');
+takes_at_most('SET enable_hashjoin = off; SET enable_mergejoin = off; SELECT sum(r.n) FROM wanted AS w JOIN run_ops.run AS r ON r.id = w.id; RESET enable_hashjoin; RESET enable_mergejoin',
+	5050, 101, 'a nested loop with 100 ids');
+takes_at_most('SELECT sum(n), count(DISTINCT id) FROM run_ops.run', '500500|1010', 2, 'all of 1,000 rows');
+
+# --- writes -----------------------------------------------------------------------------------
+
+my $insert = sub { sprintf q(INSERT INTO run_ops.run VALUES ('%s', 'open', 1)), ksuid(shift) };
+takes($insert->(5001), '', 2, 'one row inserted');
+takes($insert->(5002) . ' RETURNING n', 1, 2, 'one row inserted, RETURNING');
+takes('BEGIN; ' . $insert->(5003) . '; ' . $insert->(5004) . '; COMMIT', '', 3, 'two INSERTs in one transaction');
+takes('BEGIN; ' . $insert->(5005) . '; SAVEPOINT s; ' . new_read(1) . 'SAVEPOINT t; ' . new_read(2) . 'COMMIT', "1\n2", 4, 'reads after savepoints in a transaction that has written');
+my $one = ksuid(5001);
+takes_at_most("UPDATE run_ops.run SET n = 2 WHERE id = '$one'", '', 3, 'one row updated by its id');
+takes_at_most("UPDATE run_ops.run SET n = n + 1, state = 'done' WHERE id = '$one' AND state = 'open' RETURNING n, state", '3|done', 3, 'one row updated under a condition on an enum, RETURNING');
+takes_at_most("UPDATE run_ops.run SET n = 2 WHERE id = '" . ksuid(9999) . q('), '', 3, 'no row updated by its id');
+takes_at_most("DELETE FROM run_ops.run WHERE id = '$one'", '', 3, 'one row deleted by its id');
+is(here("SELECT count(*) FROM run_ops.run WHERE id = '$one'"), 0, 'and it is gone');
+
+# 5,000 rows in batches of 100
+here(q(ALTER FOREIGN TABLE run_ops_new.run OPTIONS (SET batch_size '100')));
+foreach my $table ('run_ops_new.run', 'run_ops.run')
+{
+	takes_at_most("INSERT INTO $table SELECT 'run_8' || lpad(i::text, 26, '0'), 'open', i FROM generate_series(1, 5000) AS i", '', 60, "5,000 rows inserted into $table");
+	is($store->safe_psql('postgres', q(WITH gone AS (DELETE FROM run WHERE id LIKE 'run_8%' RETURNING n) SELECT count(*), sum(n) FROM gone)), '5000|12502500', 'all of them are there');
+}
+
+here(q(
+	CREATE FUNCTION ten_inserts(start int) RETURNS int LANGUAGE plpgsql AS $$
+	DECLARE
+	  done int := 0;
+	BEGIN
+	  FOR i IN start + 1 .. start + 10 LOOP
+	    BEGIN
+	      INSERT INTO run_ops.run VALUES ('run_' || lpad(i::text, 27, '0'), 'open', i);
+	      done := done + 1;
+	    EXCEPTION WHEN unique_violation THEN NULL;
+	    END;
+	  END LOOP;
+	  RETURN done;
+	END $$));
+takes_at_most('DO $$ BEGIN PERFORM ten_inserts(6000); END $$', '', 12, 'ten INSERTs in EXCEPTION blocks of one DO');
+is(here('SELECT count(*) FROM run_ops.run WHERE n BETWEEN 6001 AND 6010'), 10, 'all ten are there');
+
+# --- LEGACY ids, and both databases -------------------------------------------------------------
+
+my ($legacy, $other) = map { cuid($_) } 1, 77;
+takes(qq(SELECT n FROM run_ops.run WHERE id = '$legacy'; INSERT INTO run_ops.run VALUES ('$other', 'open', 1);
+	UPDATE run_ops.run SET n = n + 1 WHERE id = '$other' RETURNING n; SELECT run_ops.lock_row('run_ops.run', '$other');
+	SELECT sum(r.n) FROM (VALUES ('$legacy'), ('$other')) AS w (id) JOIN run_ops.run AS r USING (id);
+	DELETE FROM run_ops.run WHERE id IN ('$other') RETURNING n), "0\n2\nt\n2\n2", 0, 'statements on LEGACY ids');
+takes(qq(BEGIN; SELECT n FROM run_ops.run WHERE id = '$legacy'; UPDATE run_ops.run SET n = 0 WHERE id = '$legacy'; SAVEPOINT s;
+	UPDATE run_ops.run SET n = 0 WHERE id = '$legacy'; ROLLBACK TO s; COMMIT), 0, 0, 'a transaction on LEGACY ids');
+takes('SET run_ops_split.cross_store_writes = allow; BEGIN; INSERT INTO note VALUES (1); ' . $insert->(5011) . '; COMMIT', '', 2,
+	'a row of a table of this database and one of the store in one transaction');
+takes('BEGIN; ' . $insert->(5012) . qq(; INSERT INTO run_ops.run VALUES ('$other', 'open', 1); COMMIT), '', 2, 'a LEGACY row and a NEW one in one transaction');
+
+# --- what stays open in the store between statements ---------------------------------------------
+
+# How many transactions of ours are open in the store; what is on its way may
+# end one yet.
+my $open = q(SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() AND state <> 'idle');
+sub open_transactions
+{
+	my ($expected) = @_;
+	my $n;
+	foreach (1 .. 50)
+	{
+		$n = $store->safe_psql('postgres', $open);
+		last if $n == $expected;
+		select undef, undef, undef, 0.1;
+	}
+	return $n;
+}
+my $join = 'SELECT count(*) FROM run_ops.run AS r LEFT JOIN run_ops.step AS s ON s."runId" = r.id';
+foreach my $read ([ 'a row by its id', new_read(1) ], [ 'all rows', 'SELECT sum(n) FROM run_ops.run;' ], [ 'a join of two tables', "$join;" ],
+	[ 'a row after a savepoint', 'SAVEPOINT s; ' . new_read(1) ], [ 'the first of many rows', 'SELECT n FROM run_ops.run WHERE n > 500 LIMIT 1;' ])
+{
+	my ($name, $sql) = @$read;
+	$session->query("BEGIN; $sql");
+	is(open_transactions(0), 0, "READ COMMITTED: no transaction is open in the store after a read of $name");
+	$session->query('COMMIT');
+}
+foreach my $level ('REPEATABLE READ', 'SERIALIZABLE')
+{
+	my $all = 'SELECT sum(n) FROM run_ops.run WHERE n < 1000';
+	$session->query("BEGIN ISOLATION LEVEL $level; " . new_read(1));
+	is(open_transactions(1), 1, "$level: one transaction is open in the store after a read");
+	my $before = $session->query($all);
+	$store->safe_psql('postgres', q(UPDATE run SET n = n + 1 WHERE n < 500; INSERT INTO step VALUES ('s', 'r', 1)));
+	is($session->query($all), $before, "$level: it sees one snapshot");
+	is($session->query('SELECT count(*) FROM run_ops.step'), 0, "$level: of all tables");
+	$session->query('COMMIT');
+	isnt($session->query($all), $before, "$level: and the next transaction sees another one");
+	is(open_transactions(0), 0, "$level: none is open in the store after COMMIT");
+	$store->safe_psql('postgres', 'DELETE FROM step');
+}
+$session->quit;
+done_testing();
