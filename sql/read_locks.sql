@@ -82,6 +82,24 @@ COMMIT;
 SELECT * FROM locks;
 SELECT run_ops.lock_row('run_ops.run', 'run_cl8dq15ad30lcaohivaab68x9') AS absent, run_ops.lock_row('run_ops.run', NULL) AS null_id;
 SELECT run_ops.lock_row('run_ops.run', :'cuid', 'update nowait');
+SELECT run_ops.lock_row('run_ops.run', :'cuid', 'update', 'later');
+SELECT run_ops.lock_row('run_ops.run', :'cuid', wait => NULL);
+-- what another session has locked, in either store, and with which strength
+BEGIN;
+SELECT dblink_connect('other', :'legacy_server') \gset
+SELECT dblink_exec('other', format('BEGIN; SELECT run_ops.lock_row(''run_ops.run'', %L), run_ops.lock_row(''run_ops.run'', %L, ''key share'')', :'cuid', :'ksuid')) \gset
+SELECT run_ops.lock_row('run_ops.run', :'cuid', wait => 'skip locked') AS cuid,
+  run_ops.lock_row('run_ops.run', :'ksuid', 'update', 'skip locked') AS ksuid,
+  run_ops.lock_row('run_ops.run', :'ksuid', 'no key update', 'skip locked') AS ksuid_weaker;
+SAVEPOINT s;
+SELECT run_ops.lock_row('run_ops.run', :'cuid', 'share', 'nowait');
+ROLLBACK TO s;
+SELECT run_ops.lock_row('run_ops.run', :'ksuid', 'update', 'nowait');
+ROLLBACK TO s;
+SELECT run_ops.lock_row('run_ops.run', :'ksuid', 'share', 'nowait') AS ksuid_weaker;
+ROLLBACK;
+SELECT dblink_disconnect('other') \gset
+EXPLAIN (VERBOSE, COSTS OFF) SELECT id FROM run_ops_new.run ORDER BY id LIMIT 2 FOR KEY SHARE SKIP LOCKED;
 SELECT run_ops.lock_row('run_ops.run', :'cuid', NULL);
 SELECT run_ops.lock_row('run_ops.link', :'cuid');
 SELECT run_ops.lock_row('pg_class', :'cuid');

@@ -633,6 +633,42 @@ rows_to_fetch(PlannerInfo *root, ForeignPath *path, ForeignScan *plan, int fetch
 	return rows <= fetch_size ? 0 : fetch_size;
 }
 
+/*
+ * postgres_fdw writes FOR UPDATE or FOR SHARE, and that is what its query ends
+ * with.  In place of it comes what the statement says.
+ */
+static char *
+exact_lock(char *sql, PlanRowMark *mark)
+{
+	static const char *const suffixes[] = {" FOR UPDATE", " FOR SHARE"};
+	int			len = strlen(sql);
+
+	for (int i = 0; i < lengthof(suffixes); i++)
+	{
+		int			cut = len - strlen(suffixes[i]);
+
+		if (cut > 0 && strcmp(sql + cut, suffixes[i]) == 0)
+			return psprintf("%.*s FOR %s%s", cut, sql,
+							mark->strength == LCS_FORKEYSHARE ? "KEY SHARE" :
+							mark->strength == LCS_FORSHARE ? "SHARE" :
+							mark->strength == LCS_FORNOKEYUPDATE ? "NO KEY UPDATE" : "UPDATE",
+							mark->waitPolicy == LockWaitSkip ? " SKIP LOCKED" :
+							mark->waitPolicy == LockWaitError ? " NOWAIT" : "");
+	}
+	return sql;
+}
+
+/* The only relation of a query of one table, with ORDER BY and LIMIT or not. */
+static Index
+single_relation(PlannerInfo *root, RelOptInfo *rel)
+{
+	int			relid;
+
+	if (IS_SIMPLE_REL(rel))
+		return rel->relid;
+	return IS_UPPER_REL(rel) && bms_get_singleton_member(root->all_baserels, &relid) ? relid : 0;
+}
+
 /* Says in the private list of postgres_fdw how the rows are read. */
 #define FDW_PRIVATE_SQL 0
 #define FDW_PRIVATE_FETCH_SIZE 2
@@ -643,7 +679,11 @@ read_rows(PlannerInfo *root, RelOptInfo *rel, ForeignPath *path,
 {
 	bool		locks = any_relation(root, rel, is_locked);
 	ListCell   *sql = list_nth_cell(plan->fdw_private, FDW_PRIVATE_SQL);
+	Index		single = single_relation(root, rel);
+	PlanRowMark *mark = single ? get_plan_rowmark(root->rowMarks, single) : NULL;
 
+	if (mark && mark->strength != LCS_NONE)
+		lfirst(sql) = makeString(exact_lock(strVal(lfirst(sql)), mark));
 	if (IS_SIMPLE_REL(rel) && is_leaf_to_change(root, rel->relid))
 	{
 		/* an UPDATE that needs the stronger lock takes it */
@@ -687,13 +727,23 @@ lazyGetForeignPlan(PlannerInfo *root, RelOptInfo *rel, Oid relid,
 	return read_rows(root, rel, best_path, plan, cost_options(relid).fetch_size);
 }
 
-/* A join in the store would not lock the rows of such a leaf. */
+/* Do the rows of the relation need a lock that postgres_fdw does not write? */
+static bool
+needs_own_lock(PlannerInfo *root, Index relid)
+{
+	PlanRowMark *mark = get_plan_rowmark(root->rowMarks, relid);
+
+	return is_leaf_to_change(root, relid) ||
+		(mark && mark->strength != LCS_NONE && mark->waitPolicy != LockWaitBlock);
+}
+
+/* A join in the store would not have such a lock. */
 static void
 lazyGetForeignJoinPaths(PlannerInfo *root, RelOptInfo *joinrel,
 						RelOptInfo *outerrel, RelOptInfo *innerrel,
 						JoinType jointype, JoinPathExtraData *extra)
 {
-	if (!any_relation(root, joinrel, is_leaf_to_change))
+	if (!any_relation(root, joinrel, needs_own_lock))
 		postgres_fdw_routine.GetForeignJoinPaths(root, joinrel, outerrel, innerrel,
 												 jointype, extra);
 }

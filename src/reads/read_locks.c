@@ -24,8 +24,24 @@
 PG_FUNCTION_INFO_V1(run_ops_lock_copy);
 
 static const char *const lock_modes[] = {
-	"update", "no key update", "share", "key share"
+	"update", "no key update", "share", "key share", NULL
 };
+static const char *const lock_waits[] = {"wait", "nowait", "skip locked", NULL};
+
+static const char *
+known_word(text *arg, const char *const *words, const char *what)
+{
+	char	   *word = text_to_cstring(arg);
+
+	for (int i = 0; words[i]; i++)
+	{
+		if (strcmp(word, words[i]) == 0)
+			return words[i];
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("invalid lock %s \"%s\"", what, word)));
+}
 
 static bool
 has_any_privilege(Oid relid, AclMode mode)
@@ -36,22 +52,25 @@ has_any_privilege(Oid relid, AclMode mode)
 }
 
 /*
- * lock_copy(view regclass, relation regclass, id text, mode text)
+ * lock_copy(view regclass, relation regclass, id text, mode text, wait text)
  *		returns boolean
  *
  * Locks the row of a routed table in one of the tables behind its view until
- * the transaction ends; returns false if the table has no such row.
+ * the transaction ends; returns false if the table has no such row, or if "wait"
+ * is "skip locked" and the row is locked.
  * run_ops.lock_row() calls it and chooses the table.  The current user needs
  * SELECT and UPDATE on the view, and also on the table if the view has
  * security_invoker.  Errors: 42501 without these privileges, 22023 for another
- * mode, 42809 for a relation that is not behind the view.
+ * mode or wait, 55P03 if "wait" is "nowait" and the row is locked, 42809 for a
+ * relation that is not behind the view.
  */
 Datum
 run_ops_lock_copy(PG_FUNCTION_ARGS)
 {
 	Oid			view = PG_GETARG_OID(0);
 	Oid			relid = PG_GETARG_OID(1);
-	char	   *mode = text_to_cstring(PG_GETARG_TEXT_PP(3));
+	const char *mode = known_word(PG_GETARG_TEXT_PP(3), lock_modes, "mode");
+	const char *wait = known_word(PG_GETARG_TEXT_PP(4), lock_waits, "wait");
 	Oid			argtypes[] = {OIDOID, OIDOID};
 	Datum		args[] = {ObjectIdGetDatum(view), ObjectIdGetDatum(relid)};
 	Oid			idtype = TEXTOID;
@@ -62,14 +81,6 @@ run_ops_lock_copy(PG_FUNCTION_ARGS)
 	char	   *lock;
 	RightsStatement *statement;
 	bool		locked;
-	bool		known = false;
-
-	for (int i = 0; i < lengthof(lock_modes); i++)
-		known |= strcmp(mode, lock_modes[i]) == 0;
-	if (!known)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid lock mode \"%s\"", mode)));
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
@@ -84,12 +95,12 @@ run_ops_lock_copy(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("relation %u is not behind view %u", relid, view)));
-	lock = psprintf("SELECT FROM %s AS x WHERE %s%s FOR %s",
+	lock = psprintf("SELECT FROM %s AS x WHERE %s%s FOR %s %s",
 					quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
 											   get_rel_name(relid)),
 					SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1),
 					SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2),
-					mode);
+					mode, strcmp(wait, "wait") == 0 ? "" : wait);
 
 	rel = table_open(view, AccessShareLock);
 	owner = rel->rd_rel->relowner;
