@@ -63,6 +63,7 @@ MODULES_C = \
 	stores/foreign_scan \
 	stores/remote_change \
 	stores/foreign_modify \
+	stores/foreign_analyze \
 	reads/lookup_condition \
 	reads/target_leaves \
 	reads/seam_pruning \

@@ -137,6 +137,13 @@ typedef bool TU_UpdateIndexes;
 	get_rel_all_updated_cols(root, find_base_rel(root, target))
 #endif
 
+/* needs commands/vacuum.h */
+#if PG_VERSION_NUM < 180000
+#define compat_vacuum_delay_point() vacuum_delay_point()
+#else
+#define compat_vacuum_delay_point() vacuum_delay_point(true)
+#endif
+
 /* Building a jsonb value; needs utils/jsonb.h. */
 #if PG_VERSION_NUM < 190000
 typedef struct CompatJsonb

@@ -18,17 +18,19 @@ typedef struct StoreConnection
 	PGresult   *result;			/* the last one that was received */
 	char		store[NAMEDATALEN];
 	char		statement[SHOWN_OF_STATEMENT + 4];	/* empty: none is running */
-	int			patience;		/* in milliseconds; 0 waits without limit */
+	int			limit;			/* of silence, in milliseconds; 0: none */
 	bool		committing;		/* whether it commits is not known if it is lost */
 	TimestampTz heard;			/* when the store last gave a sign of life */
 	int			bytes;			/* that came since */
+	TimestampTz probed;			/* when it last accepted a connection */
 } StoreConnection;
 
 /*
- * run_ops_split.store_timeout and store_retry_pause, in milliseconds.  0: wait
- * without limit, ask again at once.
+ * Settings run_ops_split.store_timeout, store_query_timeout, store_retry_pause,
+ * in milliseconds.  0: wait without limit, ask again at once.
  */
 extern int	store_timeout;
+extern int	store_query_timeout;
 extern int	store_retry_pause;
 
 /*

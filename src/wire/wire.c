@@ -179,9 +179,9 @@ wire_store(Wire *wire)
 }
 
 void
-wire_set_patience(Wire *wire, int patience)
+wire_limit_silence(Wire *wire, int limit)
 {
-	wire->connection.patience = patience;
+	wire->connection.limit = limit;
 }
 
 char *
@@ -542,7 +542,7 @@ wire_begin(Wire *wire, WireNeed need, WireStatement *statement)
 			PQstatus(wire->connection.conn) != CONNECTION_OK)
 			lose_connection(wire);
 	}
-	wire->connection.patience = store_timeout;
+	wire->connection.limit = store_query_timeout;
 	if (wire->connection.conn == NULL)
 		open_connection(wire);
 	else if (wire->brief && need == WIRE_WRITE)
@@ -816,7 +816,7 @@ wire_exec_apart(Oid serverid, Oid userid, const char *sql)
 		/* only so can several commands be sent as one text */
 		PQexitPipelineMode(wire->connection.conn);
 	}
-	wire->connection.patience = store_timeout;
+	wire->connection.limit = store_query_timeout;
 	connection_begin_statement(&wire->connection, sql);
 	PG_TRY();
 	{
@@ -860,7 +860,7 @@ commit_there(Wire *wire)
 		return;
 	}
 	connection_begin_statement(&wire->connection, "COMMIT");
-	wire->connection.patience = store_timeout;
+	wire->connection.limit = store_query_timeout;
 	receive_all(wire);
 	wire->connection.committing = true;
 	wire_send(wire, "COMMIT", 0, NULL, false);

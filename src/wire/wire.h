@@ -104,8 +104,11 @@ extern void wire_exec_apart(Oid serverid, Oid userid, const char *sql);
 /* The name of the store, or else of the foreign server. */
 extern const char *wire_store(Wire *wire);
 
-/* For how long the store may be silent from now on, in milliseconds. */
-extern void wire_set_patience(Wire *wire, int patience);
+/*
+ * For how long the store may be silent in this flight, in milliseconds; 0 has no
+ * limit.  It is store_query_timeout unless said otherwise, after wire_begin().
+ */
+extern void wire_limit_silence(Wire *wire, int limit);
 
 /* A name for a cursor that no other has; the second ends one, without waiting. */
 extern char *wire_cursor_name(Wire *wire);
