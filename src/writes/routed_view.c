@@ -497,7 +497,7 @@ write_change(StatementText *text, RoutedView *view, StoreTable *table,
 						 new_parameter(text, view, view->keys[i], many),
 						 many ? ")" : "");
 	/* last, so that it is called only for the row with the key */
-	if (!table->foreign)
+	if (!table->foreign && action != ACTION_FIND)
 		appendStringInfoString(&condition,
 							   " AND run_ops.is_as_seen(t.tableoid, t.ctid)");
 
@@ -537,7 +537,8 @@ write_statement(StatementText *text, RoutedView *view, StoreTable *table,
 			write_insert(text, view, name, action);
 			return;
 		case ACTION_FIND:
-			appendStringInfo(&text->sql, "SELECT FROM %s AS t", name);
+			appendStringInfo(&text->sql, "SELECT %sFROM %s AS t",
+							 table->foreign ? "" : "t.tableoid, t.ctid ", name);
 			break;
 		case ACTION_DELETE:
 		case ACTION_DELETE_MANY:

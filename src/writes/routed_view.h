@@ -33,7 +33,7 @@ typedef enum StoreAction
 	ACTION_UPDATE_MANY,
 	ACTION_DELETE,
 	ACTION_DELETE_MANY,
-	ACTION_FIND
+	ACTION_FIND					/* of a local row, returns tableoid and ctid */
 } StoreAction;
 
 /* The table of one store. */
