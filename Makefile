@@ -73,6 +73,7 @@ MODULES_C = \
 	reads/read_locks \
 	writes/routed_view \
 	writes/write_frame \
+	writes/row_recheck \
 	writes/write_routing \
 	writes/write_lock \
 	switch/leftovers \
@@ -168,6 +169,7 @@ ISOLATION ?= \
 	lazy_fdw_recheck \
 	mint_kind_flip \
 	write_races \
+	row_recheck \
 	cache_snapshots \
 	cache_definitions \
 	cache_serializable \

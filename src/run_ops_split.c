@@ -24,6 +24,7 @@
 #include "switch/leftovers.h"
 #include "wire/cross_store_writes.h"
 #include "wire/wire.h"
+#include "writes/row_recheck.h"
 #include "writes/write_frame.h"
 #include "writes/write_routing.h"
 
@@ -43,6 +44,7 @@ _PG_init(void)
 	seam_pruning_init();
 	seam_shortcut_init();
 	write_frame_init();
+	row_recheck_init();
 	write_routing_init();
 	leftovers_init();
 	mint_kind_init();

@@ -85,6 +85,24 @@ typedef bool TU_UpdateIndexes;
 #define TU_None false
 #endif
 
+/* the parameters of ExecutorRun() and its hook, and their names */
+#if PG_VERSION_NUM < 180000
+#define COMPAT_EXECUTOR_RUN_PARAMETERS \
+	QueryDesc *query, ScanDirection direction, uint64 count, bool execute_once
+#define COMPAT_EXECUTOR_RUN_ARGUMENTS query, direction, count, execute_once
+#else
+#define COMPAT_EXECUTOR_RUN_PARAMETERS \
+	QueryDesc *query, ScanDirection direction, uint64 count
+#define COMPAT_EXECUTOR_RUN_ARGUMENTS query, direction, count
+#endif
+
+/* the scans that return nothing during EvalPlanQual */
+#if PG_VERSION_NUM < 160000
+#define compat_relsubs_blocked(epqstate) ((epqstate)->epqExtra->relsubs_blocked)
+#else
+#define compat_relsubs_blocked(epqstate) ((epqstate)->relsubs_blocked)
+#endif
+
 /* Does the view read its tables with the privileges of the caller? */
 #if PG_VERSION_NUM < 150000
 #define compat_has_security_invoker(rel) false
