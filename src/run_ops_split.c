@@ -20,6 +20,7 @@
 #include "reads/seam_pruning.h"
 #include "reads/seam_shortcut.h"
 #include "reads/target_leaves.h"
+#include "stores/foreign_scan.h"
 #include "stores/read_gate.h"
 #include "switch/leftovers.h"
 #include "wire/cross_store_writes.h"
@@ -40,6 +41,7 @@ _PG_init(void)
 	wire_init();
 	cross_store_writes_init();
 	read_gate_init();
+	foreign_scan_init();
 	target_leaves_init();
 	seam_pruning_init();
 	seam_shortcut_init();

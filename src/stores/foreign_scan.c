@@ -5,7 +5,7 @@
  *
  * The one idea: a scan begins when its first row is requested, because a leaf
  * of a union view is often skipped by its One-Time Filter, and then the store
- * need not be reached.  When the plan starts, the scan only says that it takes
+ * need not be reached.  Only in a cursor a scan begins when that is opened.  When the plan starts, the scan only says that it takes
  * part in what the statement does in the store (wire.c), so that the first scan
  * to begin knows what others will need.
  *
@@ -23,6 +23,7 @@
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
+#include "tcop/pquery.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -36,6 +37,9 @@
 #include "stores/remote_rows.h"
 #include "wire/cross_store_writes.h"
 #include "wire/wire.h"
+
+static ExecutorStart_hook_type next_executor_start = NULL;
+static ExecutorRun_hook_type next_executor_run = NULL;
 
 /* the most rows that one FETCH requests */
 #define MAX_FETCH 10000
@@ -513,6 +517,71 @@ storeIterateForeignScan(ForeignScanState *node)
 }
 
 /* ----------------------------------------------------------------
+ *		Cursors
+ * ----------------------------------------------------------------
+ */
+
+/*
+ * A cursor shows what there was when it was opened, whatever is committed or
+ * changed before its rows are fetched.  So what has not begun when a query
+ * pauses must begin now.  A scan with parameters of other scans cannot.
+ */
+static bool
+begin_waiting_scans(PlanState *node, void *context)
+{
+	if (IsA(node, ResultState))
+	{
+		ResultState *gate = (ResultState *) node;
+
+		if (gate->resconstantqual &&
+			!ExecQual(gate->resconstantqual, node->ps_ExprContext))
+			return false;
+	}
+	else if (IsA(node, ForeignScanState) && node->plan->type == T_ForeignScan &&
+			 ((ForeignScanState *) node)->fdwroutine->IterateForeignScan == storeIterateForeignScan &&
+			 ((ForeignScan *) node->plan)->operation == CMD_SELECT &&
+			 ((ForeignScanState *) node)->fdw_state != NULL &&
+			 bms_is_empty(node->plan->allParam))
+	{
+		StoreScan  *scan = ((ForeignScanState *) node)->fdw_state;
+
+		if (!scan->begun && ExecQual(scan->precheck, node->ps_ExprContext))
+			begin_scan(scan);
+	}
+	return planstate_tree_walker(node, begin_waiting_scans, context);
+}
+
+static void
+begin_in_query(QueryDesc *query)
+{
+	MemoryContext oldcontext = MemoryContextSwitchTo(query->estate->es_query_cxt);
+
+	(void) begin_waiting_scans(query->planstate, NULL);
+	MemoryContextSwitchTo(oldcontext);
+}
+
+/* A cursor that is opened, and of which nothing may be fetched for long. */
+static void
+start_executor(QueryDesc *query, int eflags)
+{
+	next_executor_start(query, eflags);
+	if (query->operation == CMD_SELECT && (eflags & EXEC_FLAG_EXPLAIN_ONLY) == 0 &&
+		ActivePortal != NULL && ActivePortal->queryDesc == NULL &&
+		(ActivePortal->cursorOptions & CURSOR_OPT_FAST_PLAN))
+		begin_in_query(query);
+}
+
+/* A query of which some rows were fetched. */
+static void
+run_executor(COMPAT_EXECUTOR_RUN_PARAMETERS)
+{
+	next_executor_run(COMPAT_EXECUTOR_RUN_ARGUMENTS);
+	if (count > 0 && query->operation == CMD_SELECT &&
+		ActivePortal != NULL && ActivePortal->queryDesc == query)
+		begin_in_query(query);
+}
+
+/* ----------------------------------------------------------------
  *		UPDATE and DELETE that the store executes
  * ----------------------------------------------------------------
  */
@@ -600,4 +669,13 @@ foreign_scan_routine(FdwRoutine *routine)
 	routine->ForeignAsyncRequest = NULL;
 	routine->ForeignAsyncConfigureWait = NULL;
 	routine->ForeignAsyncNotify = NULL;
+}
+
+void
+foreign_scan_init(void)
+{
+	next_executor_start = ExecutorStart_hook ? ExecutorStart_hook : standard_ExecutorStart;
+	ExecutorStart_hook = start_executor;
+	next_executor_run = ExecutorRun_hook ? ExecutorRun_hook : standard_ExecutorRun;
+	ExecutorRun_hook = run_executor;
 }

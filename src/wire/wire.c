@@ -75,7 +75,9 @@ struct Wire
 	bool		apart;			/* see wire_exec_apart() */
 
 	/* the connection */
-	bool		stale;			/* server or user mapping have changed since */
+	uint32		server_hash;	/* of the server and the user mapping, as */
+	uint32		mapping_hash;	/* invalidation messages name them */
+	bool		stale;			/* they have changed since */
 	bool		pooled;
 	bool		set_up;			/* the settings have been made */
 	bool		keep;			/* after the end of the transaction */
@@ -248,19 +250,21 @@ static void
 open_connection(Wire *wire)
 {
 	ForeignServer *server = GetForeignServer(wire->serverid);
+	UserMapping *user = GetUserMapping(wire->userid, wire->serverid);
 
 	strlcpy(wire->connection.store, store_of_server(server, CurrentMemoryContext),
 			NAMEDATALEN);
 	if (wire->stale)
 		wire->pause = 0;
 	wire->stale = false;
+	wire->server_hash = GetSysCacheHashValue1(FOREIGNSERVEROID, ObjectIdGetDatum(server->serverid));
+	wire->mapping_hash = GetSysCacheHashValue1(USERMAPPINGOID, ObjectIdGetDatum(user->umid));
 	refuse_in_pause(wire);
 	wire->pooled = server_option(server, "pooled", false);
 	wire->keep = server_option(server, "keep_connections", true) && !wire->apart;
 	PG_TRY();
 	{
-		connection_open(&wire->connection, server,
-						GetUserMapping(wire->userid, wire->serverid));
+		connection_open(&wire->connection, server, user);
 		if (PQenterPipelineMode(wire->connection.conn) == 0)
 			connection_report_lost(&wire->connection);
 	}
@@ -275,13 +279,20 @@ open_connection(Wire *wire)
 	wire->pause = 0;
 }
 
+/* A server or user mapping has been changed or dropped. */
 static void
-mapping_changed(Datum arg, int cacheid, uint32 hashvalue)
+definition_changed(Datum arg, int cacheid, uint32 hashvalue)
 {
 	dlist_iter	iter;
 
 	dlist_foreach(iter, &wires)
-		dlist_container(Wire, node, iter.cur)->stale = true;
+	{
+		Wire	   *wire = dlist_container(Wire, node, iter.cur);
+
+		if (hashvalue == 0 || hashvalue ==
+			(cacheid == FOREIGNSERVEROID ? wire->server_hash : wire->mapping_hash))
+			wire->stale = true;
+	}
 }
 
 /* ----------------------------------------------------------------
@@ -952,7 +963,7 @@ end_of_transaction(XactEvent event, void *arg)
 			case XACT_EVENT_COMMIT:
 			case XACT_EVENT_PREPARE:
 				forget_readers(wire);
-				if (wire->apart || !wire->keep)
+				if (wire->apart || !wire->keep || wire->stale)
 					lose_connection(wire);
 				break;
 			default:
@@ -1003,6 +1014,6 @@ wire_init(void)
 	connection_init();
 	RegisterXactCallback(end_of_transaction, NULL);
 	RegisterSubXactCallback(end_of_subtransaction, NULL);
-	CacheRegisterSyscacheCallback(FOREIGNSERVEROID, mapping_changed, (Datum) 0);
-	CacheRegisterSyscacheCallback(USERMAPPINGOID, mapping_changed, (Datum) 0);
+	CacheRegisterSyscacheCallback(FOREIGNSERVEROID, definition_changed, (Datum) 0);
+	CacheRegisterSyscacheCallback(USERMAPPINGOID, definition_changed, (Datum) 0);
 }
