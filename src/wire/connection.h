@@ -23,6 +23,7 @@ typedef struct StoreConnection
 	TimestampTz heard;			/* when the store last gave a sign of life */
 	int			bytes;			/* that came since */
 	TimestampTz probed;			/* when it last accepted a connection */
+	bool		dead;			/* it has not accepted one */
 } StoreConnection;
 
 /*
@@ -60,6 +61,9 @@ extern void connection_flush(StoreConnection *connection);
  * the connection is lost or the store does not answer in time.
  */
 extern PGresult *connection_receive(StoreConnection *connection);
+
+/* Has the store closed the connection?  Nothing is running. */
+extern bool connection_is_closed(StoreConnection *connection);
 
 /* Could the next result be received without waiting for the store? */
 extern bool connection_has_result(StoreConnection *connection);

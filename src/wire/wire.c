@@ -401,6 +401,9 @@ receive_and_ignore(Wire *wire, bool all_errors)
 static void
 receive_all(Wire *wire)
 {
+	/* a cancel here is the end of the connection */
+	wire->running = next_expected(wire) != '\0';
+	wire->running_level = GetCurrentTransactionNestLevel();
 	while (next_expected(wire) != '\0')
 		receive_and_ignore(wire, true);
 	wire->running = false;
@@ -546,13 +549,10 @@ void
 wire_begin(Wire *wire, WireNeed need, WireStatement *statement)
 {
 	refuse_broken(wire);
-	if (wire->connection.conn != NULL && wire->depth == 0)
-	{
-		/* a server that has been restarted since has closed it */
-		if (wire->stale || !PQconsumeInput(wire->connection.conn) ||
-			PQstatus(wire->connection.conn) != CONNECTION_OK)
-			lose_connection(wire);
-	}
+	/* a server that has been restarted since has closed the connection */
+	if (wire->connection.conn != NULL && wire->depth == 0 &&
+		(wire->stale || connection_is_closed(&wire->connection)))
+		lose_connection(wire);
 	wire->connection.limit = store_query_timeout;
 	if (wire->connection.conn == NULL)
 		open_connection(wire);
