@@ -321,7 +321,17 @@ arrived(Wire *wire)
 		resetStringInfo(&wire->expected);
 }
 
-/* The next result; the store is gone if there is none. */
+/* libpq gives such a result again and again, and there is no way out. */
+static bool
+is_copy(PGresult *result)
+{
+	ExecStatusType status = PQresultStatus(result);
+
+	return status == PGRES_COPY_IN || status == PGRES_COPY_OUT ||
+		status == PGRES_COPY_BOTH;
+}
+
+/* The next result; the connection is gone when there is none. */
 static PGresult *
 receive(Wire *wire)
 {
@@ -330,6 +340,8 @@ receive(Wire *wire)
 	PG_TRY();
 	{
 		result = connection_receive(&wire->connection);
+		if (is_copy(result))
+			connection_report(&wire->connection, result);
 	}
 	PG_CATCH();
 	{
@@ -897,24 +909,24 @@ interrupt_command(Wire *wire)
 {
 	TimestampTz since = GetCurrentTimestamp();
 
-	wire->running = false;
-	wire->streaming = NULL;
 	while (next_expected(wire) != '\0')
 	{
-		PGresult   *result;
+		bool		on_its_way = connection_has_result(&wire->connection) &&
+			!TimestampDifferenceExceeds(since, GetCurrentTimestamp(), ANSWER_PATIENCE);
+		PGresult   *result = on_its_way ? PQgetResult(wire->connection.conn) : NULL;
 
-		if (!connection_has_result(&wire->connection) ||
-			TimestampDifferenceExceeds(since, GetCurrentTimestamp(), ANSWER_PATIENCE))
+		if (!on_its_way || is_copy(result))
 		{
-			wire->running = true;
+			PQclear(result);
 			lose_connection(wire);
 			return;
 		}
-		result = PQgetResult(wire->connection.conn);
 		if (result == NULL || next_expected(wire) == 's')
 			arrived(wire);
 		PQclear(result);
 	}
+	wire->running = false;
+	wire->streaming = NULL;
 }
 
 static void
