@@ -487,19 +487,19 @@ begin_transaction(Wire *wire, const char *isolation, int base)
 		fly_settings(wire);
 }
 
-static void
-set_aside(Wire *wire, WireReader *reader)
-{
-	reader->set_aside(reader);
-	wire_read_end(wire, reader);
-}
-
 /* All that others have still to read, before their cursors are lost. */
 static void
 set_all_aside(Wire *wire)
 {
+	if (wire->streaming)
+		wire->streaming->yield(wire->streaming);
 	while (!dlist_is_empty(&wire->readers))
-		set_aside(wire, dlist_head_element(WireReader, node, &wire->readers));
+	{
+		WireReader *reader = dlist_head_element(WireReader, node, &wire->readers);
+
+		reader->set_aside(reader);
+		wire_read_end(wire, reader);
+	}
 }
 
 /* What has to be sent before a command, so that it is in the right transaction. */
@@ -571,7 +571,7 @@ wire_begin(Wire *wire, WireNeed need, WireStatement *statement)
 	else if (wire->brief && need == WIRE_WRITE)
 		set_all_aside(wire);
 	else if (wire->streaming)
-		set_aside(wire, wire->streaming);
+		wire->streaming->yield(wire->streaming);
 	connection_begin_statement(&wire->connection, "");
 	receive_all(wire);
 	if (!wire->set_up && !wire->pooled)
@@ -647,6 +647,7 @@ wire_receive_whole(Wire *wire)
 
 	/* its end is received before the next command */
 	wire->running = false;
+	wire->streaming = NULL;
 	return result;
 }
 
@@ -677,9 +678,8 @@ wire_close_cursor(Wire *wire, const char *cursor)
 void
 wire_read_begin(Wire *wire, WireReader *reader)
 {
-	if (reader->is_reading)
-		return;
-	dlist_push_tail(&wire->readers, &reader->node);
+	if (!reader->is_reading)
+		dlist_push_tail(&wire->readers, &reader->node);
 	reader->is_reading = true;
 	if (wire->running)
 		wire->streaming = reader;
@@ -692,8 +692,12 @@ wire_read_end(Wire *wire, WireReader *reader)
 		return;
 	dlist_delete(&reader->node);
 	reader->is_reading = false;
+	/* the rest of the answer is received before the next command */
 	if (wire->streaming == reader)
+	{
 		wire->streaming = NULL;
+		wire->running = false;
+	}
 }
 
 /* ----------------------------------------------------------------
