@@ -9,6 +9,8 @@
 #include "foreign/foreign.h"
 #include "libpq-fe.h"
 
+#include "ground/compat.h"
+
 /* As much of a statement stands in the context of an error. */
 #define SHOWN_OF_STATEMENT 300
 
@@ -69,8 +71,8 @@ extern bool connection_is_closed(StoreConnection *connection);
 extern bool connection_has_result(StoreConnection *connection);
 
 /* Raises the error that the result is, with every field that it has. */
-extern void connection_report(StoreConnection *connection, PGresult *result) pg_attribute_noreturn();
-extern void connection_report_lost(StoreConnection *connection) pg_attribute_noreturn();
+pg_noreturn extern void connection_report(StoreConnection *connection, PGresult *result);
+pg_noreturn extern void connection_report_lost(StoreConnection *connection);
 
 extern void connection_init(void);
 

@@ -787,8 +787,8 @@ run_ops_store_connections(PG_FUNCTION_ARGS)
 		Wire	   *wire = dlist_container(Wire, node, iter.cur);
 		ForeignServer *server = GetForeignServerExtended(wire->serverid, FSV_MISSING_OK);
 		char	   *role = GetUserNameFromId(wire->userid, true);
-		Datum		values[4];
-		bool		nulls[4] = {false};
+		Datum		values[5];
+		bool		nulls[5] = {false};
 
 		if (wire->connection.conn == NULL)
 			continue;
@@ -798,6 +798,7 @@ run_ops_store_connections(PG_FUNCTION_ARGS)
 		nulls[2] = role == NULL;
 		values[2] = role ? DirectFunctionCall1(namein, CStringGetDatum(role)) : 0;
 		values[3] = BoolGetDatum(wire->depth > 0);
+		values[4] = Int32GetDatum(PQbackendPID(wire->connection.conn));
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
 	return (Datum) 0;
