@@ -556,9 +556,12 @@ storeIterateForeignScan(ForeignScanState *node)
 	/* what was read before is not among them */
 	if (scan->aside)
 	{
-		if (!tuplestore_gettupleslot(scan->aside, true, false, scan->aside_slot))
-			return ExecClearTuple(slot);
-		return ExecCopySlot(slot, scan->aside_slot);
+		/* a row from a file is freed with the next one; here is per-tuple memory */
+		MemoryContext oldcontext = MemoryContextSwitchTo(node->ss.ps.state->es_query_cxt);
+		bool		found = tuplestore_gettupleslot(scan->aside, true, false, scan->aside_slot);
+
+		MemoryContextSwitchTo(oldcontext);
+		return found ? ExecCopySlot(slot, scan->aside_slot) : ExecClearTuple(slot);
 	}
 	result = next_row(scan, &row);
 	if (result == NULL)
