@@ -295,7 +295,7 @@ finish_remote(StoreScan *scan)
 	}
 	else if (scan->reader.is_reading)
 	{
-		wire_read_end(scan->wire, &scan->reader);
+		wire_read_stop(scan->wire, &scan->reader);
 		wire_close_cursor(scan->wire, scan->cursor);
 	}
 	forget_scan(scan);

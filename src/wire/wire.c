@@ -692,12 +692,17 @@ wire_read_end(Wire *wire, WireReader *reader)
 		return;
 	dlist_delete(&reader->node);
 	reader->is_reading = false;
+	if (wire->streaming == reader)
+		wire->streaming = NULL;
+}
+
+void
+wire_read_stop(Wire *wire, WireReader *reader)
+{
 	/* the rest of the answer is received before the next command */
 	if (wire->streaming == reader)
-	{
-		wire->streaming = NULL;
 		wire->running = false;
-	}
+	wire_read_end(wire, reader);
 }
 
 /* ----------------------------------------------------------------

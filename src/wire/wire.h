@@ -94,10 +94,11 @@ extern PGresult *wire_exec(Wire *wire, WireNeed need, const char *sql,
 
 /*
  * A reader has a cursor in the transaction, or the answer to what was just sent
- * is for it; see WireReader.  It has read all, or wants no more of that answer.
+ * is for it; see WireReader.  It has read all; it wants no more of that answer.
  */
 extern void wire_read_begin(Wire *wire, WireReader *reader);
 extern void wire_read_end(Wire *wire, WireReader *reader);
+extern void wire_read_stop(Wire *wire, WireReader *reader);
 
 /*
  * Runs commands outside the transaction, over a connection of their own, which
