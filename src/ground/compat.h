@@ -227,5 +227,59 @@ typedef struct CompatJsonb
 #define compat_cancel(conn, endtime) libpqsrv_cancel(conn, endtime)
 #endif
 
+/*
+ * What a session can pass on to a store in place of a password: credentials that
+ * its client has delegated, and the keys of its own SCRAM authentication, which
+ * are added as options of libpq.  Needs miscadmin.h and libpq-fe.h.  A background
+ * worker has no client.
+ */
+#if PG_VERSION_NUM >= 160000 && defined(ENABLE_GSS)
+struct Port;
+extern bool be_gssapi_get_delegation(struct Port *port);
+#define compat_has_delegated_gss() (MyProcPort != NULL && be_gssapi_get_delegation(MyProcPort))
+#define compat_used_gss(conn) PQconnectionUsedGSSAPI(conn)
+#else
+#define compat_has_delegated_gss() false
+#define compat_used_gss(conn) false
+#endif
+
+#define COMPAT_SCRAM_OPTIONS 3
+#if PG_VERSION_NUM < 180000
+#define compat_has_scram_keys() false
+#define compat_add_scram_keys(keywords, values, n) (n)
+#else
+/* Port is the same without GSSAPI, whose headers may not be installed */
+#undef ENABLE_GSS
+#include "common/base64.h"
+#include "libpq/libpq-be.h"
+#include "miscadmin.h"
+
+#define compat_has_scram_keys() (MyProcPort != NULL && MyProcPort->has_scram_keys)
+
+static inline char *
+compat_base64(const uint8 *key, int len)
+{
+	int			size = pg_b64_enc_len(len);
+	char	   *result = palloc0(size + 1);
+
+	if (pg_b64_encode(key, len, result, size) < 0)
+		elog(ERROR, "could not encode a SCRAM key");
+	return result;
+}
+
+static inline int
+compat_add_scram_keys(const char **keywords, const char **values, int n)
+{
+	keywords[n] = "scram_client_key";
+	values[n++] = compat_base64(MyProcPort->scram_ClientKey, sizeof(MyProcPort->scram_ClientKey));
+	keywords[n] = "scram_server_key";
+	values[n++] = compat_base64(MyProcPort->scram_ServerKey, sizeof(MyProcPort->scram_ServerKey));
+	/* no other method is to be used with them */
+	keywords[n] = "require_auth";
+	values[n++] = "scram-sha-256";
+	return n;
+}
+#endif
+
 #endif							/* RUN_OPS_COMPAT_H */
 

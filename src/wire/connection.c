@@ -9,8 +9,10 @@
  * accepts connections; only if it does not, or much later, is it given up.  A
  * transfer that moves is not bounded, however long it takes.
  *
- * Who may connect without a password is what postgres_fdw decides: a superuser,
- * or whose user mapping a superuser has given password_required 'false'.
+ * Who may connect without a password is what postgres_fdw of the same version
+ * decides: a superuser, whose user mapping a superuser has given
+ * password_required 'false', and who passes credentials of his own client on.
+ * Nobody else may use what the operating system's user of this server can do.
  */
 #include "postgres.h"
 
@@ -29,6 +31,7 @@
 #include "port/pg_bswap.h"
 #include "storage/fd.h"
 #include "storage/latch.h"
+#include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/timestamp.h"
 
@@ -368,6 +371,26 @@ password_required(UserMapping *user)
 	return true;
 }
 
+/* Are the keys of the session's own SCRAM authentication passed on? */
+static bool
+passes_scram_keys(ForeignServer *server, UserMapping *user)
+{
+	const char *option = option_value(server->options, "use_scram_passthrough");
+	bool		wanted = false;
+
+	if (option == NULL)
+		option = option_value(user->options, "use_scram_passthrough");
+	return compat_has_scram_keys() && option && parse_bool(option, &wanted) && wanted;
+}
+
+static bool
+has_password(UserMapping *user)
+{
+	const char *password = option_value(user->options, "password");
+
+	return password != NULL && password[0] != '\0';
+}
+
 static void
 refuse_without_password(const char *detail, const char *hint)
 {
@@ -394,10 +417,10 @@ report_unreachable(StoreConnection *connection, ForeignServer *server, UserMappi
 static void
 start_connection(StoreConnection *connection, ForeignServer *server, UserMapping *user)
 {
-	int			most = list_length(server->options) + list_length(user->options) + 3;
+	int			most = list_length(server->options) + list_length(user->options) + COMPAT_SCRAM_OPTIONS + 3;
 	const char **keywords = palloc(sizeof(char *) * most);
 	const char **values = palloc(sizeof(char *) * most);
-	const char *password = option_value(user->options, "password");
+	bool		scram_keys = passes_scram_keys(server, user);
 	int			n = 0;
 
 	n = add_options(server->options, keywords, values, n);
@@ -406,9 +429,11 @@ start_connection(StoreConnection *connection, ForeignServer *server, UserMapping
 	values[n++] = "run_ops_split";
 	keywords[n] = "client_encoding";
 	values[n++] = GetDatabaseEncodingName();
+	if (scram_keys)
+		n = compat_add_scram_keys(keywords, values, n);
 	keywords[n] = values[n] = NULL;
 
-	if (password_required(user) && (password == NULL || password[0] == '\0'))
+	if (password_required(user) && !has_password(user) && !scram_keys && !compat_has_delegated_gss())
 		refuse_without_password("Non-superusers must provide a password in the user mapping.",
 								"Set option password of the user mapping, or let a superuser set its option password_required to false.");
 	if (!AcquireExternalFD())
@@ -456,7 +481,10 @@ finish_connection(StoreConnection *connection, ForeignServer *server, UserMappin
 	}
 	if (state != PGRES_POLLING_OK)
 		report_unreachable(connection, server, user, pchomp(PQerrorMessage(connection->conn)));
-	if (password_required(user) && !PQconnectionUsedPassword(connection->conn))
+	if (password_required(user) &&
+		!(PQconnectionUsedPassword(connection->conn) && has_password(user)) &&
+		!(compat_used_gss(connection->conn) && compat_has_delegated_gss()) &&
+		!passes_scram_keys(server, user))
 		refuse_without_password("Non-superuser cannot connect if the server does not request a password.",
 								"Change the authentication method of the store, or let a superuser set option password_required of the user mapping to false.");
 	PQsetnonblocking(connection->conn, 1);

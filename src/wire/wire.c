@@ -77,6 +77,7 @@ struct Wire
 	/* the connection */
 	uint32		server_hash;	/* of the server and the user mapping, as */
 	uint32		mapping_hash;	/* invalidation messages name them */
+	bool		public_mapping; /* the role has none of its own */
 	bool		stale;			/* they have changed since */
 	bool		pooled;
 	bool		set_up;			/* the settings have been made */
@@ -259,6 +260,9 @@ open_connection(Wire *wire)
 	wire->stale = false;
 	wire->server_hash = GetSysCacheHashValue1(FOREIGNSERVEROID, ObjectIdGetDatum(server->serverid));
 	wire->mapping_hash = GetSysCacheHashValue1(USERMAPPINGOID, ObjectIdGetDatum(user->umid));
+	wire->public_mapping = !SearchSysCacheExists2(USERMAPPINGUSERSERVER,
+												  ObjectIdGetDatum(wire->userid),
+												  ObjectIdGetDatum(wire->serverid));
 	refuse_in_pause(wire);
 	wire->pooled = server_option(server, "pooled", false);
 	wire->keep = server_option(server, "keep_connections", true) && !wire->apart;
@@ -291,6 +295,9 @@ definition_changed(Datum arg, int cacheid, uint32 hashvalue)
 
 		if (hashvalue == 0 || hashvalue ==
 			(cacheid == FOREIGNSERVEROID ? wire->server_hash : wire->mapping_hash))
+			wire->stale = true;
+		/* it may have one now */
+		if (cacheid == USERMAPPINGOID && wire->public_mapping)
 			wire->stale = true;
 	}
 }
