@@ -898,7 +898,8 @@ interrupt_command(Wire *wire)
 	TimestampTz since = GetCurrentTimestamp();
 
 	wire->running = false;
-	wire->streaming = NULL;
+	if (wire->streaming)
+		wire_read_end(wire, wire->streaming);
 	while (next_expected(wire) != '\0')
 	{
 		PGresult   *result;
@@ -992,7 +993,10 @@ end_of_subtransaction(SubXactEvent event, SubTransactionId mySubid,
 				wire->base = wire->depth = level - 1;
 		}
 		if (event == SUBXACT_EVENT_COMMIT_SUB)
+		{
+			wire->running_level = Min(wire->running_level, level - 1);
 			continue;
+		}
 		if (wire->running && wire->running_level >= level && wire->connection.conn)
 			interrupt_command(wire);
 		if (wire->apart || wire->depth == 0)
