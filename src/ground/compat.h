@@ -14,6 +14,11 @@
 #define MarkGUCPrefixReserved(prefix) EmitWarningsOnPlaceholders(prefix)
 #endif
 
+/* before a declaration, as from 18 on */
+#if PG_VERSION_NUM < 180000
+#define pg_noreturn __attribute__((noreturn))
+#endif
+
 /* DEFAULT_FDW_TUPLE_COST of postgres_fdw */
 #if PG_VERSION_NUM < 170000
 #define COMPAT_DEFAULT_FDW_TUPLE_COST 0.01

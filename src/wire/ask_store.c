@@ -133,6 +133,11 @@ run_ops_ask_store(PG_FUNCTION_ARGS)
 		Datum		row;
 		bool		isnull;
 
+		if (PQnfields(result) != 1)
+			ereport(ERROR,
+					(errcode(ERRCODE_PROTOCOL_VIOLATION),
+					 errmsg("store \"%s\" gave an answer of %d columns in place of one",
+							wire_store(wire), PQnfields(result))));
 		if (PQntuples(result) == 0)
 			continue;
 		isnull = PQgetisnull(result, 0, 0);

@@ -241,7 +241,8 @@ wait_for_store(StoreConnection *connection, int events)
 	{
 		if (!wait_for_socket(socket, events, Max(connection->heard, connection->probed), store_timeout))
 		{
-			if (!accepts_connections(socket))
+			connection->dead = !accepts_connections(socket);
+			if (connection->dead)
 				report_silence(connection, "run_ops_split.store_timeout");
 			connection->probed = GetCurrentTimestamp();
 			if (connection->limit > 0 &&
@@ -504,6 +505,20 @@ connection_flush(StoreConnection *connection)
 }
 
 bool
+connection_is_closed(StoreConnection *connection)
+{
+	char		byte;
+	ssize_t		got = recv(PQsocket(connection->conn), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+
+	if (got < 0)
+		return errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR;
+	/* its last words come before the end */
+	return got == 0 || !PQconsumeInput(connection->conn) ||
+		!PQconsumeInput(connection->conn) ||
+		PQstatus(connection->conn) != CONNECTION_OK;
+}
+
+bool
 connection_has_result(StoreConnection *connection)
 {
 	return PQconsumeInput(connection->conn) && !PQisBusy(connection->conn);
@@ -568,8 +583,9 @@ connection_close(StoreConnection *connection, bool running)
 	if (connection->conn == NULL)
 		return;
 	HOLD_INTERRUPTS();
-	if (running && PQstatus(connection->conn) == CONNECTION_OK)
+	if (running && !connection->dead && PQstatus(connection->conn) == CONNECTION_OK)
 		cancel_command(connection);
+	connection->dead = false;
 	PQclear(connection->result);
 	connection->result = NULL;
 	PQfinish(connection->conn);

@@ -9,6 +9,8 @@
 #include "foreign/foreign.h"
 #include "libpq-fe.h"
 
+#include "ground/compat.h"
+
 /* As much of a statement stands in the context of an error. */
 #define SHOWN_OF_STATEMENT 300
 
@@ -23,6 +25,7 @@ typedef struct StoreConnection
 	TimestampTz heard;			/* when the store last gave a sign of life */
 	int			bytes;			/* that came since */
 	TimestampTz probed;			/* when it last accepted a connection */
+	bool		dead;			/* it has not accepted one */
 } StoreConnection;
 
 /*
@@ -61,12 +64,15 @@ extern void connection_flush(StoreConnection *connection);
  */
 extern PGresult *connection_receive(StoreConnection *connection);
 
+/* Has the store closed the connection?  Nothing is running. */
+extern bool connection_is_closed(StoreConnection *connection);
+
 /* Could the next result be received without waiting for the store? */
 extern bool connection_has_result(StoreConnection *connection);
 
 /* Raises the error that the result is, with every field that it has. */
-extern void connection_report(StoreConnection *connection, PGresult *result) pg_attribute_noreturn();
-extern void connection_report_lost(StoreConnection *connection) pg_attribute_noreturn();
+pg_noreturn extern void connection_report(StoreConnection *connection, PGresult *result);
+pg_noreturn extern void connection_report_lost(StoreConnection *connection);
 
 extern void connection_init(void);
 

@@ -321,7 +321,17 @@ arrived(Wire *wire)
 		resetStringInfo(&wire->expected);
 }
 
-/* The next result; the store is gone if there is none. */
+/* libpq gives such a result again and again, and there is no way out. */
+static bool
+is_copy(PGresult *result)
+{
+	ExecStatusType status = PQresultStatus(result);
+
+	return status == PGRES_COPY_IN || status == PGRES_COPY_OUT ||
+		status == PGRES_COPY_BOTH;
+}
+
+/* The next result; the connection is gone when there is none. */
 static PGresult *
 receive(Wire *wire)
 {
@@ -330,6 +340,8 @@ receive(Wire *wire)
 	PG_TRY();
 	{
 		result = connection_receive(&wire->connection);
+		if (is_copy(result))
+			connection_report(&wire->connection, result);
 	}
 	PG_CATCH();
 	{
@@ -401,6 +413,9 @@ receive_and_ignore(Wire *wire, bool all_errors)
 static void
 receive_all(Wire *wire)
 {
+	/* a cancel here is the end of the connection */
+	wire->running = next_expected(wire) != '\0';
+	wire->running_level = GetCurrentTransactionNestLevel();
 	while (next_expected(wire) != '\0')
 		receive_and_ignore(wire, true);
 	wire->running = false;
@@ -472,19 +487,19 @@ begin_transaction(Wire *wire, const char *isolation, int base)
 		fly_settings(wire);
 }
 
-static void
-set_aside(Wire *wire, WireReader *reader)
-{
-	reader->set_aside(reader);
-	wire_read_end(wire, reader);
-}
-
 /* All that others have still to read, before their cursors are lost. */
 static void
 set_all_aside(Wire *wire)
 {
+	if (wire->streaming)
+		wire->streaming->yield(wire->streaming);
 	while (!dlist_is_empty(&wire->readers))
-		set_aside(wire, dlist_head_element(WireReader, node, &wire->readers));
+	{
+		WireReader *reader = dlist_head_element(WireReader, node, &wire->readers);
+
+		reader->set_aside(reader);
+		wire_read_end(wire, reader);
+	}
 }
 
 /* What has to be sent before a command, so that it is in the right transaction. */
@@ -546,20 +561,17 @@ void
 wire_begin(Wire *wire, WireNeed need, WireStatement *statement)
 {
 	refuse_broken(wire);
-	if (wire->connection.conn != NULL && wire->depth == 0)
-	{
-		/* a server that has been restarted since has closed it */
-		if (wire->stale || !PQconsumeInput(wire->connection.conn) ||
-			PQstatus(wire->connection.conn) != CONNECTION_OK)
-			lose_connection(wire);
-	}
+	/* a server that has been restarted since has closed the connection */
+	if (wire->connection.conn != NULL && wire->depth == 0 &&
+		(wire->stale || connection_is_closed(&wire->connection)))
+		lose_connection(wire);
 	wire->connection.limit = store_query_timeout;
 	if (wire->connection.conn == NULL)
 		open_connection(wire);
 	else if (wire->brief && need == WIRE_WRITE)
 		set_all_aside(wire);
 	else if (wire->streaming)
-		set_aside(wire, wire->streaming);
+		wire->streaming->yield(wire->streaming);
 	connection_begin_statement(&wire->connection, "");
 	receive_all(wire);
 	if (!wire->set_up && !wire->pooled)
@@ -635,6 +647,7 @@ wire_receive_whole(Wire *wire)
 
 	/* its end is received before the next command */
 	wire->running = false;
+	wire->streaming = NULL;
 	return result;
 }
 
@@ -665,9 +678,8 @@ wire_close_cursor(Wire *wire, const char *cursor)
 void
 wire_read_begin(Wire *wire, WireReader *reader)
 {
-	if (reader->is_reading)
-		return;
-	dlist_push_tail(&wire->readers, &reader->node);
+	if (!reader->is_reading)
+		dlist_push_tail(&wire->readers, &reader->node);
 	reader->is_reading = true;
 	if (wire->running)
 		wire->streaming = reader;
@@ -680,8 +692,12 @@ wire_read_end(Wire *wire, WireReader *reader)
 		return;
 	dlist_delete(&reader->node);
 	reader->is_reading = false;
+	/* the rest of the answer is received before the next command */
 	if (wire->streaming == reader)
+	{
 		wire->streaming = NULL;
+		wire->running = false;
+	}
 }
 
 /* ----------------------------------------------------------------
@@ -771,8 +787,8 @@ run_ops_store_connections(PG_FUNCTION_ARGS)
 		Wire	   *wire = dlist_container(Wire, node, iter.cur);
 		ForeignServer *server = GetForeignServerExtended(wire->serverid, FSV_MISSING_OK);
 		char	   *role = GetUserNameFromId(wire->userid, true);
-		Datum		values[4];
-		bool		nulls[4] = {false};
+		Datum		values[5];
+		bool		nulls[5] = {false};
 
 		if (wire->connection.conn == NULL)
 			continue;
@@ -782,6 +798,7 @@ run_ops_store_connections(PG_FUNCTION_ARGS)
 		nulls[2] = role == NULL;
 		values[2] = role ? DirectFunctionCall1(namein, CStringGetDatum(role)) : 0;
 		values[3] = BoolGetDatum(wire->depth > 0);
+		values[4] = Int32GetDatum(PQbackendPID(wire->connection.conn));
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
 	return (Datum) 0;
@@ -897,25 +914,25 @@ interrupt_command(Wire *wire)
 {
 	TimestampTz since = GetCurrentTimestamp();
 
-	wire->running = false;
-	if (wire->streaming)
-		wire_read_end(wire, wire->streaming);
 	while (next_expected(wire) != '\0')
 	{
-		PGresult   *result;
+		bool		on_its_way = connection_has_result(&wire->connection) &&
+			!TimestampDifferenceExceeds(since, GetCurrentTimestamp(), ANSWER_PATIENCE);
+		PGresult   *result = on_its_way ? PQgetResult(wire->connection.conn) : NULL;
 
-		if (!connection_has_result(&wire->connection) ||
-			TimestampDifferenceExceeds(since, GetCurrentTimestamp(), ANSWER_PATIENCE))
+		if (!on_its_way || is_copy(result))
 		{
-			wire->running = true;
+			PQclear(result);
 			lose_connection(wire);
 			return;
 		}
-		result = PQgetResult(wire->connection.conn);
 		if (result == NULL || next_expected(wire) == 's')
 			arrived(wire);
 		PQclear(result);
 	}
+	wire->running = false;
+	if (wire->streaming)
+		wire_read_end(wire, wire->streaming);
 }
 
 static void

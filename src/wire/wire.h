@@ -36,14 +36,16 @@ typedef struct WireStatement
 } WireStatement;
 
 /*
- * Who has not read all rows of a query.  set_aside() is called when the wire is
- * needed for something else, or when a cursor is about to be lost: it must read
- * what is left, and must not expect more from the wire.
+ * Who has not read all rows of a query.  yield() is called when the wire is
+ * needed for something else while an answer for this reader comes: it must
+ * receive all of that.  set_aside() is called when a cursor is about to be lost:
+ * it must read all that is left.
  */
 typedef struct WireReader
 {
 	dlist_node	node;
 	bool		is_reading;
+	void		(*yield) (struct WireReader *reader);
 	void		(*set_aside) (struct WireReader *reader);
 } WireReader;
 
@@ -90,7 +92,10 @@ extern PGresult *wire_take_whole(Wire *wire);
 extern PGresult *wire_exec(Wire *wire, WireNeed need, const char *sql,
 						   int nvalues, const char *const *values);
 
-/* Has a reader the wire, or a cursor in its transaction?  See WireReader. */
+/*
+ * A reader has a cursor in the transaction, or the answer to what was just sent
+ * is for it; see WireReader.  It has read all, or wants no more of that answer.
+ */
 extern void wire_read_begin(Wire *wire, WireReader *reader);
 extern void wire_read_end(Wire *wire, WireReader *reader);
 

@@ -116,7 +116,7 @@ sub prepared_session
 	my ($before, $timeout) = @_;
 	my $session = $control_plane->background_psql('postgres', on_error_stop => 0);
 	my $pid = $session->query('SELECT pg_backend_pid()');
-	$session->query("SET run_ops_split.store_timeout = '$timeout'; SET run_ops_split.store_retry_pause = 0");
+	$session->query("SET run_ops_split.store_timeout = '$timeout'; SET run_ops_split.store_query_timeout = '$timeout'; SET run_ops_split.store_retry_pause = 0");
 	$session->query($before) if $before;
 	return ($session, $pid);
 }
@@ -231,9 +231,9 @@ sub attempt
 
 # frozen: the first statement waits, the second is told at once
 my ($session) = prepared_session('', '1s');
+is((attempt($session))[0], '00000', 'a store is asked');
 $session->query('RESET run_ops_split.store_retry_pause');
 is($session->query('SHOW run_ops_split.store_retry_pause'), '1s', 'the pause after a first failure is one second');
-is((attempt($session))[0], '00000', 'a store is asked');
 stop_processes(backends());
 my ($state, $detail, $ms) = attempt($session);
 like($state, qr/^08/, 'it is frozen: the first statement fails');
