@@ -943,7 +943,8 @@ interrupt_command(Wire *wire)
 		PQclear(result);
 	}
 	wire->running = false;
-	wire->streaming = NULL;
+	if (wire->streaming)
+		wire_read_end(wire, wire->streaming);
 }
 
 static void
@@ -1021,7 +1022,10 @@ end_of_subtransaction(SubXactEvent event, SubTransactionId mySubid,
 				wire->base = wire->depth = level - 1;
 		}
 		if (event == SUBXACT_EVENT_COMMIT_SUB)
+		{
+			wire->running_level = Min(wire->running_level, level - 1);
 			continue;
+		}
 		if (wire->running && wire->running_level >= level && wire->connection.conn)
 			interrupt_command(wire);
 		if (wire->apart || wire->depth == 0)
