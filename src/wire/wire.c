@@ -43,6 +43,7 @@
 
 #include "ground/compat.h"
 #include "ground/own_table.h"
+#include "wire/atomic_commit.h"
 #include "wire/connection.h"
 #include "wire/cross_store_writes.h"
 #include "wire/wire.h"
@@ -97,6 +98,7 @@ struct Wire
 	bool		brief;
 	bool		written;
 	bool		broken;			/* it was lost, with what it has done */
+	char		prepared[PREPARED_NAME_SIZE + 1];	/* or about to be; see atomic_commit.c */
 	WireStatement *owner;		/* of a brief one */
 	dlist_head	statements;
 	dlist_head	readers;
@@ -520,6 +522,8 @@ enter_transaction(Wire *wire, WireNeed need, WireStatement *statement)
 		wire->written = true;
 }
 
+static void resolve_in_passing(Wire *wire);
+
 static void
 refuse_broken(Wire *wire)
 {
@@ -544,7 +548,11 @@ wire_begin(Wire *wire, WireNeed need, WireStatement *statement)
 	}
 	wire->connection.patience = store_timeout;
 	if (wire->connection.conn == NULL)
+	{
 		open_connection(wire);
+		if (cross_store_writes_are_atomic())
+			resolve_in_passing(wire);
+	}
 	else if (wire->brief && need == WIRE_WRITE)
 		set_all_aside(wire);
 	else if (wire->streaming)
@@ -922,13 +930,235 @@ rollback_there(Wire *wire)
 	forget_transaction(wire);
 }
 
+/* ----------------------------------------------------------------
+ *		Atomic commit: see atomic_commit.c
+ * ----------------------------------------------------------------
+ */
+
+/* Where interrupts are held, even store_timeout = 0 must not be for ever. */
+#define FINISH_PATIENCE 5000
+
+/* A command outside a transaction, which nothing may share its flight with. */
+static void
+send_alone(Wire *wire, const char *sql)
+{
+	if (wire->connection.conn == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONNECTION_FAILURE),
+				 errmsg("connection to store \"%s\" was lost", wire->connection.store)));
+	wire->connection.patience = InterruptHoldoffCount > 0 && store_timeout == 0 ?
+		FINISH_PATIENCE : store_timeout;
+	receive_all(wire);
+	wire_send(wire, sql, 0, NULL, false);
+}
+
+static PGresult *
+run_alone(void *wire, const char *sql)
+{
+	send_alone(wire, sql);
+	return wire_receive_whole(wire);
+}
+
+/*
+ * The first phase.  All stores prepare at the same time; what has only been read
+ * is committed before, because that can fail for a serializable transaction.
+ */
+static void
+prepare_everywhere(void)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &wires)
+	{
+		Wire	   *wire = dlist_container(Wire, node, iter.cur);
+
+		if (!wire->written)
+			commit_there(wire);
+	}
+	atomic_commit_begin();
+	dlist_foreach(iter, &wires)
+	{
+		Wire	   *wire = dlist_container(Wire, node, iter.cur);
+
+		refuse_broken(wire);
+		if (wire->depth == 0)
+			continue;
+		connection_begin_statement(&wire->connection, "PREPARE TRANSACTION");
+		receive_all(wire);
+		atomic_commit_name(wire->prepared,
+						   GetUserMapping(wire->userid, wire->serverid)->umid);
+		send_alone(wire, psprintf("PREPARE TRANSACTION '%s'", wire->prepared));
+	}
+	dlist_foreach(iter, &wires)
+	{
+		Wire	   *wire = dlist_container(Wire, node, iter.cur);
+
+		if (wire->prepared[0] == '\0')
+			continue;
+		/* a transaction that had failed is rolled back, which is no error */
+		if (strcmp(PQcmdStatus(wire_receive_whole(wire)), "PREPARE TRANSACTION") != 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_IN_FAILED_SQL_TRANSACTION),
+					 errmsg("transaction in store \"%s\" was rolled back",
+							wire->connection.store)));
+		forget_transaction(wire);
+	}
+}
+
+static void
+send_commit_prepared(void *wire)
+{
+	send_alone(wire, psprintf("COMMIT PREPARED '%s'", ((Wire *) wire)->prepared));
+}
+
+static void
+send_rollback_prepared(void *wire)
+{
+	send_alone(wire, psprintf("ROLLBACK PREPARED '%s'", ((Wire *) wire)->prepared));
+}
+
+static void
+receive_finished(void *wire)
+{
+	(void) wire_receive_whole(wire);
+}
+
+static void
+finish_step(Wire *wire, void (*step) (void *arg), bool commit)
+{
+	char	   *failure;
+
+	if (wire->prepared[0] == '\0')
+		return;
+	failure = atomic_commit_try(step, wire);
+	if (failure == NULL)
+		return;
+	ereport(WARNING,
+			(errcode(ERRCODE_TRANSACTION_RESOLUTION_UNKNOWN),
+			 commit ? errmsg("transaction is committed, but store \"%s\" may not have committed its part yet",
+							 wire->connection.store) :
+			 errmsg("transaction is rolled back, but store \"%s\" may still have its part",
+					wire->connection.store),
+			 errdetail_internal("%s", failure),
+			 errhint("Prepared transaction \"%s\" may be left in the store. run_ops.resolve_in_doubt() finishes it, as does the next session that connects to the store with run_ops_split.cross_store_writes = atomic.",
+					 wire->prepared)));
+	wire->prepared[0] = '\0';
+	/* so that the next use of the store opens another, and finishes it */
+	lose_connection(wire);
+}
+
+/*
+ * The second phase, or the way back from the first one.  Nothing can be an error
+ * any more, so interrupts are held, as they are anyway after a commit.
+ */
+static void
+finish_everywhere(bool commit)
+{
+	dlist_iter	iter;
+
+	HOLD_INTERRUPTS();
+	dlist_foreach(iter, &wires)
+		finish_step(dlist_container(Wire, node, iter.cur),
+					commit ? send_commit_prepared : send_rollback_prepared, commit);
+	dlist_foreach(iter, &wires)
+	{
+		Wire	   *wire = dlist_container(Wire, node, iter.cur);
+
+		finish_step(wire, receive_finished, commit);
+		wire->prepared[0] = '\0';
+	}
+	RESUME_INTERRUPTS();
+}
+
+/* What is left in a store, for atomic_commit_try(). */
+typedef struct LeftThere
+{
+	Wire	   *wire;
+	List	   *left;
+} LeftThere;
+
+static void
+ask_for_left(void *arg)
+{
+	LeftThere  *there = arg;
+
+	there->left = atomic_commit_left(run_alone, there->wire);
+}
+
+/*
+ * A session that connects to a store finishes what others have left there.  Its
+ * statement goes on whatever happens, over another connection if need be.
+ */
+static void
+resolve_in_passing(Wire *wire)
+{
+	LeftThere	there = {wire, NIL};
+	char	   *failure;
+	ListCell   *lc;
+
+	if (!atomic_commit_may_resolve())
+		return;
+	failure = atomic_commit_try(ask_for_left, &there);
+	if (failure)
+		ereport(LOG,
+				(errmsg("could not ask store \"%s\" for prepared transactions: %s",
+						wire->connection.store, failure)));
+	atomic_commit_resolve(there.left, run_alone, wire);
+	foreach(lc, there.left)
+	{
+		PreparedTransaction *prepared = lfirst(lc);
+
+		ereport(LOG,
+				(errmsg("prepared transaction \"%s\" in store \"%s\": %s",
+						prepared->name, wire->connection.store, prepared->outcome)));
+	}
+	if (wire->connection.conn == NULL)
+	{
+		wire->pause = 0;
+		open_connection(wire);
+	}
+	receive_all(wire);
+	/* that was not done for these commands, but is for the statement's */
+	wire->set_up = false;
+}
+
+List *
+wire_resolve_prepared(Oid serverid, Oid userid)
+{
+	Wire	   *wire = find_wire(serverid, userid, true);
+	List	   *left = NIL;
+
+	lose_connection(wire);
+	wire->connection.patience = store_timeout;
+	open_connection(wire);
+	PG_TRY();
+	{
+		left = atomic_commit_left(run_alone, wire);
+		atomic_commit_resolve(left, run_alone, wire);
+	}
+	PG_FINALLY();
+	{
+		lose_connection(wire);
+	}
+	PG_END_TRY();
+	return left;
+}
+
 static void
 end_of_transaction(XactEvent event, void *arg)
 {
 	dlist_mutable_iter iter;
 
-	if (event == XACT_EVENT_PRE_COMMIT)
-		refuse_cross_store_writes();
+	if (event == XACT_EVENT_PRE_COMMIT && refuse_cross_store_writes())
+		prepare_everywhere();
+	else if (event == XACT_EVENT_COMMIT)
+		finish_everywhere(true);
+	else if (event == XACT_EVENT_ABORT)
+	{
+		dlist_foreach_modify(iter, &wires)
+			rollback_there(dlist_container(Wire, node, iter.cur));
+		finish_everywhere(false);
+	}
 	dlist_foreach_modify(iter, &wires)
 	{
 		Wire	   *wire = dlist_container(Wire, node, iter.cur);
@@ -947,8 +1177,6 @@ end_of_transaction(XactEvent event, void *arg)
 				commit_there(wire);
 				break;
 			case XACT_EVENT_ABORT:
-				rollback_there(wire);
-				/* FALLTHROUGH */
 			case XACT_EVENT_COMMIT:
 			case XACT_EVENT_PREPARE:
 				forget_readers(wire);
