@@ -316,7 +316,6 @@ char *
 atomic_commit_try(void (*step) (void *arg), void *arg)
 {
 	MemoryContext context = CurrentMemoryContext;
-	uint32		held = InterruptHoldoffCount;
 	char	   *volatile message = NULL;
 
 	PG_TRY();
@@ -327,12 +326,10 @@ atomic_commit_try(void (*step) (void *arg), void *arg)
 	{
 		ErrorData  *error;
 
-		/* an error forgets that interrupts are held */
-		InterruptHoldoffCount = held;
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
 		FlushErrorState();
-		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED && held == 0)
+		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
 			ReThrowError(error);
 		if (error->sqlerrcode != ERRCODE_UNDEFINED_OBJECT)
 			message = error->detail ? psprintf("%s: %s", error->message, error->detail) :

@@ -28,8 +28,8 @@ extern void atomic_commit_name(char *name, Oid user_mapping);
 /*
  * Takes a step where an error must not stop the caller.  The message of the
  * error, allocated; NULL if there was none.  That the store does not know the
- * prepared transaction is none: another session has finished it.  A cancel is
- * an error where interrupts are not held.
+ * prepared transaction is none: another session has finished it.  Errors: a
+ * cancel.  Not where a transaction ends.
  */
 extern char *atomic_commit_try(void (*step) (void *arg), void *arg);
 

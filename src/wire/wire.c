@@ -522,8 +522,6 @@ enter_transaction(Wire *wire, WireNeed need, WireStatement *statement)
 		wire->written = true;
 }
 
-static void resolve_in_passing(Wire *wire);
-
 static void
 refuse_broken(Wire *wire)
 {
@@ -534,6 +532,8 @@ refuse_broken(Wire *wire)
 						wire->connection.store),
 				 errdetail("What the transaction has read or written there is lost with it.")));
 }
+
+static void resolve_in_passing(Wire *wire);
 
 void
 wire_begin(Wire *wire, WireNeed need, WireStatement *statement)
@@ -935,8 +935,11 @@ rollback_there(Wire *wire)
  * ----------------------------------------------------------------
  */
 
-/* Where interrupts are held, even store_timeout = 0 must not be for ever. */
+/* Nothing can cancel these waits, so they end also with store_timeout = 0. */
 #define FINISH_PATIENCE 5000
+
+/* When the transaction is rolled back, a store has that long to finish preparing. */
+#define PREPARE_PATIENCE 1000
 
 /* A command outside a transaction, which nothing may share its flight with. */
 static void
@@ -946,8 +949,7 @@ send_alone(Wire *wire, const char *sql)
 		ereport(ERROR,
 				(errcode(ERRCODE_CONNECTION_FAILURE),
 				 errmsg("connection to store \"%s\" was lost", wire->connection.store)));
-	wire->connection.patience = InterruptHoldoffCount > 0 && store_timeout == 0 ?
-		FINISH_PATIENCE : store_timeout;
+	wire->connection.patience = store_timeout;
 	receive_all(wire);
 	wire_send(wire, sql, 0, NULL, false);
 }
@@ -1005,69 +1007,128 @@ prepare_everywhere(void)
 	}
 }
 
-static void
-send_commit_prepared(void *wire)
+/*
+ * The answer to the last command that was sent; NULL if it does not come.  No
+ * error: from here on, one would be a PANIC after a commit, and in a session
+ * that is terminated it would be the end of its rollback.
+ */
+static PGresult *
+last_answer(Wire *wire, int patience)
 {
-	send_alone(wire, psprintf("COMMIT PREPARED '%s'", ((Wire *) wire)->prepared));
+	PGresult   *answer = NULL;
+
+	if (wire->connection.conn == NULL)
+		return NULL;
+	while (next_expected(wire) != '\0')
+	{
+		PGresult   *result;
+
+		if (!connection_await_result(&wire->connection, patience))
+		{
+			PQclear(answer);
+			return NULL;
+		}
+		result = PQgetResult(wire->connection.conn);
+		if (result == NULL || next_expected(wire) == 's')
+		{
+			PQclear(result);
+			arrived(wire);
+		}
+		else
+		{
+			PQclear(answer);
+			answer = result;
+		}
+	}
+	wire->running = false;
+	return answer;
 }
 
+/*
+ * Finds out whether a store has prepared, before its part is rolled back.  If
+ * that takes too long, the connection goes, and whether there is something left
+ * is not known.
+ */
 static void
-send_rollback_prepared(void *wire)
+stop_preparing(Wire *wire)
 {
-	send_alone(wire, psprintf("ROLLBACK PREPARED '%s'", ((Wire *) wire)->prepared));
-}
+	PGresult   *answer;
 
-static void
-receive_finished(void *wire)
-{
-	(void) wire_receive_whole(wire);
-}
-
-static void
-finish_step(Wire *wire, void (*step) (void *arg), bool commit)
-{
-	char	   *failure;
-
-	if (wire->prepared[0] == '\0')
+	if (wire->prepared[0] == '\0' || wire->depth == 0)
 		return;
-	failure = atomic_commit_try(step, wire);
-	if (failure == NULL)
-		return;
+	if (wire->running)
+	{
+		answer = last_answer(wire, PREPARE_PATIENCE);
+		if (answer != NULL && strcmp(PQcmdStatus(answer), "PREPARE TRANSACTION") == 0)
+			forget_transaction(wire);
+		PQclear(answer);
+	}
+	if (wire->depth > 0 && !wire->running && wire->connection.conn != NULL)
+		wire->prepared[0] = '\0';
+}
+
+/* Is there nothing left of a prepared transaction?  Another session may have finished it. */
+static bool
+is_finished(PGresult *answer)
+{
+	const char *state = PQresultErrorField(answer, PG_DIAG_SQLSTATE);
+
+	return PQresultStatus(answer) == PGRES_COMMAND_OK ||
+		(state != NULL &&
+		 MAKE_SQLSTATE(state[0], state[1], state[2], state[3], state[4]) == ERRCODE_UNDEFINED_OBJECT);
+}
+
+static void
+warn_of_left(Wire *wire, bool commit, PGresult *answer)
+{
+	const char *reason = answer ? PQresultErrorField(answer, PG_DIAG_MESSAGE_PRIMARY) : NULL;
+
 	ereport(WARNING,
 			(errcode(ERRCODE_TRANSACTION_RESOLUTION_UNKNOWN),
 			 commit ? errmsg("transaction is committed, but store \"%s\" may not have committed its part yet",
 							 wire->connection.store) :
 			 errmsg("transaction is rolled back, but store \"%s\" may still have its part",
 					wire->connection.store),
-			 errdetail_internal("%s", failure),
+			 errdetail_internal("%s", reason ? reason : "The store has not answered."),
 			 errhint("Prepared transaction \"%s\" may be left in the store. run_ops.resolve_in_doubt() finishes it, as does the next session that connects to the store with run_ops_split.cross_store_writes = atomic.",
 					 wire->prepared)));
-	wire->prepared[0] = '\0';
-	/* so that the next use of the store opens another, and finishes it */
-	lose_connection(wire);
 }
 
-/*
- * The second phase, or the way back from the first one.  Nothing can be an error
- * any more, so interrupts are held, as they are anyway after a commit.
- */
+/* The second phase in all stores, or the way back from the first one. */
 static void
 finish_everywhere(bool commit)
 {
+	char		sql[PREPARED_NAME_SIZE + 30];
 	dlist_iter	iter;
 
-	HOLD_INTERRUPTS();
-	dlist_foreach(iter, &wires)
-		finish_step(dlist_container(Wire, node, iter.cur),
-					commit ? send_commit_prepared : send_rollback_prepared, commit);
 	dlist_foreach(iter, &wires)
 	{
 		Wire	   *wire = dlist_container(Wire, node, iter.cur);
 
-		finish_step(wire, receive_finished, commit);
+		if (wire->prepared[0] == '\0')
+			continue;
+		snprintf(sql, sizeof(sql), "%s PREPARED '%s'",
+				 commit ? "COMMIT" : "ROLLBACK", wire->prepared);
+		send_unawaited(wire, sql);
+	}
+	dlist_foreach(iter, &wires)
+	{
+		Wire	   *wire = dlist_container(Wire, node, iter.cur);
+		PGresult   *answer;
+
+		if (wire->prepared[0] == '\0')
+			continue;
+		answer = last_answer(wire, store_timeout > 0 ? store_timeout : FINISH_PATIENCE);
+		if (answer == NULL || !is_finished(answer))
+		{
+			warn_of_left(wire, commit, answer);
+			/* so that the next use of the store opens another, and finishes it */
+			wire->running = answer == NULL;
+			lose_connection(wire);
+		}
+		PQclear(answer);
 		wire->prepared[0] = '\0';
 	}
-	RESUME_INTERRUPTS();
 }
 
 /* What is left in a store, for atomic_commit_try(). */
@@ -1156,7 +1217,12 @@ end_of_transaction(XactEvent event, void *arg)
 	else if (event == XACT_EVENT_ABORT)
 	{
 		dlist_foreach_modify(iter, &wires)
-			rollback_there(dlist_container(Wire, node, iter.cur));
+		{
+			Wire	   *wire = dlist_container(Wire, node, iter.cur);
+
+			stop_preparing(wire);
+			rollback_there(wire);
+		}
 		finish_everywhere(false);
 	}
 	dlist_foreach_modify(iter, &wires)
