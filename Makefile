@@ -52,11 +52,14 @@ MODULES_C = \
 	ground/column_equality \
 	ground/snapshot_key \
 	ground/own_table \
+	ground/server_identity \
 	ids/id_shape \
 	ids/id_mint \
 	wire/connection \
 	wire/cross_store_writes \
+	wire/atomic_commit \
 	wire/wire \
+	wire/resolve_prepared \
 	wire/ask_store \
 	stores/read_gate \
 	stores/remote_rows \
@@ -100,6 +103,8 @@ SQL_PARTS = \
 	ids/id_mint \
 	wire/wire \
 	wire/ask_store \
+	wire/atomic_commit \
+	wire/resolve_prepared \
 	stores/read_gate \
 	stores/stores \
 	stores/both_sides \

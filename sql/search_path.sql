@@ -165,6 +165,7 @@ SELECT pg_catalog.count(*) OPERATOR(pg_catalog.>) 0 AS stats FROM run_ops.ask_st
 SELECT pg_catalog.count(*) AS flips FROM run_ops.mint_flips();
 SELECT pg_catalog.count(*) OPERATOR(pg_catalog.>) 0 AS kinds FROM run_ops.mint_kinds();
 SELECT pg_catalog.count(*) OPERATOR(pg_catalog.>) 0 AS failing FROM run_ops.record_check();
+SELECT pg_catalog.count(*) AS in_doubt FROM run_ops.resolve_in_doubt();
 -- the way back and forth
 SELECT r.done FROM run_ops.repatriate(100) AS r;
 SELECT pg_catalog.count(*) FROM run_ops.repatriation_conflicts();
@@ -179,7 +180,7 @@ SELECT pg_catalog.count(*) OPERATOR(pg_catalog.=) pg_catalog.count(probe.try(f.o
 SELECT f.proname FROM probe.function AS f
  WHERE f.prosecdef AND f.proname OPERATOR(pg_catalog.<>) ALL (ARRAY['acknowledge', 'withdraw_acknowledgement', 'check_split',
          'configure_split', 'enable_split', 'disable_split', 'enqueue_deleted', 'invalidate_environment', 'invalidate_organization',
-         'guard_publications', 'drop_leftovers', 'ask_stats', 'mint_flips', 'mint_kinds', 'record_check', 'move_strays', 'remove_leftovers', 'repatriate', 'repatriation_conflicts', 'stamp_global_mint_kind',
+         'guard_publications', 'drop_leftovers', 'ask_stats', 'mint_flips', 'mint_kinds', 'record_check', 'move_strays', 'remove_leftovers', 'repatriate', 'repatriation_conflicts', 'resolve_in_doubt', 'stamp_global_mint_kind',
          'stamp_organization_mint_kind', 'trust_standby', 'verify_repatriation']);
 SELECT run_ops.detach_control_plane();
 SELECT run_ops.detach_table(t.view) IS NULL AS detached FROM run_ops.routed_table AS t

@@ -16,6 +16,7 @@
 #include "control_plane/mint_kind.h"
 #include "ground/compat.h"
 #include "ground/rights.h"
+#include "ground/server_identity.h"
 #include "ground/snapshot_key.h"
 #include "reads/seam_pruning.h"
 #include "reads/seam_shortcut.h"
@@ -37,6 +38,7 @@ void
 _PG_init(void)
 {
 	rights_init();
+	server_identity_init();
 	snapshot_key_init();
 	wire_init();
 	cross_store_writes_init();

@@ -281,5 +281,23 @@ compat_add_scram_keys(const char **keywords, const char **values, int n)
 }
 #endif
 
+/* Logs a message of this transaction; needs replication/message.h. */
+#if PG_VERSION_NUM < 170000
+#define compat_log_message(prefix, message, size) \
+	LogLogicalMessage(prefix, message, size, true)
+#else
+#define compat_log_message(prefix, message, size) \
+	LogLogicalMessage(prefix, message, size, true, false)
+#endif
+
+/* Where WAL goes, and up to where it is on disk; needs access/xlog.h. */
+#if PG_VERSION_NUM < 150000
+#define compat_wal_timeline() (RecoveryInProgress() ? 0 : ThisTimeLineID)
+#define compat_flushed_lsn() GetFlushRecPtr()
+#else
+#define compat_wal_timeline() GetWALInsertionTimeLine()
+#define compat_flushed_lsn() GetFlushRecPtr(NULL)
+#endif
+
 #endif							/* RUN_OPS_COMPAT_H */
 

@@ -13,32 +13,25 @@
  * A copy of the database has the row as well; after pg_dump, a copy has the
  * stores without the row.  So the row contains the identities of the servers
  * that may use the stores.  A copy has another identity than its original; see
- * server_identity().
+ * ground/server_identity.c.
  */
 #include "postgres.h"
 
 #include <limits.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
-#include "access/xlog.h"
-#include "catalog/pg_type.h"
-#include "common/hashfn.h"
 #include "foreign/foreign.h"
-#include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
-#include "utils/lsyscache.h"
-#include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
 #include "ground/errors.h"
 #include "ground/own_table.h"
+#include "ground/server_identity.h"
 #include "ground/snapshot_key.h"
 #include "stores/read_gate.h"
 
@@ -51,7 +44,6 @@ PG_FUNCTION_INFO_V1(run_ops_setting);
 #define Anum_split_state_enabled 2
 #define Anum_split_state_identities 3
 
-static char *server_name = NULL;
 static int	clock_skew_limit = 500;
 static int	swap_lock_timeout = 100;
 static int	swap_attempts = 50;
@@ -68,75 +60,6 @@ static struct
 	SnapshotKey key;
 	SplitState	state;
 }			cache;
-
-/*
- * A text that distinguishes this server and database from copies; it stays
- * allocated.
- *
- * A physical copy has the same system identifier and timeline, and a promoted
- * standby cannot be distinguished from a promoted copy by them.  But host,
- * data directory and the inode of the data directory differ.  (The last two
- * are hashed, because any user may see the text.) A logical copy has another
- * system identifier, and a database created with this one as template has
- * another OID.  A setting replaces the name of the host, for containers that
- * get a new name each time.
- */
-static const char *
-server_identity(void)
-{
-	static char *identity = NULL;
-	static char *of_name = NULL;
-	char		host[HOST_NAME_MAX + 1] = "";
-	const char *name = server_name;
-	struct stat dir;
-	char	   *new_identity;
-	char	   *new_name;
-
-	if (name[0] == '\0')
-	{
-		gethostname(host, sizeof(host) - 1);
-		name = host;
-	}
-	/* while the server runs, only the name can change */
-	if (identity && strcmp(name, of_name) == 0)
-		return identity;
-
-	if (stat(DataDir, &dir) != 0)
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not stat directory \"%s\": %m", DataDir)));
-	new_identity = psprintf(UINT64_FORMAT "/%u@%s#%016llx",
-							GetSystemIdentifier(), MyDatabaseId, name,
-							(unsigned long long)
-							hash_bytes_extended((unsigned char *) DataDir,
-												strlen(DataDir), dir.st_ino));
-	new_identity = MemoryContextStrdup(TopMemoryContext, new_identity);
-	new_name = MemoryContextStrdup(TopMemoryContext, name);
-	if (identity)
-	{
-		pfree(identity);
-		pfree(of_name);
-	}
-	identity = new_identity;
-	of_name = new_name;
-	return identity;
-}
-
-static bool
-names_this_server(ArrayType *identities)
-{
-	const char *identity = server_identity();
-	Datum	   *names;
-	bool	   *nulls;
-	int			n;
-
-	deconstruct_array(identities, TEXTOID, -1, false, TYPALIGN_INT,
-					  &names, &nulls, &n);
-	for (int i = 0; i < n; i++)
-		if (!nulls[i] && strcmp(TextDatumGetCString(names[i]), identity) == 0)
-			return true;
-	return false;
-}
 
 static SplitState
 read_state(Snapshot snapshot)
@@ -267,11 +190,6 @@ run_ops_setting(PG_FUNCTION_ARGS)
 void
 read_gate_init(void)
 {
-	DefineCustomStringVariable("run_ops_split.server_name",
-							   "Name that distinguishes this server from its copies.",
-							   "Empty means the name of the host. Set it if the name of the host can change, as in containers, and to another value on a copy with the same host name.",
-							   &server_name, "", PGC_SIGHUP, 0,
-							   NULL, NULL, NULL);
 	DefineCustomIntVariable("run_ops_split.clock_skew_limit",
 							"Maximum difference between the clocks of this server and a store.",
 							NULL,

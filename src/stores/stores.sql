@@ -148,6 +148,15 @@ COMMENT ON FUNCTION run_ops.make_own_schema(name) IS
   'creates a schema for objects of the extension if it does not exist; raises an error if another role owns it or an object in it, or may create objects in it';
 REVOKE EXECUTE ON FUNCTION run_ops.make_own_schema(name) FROM PUBLIC;
 
+CREATE FUNCTION run_ops.prepares_at_most(store text) RETURNS int
+  LANGUAGE sql SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT (a ->> 'n')::int
+    FROM run_ops.ask_store(store, 'SELECT current_setting(''max_prepared_transactions'') AS n') AS a
+$$;
+COMMENT ON FUNCTION run_ops.prepares_at_most(text) IS 'max_prepared_transactions of a store';
+REVOKE EXECUTE ON FUNCTION run_ops.prepares_at_most(text) FROM PUBLIC;
+
 CREATE FUNCTION run_ops.attach_store(name text, server name) RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -212,6 +221,11 @@ BEGIN
   INSERT INTO run_ops.store VALUES (name, server);
   PERFORM run_ops.refuse_differences(format('store "%s" does not match this database', name),
     ARRAY(SELECT run_ops.database_differences(name)));
+  IF run_ops.setting('cross_store_writes') = 'atomic' AND run_ops.prepares_at_most(name) = 0 THEN
+    RAISE NOTICE 'store "%" cannot prepare transactions', name
+      USING DETAIL = 'With run_ops_split.cross_store_writes = atomic, a transaction that writes there and in another database will fail.',
+            HINT = 'Set max_prepared_transactions of the store, as many as its max_connections, and restart it.';
+  END IF;
   PERFORM run_ops.make_own_schema(run_ops.foreign_schema(name));
   FOR routed IN SELECT * FROM run_ops.routed_table LOOP
     PERFORM run_ops.import_table(name, routed);

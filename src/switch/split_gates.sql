@@ -354,6 +354,33 @@ COMMENT ON FUNCTION run_ops.mapping_gates(text) IS
   'tables of a store whose owner could run code there as a superuser, because the user mapping uses a superuser';
 REVOKE EXECUTE ON FUNCTION run_ops.mapping_gates(text) FROM PUBLIC;
 
+CREATE FUNCTION run_ops.atomic_commit_gates(store text) RETURNS SETOF run_ops.gate
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  atomic boolean := run_ops.setting('cross_store_writes') = 'atomic';
+  at_most int := run_ops.prepares_at_most(store);
+  left_there jsonb[] := ARRAY(SELECT run_ops.left_in_store(store));
+BEGIN
+  IF NOT atomic AND left_there = '{}' THEN
+    RETURN;
+  END IF;
+  RETURN NEXT ROW('atomic commit', store, NOT atomic OR at_most > 0,
+    format('max_prepared_transactions is %s, and %s transactions are prepared', at_most, cardinality(left_there)),
+    CASE WHEN atomic AND at_most = 0 THEN
+      'Set max_prepared_transactions of the store, as many as its max_connections, and restart it; or set run_ops_split.cross_store_writes to another value.'
+         WHEN left_there <> '{}' THEN 'To finish what a crash has left: SELECT * FROM run_ops.resolve_in_doubt();' END)::run_ops.gate;
+  RETURN QUERY
+    SELECT 'in doubt', format('%s in store "%s"', l ->> 'gid', store), false,
+           format('prepared at %s by role "%s"; %s', l ->> 'prepared', l ->> 'owner', o.outcome),
+           format('Find out whether the transaction was committed in the database that has prepared it. Then, in the store, COMMIT PREPARED %1$L; or ROLLBACK PREPARED %1$L;', l ->> 'gid')
+      FROM unnest(left_there) AS l, run_ops.prepared_outcome(l ->> 'gid') AS o (outcome)
+     WHERE o.outcome LIKE 'undecided:%';
+END $$;
+COMMENT ON FUNCTION run_ops.atomic_commit_gates(text) IS
+  'whether a store can prepare transactions, and which of those that are prepared there cannot be decided; no row unless run_ops_split.cross_store_writes is atomic or something is prepared';
+REVOKE EXECUTE ON FUNCTION run_ops.atomic_commit_gates(text) FROM PUBLIC;
+
 CREATE FUNCTION run_ops.store_gates(store text) RETURNS SETOF run_ops.gate
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -376,6 +403,7 @@ BEGIN
     END LOOP;
     RETURN QUERY SELECT * FROM run_ops.write_lock_gates(store);
     RETURN QUERY SELECT * FROM run_ops.mapping_gates(store);
+    RETURN QUERY SELECT * FROM run_ops.atomic_commit_gates(store);
   EXCEPTION WHEN OTHERS THEN
     RETURN NEXT ROW('columns', store, NULL, format('not checked: %s', SQLERRM), NULL)::run_ops.gate;
   END;

@@ -388,6 +388,7 @@ CREATE FUNCTION run_ops.admin_functions() RETURNS text[]
     'run_ops.configure_split(boolean, boolean)', 'run_ops.trust_standby(text)',
     'run_ops.acknowledge(text, text, text)', 'run_ops.withdraw_acknowledgement(text, text)',
     'run_ops.repatriate(integer)', 'run_ops.verify_repatriation()', 'run_ops.repatriation_conflicts()',
-    'run_ops.move_strays(integer)', 'run_ops.remove_leftovers(integer, boolean)'];
+    'run_ops.move_strays(integer)', 'run_ops.remove_leftovers(integer, boolean)',
+    'run_ops.resolve_in_doubt()'];
 COMMENT ON FUNCTION run_ops.admin_functions() IS
   'the functions that check and change split mode; only their owner and roles with run_ops.grant_admin() may call them';

@@ -39,6 +39,7 @@ AS $$
        WHERE l.locktype = 'relation' AND l.mode = 'AccessExclusiveLock'
          AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database()))
     SELECT pg_is_in_recovery() AS in_recovery, current_setting('max_connections')::int AS max_connections,
+           p.prepared, p.oldest_prepared,
            (SELECT coalesce(jsonb_agg(to_jsonb(c)), '[]')
               FROM (SELECT a.usename AS role, a.application_name, a.state, count(*) AS connections,
                            min(a.xact_start) AS oldest_transaction
@@ -65,6 +66,9 @@ AS $$
                       LEFT JOIN pg_stat_all_tables AS s ON s.relid = c.oid
                       LEFT JOIN pg_statio_all_tables AS i ON i.relid = c.oid
                      GROUP BY w.view) AS c) AS tables
+      FROM (SELECT count(*) AS prepared, clock_timestamp() - min(x.prepared) AS oldest_prepared
+              FROM pg_prepared_xacts AS x
+             WHERE x.database = current_database() AND starts_with(x.gid, 'run_ops_split:')) AS p
   $q$, tables)
 $$;
 COMMENT ON FUNCTION run_ops.stats_query(jsonb) IS
@@ -124,6 +128,8 @@ CREATE VIEW run_ops.stat_stores AS
   SELECT a.store, a.server, a.stats IS NOT NULL AS up, t.rows, t.bytes, c.connections,
          (a.stats OPERATOR(pg_catalog.->>) 'max_connections')::pg_catalog.int4 AS max_connections,
          (a.stats OPERATOR(pg_catalog.->>) 'in_recovery')::pg_catalog.bool AS in_recovery,
+         (a.stats OPERATOR(pg_catalog.->>) 'prepared')::pg_catalog.int8 AS prepared,
+         (a.stats OPERATOR(pg_catalog.->>) 'oldest_prepared')::pg_catalog.interval AS oldest_prepared,
          a.last_contact, a.last_error, a.last_error_at
     FROM run_ops.ask_stats() AS a,
          LATERAL (SELECT pg_catalog.sum(t.rows)::pg_catalog.int8 AS rows, pg_catalog.sum(t.bytes)::pg_catalog.int8 AS bytes
@@ -135,6 +141,8 @@ COMMENT ON VIEW run_ops.stat_stores IS
 COMMENT ON COLUMN run_ops.stat_stores.rows IS 'the number of rows of the routed tables, as last estimated by VACUUM or ANALYZE; tables that were never analyzed are not counted';
 COMMENT ON COLUMN run_ops.stat_stores.bytes IS 'the size of the routed tables with their indexes and TOAST; tables that are locked in ACCESS EXCLUSIVE mode are not counted';
 COMMENT ON COLUMN run_ops.stat_stores.connections IS 'the number of client connections to the database of the store, without the one that runs this query';
+COMMENT ON COLUMN run_ops.stat_stores.prepared IS 'the number of transactions of atomic commits that are prepared in the store; a moment later they should be finished';
+COMMENT ON COLUMN run_ops.stat_stores.oldest_prepared IS 'for how long the oldest of them has been prepared. More than a few seconds: a crash has left it; run_ops.resolve_in_doubt() finishes it';
 COMMENT ON COLUMN run_ops.stat_stores.last_contact IS 'when the store last answered one of these views in this session';
 COMMENT ON COLUMN run_ops.stat_stores.last_error IS 'why the store last failed to answer in this session; kept after it answers again';
 

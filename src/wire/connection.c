@@ -552,6 +552,25 @@ connection_has_result(StoreConnection *connection)
 	return PQconsumeInput(connection->conn) && !PQisBusy(connection->conn);
 }
 
+bool
+connection_await_result(StoreConnection *connection, int patience)
+{
+	TimestampTz since = GetCurrentTimestamp();
+
+	while (PQisBusy(connection->conn))
+	{
+		int			unsent = PQflush(connection->conn);
+
+		if (unsent < 0 ||
+			!wait_for_socket(PQsocket(connection->conn),
+							 unsent > 0 ? WL_SOCKET_READABLE | WL_SOCKET_WRITEABLE : WL_SOCKET_READABLE,
+							 since, patience) ||
+			!PQconsumeInput(connection->conn))
+			return false;
+	}
+	return PQstatus(connection->conn) == CONNECTION_OK;
+}
+
 PGresult *
 connection_receive(StoreConnection *connection)
 {

@@ -70,6 +70,12 @@ extern bool connection_is_closed(StoreConnection *connection);
 /* Could the next result be received without waiting for the store? */
 extern bool connection_has_result(StoreConnection *connection);
 
+/*
+ * Waits until it can; false if that takes longer, or if the connection is lost.
+ * That is no error; interrupts must be held.
+ */
+extern bool connection_await_result(StoreConnection *connection, int patience);
+
 /* Raises the error that the result is, with every field that it has. */
 pg_noreturn extern void connection_report(StoreConnection *connection, PGresult *result);
 pg_noreturn extern void connection_report_lost(StoreConnection *connection);

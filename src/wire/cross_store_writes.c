@@ -14,7 +14,8 @@
  *
  * What remains possible with "allow" and "warn": a crash, or the loss of a
  * connection, between two commits.  A serialization failure is not among it:
- * the check is made here, before the remote commits.
+ * the check is made here, before the remote commits.  With "atomic", the
+ * commits are those of atomic_commit.c.
  */
 #include "postgres.h"
 
@@ -45,13 +46,15 @@ typedef enum CrossStoreWrites
 {
 	CROSS_STORE_WRITES_ALLOW,
 	CROSS_STORE_WRITES_WARN,
-	CROSS_STORE_WRITES_ERROR
+	CROSS_STORE_WRITES_ERROR,
+	CROSS_STORE_WRITES_ATOMIC
 } CrossStoreWrites;
 
 static const struct config_enum_entry cross_store_writes_options[] = {
 	{"allow", CROSS_STORE_WRITES_ALLOW, false},
 	{"warn", CROSS_STORE_WRITES_WARN, false},
 	{"error", CROSS_STORE_WRITES_ERROR, false},
+	{"atomic", CROSS_STORE_WRITES_ATOMIC, false},
 	{NULL, 0, false}
 };
 
@@ -355,14 +358,14 @@ other_write(TableWrite *one)
 	return TransactionIdIsValid(GetTopTransactionIdIfAny()) ? local : NULL;
 }
 
-void
+bool
 refuse_cross_store_writes(void)
 {
 	TableWrite *one = first_write(true);
 	TableWrite *other;
 
 	if (one == NULL)
-		return;
+		return false;
 
 	/*
 	 * A serializable transaction that is to lose must do so now.  PostgreSQL
@@ -371,9 +374,19 @@ refuse_cross_store_writes(void)
 	 */
 	PreCommit_CheckForSerializationFailure();
 
-	if (cross_store_writes != CROSS_STORE_WRITES_ALLOW &&
-		(other = other_write(one)) != NULL)
-		report_cross_store_writes(one, other);
+	if (cross_store_writes == CROSS_STORE_WRITES_ALLOW ||
+		(other = other_write(one)) == NULL)
+		return false;
+	if (cross_store_writes == CROSS_STORE_WRITES_ATOMIC)
+		return true;
+	report_cross_store_writes(one, other);
+	return false;
+}
+
+bool
+cross_store_writes_are_atomic(void)
+{
+	return cross_store_writes == CROSS_STORE_WRITES_ATOMIC;
 }
 
 static void
@@ -392,7 +405,7 @@ cross_store_writes_init(void)
 {
 	DefineCustomEnumVariable("run_ops_split.cross_store_writes",
 							 "What is done about a transaction that writes to more than one database.",
-							 "Such a transaction is not atomic. It is decided before anything is committed.",
+							 "With atomic it commits in all of them or in none. Otherwise it is not atomic: allow it, warn, or raise an error before anything is committed.",
 							 &cross_store_writes,
 							 CROSS_STORE_WRITES_WARN,
 							 cross_store_writes_options,

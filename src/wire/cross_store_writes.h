@@ -12,10 +12,14 @@ extern void note_foreign_write(Oid relid);
 
 /*
  * Warns, or raises an error, if the transaction has written to more than one
- * database.  To be called before any of them commits.  Errors: RO003, and 40001
- * if the local transaction could not be serialized.
+ * database.  True if they have to commit atomically instead.  To be called
+ * before any of them commits.  Errors: RO012, and 40001 if the local
+ * transaction could not be serialized.
  */
-extern void refuse_cross_store_writes(void);
+extern bool refuse_cross_store_writes(void);
+
+/* Is run_ops_split.cross_store_writes at "atomic"? */
+extern bool cross_store_writes_are_atomic(void);
 
 extern void cross_store_writes_init(void);
 

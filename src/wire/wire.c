@@ -43,6 +43,7 @@
 
 #include "ground/compat.h"
 #include "ground/own_table.h"
+#include "wire/atomic_commit.h"
 #include "wire/connection.h"
 #include "wire/cross_store_writes.h"
 #include "wire/wire.h"
@@ -100,6 +101,7 @@ struct Wire
 	bool		brief;
 	bool		written;
 	bool		broken;			/* it was lost, with what it has done */
+	char		prepared[PREPARED_NAME_SIZE + 1];	/* or about to be; see atomic_commit.c */
 	WireStatement *owner;		/* of a brief one */
 	dlist_head	statements;
 	dlist_head	readers;
@@ -564,6 +566,8 @@ refuse_broken(Wire *wire)
 				 errdetail("What the transaction has read or written there is lost with it.")));
 }
 
+static void resolve_in_passing(Wire *wire);
+
 void
 wire_begin(Wire *wire, WireNeed need, WireStatement *statement)
 {
@@ -574,7 +578,11 @@ wire_begin(Wire *wire, WireNeed need, WireStatement *statement)
 		lose_connection(wire);
 	wire->connection.limit = store_query_timeout;
 	if (wire->connection.conn == NULL)
+	{
 		open_connection(wire);
+		if (cross_store_writes_are_atomic())
+			resolve_in_passing(wire);
+	}
 	else if (wire->brief && need == WIRE_WRITE)
 		set_all_aside(wire);
 	else if (wire->streaming)
@@ -963,13 +971,301 @@ rollback_there(Wire *wire)
 	forget_transaction(wire);
 }
 
+/* ----------------------------------------------------------------
+ *		Atomic commit: see atomic_commit.c
+ * ----------------------------------------------------------------
+ */
+
+/* Nothing can cancel these waits, so they end also with store_timeout = 0. */
+#define FINISH_PATIENCE 5000
+
+/* When the transaction is rolled back, a store has that long to finish preparing. */
+#define PREPARE_PATIENCE 1000
+
+/* A command outside a transaction, which nothing may share its flight with. */
+static void
+send_alone(Wire *wire, const char *sql)
+{
+	if (wire->connection.conn == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONNECTION_FAILURE),
+				 errmsg("connection to store \"%s\" was lost", wire->connection.store)));
+	wire->connection.limit = store_timeout;
+	receive_all(wire);
+	wire_send(wire, sql, 0, NULL, false);
+}
+
+static PGresult *
+run_alone(void *wire, const char *sql)
+{
+	send_alone(wire, sql);
+	return wire_receive_whole(wire);
+}
+
+/*
+ * The first phase.  All stores prepare at the same time; what has only been read
+ * is committed before, because that can fail for a serializable transaction.
+ */
+static void
+prepare_everywhere(void)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &wires)
+	{
+		Wire	   *wire = dlist_container(Wire, node, iter.cur);
+
+		if (!wire->written)
+			commit_there(wire);
+	}
+	atomic_commit_begin();
+	dlist_foreach(iter, &wires)
+	{
+		Wire	   *wire = dlist_container(Wire, node, iter.cur);
+
+		refuse_broken(wire);
+		if (wire->depth == 0)
+			continue;
+		connection_begin_statement(&wire->connection, "PREPARE TRANSACTION");
+		receive_all(wire);
+		atomic_commit_name(wire->prepared,
+						   GetUserMapping(wire->userid, wire->serverid)->umid);
+		send_alone(wire, psprintf("PREPARE TRANSACTION '%s'", wire->prepared));
+	}
+	dlist_foreach(iter, &wires)
+	{
+		Wire	   *wire = dlist_container(Wire, node, iter.cur);
+
+		if (wire->prepared[0] == '\0')
+			continue;
+		/* a transaction that had failed is rolled back, which is no error */
+		if (strcmp(PQcmdStatus(wire_receive_whole(wire)), "PREPARE TRANSACTION") != 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_IN_FAILED_SQL_TRANSACTION),
+					 errmsg("transaction in store \"%s\" was rolled back",
+							wire->connection.store)));
+		forget_transaction(wire);
+	}
+}
+
+/*
+ * The answer to the last command that was sent; NULL if it does not come.  No
+ * error: from here on, one would be a PANIC after a commit, and in a session
+ * that is terminated it would be the end of its rollback.
+ */
+static PGresult *
+last_answer(Wire *wire, int patience)
+{
+	PGresult   *answer = NULL;
+
+	if (wire->connection.conn == NULL)
+		return NULL;
+	while (next_expected(wire) != '\0')
+	{
+		PGresult   *result;
+
+		if (!connection_await_result(&wire->connection, patience))
+		{
+			PQclear(answer);
+			return NULL;
+		}
+		result = PQgetResult(wire->connection.conn);
+		if (result == NULL || next_expected(wire) == 's')
+		{
+			PQclear(result);
+			arrived(wire);
+		}
+		else
+		{
+			PQclear(answer);
+			answer = result;
+		}
+	}
+	wire->running = false;
+	return answer;
+}
+
+/*
+ * Finds out whether a store has prepared, before its part is rolled back.  If
+ * that takes too long, the connection goes, and whether there is something left
+ * is not known.
+ */
+static void
+stop_preparing(Wire *wire)
+{
+	PGresult   *answer;
+
+	if (wire->prepared[0] == '\0' || wire->depth == 0)
+		return;
+	if (wire->running)
+	{
+		answer = last_answer(wire, PREPARE_PATIENCE);
+		if (answer != NULL && strcmp(PQcmdStatus(answer), "PREPARE TRANSACTION") == 0)
+			forget_transaction(wire);
+		PQclear(answer);
+	}
+	if (wire->depth > 0 && !wire->running && wire->connection.conn != NULL)
+		wire->prepared[0] = '\0';
+}
+
+/* Is there nothing left of a prepared transaction?  Another session may have finished it. */
+static bool
+is_finished(PGresult *answer)
+{
+	const char *state = PQresultErrorField(answer, PG_DIAG_SQLSTATE);
+
+	return PQresultStatus(answer) == PGRES_COMMAND_OK ||
+		(state != NULL &&
+		 MAKE_SQLSTATE(state[0], state[1], state[2], state[3], state[4]) == ERRCODE_UNDEFINED_OBJECT);
+}
+
+static void
+warn_of_left(Wire *wire, bool commit, PGresult *answer)
+{
+	const char *reason = answer ? PQresultErrorField(answer, PG_DIAG_MESSAGE_PRIMARY) : NULL;
+
+	ereport(WARNING,
+			(errcode(ERRCODE_TRANSACTION_RESOLUTION_UNKNOWN),
+			 commit ? errmsg("transaction is committed, but store \"%s\" may not have committed its part yet",
+							 wire->connection.store) :
+			 errmsg("transaction is rolled back, but store \"%s\" may still have its part",
+					wire->connection.store),
+			 errdetail_internal("%s", reason ? reason : "The store has not answered."),
+			 errhint("Prepared transaction \"%s\" may be left in the store. run_ops.resolve_in_doubt() finishes it, as does the next session that connects to the store with run_ops_split.cross_store_writes = atomic.",
+					 wire->prepared)));
+}
+
+/* The second phase in all stores, or the way back from the first one. */
+static void
+finish_everywhere(bool commit)
+{
+	char		sql[PREPARED_NAME_SIZE + 30];
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &wires)
+	{
+		Wire	   *wire = dlist_container(Wire, node, iter.cur);
+
+		if (wire->prepared[0] == '\0')
+			continue;
+		snprintf(sql, sizeof(sql), "%s PREPARED '%s'",
+				 commit ? "COMMIT" : "ROLLBACK", wire->prepared);
+		send_unawaited(wire, sql);
+	}
+	dlist_foreach(iter, &wires)
+	{
+		Wire	   *wire = dlist_container(Wire, node, iter.cur);
+		PGresult   *answer;
+
+		if (wire->prepared[0] == '\0')
+			continue;
+		answer = last_answer(wire, store_timeout > 0 ? store_timeout : FINISH_PATIENCE);
+		if (answer == NULL || !is_finished(answer))
+		{
+			warn_of_left(wire, commit, answer);
+			/* so that the next use of the store opens another, and finishes it */
+			wire->running = answer == NULL;
+			lose_connection(wire);
+		}
+		PQclear(answer);
+		wire->prepared[0] = '\0';
+	}
+}
+
+/* What is left in a store, for atomic_commit_try(). */
+typedef struct LeftThere
+{
+	Wire	   *wire;
+	List	   *left;
+} LeftThere;
+
+static void
+ask_for_left(void *arg)
+{
+	LeftThere  *there = arg;
+
+	there->left = atomic_commit_left(run_alone, there->wire);
+}
+
+/*
+ * A session that connects to a store finishes what others have left there.  Its
+ * statement goes on whatever happens, over another connection if need be.
+ */
+static void
+resolve_in_passing(Wire *wire)
+{
+	LeftThere	there = {wire, NIL};
+	char	   *failure;
+	ListCell   *lc;
+
+	if (!atomic_commit_may_resolve())
+		return;
+	failure = atomic_commit_try(ask_for_left, &there);
+	if (failure)
+		ereport(LOG,
+				(errmsg("could not ask store \"%s\" for prepared transactions: %s",
+						wire->connection.store, failure)));
+	atomic_commit_resolve(there.left, run_alone, wire);
+	foreach(lc, there.left)
+	{
+		PreparedTransaction *prepared = lfirst(lc);
+
+		ereport(LOG,
+				(errmsg("prepared transaction \"%s\" in store \"%s\": %s",
+						prepared->name, wire->connection.store, prepared->outcome)));
+	}
+	if (wire->connection.conn == NULL)
+	{
+		wire->pause = 0;
+		open_connection(wire);
+	}
+	receive_all(wire);
+	/* that was not done for these commands, but is for the statement's */
+	wire->set_up = false;
+}
+
+List *
+wire_resolve_prepared(Oid serverid, Oid userid)
+{
+	Wire	   *wire = find_wire(serverid, userid, true);
+	List	   *left = NIL;
+
+	lose_connection(wire);
+	wire->connection.limit = store_timeout;
+	open_connection(wire);
+	PG_TRY();
+	{
+		left = atomic_commit_left(run_alone, wire);
+		atomic_commit_resolve(left, run_alone, wire);
+	}
+	PG_FINALLY();
+	{
+		lose_connection(wire);
+	}
+	PG_END_TRY();
+	return left;
+}
+
 static void
 end_of_transaction(XactEvent event, void *arg)
 {
 	dlist_mutable_iter iter;
 
-	if (event == XACT_EVENT_PRE_COMMIT)
-		refuse_cross_store_writes();
+	if (event == XACT_EVENT_PRE_COMMIT && refuse_cross_store_writes())
+		prepare_everywhere();
+	else if (event == XACT_EVENT_COMMIT)
+		finish_everywhere(true);
+	else if (event == XACT_EVENT_ABORT)
+	{
+		dlist_foreach_modify(iter, &wires)
+		{
+			Wire	   *wire = dlist_container(Wire, node, iter.cur);
+
+			stop_preparing(wire);
+			rollback_there(wire);
+		}
+		finish_everywhere(false);
+	}
 	dlist_foreach_modify(iter, &wires)
 	{
 		Wire	   *wire = dlist_container(Wire, node, iter.cur);
@@ -988,8 +1284,6 @@ end_of_transaction(XactEvent event, void *arg)
 				commit_there(wire);
 				break;
 			case XACT_EVENT_ABORT:
-				rollback_there(wire);
-				/* FALLTHROUGH */
 			case XACT_EVENT_COMMIT:
 			case XACT_EVENT_PREPARE:
 				forget_readers(wire);

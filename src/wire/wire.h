@@ -7,6 +7,7 @@
 
 #include "lib/ilist.h"
 #include "libpq-fe.h"
+#include "nodes/pg_list.h"
 #include "utils/palloc.h"
 
 /* The connection of a role to a foreign server; it is opened when needed. */
@@ -106,6 +107,13 @@ extern void wire_read_stop(Wire *wire, WireReader *reader);
  * and COMMIT.
  */
 extern void wire_exec_apart(Oid serverid, Oid userid, const char *sql);
+
+/*
+ * Finishes what atomic commits have left in a store, over such a connection.
+ * A list of PreparedTransaction, with outcomes.  Errors: as wire_begin(), and
+ * those of the query for what is left.
+ */
+extern List *wire_resolve_prepared(Oid serverid, Oid userid);
 
 /* The name of the store, or else of the foreign server. */
 extern const char *wire_store(Wire *wire);

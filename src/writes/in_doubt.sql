@@ -1,6 +1,6 @@
 
 -- in_doubt: finds rows that a crash between two commits has left without the
--- row they refer to.
+-- row they refer to, and finishes transactions that a crash has left prepared.
 
 CREATE VIEW run_ops.relation_between AS
   SELECT t.view, a.attname AS column_name, o.view AS referenced
@@ -62,3 +62,56 @@ COMMENT ON FUNCTION run_ops.in_doubt() IS
   'rows that refer to a row which is in no store; they remain if one database has committed its part of a transaction and another one has not; reads the tables in every store';
 REVOKE EXECUTE ON FUNCTION run_ops.in_doubt() FROM PUBLIC;
 GRANT SELECT ON run_ops.relation_between TO PUBLIC;
+
+-- SECURITY DEFINER: whoever may switch split may finish what is left, with the
+-- user mappings with which it was written.
+CREATE FUNCTION run_ops.resolve_in_doubt()
+  RETURNS TABLE (store text, name text, prepared_since timestamptz, outcome text)
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+  s    record;
+  seen text[];
+BEGIN
+  PERFORM run_ops.refuse_in_copy();
+  FOR s IN SELECT r.name, r.server FROM run_ops.store AS r WHERE r.server IS NOT NULL ORDER BY r.name LOOP
+    seen := '{}';
+    BEGIN
+      -- each user of the store may finish its own only
+      FOR name, prepared_since, outcome IN
+        SELECT p.name, p.prepared_since, p.outcome
+          FROM (SELECT DISTINCT coalesce(nullif(m.umuser, 0), u.oid) AS role
+                  FROM pg_user_mappings AS m, pg_roles AS u
+                 WHERE m.srvname = s.server AND u.rolname = current_user) AS m,
+               LATERAL run_ops.resolve_prepared(s.server, m.role) AS p
+      LOOP
+        IF name <> ALL (seen) THEN
+          seen := seen || name;
+          store := s.name;
+          RETURN NEXT;
+        END IF;
+      END LOOP;
+      -- and what none of them may
+      RETURN QUERY
+        SELECT s.name, a ->> 'gid', (a ->> 'prepared')::timestamptz,
+               format('undecided: it belongs to role "%s" of the store, which no user mapping uses', a ->> 'owner')
+          FROM run_ops.left_in_store(s.name) AS a WHERE a ->> 'gid' <> ALL (seen);
+    EXCEPTION WHEN OTHERS THEN
+      RAISE WARNING 'store "%" was not asked for prepared transactions', s.name USING DETAIL = SQLERRM;
+    END;
+  END LOOP;
+END $$;
+COMMENT ON FUNCTION run_ops.resolve_in_doubt() IS
+  'finishes transactions that a crash or a lost connection has left prepared in a store (run_ops_split.cross_store_writes = atomic): commits there what was committed here, rolls back what was not. One row for each: "committed", "rolled back", "in progress", "failed: " and the error, or "undecided: " and why.';
+
+CREATE FUNCTION run_ops.left_in_store(store text) RETURNS SETOF jsonb
+  LANGUAGE sql SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT * FROM run_ops.ask_store(store,
+    'SELECT p.gid, p.prepared, p.owner FROM pg_prepared_xacts AS p '
+    'WHERE p.database = current_database() AND starts_with(p.gid, ''run_ops_split:'') ORDER BY p.prepared, p.gid')
+$$;
+COMMENT ON FUNCTION run_ops.left_in_store(text) IS
+  'the prepared transactions of atomic commits in a store, with their owners';
+REVOKE EXECUTE ON FUNCTION run_ops.resolve_in_doubt(), run_ops.left_in_store(text) FROM PUBLIC;
