@@ -896,7 +896,8 @@ wire_exec_apart(Oid serverid, Oid userid, const char *sql)
 static void
 commit_there(Wire *wire)
 {
-	PGresult   *result;
+	MemoryContext oldcontext = CurrentMemoryContext;
+	PGresult   *volatile result;
 
 	refuse_broken(wire);
 	if (wire->depth == 0)
@@ -911,8 +912,25 @@ commit_there(Wire *wire)
 	wire->connection.limit = store_query_timeout;
 	receive_all(wire);
 	wire->connection.committing = true;
-	wire_send(wire, "COMMIT", 0, NULL, false);
-	result = wire_receive(wire);
+	PG_TRY();
+	{
+		wire_send(wire, "COMMIT", 0, NULL, false);
+		result = wire_receive(wire);
+	}
+	PG_CATCH();
+	{
+		if (geterrcode() != ERRCODE_QUERY_CANCELED)
+			PG_RE_THROW();
+		/* who has canceled it must know that the store may commit it all the same */
+		MemoryContextSwitchTo(oldcontext);
+		FlushErrorState();
+		lose_connection(wire);
+		ereport(ERROR,
+				(errcode(ERRCODE_TRANSACTION_RESOLUTION_UNKNOWN),
+				 errmsg("COMMIT in store \"%s\" was canceled", wire->connection.store),
+				 errhint("Whether the store has committed is not known. run_ops.in_doubt() lists rows that refer to rows which are in no store.")));
+	}
+	PG_END_TRY();
 	wire->running = false;
 	wire->connection.committing = false;
 	/* the answer to COMMIT of a transaction that had failed is no error */
