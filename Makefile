@@ -3,7 +3,7 @@
 #   make, make install, make installcheck    as every PostgreSQL extension has them
 #   make demo [KEEP=1]                       the main job on two temporary servers
 #   make test [REGRESS=...] [ISOLATION=...] [PROVE_TESTS=...]
-#   make bench                               the ratio table, test/bench
+#   make bench [BENCH=test/bench/reads.sql]  the ratio table, test/bench
 #   make check-mutants                       the cache and the pruning without each of their guards
 #   make check-versions [VERSIONS="17 18"]   the tests on other PostgreSQL versions
 #   make check-package                       what is shipped, by make dist and as a Debian package
@@ -28,7 +28,7 @@ ifneq ($(filter $(SERVER_GOALS),$(MAKECMDGOALS)),)
 $(SERVER_GOALS):
 	@scripts/$@
 
-export KEEP VERSIONS
+export KEEP VERSIONS BENCH
 ifdef REGRESS
 export REGRESS
 endif
@@ -66,6 +66,7 @@ MODULES_C = \
 	stores/foreign_scan \
 	stores/remote_change \
 	stores/foreign_modify \
+	stores/foreign_analyze \
 	reads/lookup_condition \
 	reads/target_leaves \
 	reads/seam_pruning \
@@ -75,6 +76,7 @@ MODULES_C = \
 	reads/read_locks \
 	writes/routed_view \
 	writes/write_frame \
+	writes/row_recheck \
 	writes/write_routing \
 	writes/write_lock \
 	switch/leftovers \
@@ -172,6 +174,7 @@ ISOLATION ?= \
 	lazy_fdw_recheck \
 	mint_kind_flip \
 	write_races \
+	row_recheck \
 	cache_snapshots \
 	cache_definitions \
 	cache_serializable \

@@ -129,7 +129,7 @@ ROLLBACK;
 ALTER SERVER lazy OPTIONS (DROP batch_size);
 
 --
--- A scan begins with the first row asked for
+-- A scan begins with the first row asked for, or when its cursor is opened
 --
 SELECT contacted() IS NOT NULL;
 EXPLAIN (VERBOSE, COSTS OFF) SELECT * FROM lazy.run r JOIN lazy.attempt a ON a.run_id = r.id;

@@ -87,7 +87,8 @@ SELECT run_ops.lock_row('run_ops.run', :'cuid', wait => NULL);
 -- what another session has locked, in either store, and with which strength
 BEGIN;
 SELECT dblink_connect('other', :'legacy_server') \gset
-SELECT dblink_exec('other', format('BEGIN; SELECT run_ops.lock_row(''run_ops.run'', %L), run_ops.lock_row(''run_ops.run'', %L, ''key share'')', :'cuid', :'ksuid')) \gset
+SELECT dblink_exec('other', 'BEGIN') \gset
+SELECT * FROM dblink('other', format('SELECT run_ops.lock_row(''run_ops.run'', %L), run_ops.lock_row(''run_ops.run'', %L, ''key share'')', :'cuid', :'ksuid')) AS o (cuid boolean, ksuid boolean);
 SELECT run_ops.lock_row('run_ops.run', :'cuid', wait => 'skip locked') AS cuid,
   run_ops.lock_row('run_ops.run', :'ksuid', 'update', 'skip locked') AS ksuid,
   run_ops.lock_row('run_ops.run', :'ksuid', 'no key update', 'skip locked') AS ksuid_weaker;

@@ -26,7 +26,7 @@ CREATE FUNCTION locked(command text) RETURNS SETOF text LANGUAGE plpgsql AS $$
 BEGIN
   EXECUTE command;
   RETURN QUERY SELECT c.oid::regclass::text FROM pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation
-    WHERE l.pid = pg_backend_pid() AND l.mode = 'RowShareLock' AND c.relkind <> 'i' ORDER BY 1;
+    WHERE l.pid = pg_backend_pid() AND l.mode = 'RowShareLock' AND c.relkind IN ('r', 'p', 'f') ORDER BY 1;
 END $$;
 
 -- The session's first query on a view, which loads the library.

@@ -21,10 +21,12 @@
 #include "reads/seam_pruning.h"
 #include "reads/seam_shortcut.h"
 #include "reads/target_leaves.h"
+#include "stores/foreign_scan.h"
 #include "stores/read_gate.h"
 #include "switch/leftovers.h"
 #include "wire/cross_store_writes.h"
 #include "wire/wire.h"
+#include "writes/row_recheck.h"
 #include "writes/write_frame.h"
 #include "writes/write_routing.h"
 
@@ -41,10 +43,12 @@ _PG_init(void)
 	wire_init();
 	cross_store_writes_init();
 	read_gate_init();
+	foreign_scan_init();
 	target_leaves_init();
 	seam_pruning_init();
 	seam_shortcut_init();
 	write_frame_init();
+	row_recheck_init();
 	write_routing_init();
 	leftovers_init();
 	mint_kind_init();

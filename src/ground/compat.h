@@ -14,6 +14,11 @@
 #define MarkGUCPrefixReserved(prefix) EmitWarningsOnPlaceholders(prefix)
 #endif
 
+/* before a declaration, as from 18 on */
+#if PG_VERSION_NUM < 180000
+#define pg_noreturn __attribute__((noreturn))
+#endif
+
 /* DEFAULT_FDW_TUPLE_COST of postgres_fdw */
 #if PG_VERSION_NUM < 170000
 #define COMPAT_DEFAULT_FDW_TUPLE_COST 0.01
@@ -85,6 +90,24 @@ typedef bool TU_UpdateIndexes;
 #define TU_None false
 #endif
 
+/* the parameters of ExecutorRun() and its hook, and their names */
+#if PG_VERSION_NUM < 180000
+#define COMPAT_EXECUTOR_RUN_PARAMETERS \
+	QueryDesc *query, ScanDirection direction, uint64 count, bool execute_once
+#define COMPAT_EXECUTOR_RUN_ARGUMENTS query, direction, count, execute_once
+#else
+#define COMPAT_EXECUTOR_RUN_PARAMETERS \
+	QueryDesc *query, ScanDirection direction, uint64 count
+#define COMPAT_EXECUTOR_RUN_ARGUMENTS query, direction, count
+#endif
+
+/* the scans that return nothing during EvalPlanQual */
+#if PG_VERSION_NUM < 160000
+#define compat_relsubs_blocked(epqstate) ((epqstate)->epqExtra->relsubs_blocked)
+#else
+#define compat_relsubs_blocked(epqstate) ((epqstate)->relsubs_blocked)
+#endif
+
 /* Does the view read its tables with the privileges of the caller? */
 #if PG_VERSION_NUM < 150000
 #define compat_has_security_invoker(rel) false
@@ -135,6 +158,13 @@ typedef bool TU_UpdateIndexes;
 #else
 #define compat_all_updated_columns(root, target) \
 	get_rel_all_updated_cols(root, find_base_rel(root, target))
+#endif
+
+/* needs commands/vacuum.h */
+#if PG_VERSION_NUM < 180000
+#define compat_vacuum_delay_point() vacuum_delay_point()
+#else
+#define compat_vacuum_delay_point() vacuum_delay_point(true)
 #endif
 
 /* Building a jsonb value; needs utils/jsonb.h. */
@@ -195,6 +225,60 @@ typedef struct CompatJsonb
 #include "libpq/libpq-be-fe-helpers.h"
 #define COMPAT_CANCEL_HAS_LIMIT true
 #define compat_cancel(conn, endtime) libpqsrv_cancel(conn, endtime)
+#endif
+
+/*
+ * What a session can pass on to a store in place of a password: credentials that
+ * its client has delegated, and the keys of its own SCRAM authentication, which
+ * are added as options of libpq.  Needs miscadmin.h and libpq-fe.h.  A background
+ * worker has no client.
+ */
+#if PG_VERSION_NUM >= 160000 && defined(ENABLE_GSS)
+struct Port;
+extern bool be_gssapi_get_delegation(struct Port *port);
+#define compat_has_delegated_gss() (MyProcPort != NULL && be_gssapi_get_delegation(MyProcPort))
+#define compat_used_gss(conn) PQconnectionUsedGSSAPI(conn)
+#else
+#define compat_has_delegated_gss() false
+#define compat_used_gss(conn) false
+#endif
+
+#define COMPAT_SCRAM_OPTIONS 3
+#if PG_VERSION_NUM < 180000
+#define compat_has_scram_keys() false
+#define compat_add_scram_keys(keywords, values, n) (n)
+#else
+/* Port is the same without GSSAPI, whose headers may not be installed */
+#undef ENABLE_GSS
+#include "common/base64.h"
+#include "libpq/libpq-be.h"
+#include "miscadmin.h"
+
+#define compat_has_scram_keys() (MyProcPort != NULL && MyProcPort->has_scram_keys)
+
+static inline char *
+compat_base64(const uint8 *key, int len)
+{
+	int			size = pg_b64_enc_len(len);
+	char	   *result = palloc0(size + 1);
+
+	if (pg_b64_encode(key, len, result, size) < 0)
+		elog(ERROR, "could not encode a SCRAM key");
+	return result;
+}
+
+static inline int
+compat_add_scram_keys(const char **keywords, const char **values, int n)
+{
+	keywords[n] = "scram_client_key";
+	values[n++] = compat_base64(MyProcPort->scram_ClientKey, sizeof(MyProcPort->scram_ClientKey));
+	keywords[n] = "scram_server_key";
+	values[n++] = compat_base64(MyProcPort->scram_ServerKey, sizeof(MyProcPort->scram_ServerKey));
+	/* no other method is to be used with them */
+	keywords[n] = "require_auth";
+	values[n++] = "scram-sha-256";
+	return n;
+}
 #endif
 
 /* Logs a message of this transaction; needs replication/message.h. */

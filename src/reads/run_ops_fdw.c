@@ -4,9 +4,9 @@
  *
  * postgres_fdw decides which part of a query a store executes, and writes its
  * SQL.  It is called through a copy of its FdwRoutine.  What executes that is in
- * foreign_scan.c and foreign_modify.c.  foreign_plan.c tells the planner more
- * about lookups by key.  IMPORT FOREIGN SCHEMA and ANALYZE stay those of
- * postgres_fdw, over a connection of its own.
+ * foreign_scan.c, foreign_modify.c and foreign_analyze.c.  foreign_plan.c tells the planner more
+ * about lookups by key.  IMPORT FOREIGN SCHEMA stays that of postgres_fdw, over a
+ * connection of its own.
  */
 #include "postgres.h"
 
@@ -21,12 +21,11 @@
 #include "foreign/foreign.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/rel.h"
 
 #include "reads/foreign_plan.h"
+#include "stores/foreign_analyze.h"
 #include "stores/foreign_modify.h"
 #include "stores/foreign_scan.h"
-#include "stores/read_gate.h"
 
 PG_FUNCTION_INFO_V1(run_ops_fdw_handler);
 PG_FUNCTION_INFO_V1(run_ops_fdw_validator);
@@ -124,14 +123,6 @@ run_ops_fdw_validator(PG_FUNCTION_ARGS)
  * ----------------------------------------------------------------
  */
 
-static bool
-lazyAnalyzeForeignTable(Relation rel, AcquireSampleRowsFunc *func,
-						BlockNumber *totalpages)
-{
-	split_require_active(GetForeignServerIdByRelId(RelationGetRelid(rel)));
-	return postgres_fdw_routine.AnalyzeForeignTable(rel, func, totalpages);
-}
-
 /*
  * run_ops_fdw_handler() returns fdw_handler
  */
@@ -145,6 +136,6 @@ run_ops_fdw_handler(PG_FUNCTION_ARGS)
 	foreign_plan_routine(routine);
 	foreign_scan_routine(routine);
 	foreign_modify_routine(routine);
-	routine->AnalyzeForeignTable = lazyAnalyzeForeignTable;
+	routine->AnalyzeForeignTable = foreign_analyze;
 	PG_RETURN_POINTER(routine);
 }

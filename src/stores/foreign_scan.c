@@ -5,7 +5,7 @@
  *
  * The one idea: a scan begins when its first row is requested, because a leaf
  * of a union view is often skipped by its One-Time Filter, and then the store
- * need not be reached.  When the plan starts, the scan only says that it takes
+ * need not be reached.  Only in a cursor a scan begins when that is opened.  When the plan starts, the scan only says that it takes
  * part in what the statement does in the store (wire.c), so that the first scan
  * to begin knows what others will need.
  *
@@ -23,6 +23,7 @@
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
+#include "tcop/pquery.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -37,8 +38,12 @@
 #include "wire/cross_store_writes.h"
 #include "wire/wire.h"
 
-/* the most rows that one FETCH requests */
+static ExecutorStart_hook_type next_executor_start = NULL;
+static ExecutorRun_hook_type next_executor_run = NULL;
+
+/* the most rows that one FETCH requests, and from how many on it comes early */
 #define MAX_FETCH 10000
+#define FETCH_AHEAD 1000
 
 /* the private lists of postgres_fdw; see check_layout() */
 enum
@@ -55,9 +60,8 @@ enum
 /* The parameters of a remote query. */
 typedef struct RemoteParams
 {
-	int			n;
 	List	   *exprs;
-	FmgrInfo   *output;
+	RemoteText	text;
 	const char **values;
 } RemoteParams;
 
@@ -85,9 +89,11 @@ typedef struct StoreScan
 	bool		begun;
 	bool		ended;			/* the store has sent its last row */
 	char	   *cursor;			/* NULL: the rows come as they are */
-	int			fetching;
+	int			fetching;		/* rows of the last FETCH */
+	bool		requested;		/* and its answer is on its way */
 	PGresult   *chunk;			/* of the cursor */
 	int			row;			/* the next one of it */
+	PGresult   *ahead;			/* the chunk after it, if it had to come early */
 	Tuplestorestate *aside;		/* what was left when the wire was needed */
 	TupleTableSlot *aside_slot;
 
@@ -132,20 +138,12 @@ static void
 prepare_params(PlanState *planstate, List *exprs, RemoteParams *params)
 {
 	ListCell   *lc;
-	int			i = 0;
 
-	params->n = list_length(exprs);
 	params->exprs = ExecInitExprList(exprs, planstate);
-	params->output = palloc0(sizeof(FmgrInfo) * params->n);
-	params->values = palloc0(sizeof(char *) * params->n);
+	params->text.output = palloc0(sizeof(FmgrInfo) * list_length(exprs));
+	params->values = palloc0(sizeof(char *) * list_length(exprs));
 	foreach(lc, exprs)
-	{
-		Oid			function;
-		bool		varlena;
-
-		getTypeOutputInfo(exprType(lfirst(lc)), &function, &varlena);
-		fmgr_info(function, &params->output[i++]);
-	}
+		remote_text_add(&params->text, exprType(lfirst(lc)));
 }
 
 /* Evaluates them, in per-tuple memory. */
@@ -157,16 +155,16 @@ evaluate_params(ExprContext *econtext, RemoteParams *params)
 	int			i = 0;
 	int			nest_level;
 
-	if (params->n == 0)
+	if (params->exprs == NIL)
 		return;
 	oldcontext = MemoryContextSwitchTo(econtext->ecxt_per_tuple_memory);
-	nest_level = remote_text_begin();
+	nest_level = remote_text_begin(&params->text);
 	foreach(lc, params->exprs)
 	{
 		bool		isnull;
 		Datum		value = ExecEvalExpr((ExprState *) lfirst(lc), econtext, &isnull);
 
-		params->values[i] = isnull ? NULL : OutputFunctionCall(&params->output[i], value);
+		params->values[i] = isnull ? NULL : OutputFunctionCall(&params->text.output[i], value);
 		i++;
 	}
 	remote_text_end(nest_level);
@@ -231,10 +229,13 @@ forget_scan(void *arg)
 	StoreScan  *scan = arg;
 
 	PQclear(scan->chunk);
-	scan->chunk = NULL;
+	PQclear(scan->ahead);
+	scan->chunk = scan->ahead = NULL;
+	scan->requested = false;
 	wire_read_end(scan->wire, &scan->reader);
 }
 
+static void store_scan_yield(WireReader *reader);
 static void store_scan_set_aside(WireReader *reader);
 
 static StoreScan *
@@ -245,6 +246,7 @@ start_scan(ForeignScanState *node, WireNeed need)
 	StoreScan  *scan = palloc0(sizeof(StoreScan));
 
 	scan->node = node;
+	scan->reader.yield = store_scan_yield;
 	scan->reader.set_aside = store_scan_set_aside;
 	scan->level = GetCurrentTransactionNestLevel();
 	scan->owner = CurrentResourceOwner;
@@ -292,7 +294,10 @@ finish_remote(StoreScan *scan)
 			;
 	}
 	else if (scan->reader.is_reading)
+	{
+		wire_read_stop(scan->wire, &scan->reader);
 		wire_close_cursor(scan->wire, scan->cursor);
+	}
 	forget_scan(scan);
 	if (scan->aside)
 		tuplestore_end(scan->aside);
@@ -331,18 +336,57 @@ storeEndForeignScan(ForeignScanState *node)
  * ----------------------------------------------------------------
  */
 
+/* Sends a FETCH in the flight that has begun. */
 static void
-fetch(StoreScan *scan)
+request_chunk(StoreScan *scan)
 {
-	PQclear(scan->chunk);
-	scan->chunk = NULL;
 	wire_send(scan->wire, psprintf("FETCH %d FROM %s", scan->fetching, scan->cursor),
 			  0, NULL, false);
-	scan->chunk = wire_take_whole(scan->wire);
-	scan->row = 0;
-	if (PQntuples(scan->chunk) < scan->fetching)
+	wire_read_begin(scan->wire, &scan->reader);
+	scan->requested = true;
+}
+
+static PGresult *
+receive_chunk(StoreScan *scan)
+{
+	PGresult   *chunk = wire_take_whole(scan->wire);
+
+	scan->requested = false;
+	if (PQntuples(chunk) < scan->fetching)
+	{
 		scan->ended = true;
+		wire_read_end(scan->wire, &scan->reader);
+		wire_close_cursor(scan->wire, scan->cursor);
+	}
+	return chunk;
+}
+
+/*
+ * The next rows of a cursor.  Who has read that many will read on: so the store
+ * prepares the next ones meanwhile.
+ */
+static void
+next_chunk(StoreScan *scan)
+{
+	PQclear(scan->chunk);
+	scan->row = 0;
+	scan->chunk = scan->ahead;
+	scan->ahead = NULL;
+	if (scan->chunk == NULL)
+	{
+		if (!scan->requested)
+		{
+			wire_begin(scan->wire, scan->statement->need, scan->statement);
+			request_chunk(scan);
+		}
+		scan->chunk = receive_chunk(scan);
+	}
 	scan->fetching = Min(scan->fetching * 2, MAX_FETCH);
+	if (!scan->ended && scan->fetching >= FETCH_AHEAD)
+	{
+		wire_begin(scan->wire, scan->statement->need, scan->statement);
+		request_chunk(scan);
+	}
 }
 
 /*
@@ -368,14 +412,13 @@ begin_scan(StoreScan *scan)
 										   wire_cursor_name(scan->wire));
 		scan->fetching = scan->fetch;
 		wire_add(scan->wire, psprintf("DECLARE %s NO SCROLL CURSOR FOR %s", scan->cursor, scan->sql),
-				 scan->params.n, scan->params.values);
-		fetch(scan);
-		if (!scan->ended)
-			wire_read_begin(scan->wire, &scan->reader);
+				 scan->params.text.n, scan->params.values);
+		request_chunk(scan);
+		next_chunk(scan);
 		return;
 	}
 	wire_begin(scan->wire, need, scan->statement);
-	wire_send(scan->wire, scan->sql, scan->params.n, scan->params.values, true);
+	wire_send(scan->wire, scan->sql, scan->params.text.n, scan->params.values, true);
 	wire_read_begin(scan->wire, &scan->reader);
 	if (at_once)
 	{
@@ -395,19 +438,16 @@ next_row(StoreScan *scan, int *row)
 		*row = scan->row++;
 		return scan->chunk;
 	}
-	if (scan->ended)
+	if (scan->ended && scan->ahead == NULL)
 		return NULL;
-	if (!scan->reader.is_reading)
+	if (!scan->reader.is_reading && scan->ahead == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_CONNECTION_FAILURE),
 				 errmsg("connection to store \"%s\" was lost while a query was read",
 						wire_store(scan->wire))));
 	if (scan->cursor)
 	{
-		wire_begin(scan->wire, scan->statement->need, scan->statement);
-		fetch(scan);
-		if (scan->ended)
-			wire_read_end(scan->wire, &scan->reader);
+		next_chunk(scan);
 		return next_row(scan, row);
 	}
 	while ((result = wire_receive(scan->wire)) != NULL)
@@ -420,6 +460,21 @@ next_row(StoreScan *scan, int *row)
 	scan->ended = true;
 	wire_read_end(scan->wire, &scan->reader);
 	return NULL;
+}
+
+/* The answer that is on its way: the rows of a cursor, or all of a query. */
+static void
+store_scan_yield(WireReader *reader)
+{
+	StoreScan  *scan = (StoreScan *) reader;
+
+	if (scan->cursor)
+		scan->ahead = receive_chunk(scan);
+	else
+	{
+		store_scan_set_aside(reader);
+		wire_read_end(scan->wire, reader);
+	}
 }
 
 static void
@@ -501,15 +556,83 @@ storeIterateForeignScan(ForeignScanState *node)
 	/* what was read before is not among them */
 	if (scan->aside)
 	{
-		if (!tuplestore_gettupleslot(scan->aside, true, false, scan->aside_slot))
-			return ExecClearTuple(slot);
-		return ExecCopySlot(slot, scan->aside_slot);
+		/* a row from a file is freed with the next one; here is per-tuple memory */
+		MemoryContext oldcontext = MemoryContextSwitchTo(node->ss.ps.state->es_query_cxt);
+		bool		found = tuplestore_gettupleslot(scan->aside, true, false, scan->aside_slot);
+
+		MemoryContextSwitchTo(oldcontext);
+		return found ? ExecCopySlot(slot, scan->aside_slot) : ExecClearTuple(slot);
 	}
 	result = next_row(scan, &row);
 	if (result == NULL)
 		return ExecClearTuple(slot);
 	store_row(scan, result, row, slot);
 	return slot;
+}
+
+/* ----------------------------------------------------------------
+ *		Cursors
+ * ----------------------------------------------------------------
+ */
+
+/*
+ * A cursor shows what there was when it was opened, whatever is committed or
+ * changed before its rows are fetched.  So what has not begun when a query
+ * pauses must begin now.  A scan with parameters of other scans cannot.
+ */
+static bool
+begin_waiting_scans(PlanState *node, void *context)
+{
+	if (IsA(node, ResultState))
+	{
+		ResultState *gate = (ResultState *) node;
+
+		if (gate->resconstantqual &&
+			!ExecQual(gate->resconstantqual, node->ps_ExprContext))
+			return false;
+	}
+	else if (IsA(node, ForeignScanState) && node->plan->type == T_ForeignScan &&
+			 ((ForeignScanState *) node)->fdwroutine->IterateForeignScan == storeIterateForeignScan &&
+			 ((ForeignScan *) node->plan)->operation == CMD_SELECT &&
+			 ((ForeignScanState *) node)->fdw_state != NULL &&
+			 bms_is_empty(node->plan->allParam))
+	{
+		StoreScan  *scan = ((ForeignScanState *) node)->fdw_state;
+
+		if (!scan->begun && ExecQual(scan->precheck, node->ps_ExprContext))
+			begin_scan(scan);
+	}
+	return planstate_tree_walker(node, begin_waiting_scans, context);
+}
+
+static void
+begin_in_query(QueryDesc *query)
+{
+	MemoryContext oldcontext = MemoryContextSwitchTo(query->estate->es_query_cxt);
+
+	(void) begin_waiting_scans(query->planstate, NULL);
+	MemoryContextSwitchTo(oldcontext);
+}
+
+/* A cursor that is opened, and of which nothing may be fetched for long. */
+static void
+start_executor(QueryDesc *query, int eflags)
+{
+	next_executor_start(query, eflags);
+	if (query->operation == CMD_SELECT && (eflags & EXEC_FLAG_EXPLAIN_ONLY) == 0 &&
+		ActivePortal != NULL && ActivePortal->queryDesc == NULL &&
+		(ActivePortal->cursorOptions & CURSOR_OPT_FAST_PLAN))
+		begin_in_query(query);
+}
+
+/* A query of which some rows were fetched. */
+static void
+run_executor(COMPAT_EXECUTOR_RUN_PARAMETERS)
+{
+	next_executor_run(COMPAT_EXECUTOR_RUN_ARGUMENTS);
+	if (count > 0 && query->operation == CMD_SELECT &&
+		ActivePortal != NULL && ActivePortal->queryDesc == query)
+		begin_in_query(query);
 }
 
 /* ----------------------------------------------------------------
@@ -542,7 +665,7 @@ modify(StoreScan *scan)
 	split_require_active(((ForeignScan *) scan->node->ss.ps.plan)->fs_server);
 	evaluate_params(scan->node->ss.ps.ps_ExprContext, &scan->params);
 	wire_begin(scan->wire, WIRE_WRITE, scan->statement);
-	wire_send(scan->wire, scan->sql, scan->params.n, scan->params.values, false);
+	wire_send(scan->wire, scan->sql, scan->params.text.n, scan->params.values, false);
 	scan->chunk = wire_take_whole(scan->wire);
 	scan->row = 0;
 	scan->begun = true;
@@ -600,4 +723,13 @@ foreign_scan_routine(FdwRoutine *routine)
 	routine->ForeignAsyncRequest = NULL;
 	routine->ForeignAsyncConfigureWait = NULL;
 	routine->ForeignAsyncNotify = NULL;
+}
+
+void
+foreign_scan_init(void)
+{
+	next_executor_start = ExecutorStart_hook ? ExecutorStart_hook : standard_ExecutorStart;
+	ExecutorStart_hook = start_executor;
+	next_executor_run = ExecutorRun_hook ? ExecutorRun_hook : standard_ExecutorRun;
+	ExecutorRun_hook = run_executor;
 }

@@ -17,4 +17,6 @@ extern Node *foreign_scan_plan(int fetch, bool locks);
 /* Sets the callbacks. */
 extern void foreign_scan_routine(FdwRoutine *routine);
 
+extern void foreign_scan_init(void);
+
 #endif							/* RUN_OPS_FOREIGN_SCAN_H */

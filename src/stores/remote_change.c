@@ -23,7 +23,6 @@
 #include "utils/rel.h"
 
 #include "stores/remote_change.h"
-#include "stores/remote_rows.h"
 
 /*
  * The type of a column in the store, and whether an array can have it as it is:
@@ -307,18 +306,16 @@ remote_change_begin(Relation rel, CmdType operation, List *columns,
 
 	change->wire = wire;
 	change->statement = statement;
-	change->output = palloc0(sizeof(FmgrInfo) * (list_length(change->keys) + list_length(columns)));
+	change->text.output = palloc0(sizeof(FmgrInfo) * (list_length(change->keys) + list_length(columns)));
 	foreach(lc, list_concat_copy(change->keys, columns))
 	{
 		Form_pg_attribute att = TupleDescAttr(RelationGetDescr(rel), lfirst_int(lc) - 1);
-		Oid			function;
-		bool		varlena;
 
 		if (operation == CMD_INSERT && att->attgenerated)
 			continue;
-		getTypeOutputInfo(att->atttypid, &function, &varlena);
-		fmgr_info(function, &change->output[change->nvalues++]);
+		remote_text_add(&change->text, att->atttypid);
 	}
+	change->nvalues = change->text.n;
 	change->cleanup.func = forget_result;
 	change->cleanup.arg = change;
 	MemoryContextRegisterResetCallback(CurrentMemoryContext, &change->cleanup);
@@ -346,9 +343,9 @@ remote_change_add(RemoteChange *change, const Datum *values, const bool *nulls)
 	}
 	row = &change->values[change->n++ * change->nvalues];
 	oldcontext = MemoryContextSwitchTo(change->values_context);
-	nest_level = remote_text_begin();
+	nest_level = remote_text_begin(&change->text);
 	for (int i = 0; i < change->nvalues; i++)
-		row[i] = nulls[i] ? NULL : OutputFunctionCall(&change->output[i], values[i]);
+		row[i] = nulls[i] ? NULL : OutputFunctionCall(&change->text.output[i], values[i]);
 	remote_text_end(nest_level);
 	MemoryContextSwitchTo(oldcontext);
 }

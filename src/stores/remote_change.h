@@ -11,6 +11,7 @@
 #include "nodes/pg_list.h"
 #include "utils/relcache.h"
 
+#include "stores/remote_rows.h"
 #include "wire/wire.h"
 
 /* What is needed to write rows of one foreign table; see remote_change_begin(). */
@@ -26,7 +27,7 @@ typedef struct RemoteChange
 	bool		skip_conflicts;
 	bool		returning;		/* all columns are returned */
 	int			nvalues;		/* of one row */
-	FmgrInfo   *output;			/* of the keys, and then of the columns */
+	RemoteText	text;			/* of the keys, and then of the columns */
 	List	   *returned;		/* the columns of a returned row, in order */
 	char	   *one;			/* the statement for one row */
 	char	   *many;			/* for a set, unless it is INSERT */

@@ -5,10 +5,12 @@
 #include "postgres.h"
 
 #include "access/sysattr.h"
+#include "catalog/pg_type.h"
 #include "commands/defrem.h"
 #include "foreign/foreign.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/float.h"
 #include "utils/fmgrprotos.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
@@ -79,25 +81,81 @@ remote_key(Oid relid)
 	return result;
 }
 
-int
-remote_text_begin(void)
+void
+remote_text_add(RemoteText *text, Oid type)
 {
-	int			nest_level = NewGUCNestLevel();
-	static const char *const settings[][2] = {
+	Oid			function;
+	bool		varlena;
+
+	getTypeOutputInfo(type, &function, &varlena);
+	fmgr_info(function, &text->output[text->n++]);
+	switch (getBaseType(type))
+	{
+		case BOOLOID:
+		case BPCHAROID:
+		case BYTEAOID:
+		case INT2OID:
+		case INT4OID:
+		case INT8OID:
+		case JSONBOID:
+		case JSONOID:
+		case NAMEOID:
+		case NUMERICOID:
+		case OIDOID:
+		case TEXTARRAYOID:
+		case TEXTOID:
+		case UUIDOID:
+		case VARCHAROID:
+			return;
+		case DATEOID:
+		case FLOAT4OID:
+		case FLOAT8OID:
+		case INTERVALOID:
+		case TIMEOID:
+		case TIMESTAMPOID:
+		case TIMESTAMPTZOID:
+		case TIMETZOID:
+			text->depends_on_styles = true;
+			return;
+		default:
+			text->depends_on_path |= !type_is_enum(type);
+	}
+}
+
+/* Of the settings that the text depends on, those that are otherwise now. */
+int
+remote_text_begin(RemoteText *text)
+{
+	const char *const settings[][2] = {
 		{"datestyle", "ISO"}, {"intervalstyle", "postgres"},
 		{"extra_float_digits", "3"}, {"search_path", "pg_catalog"}
 	};
+	bool		styles = text->depends_on_styles || text->depends_on_path;
+	const bool	change[] = {
+		styles && DateStyle != USE_ISO_DATES,
+		styles && IntervalStyle != INTSTYLE_POSTGRES,
+		styles && extra_float_digits < 1,
+		text->depends_on_path
+	};
+	int			nest_level = 0;
 
 	for (int i = 0; i < lengthof(settings); i++)
+	{
+		if (!change[i])
+			continue;
+		if (nest_level == 0)
+			nest_level = NewGUCNestLevel();
 		(void) set_config_option(settings[i][0], settings[i][1], PGC_USERSET,
 								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	}
 	return nest_level;
 }
 
 void
 remote_text_end(int nest_level)
 {
-	AtEOXact_GUC(true, nest_level);
+	if (nest_level > 0)
+		AtEOXact_GUC(true, nest_level);
 }
 
 /* What a value that cannot be converted is. */

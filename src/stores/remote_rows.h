@@ -22,11 +22,23 @@ extern const char *remote_column_name(Oid relid, AttrNumber attno);
 /* The numbers of the columns in option "key" of a foreign table; NIL if none. */
 extern List *remote_key(Oid relid);
 
+/* How values are written as text that the store reads as it is meant. */
+typedef struct RemoteText
+{
+	int			n;
+	FmgrInfo   *output;
+	bool		depends_on_styles;	/* DateStyle, IntervalStyle, digits */
+	bool		depends_on_path;	/* search_path, which all of them may */
+} RemoteText;
+
+/* Adds the next type; "output" must have room for it. */
+extern void remote_text_add(RemoteText *text, Oid type);
+
 /*
- * Text that the store reads as it is meant depends on settings here.  They are
- * made between these two; after an error, its cleanup takes them back.
+ * Where the text depends on settings here, they are made between these two;
+ * after an error, its cleanup takes them back.
  */
-extern int	remote_text_begin(void);
+extern int	remote_text_begin(RemoteText *text);
 extern void remote_text_end(int nest_level);
 
 /*

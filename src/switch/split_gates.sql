@@ -182,6 +182,27 @@ REVOKE EXECUTE ON FUNCTION run_ops.local_stray_gates() FROM PUBLIC;
 
 -- Gates that check a store -----------------------------------------------------------
 
+CREATE FUNCTION run_ops.pooled_gates(store text, pid integer) RETURNS SETOF run_ops.gate
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  -- A pooler announces processes of its own making, so it can be detected, but
+  -- not its mode.  The option is right in every mode.
+  SELECT 'pooled', store, p.pooled,
+         CASE WHEN p.pooled THEN 'a pooler is before it, and the option pooled is set'
+              ELSE 'a pooler is before it, but the option pooled is not set' END,
+         CASE WHEN NOT p.pooled THEN
+           format('In transaction mode, settings of this database would reach other clients of the pooler, and be missing here. ALTER SERVER %I OPTIONS (ADD pooled ''true''); then let the pooler open its connections again, with RECONNECT in PgBouncer.',
+                  s.server) END
+    FROM run_ops.store AS s JOIN pg_foreign_server AS f ON f.srvname = s.server,
+         LATERAL (SELECT coalesce(bool_or(o.option_value::boolean), false)
+                    FROM pg_options_to_table(f.srvoptions) AS o WHERE o.option_name = 'pooled') AS p (pooled)
+   WHERE s.name = store
+     AND NOT EXISTS (SELECT FROM run_ops.store_connections() AS c WHERE c.server = s.server AND c.pid = pooled_gates.pid)
+$$;
+COMMENT ON FUNCTION run_ops.pooled_gates(text, integer) IS
+  'whether the server of a store has the option pooled, if there is a pooler: no connection of this session was announced as the process that has answered';
+REVOKE EXECUTE ON FUNCTION run_ops.pooled_gates(text, integer) FROM PUBLIC;
+
 CREATE FUNCTION run_ops.reachable_gates(store text) RETURNS SETOF run_ops.gate
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -195,7 +216,7 @@ BEGIN
   BEGIN
     SELECT * INTO STRICT facts FROM run_ops.ask_store(store,
       'SELECT clock_timestamp() AS clock, current_setting(''transaction_read_only'')::boolean AS read_only, '
-      'pg_is_in_recovery() AS in_recovery');
+      'pg_is_in_recovery() AS in_recovery, pg_backend_pid() AS pid');
     after := clock_timestamp();
   EXCEPTION WHEN OTHERS THEN
     RETURN NEXT ROW('reachable', store, false, SQLERRM,
@@ -207,13 +228,14 @@ BEGIN
     CASE WHEN (facts ->> 'in_recovery')::boolean THEN 'it is a standby'
          WHEN (facts ->> 'read_only')::boolean THEN 'its transactions are read-only'
          ELSE 'it accepts writes' END, NULL)::run_ops.gate;
+  RETURN QUERY SELECT * FROM run_ops.pooled_gates(store, (facts ->> 'pid')::integer);
   -- the clock of the store was read some time between before and after
   skew := greatest((facts ->> 'clock')::timestamptz - after, before - (facts ->> 'clock')::timestamptz, '0');
   RETURN NEXT ROW('clock', store, skew <= allowed, format('its clock differs by at least %s, %s are allowed', skew, allowed),
     CASE WHEN skew > allowed THEN 'Synchronize the clocks of both machines with the same time server.' END)::run_ops.gate;
 END $$;
 COMMENT ON FUNCTION run_ops.reachable_gates(text) IS
-  'whether a store answers, accepts writes, and has the same time; only one row if it does not answer';
+  'whether a store answers, whether its server has the option pooled if there is a pooler, whether it accepts writes and has the same time; only one row if it does not answer';
 REVOKE EXECUTE ON FUNCTION run_ops.reachable_gates(text) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.wrapper_gate(store text) RETURNS run_ops.gate

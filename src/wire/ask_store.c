@@ -122,7 +122,7 @@ run_ops_ask_store(PG_FUNCTION_ARGS)
 	wire = wire_get(server_of_store(PG_GETARG_TEXT_PP(0)), GetUserId());
 	set_up = settings(PG_GETARG_TEXT_PP(0));
 	wire_begin(wire, WIRE_READ, NULL);
-	wire_set_patience(wire, patience);
+	wire_limit_silence(wire, patience);
 	wire_add(wire, set_up, 0, NULL);
 	wire_send(wire, psprintf("SELECT pg_catalog.to_jsonb(q) FROM (%s) AS q",
 							 text_to_cstring(PG_GETARG_TEXT_PP(1))), 0, NULL, true);
@@ -133,6 +133,11 @@ run_ops_ask_store(PG_FUNCTION_ARGS)
 		Datum		row;
 		bool		isnull;
 
+		if (PQnfields(result) != 1)
+			ereport(ERROR,
+					(errcode(ERRCODE_PROTOCOL_VIOLATION),
+					 errmsg("store \"%s\" gave an answer of %d columns in place of one",
+							wire_store(wire), PQnfields(result))));
 		if (PQntuples(result) == 0)
 			continue;
 		isnull = PQgetisnull(result, 0, 0);

@@ -4,11 +4,15 @@
  *
  * The one idea: whatever is waited for, it is waited for in one place, by
  * wait_for_store(), which ends with a cancel, with the end of the server, and
- * when the store has sent nothing for too long.  A transfer that moves is not
- * bounded, however long it takes.
+ * when the store has sent nothing for too long.  A query may take its time, so
+ * when it has been silent for a while the store is asked whether it still
+ * accepts connections; only if it does not, or much later, is it given up.  A
+ * transfer that moves is not bounded, however long it takes.
  *
- * Who may connect without a password is what postgres_fdw decides: a superuser,
- * or whose user mapping a superuser has given password_required 'false'.
+ * Who may connect without a password is what postgres_fdw of the same version
+ * decides: a superuser, whose user mapping a superuser has given
+ * password_required 'false', and who passes credentials of his own client on.
+ * Nobody else may use what the operating system's user of this server can do.
  */
 #include "postgres.h"
 
@@ -17,6 +21,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "commands/dbcommands.h"
 #include "commands/defrem.h"
 #include "foreign/foreign.h"
 #include "libpq/pqcomm.h"
@@ -26,6 +31,7 @@
 #include "port/pg_bswap.h"
 #include "storage/fd.h"
 #include "storage/latch.h"
+#include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/timestamp.h"
 
@@ -35,10 +41,11 @@
 /* Fewer bytes than that are no sign of life of a transfer. */
 #define MOVING_BYTES 8192
 
-/* How long the cancel of a command may take; nothing can cancel that. */
-#define CANCEL_PATIENCE 1000
+/* How long a probe or the cancel of a command may take; nothing cancels that. */
+#define PROBE_PATIENCE 1000
 
 int			store_timeout = 5000;
+int			store_query_timeout = 60000;
 int			store_retry_pause = 1000;
 
 /* ----------------------------------------------------------------
@@ -159,6 +166,46 @@ wait_for_socket(int socket, int events, TimestampTz since, int patience)
 	return true;
 }
 
+/*
+ * Does the server still accept connections?  Nothing is sent that would start a
+ * session.  It is not interrupted, and takes no longer than PROBE_PATIENCE.
+ */
+static bool
+accepts_connections(int socket_of_session)
+{
+	struct sockaddr_storage address = {0};
+	socklen_t	len = sizeof(address);
+	uint32		request[] = {pg_hton32(8), pg_hton32(NEGOTIATE_SSL_CODE)};
+	TimestampTz since = GetCurrentTimestamp();
+	char		answer;
+	bool		result = false;
+	int			s;
+
+	if (getpeername(socket_of_session, (struct sockaddr *) &address, &len) != 0)
+		return false;
+	s = socket(address.ss_family, SOCK_STREAM, 0);
+	if (s < 0)
+		return false;
+	HOLD_INTERRUPTS();
+	if (pg_set_noblock(s) &&
+		(connect(s, (struct sockaddr *) &address, len) == 0 || errno == EINPROGRESS) &&
+		wait_for_socket(s, WL_SOCKET_WRITEABLE, since, PROBE_PATIENCE) &&
+		send(s, request, sizeof(request), 0) == sizeof(request))
+	{
+		while (!result && wait_for_socket(s, WL_SOCKET_READABLE, since, PROBE_PATIENCE))
+		{
+			ssize_t		got = recv(s, &answer, 1, 0);
+
+			if (got == 0 || (got < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR))
+				break;
+			result = got == 1;
+		}
+	}
+	closesocket(s);
+	RESUME_INTERRUPTS();
+	return result;
+}
+
 /* Notes what is there to read, and whether that is a sign of life. */
 static void
 hear(StoreConnection *connection)
@@ -175,16 +222,39 @@ hear(StoreConnection *connection)
 }
 
 static void
+report_silence(StoreConnection *connection, const char *setting)
+{
+	ereport(ERROR,
+			(errcode_of_loss(connection),
+			 errmsg("store \"%s\" does not answer", connection->store),
+			 errdetail("It has sent nothing for %ld ms.",
+					   TimestampDifferenceMilliseconds(connection->heard, GetCurrentTimestamp())),
+			 connection->committing ? hint_of_loss(connection) :
+			 errhint("The limit is %s.", setting),
+			 statement_context(connection)));
+}
+
+static void
 wait_for_store(StoreConnection *connection, int events)
 {
-	if (!wait_for_socket(PQsocket(connection->conn), events, connection->heard, connection->patience))
-		ereport(ERROR,
-				(errcode_of_loss(connection),
-				 errmsg("store \"%s\" does not answer", connection->store),
-				 errdetail("It has sent nothing for %d ms.", connection->patience),
-				 connection->committing ? hint_of_loss(connection) :
-				 errhint("The limit is run_ops_split.store_timeout."),
-				 statement_context(connection)));
+	int			socket = PQsocket(connection->conn);
+
+	/* which limit comes first */
+	if (store_timeout > 0 && (connection->limit == 0 || store_timeout < connection->limit))
+	{
+		if (!wait_for_socket(socket, events, Max(connection->heard, connection->probed), store_timeout))
+		{
+			connection->dead = !accepts_connections(socket);
+			if (connection->dead)
+				report_silence(connection, "run_ops_split.store_timeout");
+			connection->probed = GetCurrentTimestamp();
+			if (connection->limit > 0 &&
+				TimestampDifferenceExceeds(connection->heard, connection->probed, connection->limit))
+				report_silence(connection, "run_ops_split.store_query_timeout");
+		}
+	}
+	else if (!wait_for_socket(socket, events, connection->heard, connection->limit))
+		report_silence(connection, "run_ops_split.store_query_timeout");
 	hear(connection);
 }
 
@@ -192,6 +262,52 @@ wait_for_store(StoreConnection *connection, int events)
  *		Opening
  * ----------------------------------------------------------------
  */
+
+/*
+ * The name by which we are known in the store: option application_name, with
+ * the escapes that postgres_fdw has in it since PostgreSQL 15.
+ */
+static char *
+expand_application_name(const char *name)
+{
+	StringInfoData result;
+
+	initStringInfo(&result);
+	for (; *name; name++)
+	{
+		if (*name != '%' || name[1] == '\0')
+		{
+			if (*name != '%')
+				appendStringInfoChar(&result, *name);
+			continue;
+		}
+		switch (*++name)
+		{
+			case 'a':
+				appendStringInfoString(&result, application_name);
+				break;
+			case 'c':
+				appendStringInfo(&result, "%lx.%x", (long) MyStartTime, MyProcPid);
+				break;
+			case 'C':
+				appendStringInfoString(&result, cluster_name);
+				break;
+			case 'd':
+				appendStringInfoString(&result, get_database_name(MyDatabaseId));
+				break;
+			case 'p':
+				appendStringInfo(&result, "%d", MyProcPid);
+				break;
+			case 'u':
+				appendStringInfoString(&result, GetUserNameFromId(GetSessionUserId(), false));
+				break;
+			case '%':
+				appendStringInfoChar(&result, '%');
+				break;
+		}
+	}
+	return result.data;
+}
 
 /* Adds those options that libpq knows. */
 static int
@@ -214,7 +330,8 @@ add_options(List *options, const char **keywords, const char **values, int n)
 				strcmp(def->defname, "client_encoding") == 0)
 				continue;
 			keywords[n] = def->defname;
-			values[n++] = defGetString(def);
+			values[n++] = strcmp(def->defname, "application_name") == 0 ?
+				expand_application_name(defGetString(def)) : defGetString(def);
 			break;
 		}
 	}
@@ -254,6 +371,26 @@ password_required(UserMapping *user)
 	return true;
 }
 
+/* Are the keys of the session's own SCRAM authentication passed on? */
+static bool
+passes_scram_keys(ForeignServer *server, UserMapping *user)
+{
+	const char *option = option_value(server->options, "use_scram_passthrough");
+	bool		wanted = false;
+
+	if (option == NULL)
+		option = option_value(user->options, "use_scram_passthrough");
+	return compat_has_scram_keys() && option && parse_bool(option, &wanted) && wanted;
+}
+
+static bool
+has_password(UserMapping *user)
+{
+	const char *password = option_value(user->options, "password");
+
+	return password != NULL && password[0] != '\0';
+}
+
 static void
 refuse_without_password(const char *detail, const char *hint)
 {
@@ -280,10 +417,10 @@ report_unreachable(StoreConnection *connection, ForeignServer *server, UserMappi
 static void
 start_connection(StoreConnection *connection, ForeignServer *server, UserMapping *user)
 {
-	int			most = list_length(server->options) + list_length(user->options) + 3;
+	int			most = list_length(server->options) + list_length(user->options) + COMPAT_SCRAM_OPTIONS + 3;
 	const char **keywords = palloc(sizeof(char *) * most);
 	const char **values = palloc(sizeof(char *) * most);
-	const char *password = option_value(user->options, "password");
+	bool		scram_keys = passes_scram_keys(server, user);
 	int			n = 0;
 
 	n = add_options(server->options, keywords, values, n);
@@ -292,9 +429,11 @@ start_connection(StoreConnection *connection, ForeignServer *server, UserMapping
 	values[n++] = "run_ops_split";
 	keywords[n] = "client_encoding";
 	values[n++] = GetDatabaseEncodingName();
+	if (scram_keys)
+		n = compat_add_scram_keys(keywords, values, n);
 	keywords[n] = values[n] = NULL;
 
-	if (password_required(user) && (password == NULL || password[0] == '\0'))
+	if (password_required(user) && !has_password(user) && !scram_keys && !compat_has_delegated_gss())
 		refuse_without_password("Non-superusers must provide a password in the user mapping.",
 								"Set option password of the user mapping, or let a superuser set its option password_required to false.");
 	if (!AcquireExternalFD())
@@ -319,13 +458,13 @@ log_notice(void *connection, const char *message)
 
 /*
  * Waits until the connection is open.  Its limit is the option connect_timeout
- * of the server, in seconds, as for libpq; without it the patience.
+ * of the server, in seconds, as for libpq; without it store_timeout.
  */
 static void
 finish_connection(StoreConnection *connection, ForeignServer *server, UserMapping *user)
 {
 	const char *option = option_value(server->options, "connect_timeout");
-	int			limit = option ? Min(Max(atoi(option), 0), INT_MAX / 1000) * 1000 : connection->patience;
+	int			limit = option ? Min(Max(atoi(option), 0), INT_MAX / 1000) * 1000 : store_timeout;
 	TimestampTz since = GetCurrentTimestamp();
 	PostgresPollingStatusType state = PGRES_POLLING_WRITING;
 
@@ -342,7 +481,10 @@ finish_connection(StoreConnection *connection, ForeignServer *server, UserMappin
 	}
 	if (state != PGRES_POLLING_OK)
 		report_unreachable(connection, server, user, pchomp(PQerrorMessage(connection->conn)));
-	if (password_required(user) && !PQconnectionUsedPassword(connection->conn))
+	if (password_required(user) &&
+		!(PQconnectionUsedPassword(connection->conn) && has_password(user)) &&
+		!(compat_used_gss(connection->conn) && compat_has_delegated_gss()) &&
+		!passes_scram_keys(server, user))
 		refuse_without_password("Non-superuser cannot connect if the server does not request a password.",
 								"Change the authentication method of the store, or let a superuser set option password_required of the user mapping to false.");
 	PQsetnonblocking(connection->conn, 1);
@@ -388,6 +530,20 @@ connection_flush(StoreConnection *connection)
 			connection_report_lost(connection);
 		connection->heard = GetCurrentTimestamp();
 	}
+}
+
+bool
+connection_is_closed(StoreConnection *connection)
+{
+	char		byte;
+	ssize_t		got = recv(PQsocket(connection->conn), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+
+	if (got < 0)
+		return errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR;
+	/* its last words come before the end */
+	return got == 0 || !PQconsumeInput(connection->conn) ||
+		!PQconsumeInput(connection->conn) ||
+		PQstatus(connection->conn) != CONNECTION_OK;
 }
 
 bool
@@ -443,45 +599,6 @@ connection_receive(StoreConnection *connection)
  */
 
 /*
- * Does the server still accept connections?  A cancel needs one, and libpq
- * waits for it without a limit before version 17.  Nothing is sent that would
- * start a session.
- */
-static bool
-accepts_connections(int socket_of_session)
-{
-	struct sockaddr_storage address = {0};
-	socklen_t	len = sizeof(address);
-	uint32		request[] = {pg_hton32(8), pg_hton32(NEGOTIATE_SSL_CODE)};
-	TimestampTz since = GetCurrentTimestamp();
-	char		answer;
-	bool		result = false;
-	int			s;
-
-	if (getpeername(socket_of_session, (struct sockaddr *) &address, &len) != 0)
-		return false;
-	s = socket(address.ss_family, SOCK_STREAM, 0);
-	if (s < 0)
-		return false;
-	if (pg_set_noblock(s) &&
-		(connect(s, (struct sockaddr *) &address, len) == 0 || errno == EINPROGRESS) &&
-		wait_for_socket(s, WL_SOCKET_WRITEABLE, since, CANCEL_PATIENCE) &&
-		send(s, request, sizeof(request), 0) == sizeof(request))
-	{
-		while (!result && wait_for_socket(s, WL_SOCKET_READABLE, since, CANCEL_PATIENCE))
-		{
-			ssize_t		got = recv(s, &answer, 1, 0);
-
-			if (got == 0 || (got < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR))
-				break;
-			result = got == 1;
-		}
-	}
-	closesocket(s);
-	return result;
-}
-
-/*
  * Asks the server to end what it does for us.  It is no error when that does
  * not succeed: the connection goes, and the server notices sooner or later.
  */
@@ -495,9 +612,10 @@ cancel_command(StoreConnection *connection)
 	{
 		(void) compat_cancel(connection->conn,
 							 TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-														 CANCEL_PATIENCE));
+														 PROBE_PATIENCE));
 		return;
 	}
+	/* libpq waits without a limit before version 17 */
 	if (!accepts_connections(PQsocket(connection->conn)))
 		return;
 	cancel = PQgetCancel(connection->conn);
@@ -512,8 +630,9 @@ connection_close(StoreConnection *connection, bool running)
 	if (connection->conn == NULL)
 		return;
 	HOLD_INTERRUPTS();
-	if (running && PQstatus(connection->conn) == CONNECTION_OK)
+	if (running && !connection->dead && PQstatus(connection->conn) == CONNECTION_OK)
 		cancel_command(connection);
+	connection->dead = false;
 	PQclear(connection->result);
 	connection->result = NULL;
 	PQfinish(connection->conn);
@@ -527,9 +646,14 @@ void
 connection_init(void)
 {
 	DefineCustomIntVariable("run_ops_split.store_timeout",
-							"How long a store may take to accept a connection, and be silent when it was asked something.",
-							"A transfer that moves takes as long as it takes. Connections whose server sets connect_timeout keep that; 0 waits without limit.",
+							"How long a store may take to accept a connection.",
+							"A store that is silent for that long is asked whether it still accepts one, and is given up if not. Connections whose server sets connect_timeout keep that; 0 waits without limit.",
 							&store_timeout, 5000, 0, INT_MAX, PGC_USERSET,
+							GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("run_ops_split.store_query_timeout",
+							"How long a store may be silent while it executes a statement.",
+							"A transfer that moves takes as long as it takes; 0 waits without limit.",
+							&store_query_timeout, 60000, 0, INT_MAX, PGC_USERSET,
 							GUC_UNIT_MS, NULL, NULL, NULL);
 	DefineCustomIntVariable("run_ops_split.store_retry_pause",
 							"How long a session does not ask a store again that could not be reached or did not answer.",

@@ -9,6 +9,8 @@
 #include "foreign/foreign.h"
 #include "libpq-fe.h"
 
+#include "ground/compat.h"
+
 /* As much of a statement stands in the context of an error. */
 #define SHOWN_OF_STATEMENT 300
 
@@ -18,17 +20,20 @@ typedef struct StoreConnection
 	PGresult   *result;			/* the last one that was received */
 	char		store[NAMEDATALEN];
 	char		statement[SHOWN_OF_STATEMENT + 4];	/* empty: none is running */
-	int			patience;		/* in milliseconds; 0 waits without limit */
+	int			limit;			/* of silence, in milliseconds; 0: none */
 	bool		committing;		/* whether it commits is not known if it is lost */
 	TimestampTz heard;			/* when the store last gave a sign of life */
 	int			bytes;			/* that came since */
+	TimestampTz probed;			/* when it last accepted a connection */
+	bool		dead;			/* it has not accepted one */
 } StoreConnection;
 
 /*
- * run_ops_split.store_timeout and store_retry_pause, in milliseconds.  0: wait
- * without limit, ask again at once.
+ * Settings run_ops_split.store_timeout, store_query_timeout, store_retry_pause,
+ * in milliseconds.  0: wait without limit, ask again at once.
  */
 extern int	store_timeout;
+extern int	store_query_timeout;
 extern int	store_retry_pause;
 
 /*
@@ -59,6 +64,9 @@ extern void connection_flush(StoreConnection *connection);
  */
 extern PGresult *connection_receive(StoreConnection *connection);
 
+/* Has the store closed the connection?  Nothing is running. */
+extern bool connection_is_closed(StoreConnection *connection);
+
 /* Could the next result be received without waiting for the store? */
 extern bool connection_has_result(StoreConnection *connection);
 
@@ -69,8 +77,8 @@ extern bool connection_has_result(StoreConnection *connection);
 extern bool connection_await_result(StoreConnection *connection, int patience);
 
 /* Raises the error that the result is, with every field that it has. */
-extern void connection_report(StoreConnection *connection, PGresult *result) pg_attribute_noreturn();
-extern void connection_report_lost(StoreConnection *connection) pg_attribute_noreturn();
+pg_noreturn extern void connection_report(StoreConnection *connection, PGresult *result);
+pg_noreturn extern void connection_report_lost(StoreConnection *connection);
 
 extern void connection_init(void);
 

@@ -76,7 +76,10 @@ struct Wire
 	bool		apart;			/* see wire_exec_apart() */
 
 	/* the connection */
-	bool		stale;			/* server or user mapping have changed since */
+	uint32		server_hash;	/* of the server and the user mapping, as */
+	uint32		mapping_hash;	/* invalidation messages name them */
+	bool		public_mapping; /* the role has none of its own */
+	bool		stale;			/* they have changed since */
 	bool		pooled;
 	bool		set_up;			/* the settings have been made */
 	bool		keep;			/* after the end of the transaction */
@@ -181,9 +184,9 @@ wire_store(Wire *wire)
 }
 
 void
-wire_set_patience(Wire *wire, int patience)
+wire_limit_silence(Wire *wire, int limit)
 {
-	wire->connection.patience = patience;
+	wire->connection.limit = limit;
 }
 
 char *
@@ -250,19 +253,24 @@ static void
 open_connection(Wire *wire)
 {
 	ForeignServer *server = GetForeignServer(wire->serverid);
+	UserMapping *user = GetUserMapping(wire->userid, wire->serverid);
 
 	strlcpy(wire->connection.store, store_of_server(server, CurrentMemoryContext),
 			NAMEDATALEN);
 	if (wire->stale)
 		wire->pause = 0;
 	wire->stale = false;
+	wire->server_hash = GetSysCacheHashValue1(FOREIGNSERVEROID, ObjectIdGetDatum(server->serverid));
+	wire->mapping_hash = GetSysCacheHashValue1(USERMAPPINGOID, ObjectIdGetDatum(user->umid));
+	wire->public_mapping = !SearchSysCacheExists2(USERMAPPINGUSERSERVER,
+												  ObjectIdGetDatum(wire->userid),
+												  ObjectIdGetDatum(wire->serverid));
 	refuse_in_pause(wire);
 	wire->pooled = server_option(server, "pooled", false);
 	wire->keep = server_option(server, "keep_connections", true) && !wire->apart;
 	PG_TRY();
 	{
-		connection_open(&wire->connection, server,
-						GetUserMapping(wire->userid, wire->serverid));
+		connection_open(&wire->connection, server, user);
 		if (PQenterPipelineMode(wire->connection.conn) == 0)
 			connection_report_lost(&wire->connection);
 	}
@@ -277,13 +285,23 @@ open_connection(Wire *wire)
 	wire->pause = 0;
 }
 
+/* A server or user mapping has been changed or dropped. */
 static void
-mapping_changed(Datum arg, int cacheid, uint32 hashvalue)
+definition_changed(Datum arg, int cacheid, uint32 hashvalue)
 {
 	dlist_iter	iter;
 
 	dlist_foreach(iter, &wires)
-		dlist_container(Wire, node, iter.cur)->stale = true;
+	{
+		Wire	   *wire = dlist_container(Wire, node, iter.cur);
+
+		if (hashvalue == 0 || hashvalue ==
+			(cacheid == FOREIGNSERVEROID ? wire->server_hash : wire->mapping_hash))
+			wire->stale = true;
+		/* it may have one now */
+		if (cacheid == USERMAPPINGOID && wire->public_mapping)
+			wire->stale = true;
+	}
 }
 
 /* ----------------------------------------------------------------
@@ -312,7 +330,17 @@ arrived(Wire *wire)
 		resetStringInfo(&wire->expected);
 }
 
-/* The next result; the store is gone if there is none. */
+/* libpq gives such a result again and again, and there is no way out. */
+static bool
+is_copy(PGresult *result)
+{
+	ExecStatusType status = PQresultStatus(result);
+
+	return status == PGRES_COPY_IN || status == PGRES_COPY_OUT ||
+		status == PGRES_COPY_BOTH;
+}
+
+/* The next result; the connection is gone when there is none. */
 static PGresult *
 receive(Wire *wire)
 {
@@ -321,6 +349,8 @@ receive(Wire *wire)
 	PG_TRY();
 	{
 		result = connection_receive(&wire->connection);
+		if (is_copy(result))
+			connection_report(&wire->connection, result);
 	}
 	PG_CATCH();
 	{
@@ -392,6 +422,9 @@ receive_and_ignore(Wire *wire, bool all_errors)
 static void
 receive_all(Wire *wire)
 {
+	/* a cancel here is the end of the connection */
+	wire->running = next_expected(wire) != '\0';
+	wire->running_level = GetCurrentTransactionNestLevel();
 	while (next_expected(wire) != '\0')
 		receive_and_ignore(wire, true);
 	wire->running = false;
@@ -463,19 +496,19 @@ begin_transaction(Wire *wire, const char *isolation, int base)
 		fly_settings(wire);
 }
 
-static void
-set_aside(Wire *wire, WireReader *reader)
-{
-	reader->set_aside(reader);
-	wire_read_end(wire, reader);
-}
-
 /* All that others have still to read, before their cursors are lost. */
 static void
 set_all_aside(Wire *wire)
 {
+	if (wire->streaming)
+		wire->streaming->yield(wire->streaming);
 	while (!dlist_is_empty(&wire->readers))
-		set_aside(wire, dlist_head_element(WireReader, node, &wire->readers));
+	{
+		WireReader *reader = dlist_head_element(WireReader, node, &wire->readers);
+
+		reader->set_aside(reader);
+		wire_read_end(wire, reader);
+	}
 }
 
 /* What has to be sent before a command, so that it is in the right transaction. */
@@ -539,14 +572,11 @@ void
 wire_begin(Wire *wire, WireNeed need, WireStatement *statement)
 {
 	refuse_broken(wire);
-	if (wire->connection.conn != NULL && wire->depth == 0)
-	{
-		/* a server that has been restarted since has closed it */
-		if (wire->stale || !PQconsumeInput(wire->connection.conn) ||
-			PQstatus(wire->connection.conn) != CONNECTION_OK)
-			lose_connection(wire);
-	}
-	wire->connection.patience = store_timeout;
+	/* a server that has been restarted since has closed the connection */
+	if (wire->connection.conn != NULL && wire->depth == 0 &&
+		(wire->stale || connection_is_closed(&wire->connection)))
+		lose_connection(wire);
+	wire->connection.limit = store_query_timeout;
 	if (wire->connection.conn == NULL)
 	{
 		open_connection(wire);
@@ -556,7 +586,7 @@ wire_begin(Wire *wire, WireNeed need, WireStatement *statement)
 	else if (wire->brief && need == WIRE_WRITE)
 		set_all_aside(wire);
 	else if (wire->streaming)
-		set_aside(wire, wire->streaming);
+		wire->streaming->yield(wire->streaming);
 	connection_begin_statement(&wire->connection, "");
 	receive_all(wire);
 	if (!wire->set_up && !wire->pooled)
@@ -632,6 +662,7 @@ wire_receive_whole(Wire *wire)
 
 	/* its end is received before the next command */
 	wire->running = false;
+	wire->streaming = NULL;
 	return result;
 }
 
@@ -662,9 +693,8 @@ wire_close_cursor(Wire *wire, const char *cursor)
 void
 wire_read_begin(Wire *wire, WireReader *reader)
 {
-	if (reader->is_reading)
-		return;
-	dlist_push_tail(&wire->readers, &reader->node);
+	if (!reader->is_reading)
+		dlist_push_tail(&wire->readers, &reader->node);
 	reader->is_reading = true;
 	if (wire->running)
 		wire->streaming = reader;
@@ -679,6 +709,15 @@ wire_read_end(Wire *wire, WireReader *reader)
 	reader->is_reading = false;
 	if (wire->streaming == reader)
 		wire->streaming = NULL;
+}
+
+void
+wire_read_stop(Wire *wire, WireReader *reader)
+{
+	/* the rest of the answer is received before the next command */
+	if (wire->streaming == reader)
+		wire->running = false;
+	wire_read_end(wire, reader);
 }
 
 /* ----------------------------------------------------------------
@@ -768,8 +807,8 @@ run_ops_store_connections(PG_FUNCTION_ARGS)
 		Wire	   *wire = dlist_container(Wire, node, iter.cur);
 		ForeignServer *server = GetForeignServerExtended(wire->serverid, FSV_MISSING_OK);
 		char	   *role = GetUserNameFromId(wire->userid, true);
-		Datum		values[4];
-		bool		nulls[4] = {false};
+		Datum		values[5];
+		bool		nulls[5] = {false};
 
 		if (wire->connection.conn == NULL)
 			continue;
@@ -779,6 +818,7 @@ run_ops_store_connections(PG_FUNCTION_ARGS)
 		nulls[2] = role == NULL;
 		values[2] = role ? DirectFunctionCall1(namein, CStringGetDatum(role)) : 0;
 		values[3] = BoolGetDatum(wire->depth > 0);
+		values[4] = Int32GetDatum(PQbackendPID(wire->connection.conn));
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
 	return (Datum) 0;
@@ -824,7 +864,7 @@ wire_exec_apart(Oid serverid, Oid userid, const char *sql)
 		/* only so can several commands be sent as one text */
 		PQexitPipelineMode(wire->connection.conn);
 	}
-	wire->connection.patience = store_timeout;
+	wire->connection.limit = store_query_timeout;
 	connection_begin_statement(&wire->connection, sql);
 	PG_TRY();
 	{
@@ -868,7 +908,7 @@ commit_there(Wire *wire)
 		return;
 	}
 	connection_begin_statement(&wire->connection, "COMMIT");
-	wire->connection.patience = store_timeout;
+	wire->connection.limit = store_query_timeout;
 	receive_all(wire);
 	wire->connection.committing = true;
 	wire_send(wire, "COMMIT", 0, NULL, false);
@@ -894,24 +934,25 @@ interrupt_command(Wire *wire)
 {
 	TimestampTz since = GetCurrentTimestamp();
 
-	wire->running = false;
-	wire->streaming = NULL;
 	while (next_expected(wire) != '\0')
 	{
-		PGresult   *result;
+		bool		on_its_way = connection_has_result(&wire->connection) &&
+			!TimestampDifferenceExceeds(since, GetCurrentTimestamp(), ANSWER_PATIENCE);
+		PGresult   *result = on_its_way ? PQgetResult(wire->connection.conn) : NULL;
 
-		if (!connection_has_result(&wire->connection) ||
-			TimestampDifferenceExceeds(since, GetCurrentTimestamp(), ANSWER_PATIENCE))
+		if (!on_its_way || is_copy(result))
 		{
-			wire->running = true;
+			PQclear(result);
 			lose_connection(wire);
 			return;
 		}
-		result = PQgetResult(wire->connection.conn);
 		if (result == NULL || next_expected(wire) == 's')
 			arrived(wire);
 		PQclear(result);
 	}
+	wire->running = false;
+	if (wire->streaming)
+		wire_read_end(wire, wire->streaming);
 }
 
 static void
@@ -949,7 +990,7 @@ send_alone(Wire *wire, const char *sql)
 		ereport(ERROR,
 				(errcode(ERRCODE_CONNECTION_FAILURE),
 				 errmsg("connection to store \"%s\" was lost", wire->connection.store)));
-	wire->connection.patience = store_timeout;
+	wire->connection.limit = store_timeout;
 	receive_all(wire);
 	wire_send(wire, sql, 0, NULL, false);
 }
@@ -1190,7 +1231,7 @@ wire_resolve_prepared(Oid serverid, Oid userid)
 	List	   *left = NIL;
 
 	lose_connection(wire);
-	wire->connection.patience = store_timeout;
+	wire->connection.limit = store_timeout;
 	open_connection(wire);
 	PG_TRY();
 	{
@@ -1246,7 +1287,7 @@ end_of_transaction(XactEvent event, void *arg)
 			case XACT_EVENT_COMMIT:
 			case XACT_EVENT_PREPARE:
 				forget_readers(wire);
-				if (wire->apart || !wire->keep)
+				if (wire->apart || !wire->keep || wire->stale)
 					lose_connection(wire);
 				break;
 			default:
@@ -1275,7 +1316,10 @@ end_of_subtransaction(SubXactEvent event, SubTransactionId mySubid,
 				wire->base = wire->depth = level - 1;
 		}
 		if (event == SUBXACT_EVENT_COMMIT_SUB)
+		{
+			wire->running_level = Min(wire->running_level, level - 1);
 			continue;
+		}
 		if (wire->running && wire->running_level >= level && wire->connection.conn)
 			interrupt_command(wire);
 		if (wire->apart || wire->depth == 0)
@@ -1297,6 +1341,6 @@ wire_init(void)
 	connection_init();
 	RegisterXactCallback(end_of_transaction, NULL);
 	RegisterSubXactCallback(end_of_subtransaction, NULL);
-	CacheRegisterSyscacheCallback(FOREIGNSERVEROID, mapping_changed, (Datum) 0);
-	CacheRegisterSyscacheCallback(USERMAPPINGOID, mapping_changed, (Datum) 0);
+	CacheRegisterSyscacheCallback(FOREIGNSERVEROID, definition_changed, (Datum) 0);
+	CacheRegisterSyscacheCallback(USERMAPPINGOID, definition_changed, (Datum) 0);
 }

@@ -37,14 +37,16 @@ typedef struct WireStatement
 } WireStatement;
 
 /*
- * Who has not read all rows of a query.  set_aside() is called when the wire is
- * needed for something else, or when a cursor is about to be lost: it must read
- * what is left, and must not expect more from the wire.
+ * Who has not read all rows of a query.  yield() is called when the wire is
+ * needed for something else while an answer for this reader comes: it must
+ * receive all of that.  set_aside() is called when a cursor is about to be lost:
+ * it must read all that is left.
  */
 typedef struct WireReader
 {
 	dlist_node	node;
 	bool		is_reading;
+	void		(*yield) (struct WireReader *reader);
 	void		(*set_aside) (struct WireReader *reader);
 } WireReader;
 
@@ -91,9 +93,13 @@ extern PGresult *wire_take_whole(Wire *wire);
 extern PGresult *wire_exec(Wire *wire, WireNeed need, const char *sql,
 						   int nvalues, const char *const *values);
 
-/* Has a reader the wire, or a cursor in its transaction?  See WireReader. */
+/*
+ * A reader has a cursor in the transaction, or the answer to what was just sent
+ * is for it; see WireReader.  It has read all; it wants no more of that answer.
+ */
 extern void wire_read_begin(Wire *wire, WireReader *reader);
 extern void wire_read_end(Wire *wire, WireReader *reader);
+extern void wire_read_stop(Wire *wire, WireReader *reader);
 
 /*
  * Runs commands outside the transaction, over a connection of their own, which
@@ -112,8 +118,11 @@ extern List *wire_resolve_prepared(Oid serverid, Oid userid);
 /* The name of the store, or else of the foreign server. */
 extern const char *wire_store(Wire *wire);
 
-/* For how long the store may be silent from now on, in milliseconds. */
-extern void wire_set_patience(Wire *wire, int patience);
+/*
+ * For how long the store may be silent in this flight, in milliseconds; 0 has no
+ * limit.  It is store_query_timeout unless said otherwise, after wire_begin().
+ */
+extern void wire_limit_silence(Wire *wire, int limit);
 
 /* A name for a cursor that no other has; the second ends one, without waiting. */
 extern char *wire_cursor_name(Wire *wire);

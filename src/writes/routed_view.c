@@ -492,7 +492,7 @@ write_change(StatementText *text, RoutedView *view, StoreTable *table,
 						 column_name(view, view->keys[i]),
 						 new_parameter(text, view, view->keys[i]));
 	/* last, so that it is called only for the row with the key */
-	if (!table->foreign)
+	if (!table->foreign && action != ACTION_FIND)
 		appendStringInfoString(&condition,
 							   " AND run_ops.is_as_seen(t.tableoid, t.ctid)");
 
@@ -524,7 +524,8 @@ write_statement(StatementText *text, RoutedView *view, StoreTable *table,
 			write_insert(text, view, name, action);
 			return;
 		case ACTION_FIND:
-			appendStringInfo(&text->sql, "SELECT FROM %s AS t", name);
+			appendStringInfo(&text->sql, "SELECT %sFROM %s AS t",
+							 table->foreign ? "" : "t.tableoid, t.ctid ", name);
 			break;
 		case ACTION_DELETE:
 			appendStringInfo(&text->sql, "DELETE FROM %s AS t", name);

@@ -30,7 +30,7 @@ typedef enum StoreAction
 	ACTION_INSERT_ONE_SKIP,		/* likewise, but skips a row that conflicts */
 	ACTION_UPDATE,
 	ACTION_DELETE,
-	ACTION_FIND
+	ACTION_FIND					/* of a local row, returns tableoid and ctid */
 } StoreAction;
 
 /* The table of one store. */

@@ -17,12 +17,11 @@
  * writer, in particular the triggers of the tables; see rights.c.  With
  * security_invoker, access is checked as the writer as well.
  *
- * If another transaction has changed a row since the statement began,
- * PostgreSQL checks under READ COMMITTED whether the row still meets the
- * conditions of the statement.  A trigger cannot do that.  So if a row is not
- * as the statement has seen it, the statement fails with a serialization
- * failure.  In a foreign store that happens by itself: the transaction there
- * has one snapshot, in which the statement has seen the row.
+ * If another transaction has changed a local row since the statement began, the
+ * statement is evaluated again for its newest version (row_recheck.c), as
+ * PostgreSQL does for a table.  At higher isolation levels the statement fails
+ * with a serialization failure.  In a foreign store it always does: the
+ * transaction there has one snapshot, in which the statement has seen the row.
  */
 #include "postgres.h"
 
@@ -55,6 +54,7 @@
 #include "ground/errors.h"
 #include "ids/id_shape.h"
 #include "writes/routed_view.h"
+#include "writes/row_recheck.h"
 #include "writes/write_frame.h"
 #include "writes/write_routing.h"
 
@@ -77,9 +77,33 @@ static const struct config_enum_entry insert_conflicts_options[] = {
 
 static int	insert_conflicts = INSERT_CONFLICTS_ERROR;
 
-/* the snapshot of the statement that is changing a local row, and its table */
-static Snapshot statement_snapshot = NULL;
-static Oid	statement_table = InvalidOid;
+/* What is_as_seen() has found about a row. */
+typedef enum FoundRow
+{
+	ROW_AS_SEEN,				/* or not found at all */
+	ROW_CHANGED_HERE,			/* by this transaction */
+	ROW_CHANGED_ELSEWHERE		/* by another transaction */
+} FoundRow;
+
+/* A statement on the view that is changing a local row. */
+typedef struct LocalChange
+{
+	Snapshot	snapshot;		/* of the statement; NULL: there is none */
+	Oid			relid;			/* the local table */
+	LocalVersion *locked;			/* NULL: the version that the snapshot sees */
+	FoundRow	found;
+} LocalChange;
+
+static LocalChange local_change = {NULL, InvalidOid, NULL, ROW_AS_SEEN};
+
+/* The parameters of the statements that change a row. */
+typedef struct RowChange
+{
+	StoreAction action;
+	Bitmapset  *columns;		/* that are set */
+	Datum	   *values;			/* of the key and these columns */
+	char	   *nulls;
+} RowChange;
 
 /* ----------------------------------------------------------------
  *		The store of a row
@@ -236,15 +260,15 @@ open_changed_table(Oid relid, ItemPointer tid)
 {
 	Relation	rel;
 
-	if (statement_snapshot == NULL)
+	if (local_change.snapshot == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("run_ops.is_as_seen() is for statements of the views of routed tables")));
-	if (relid != statement_table && !is_child_of(relid, statement_table))
+	if (relid != local_change.relid && !is_child_of(relid, local_change.relid))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("relation %u is not the table whose row is changed", relid),
-				 errdetail("That is table \"%s\".", get_rel_name(statement_table))));
+				 errdetail("That is table \"%s\".", get_rel_name(local_change.relid))));
 	rel = table_open(relid, AccessShareLock);
 	/* a partitioned table has no rows itself, a foreign one not here */
 	if (rel->rd_rel->relkind != RELKIND_RELATION)
@@ -267,85 +291,84 @@ open_changed_table(Oid relid, ItemPointer tid)
  * is_as_seen(tableoid oid, ctid tid) returns boolean
  *
  * The last condition of the statements that change a local row: is this
- * version of the row the one that the statement on the view has seen?  False
- * for a version that the transaction itself has created since then: as in
- * PostgreSQL, only the first of several changes counts.  Raises an error for a
- * version of another transaction.
+ * version of the row the one that the statement on the view has seen, or that
+ * it was evaluated again for?  False for a version that the transaction itself
+ * has created since then: as in PostgreSQL, only the first of several changes
+ * counts.  False as well for a version of another transaction; the caller then
+ * evaluates the statement again.
  */
 Datum
 run_ops_is_as_seen(PG_FUNCTION_ARGS)
 {
+	Oid			relid = PG_GETARG_OID(0);
 	ItemPointer tid = (ItemPointer) PG_GETARG_POINTER(1);
-	Relation	rel = open_changed_table(PG_GETARG_OID(0), tid);
-	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	LocalVersion *locked = local_change.locked;
+	Relation	rel;
+	TupleTableSlot *slot;
 	bool		seen;
-	bool		own = false;
 
-	seen = table_tuple_fetch_row_version(rel, tid, statement_snapshot, slot);
+	/*
+	 * PostgreSQL has waited for another transaction, because of a BEFORE ROW
+	 * trigger, and evaluates the condition again for the new version.  Then it
+	 * does not know the table.
+	 */
+	if (relid == InvalidOid && local_change.snapshot != NULL)
+	{
+		local_change.found = ROW_CHANGED_ELSEWHERE;
+		PG_RETURN_BOOL(false);
+	}
+	rel = open_changed_table(relid, tid);
+	if (locked != NULL)
+	{
+		seen = RelationGetRelid(rel) == locked->relid &&
+			ItemPointerEquals(tid, &locked->tid);
+		table_close(rel, AccessShareLock);
+		PG_RETURN_BOOL(seen);
+	}
+	slot = table_slot_create(rel, NULL);
+	seen = table_tuple_fetch_row_version(rel, tid, local_change.snapshot, slot);
+	local_change.found = seen ? ROW_AS_SEEN : ROW_CHANGED_ELSEWHERE;
 	if (!seen && table_tuple_fetch_row_version(rel, tid, SnapshotAny, slot))
 	{
 		bool		isnull;
 		Datum		xmin = slot_getsysattr(slot, MinTransactionIdAttributeNumber,
 										   &isnull);
 
-		own = TransactionIdIsCurrentTransactionId(DatumGetTransactionId(xmin));
+		if (TransactionIdIsCurrentTransactionId(DatumGetTransactionId(xmin)))
+			local_change.found = ROW_CHANGED_HERE;
 	}
 	ExecDropSingleTupleTableSlot(slot);
-	if (!seen && !own)
-		ereport(ERROR,
-				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("could not serialize access due to concurrent update"),
-				 errdetail("Another transaction has changed a row of table \"%s\" since the statement on its view began.",
-						   RelationGetRelationName(rel)),
-				 errhint("Try the transaction again.")));
 	table_close(rel, AccessShareLock);
 	PG_RETURN_BOOL(seen);
 }
 
+/*
+ * Changes this version of a local row, or with NULL the one that the statement
+ * has seen.  Returns whether it was there, and sets *found.
+ */
 static bool
-change_local_row(WriteFrame *frame, StoreTable *table, StoreAction action,
-				 Bitmapset *columns, Datum *values, char *nulls,
-				 HeapTuple *stored)
+change_version(WriteFrame *frame, StoreTable *table, RowChange *change,
+			   LocalVersion *version, FoundRow *found, HeapTuple *stored)
 {
-	Snapshot	outer_snapshot = statement_snapshot;
-	Oid			outer_table = statement_table;
+	LocalChange outer = local_change;
 	uint64		processed;
 
 	PG_TRY();
 	{
-		statement_snapshot = GetActiveSnapshot();
-		statement_table = table->relid;
-		processed = frame_run_statement(frame, table, action, columns, values, nulls,
-										stored);
+		local_change.snapshot = GetActiveSnapshot();
+		local_change.relid = table->relid;
+		local_change.locked = version;
+		local_change.found = ROW_AS_SEEN;
+		processed = frame_run_statement(frame, table, change->action, change->columns,
+										change->values, change->nulls, stored);
+		*found = local_change.found;
 	}
 	PG_FINALLY();
 	{
-		statement_snapshot = outer_snapshot;
-		statement_table = outer_table;
+		local_change = outer;
 	}
 	PG_END_TRY();
 	return processed > 0;
-}
-
-/*
- * Updates or deletes a row in one table.  False if the table does not have the
- * row.  Sets *stored if the table changes rows.
- */
-static bool
-change_in_table(WriteFrame *frame, int i, StoreAction action, Bitmapset *columns,
-				Datum *values, char *nulls, HeapTuple *stored)
-{
-	RoutedView *view = frame->view;
-	StoreTable *table = &view->tables[i];
-
-	if (action != ACTION_UPDATE || !table->changes_rows)
-		stored = NULL;
-	if (!table->foreign)
-		return change_local_row(frame, table, action, columns, values, nulls, stored);
-	if (frame_changed_before(frame, i, values))
-		return false;
-	return frame_collect_change(frame, i, action, columns, values, nulls) ||
-		frame_run_statement(frame, table, action, columns, values, nulls, stored) > 0;
 }
 
 static void
@@ -438,69 +461,143 @@ columns_to_set(WriteFrame *frame, Datum *old, bool *old_nulls,
 	return result;
 }
 
-/*
- * INSTEAD OF UPDATE or DELETE: returns the new row as stored or the old row,
- * or NULL if nothing was changed.
- */
-static HeapTuple
-change_row(WriteFrame *frame, HeapTuple old, HeapTuple row)
+/* The change that the rows of the trigger ask for. */
+static RowChange
+describe_change(WriteFrame *frame, TriggerData *trigdata)
 {
 	RoutedView *view = frame->view;
 	int			natts = view->desc->natts;
-	StoreAction action = row ? ACTION_UPDATE : ACTION_DELETE;
 	Datum	   *old_values = palloc(sizeof(Datum) * natts);
 	bool	   *old_nulls = palloc(sizeof(bool) * natts);
-	Datum	   *params = palloc(sizeof(Datum) * (view->nkeys + natts));
-	char	   *nulls = palloc(view->nkeys + natts);
-	Bitmapset  *columns = NULL;
-	HeapTuple	stored = NULL;
-	int			first;
-	int			last;
+	RowChange	change = {ACTION_DELETE};
 
-	heap_deform_tuple(old, view->desc, old_values, old_nulls);
+	change.values = palloc(sizeof(Datum) * (view->nkeys + natts));
+	change.nulls = palloc(view->nkeys + natts);
+	heap_deform_tuple(trigdata->tg_trigtuple, view->desc, old_values, old_nulls);
 	for (int k = 0; k < view->nkeys; k++)
 	{
-		params[k] = old_values[view->keys[k] - 1];
-		nulls[k] = old_nulls[view->keys[k] - 1] ? 'n' : ' ';
+		change.values[k] = old_values[view->keys[k] - 1];
+		change.nulls[k] = old_nulls[view->keys[k] - 1] ? 'n' : ' ';
 	}
-	if (row)
+	if (TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event))
 	{
 		Datum	   *new_values = palloc(sizeof(Datum) * natts);
 		bool	   *new_nulls = palloc(sizeof(bool) * natts);
 		int			n = view->nkeys;
 		int			column = -1;
 
-		heap_deform_tuple(row, view->desc, new_values, new_nulls);
-		columns = columns_to_set(frame, old_values, old_nulls, new_values, new_nulls);
-		while ((column = bms_next_member(columns, column)) >= 0)
+		change.action = ACTION_UPDATE;
+		heap_deform_tuple(trigdata->tg_newtuple, view->desc, new_values, new_nulls);
+		change.columns = columns_to_set(frame, old_values, old_nulls, new_values, new_nulls);
+		while ((column = bms_next_member(change.columns, column)) >= 0)
 		{
 			if (bms_is_member(column, view->generated))
 				refuse_generated(view, column);
-			params[n] = new_values[column - 1];
-			nulls[n++] = new_nulls[column - 1] ? 'n' : ' ';
+			change.values[n] = new_values[column - 1];
+			change.nulls[n++] = new_nulls[column - 1] ? 'n' : ' ';
 		}
 	}
+	return change;
+}
+
+static bool
+sets_route_column(RoutedView *view, RowChange *change)
+{
+	return view->route_column &&
+		bms_is_member(view->route_column, change->columns);
+}
+
+/*
+ * Updates or deletes a row of the local table.  If the statement is evaluated
+ * again for a newer version of the row, that changes the rows of the trigger.
+ */
+static bool
+change_local_row(WriteFrame *frame, TriggerData *trigdata, int i,
+				 RowChange *change, HeapTuple *stored)
+{
+	StoreTable *table = &frame->view->tables[i];
+	LocalVersion	version;
+	RowChange	again;
+	FoundRow	found;
+
+	if (change_version(frame, table, change, NULL, &found, stored))
+		return true;
+	if (found == ROW_CHANGED_HERE)
+		return false;
+	if (IsolationUsesXactSnapshot())
+	{
+		if (found == ROW_CHANGED_ELSEWHERE)
+			report_changed_row(table->relid);
+		return false;
+	}
+
+	/*
+	 * The row may also have another key now.  Or a BEFORE ROW trigger has
+	 * skipped the change: then nobody else has changed the row.
+	 */
+	if (!row_recheck(frame, table, trigdata, change->values, change->nulls,
+					 &version))
+		return false;
+	again = describe_change(frame, trigdata);
+	if (sets_route_column(frame->view, &again))
+		refuse_move(frame->view, i, trigdata->tg_trigtuple, trigdata->tg_newtuple);
+	return change_version(frame, table, &again, &version, &found, stored);
+}
+
+/*
+ * Updates or deletes a row in one table.  False if the table does not have the
+ * row.  Sets *stored if the table changes rows.
+ */
+static bool
+change_in_table(WriteFrame *frame, TriggerData *trigdata, int i,
+				RowChange *change, HeapTuple *stored)
+{
+	StoreTable *table = &frame->view->tables[i];
+
+	if (change->action != ACTION_UPDATE || !table->changes_rows)
+		stored = NULL;
+	if (!table->foreign)
+		return change_local_row(frame, trigdata, i, change, stored);
+	if (frame_changed_before(frame, i, change->values))
+		return false;
+	return frame_collect_change(frame, i, change->action, change->columns,
+								change->values, change->nulls) ||
+		frame_run_statement(frame, table, change->action, change->columns,
+							change->values, change->nulls, stored) > 0;
+}
+
+/*
+ * INSTEAD OF UPDATE or DELETE: returns the new row as stored or the old row,
+ * or NULL if nothing was changed.
+ */
+static HeapTuple
+change_row(WriteFrame *frame, TriggerData *trigdata)
+{
+	RoutedView *view = frame->view;
+	RowChange	change = describe_change(frame, trigdata);
+	HeapTuple	stored = NULL;
+	int			first = 0;
+	int			last = view->ntables - 1;
 
 	/* with ROUTING_LOOKUP: the first table that has the row */
-	first = 0;
-	last = view->ntables - 1;
 	if (view->routing != ROUTING_LOOKUP)
-		first = last = table_of_shape(view, shape_in(view, old));
-	if (view->route_column && bms_is_member(view->route_column, columns))
+		first = last = table_of_shape(view, shape_in(view, trigdata->tg_trigtuple));
+	if (sets_route_column(view, &change))
 	{
-		Assert(row != NULL);	/* DELETE sets no columns */
 		if (view->routing == ROUTING_LOOKUP)
-			first = last = find_table(frame, params, nulls);
-		refuse_move(view, first, old, row);
+			first = last = find_table(frame, change.values, change.nulls);
+		refuse_move(view, first, trigdata->tg_trigtuple, trigdata->tg_newtuple);
 	}
 	for (int i = first; i <= last; i++)
 	{
-		if (change_in_table(frame, i, action, columns, params, nulls, &stored))
-			return stored ? stored : row ? row : old;
+		if (change_in_table(frame, trigdata, i, &change, &stored))
+			return stored ? stored :
+				change.action == ACTION_UPDATE ? trigdata->tg_newtuple :
+				trigdata->tg_trigtuple;
 		/* the row may be there, but a trigger has skipped the change */
 		if (i < last && view->tables[i].changes_rows &&
-			frame_run_statement(frame, &view->tables[i], ACTION_FIND, NULL, params, nulls,
-								NULL) > 0)
+			frame_run_statement(frame, &view->tables[i], ACTION_FIND, NULL,
+								change.values, change.nulls, NULL) > 0)
 			break;
 	}
 	return NULL;
@@ -547,9 +644,7 @@ run_ops_route_write(PG_FUNCTION_ARGS)
 		else if (TRIGGER_FIRED_BY_INSERT(trigdata->tg_event))
 			result = insert_row(frame, trigdata->tg_trigtuple);
 		else
-			result = change_row(frame, trigdata->tg_trigtuple,
-								TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event) ?
-								trigdata->tg_newtuple : NULL);
+			result = change_row(frame, trigdata);
 	}
 	PG_RETURN_POINTER(result);
 }

@@ -20,7 +20,7 @@ CREATE FUNCTION run_ops.is_as_seen(tableoid oid, ctid tid) RETURNS boolean
   LANGUAGE c STRICT COST 1000
   AS 'MODULE_PATHNAME', 'run_ops_is_as_seen';
 COMMENT ON FUNCTION run_ops.is_as_seen(oid, tid) IS
-  'whether a version of a row is the one that the statement on the view has seen; raises an error if another transaction has changed the row since; called by the statements of route_write()';
+  'whether a version of a row is the one that the statement on the view has seen, or was evaluated again for; called by the statements of route_write()';
 
 -- Not revoked from PUBLIC: whoever adds a partition to a local table gives it
 -- this trigger, for which PostgreSQL wants EXECUTE.

@@ -32,26 +32,14 @@ CREATE FUNCTION bulk(target text, mint text) RETURNS text LANGUAGE sql AS $$
 $$;
 SELECT 'single insert, LEGACY', 'direct insert in the same store', '<= 1.3',
   bench.ratio(inserts('run_ops."BatchTaskRun"', 'run_ops.generate_cuid()', 300), inserts('public."BatchTaskRun"', 'run_ops.generate_cuid()', 300));
-SELECT 'single insert, NEW', 'direct insert in the same store', '<= 1.3',
-  bench.ratio(inserts('run_ops."BatchTaskRun"', 'run_ops.generate_ksuid()', 100), inserts('run_ops_new."BatchTaskRun"', 'run_ops.generate_ksuid()', 100));
 SELECT '5,000 rows to LEGACY', 'a direct INSERT ... SELECT', '<= 1.25',
   bench.ratio(bulk('run_ops."BatchTaskRun"', 'run_ops.generate_cuid()'), bulk('public."BatchTaskRun"', 'run_ops.generate_cuid()'));
-SELECT '5,000 rows to NEW', 'a direct batched foreign insert', '<= 1.25',
-  bench.ratio(bulk('run_ops."BatchTaskRun"', 'run_ops.generate_ksuid()'), bulk('run_ops_new."BatchTaskRun"', 'run_ops.generate_ksuid()'));
 
 -- one row at a time, by key
 CREATE TABLE ids AS
   SELECT row_number() OVER () AS n, * FROM (SELECT run_ops.generate_cuid() AS cuid, run_ops.generate_ksuid() AS ksuid FROM generate_series(1, 100)) AS i;
 INSERT INTO run_ops."BatchTaskRun" (id, "friendlyId", "runtimeEnvironmentId", "updatedAt")
   SELECT k, k, 'u', now() FROM ids, unnest(ARRAY[cuid, ksuid]) AS k;
-CREATE FUNCTION updates(target text, kind text) RETURNS text LANGUAGE sql AS $$
-  SELECT format('DO $do$ DECLARE k text; BEGIN FOR k IN SELECT %I FROM ids LOOP '
-    'UPDATE %s SET "completedCount" = "completedCount" + 1 WHERE id = k; END LOOP; END $do$', kind, target)
-$$;
-SELECT 'single update by id, LEGACY', 'direct update in the same store', '',
-  bench.ratio(updates('run_ops."BatchTaskRun"', 'cuid'), updates('public."BatchTaskRun"', 'cuid'));
-SELECT 'single update by id, NEW', 'direct update in the same store', '',
-  bench.ratio(updates('run_ops."BatchTaskRun"', 'ksuid'), updates('run_ops_new."BatchTaskRun"', 'ksuid'));
 -- a delete and the insert that makes the next one possible
 CREATE FUNCTION deletes(target text, kind text) RETURNS text LANGUAGE sql AS $$
   SELECT format('DO $do$ DECLARE k text; BEGIN FOR k IN SELECT %1$I FROM ids LOOP '
@@ -62,16 +50,3 @@ SELECT 'delete by id and insert, LEGACY', 'the same directly', '',
   bench.ratio(deletes('run_ops."BatchTaskRun"', 'cuid'), deletes('public."BatchTaskRun"', 'cuid'));
 SELECT 'delete by id and insert, NEW', 'the same directly', '',
   bench.ratio(deletes('run_ops."BatchTaskRun"', 'ksuid'), deletes('run_ops_new."BatchTaskRun"', 'ksuid'));
-
--- many rows at once
-INSERT INTO run_ops_new."BatchTaskRun" (id, "friendlyId", "runtimeEnvironmentId", "updatedAt")
-  SELECT k, k, 'm', now() FROM (SELECT run_ops.generate_ksuid() AS k FROM generate_series(1, 5000)) AS m;
-CREATE FUNCTION bulk_update(target text, change text) RETURNS text LANGUAGE sql AS $$
-  SELECT format('UPDATE %s SET %s WHERE "runtimeEnvironmentId" = ''m''', target, change)
-$$;
-SELECT 'update of 5,000 rows in NEW', 'direct update in the same store', '',
-  bench.ratio(bulk_update('run_ops."BatchTaskRun"', '"completedCount" = "completedCount" + 1'),
-              bulk_update('run_ops_new."BatchTaskRun"', '"completedCount" = "completedCount" + 1'), 3);
-SELECT 'update of 5,000 rows in NEW, of an enum', 'direct update in the same store', '',
-  bench.ratio(bulk_update('run_ops."BatchTaskRun"', 'status = ''COMPLETED'''),
-              bulk_update('run_ops_new."BatchTaskRun"', 'status = ''COMPLETED'''), 3);

@@ -20,11 +20,11 @@ $control_plane->safe_psql('postgres', q(
 	CREATE FUNCTION shake() RETURNS jsonb LANGUAGE sql SECURITY DEFINER
 	  AS $$ SELECT run_ops.handshake('new') $$;));
 my $viewer = $control_plane->background_psql('postgres', on_error_stop => 0, extra_params => [ '-U', 'viewer' ]);
-# What is connected to the store.  It may take it a moment to notice an end.
+# What runs in the store.  It may take it a moment to notice an end.
 sub connections
 {
 	return $store->poll_query_until('postgres',
-		q(SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'client backend' AND application_name LIKE 'run_ops_split%')))
+		q(SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'client backend' AND application_name LIKE 'run_ops_split%' AND state <> 'idle')))
 	  ? 'none' : 'some';
 }
 

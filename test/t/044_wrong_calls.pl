@@ -168,7 +168,7 @@ is($control_plane->safe_psql('postgres', "BEGIN; $temporary
 	  EXECUTE FUNCTION run_ops.bump_changed('probe', 'n', 'n');
 	UPDATE temporary SET n = 2; SELECT key FROM run_ops.cache_epoch WHERE scope = 'probe'; ROLLBACK"), '*',
 	'a key that is no text: an epoch for all of them');
-foreach my $call ("'run_ops.run'::regclass, '(0,1)'", "0, '(0,1)'", "'probe.foreign'::regclass, '(0,1)'")
+foreach my $call ("'run_ops.run'::regclass, '(0,1)'", "1, '(0,1)'", "'probe.foreign'::regclass, '(0,1)'")
 {
 	my ($relation) = $control_plane->safe_psql('postgres', 'SELECT (' . ($call =~ s/, .*//r) . ')::oid');
 	refused("is_as_seen($call) within an UPDATE", "$verbose

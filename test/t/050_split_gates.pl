@@ -5,6 +5,7 @@ use warnings;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use lib 'test/t';
+use Pooler;
 use SplitServers;
 use Test::More;
 
@@ -74,29 +75,11 @@ is($control_plane->safe_psql('postgres', 'SELECT run_ops.databases_co_resident()
 vector(44, 'true');
 
 {
-	my ($pgbouncer) = grep { -x } '/usr/sbin/pgbouncer', '/usr/bin/pgbouncer';
-	BAIL_OUT('pgbouncer is missing') unless $pgbouncer;
-	my $dir = PostgreSQL::Test::Utils::tempdir_short();
-	my $pool_port = PostgreSQL::Test::Cluster::get_free_port();
-	append_to_file("$dir/pgbouncer.ini", <<"END");
-[databases]
-other_name = host=$host port=$port dbname=postgres user=$user
-[pgbouncer]
-listen_addr =
-listen_port = $pool_port
-unix_socket_dir = $dir
-auth_type = any
-pool_mode = transaction
-ignore_startup_parameters = extra_float_digits
-END
-	my ($out, $err) = ('', '');
-	my $pooler = IPC::Run::start([ $pgbouncer, '-q', "$dir/pgbouncer.ini" ], '>', \$out, '2>', \$err);
-	foreach (1 .. 100) { last if -S "$dir/.s.PGSQL.$pool_port"; select undef, undef, undef, 0.1 }
-	point_store($control_plane, $dir, $pool_port, 'other_name');
+	my $pooler = Pooler->start(20, other_name => "host=$host port=$port dbname=postgres user=$user");
+	point_store($control_plane, $pooler->host, $pooler->port, 'other_name');
 	vector(10, sentinel_says());
 	refused(qr/distinct new: the store is this database itself/, 'the same database through a pooler');
-	$pooler->signal('INT');
-	$pooler->finish;
+	$pooler->stop;
 }
 
 # another database of the same server is another database

@@ -127,10 +127,10 @@ $control_plane->safe_psql('postgres', q(DELETE FROM "RuntimeEnvironment" WHERE i
 $control_plane->safe_psql('postgres', 'CALL run_ops.cleanup()');
 is(left($control_plane, 'other'), 0, 'store down: the rows here are gone');
 like($control_plane->safe_psql('postgres', 'SELECT scope, id, store, failed_at IS NOT NULL, error FROM run_ops.cleanup_progress'),
-	qr/^environment\|other\|new\|t\|could not connect to server "new"/, 'store down: the rest is queued with the reason');
+	qr/^environment\|other\|new\|t\|store "new" cannot be reached/, 'store down: the rest is queued with the reason');
 my $ret;
 ($ret, $out, $err) = $control_plane->psql('postgres', q(SELECT run_ops.cleanup_environment('other')));
-like($err, qr/cannot clean up store "new".*could not connect/s, 'store down: doing it at once is an error');
+like($err, qr/cannot clean up store "new".*cannot be reached/s, 'store down: doing it at once is an error');
 $store->start;
 is(left($store, 'other'), 100, 'nothing was done there');
 $control_plane->safe_psql('postgres', 'CALL run_ops.cleanup()');

@@ -159,7 +159,7 @@ foreach my $write ("INSERT INTO run_ops.run (id) VALUES ('" . ksuid(902) . "')",
 	"UPDATE run_ops.run SET n = 1", "DELETE FROM run_ops.run WHERE id = '" . ksuid(1) . "'")
 {
 	my (undef, undef, $stderr) = $control_plane->psql('postgres', $write);
-	like($stderr, qr/ERROR:  could not connect to server "new"/, "store down: error for $write");
+	like($stderr, qr/ERROR:  store "new" cannot be reached/, "store down: error for $write");
 }
 is($control_plane->safe_psql('postgres', "SELECT count(*), sum(n) FROM run WHERE id NOT IN (SELECT \"runId\" FROM step)"), '1|2',
 	'store down: nothing is half-written');

@@ -14,7 +14,7 @@ my $secret = 'Geheim-4711';
 # none of the servers writes down what it is told
 foreach my $node ($control_plane, $store)
 {
-	$node->append_conf('postgresql.conf', "log_statement = none\nlog_min_error_statement = panic\n");
+	$node->append_conf('postgresql.conf', "log_statement = none\nlog_min_error_statement = panic\nrun_ops_split.store_retry_pause = 0\n");
 	$node->restart;
 }
 my $user = getpwuid($<);

@@ -37,8 +37,7 @@ sub error
 # --- behaviours ------------------------------------------------------------------
 
 # What a query for rows is answered with.  An answer that ends with undef closes
-# the connection.  Without an answer that begins a COPY: before PostgreSQL 17
-# postgres_fdw waits for its end in a loop that nothing interrupts.
+# the connection.
 my $good = sub { return (description(3), row('run_' . '0' x 26 . '7', 'open', 7), complete('FETCH 1'), ready()) };
 my $id = 'run_' . '0' x 26 . '7';
 my %answer = (
@@ -66,6 +65,8 @@ my %answer = (
 	error_utf8 => sub { (error(S => "\xff", C => "\xff\xfe\xfd", M => "\xe2\x82 \xff"), ready()) },
 	error_empty => sub { (message('E', "\0"), ready()) },
 	error_fatal => sub { (error(S => 'FATAL', V => 'PANIC', C => '57P01', M => 'gone'), undef) },
+	copy_begins => sub { (message('G', pack('Cn', 0, 0)), ready()) },
+	copy_comes => sub { (message('H', pack('Cn', 0, 0)), message('d', "x\n"), message('c', ''), complete('COPY 1'), ready()) },
 	encoding_changes => sub { (message('S', "client_encoding\0SJIS\0"), $good->()) },
 	# what run_ops.ask_store() expects, but for its end
 	answer_lost => sub { (description(1), row('UTC'), complete('SELECT 1'), description(1), row('{"n": 1}'), undef) },
@@ -122,6 +123,8 @@ sub answer_to
 {
 	my ($sql, $behaviour) = @_;
 	my @parts;
+	# the settings of a session are made, whatever comes after
+	return ([ description(1), row('x'), complete('SELECT 1') ], undef) if $sql =~ /^SELECT pg_catalog.set_config/;
 	foreach my $statement (split /;\s*/, $sql)
 	{
 		return (\@parts, $answer{$behaviour}) if $statement =~ /^\s*(SELECT|FETCH|INSERT|UPDATE|DELETE)/i;
@@ -159,17 +162,19 @@ sub serve
 		_exit(0) if $type eq 'X';
 		if ($type eq 'P') { $sql = (split /\0/, $body)[1]; give($socket, 0, message('1', '')) }
 		elsif ($type eq 'B') { give($socket, 0, message('2', '')) }
-		elsif ($type eq 'D') { give($socket, 0, message('n', '')) }
+		elsif ($type eq 'D') { next }	# the answer has the description
 		elsif ($type eq 'S') { give($socket, 0, ready()) }
 		elsif ($type eq 'E' || $type eq 'Q')
 		{
 			$sql = substr $body, 0, -1 if $type eq 'Q';
 			my $behaviour = $self->behaviour;
 			my ($parts, $misbehave) = answer_to($sql, $behaviour);
-			give($socket, 0, @$parts);
 			my @rest = $misbehave ? $misbehave->() : ($type eq 'Q' ? ready() : ());
 			# the extended protocol is ready after Sync
 			pop @rest if $misbehave && $type eq 'E' && defined $rest[-1] && $rest[-1] eq ready();
+			my $first = (@$parts, @rest)[0];
+			give($socket, 0, message('n', '')) if $type eq 'E' && (!defined $first || $first !~ /^[TE]/);
+			give($socket, 0, @$parts);
 			give($socket, $behaviour eq 'trickle', @rest);
 		}
 	}

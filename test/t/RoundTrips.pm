@@ -6,7 +6,7 @@
 #   my $proxy = RoundTrips->start($dir, $port, $store->host, $store->port, delay => 5);
 #   $proxy->taken;      # how many since the last time it was asked
 #   $proxy->swallow;    # from now on it accepts and reads, but forwards nothing
-#   $proxy->flow;       # forwards again; what came in between is lost
+#   $proxy->flow;       # forwards again, but closes what it has swallowed something of
 package RoundTrips;
 
 use strict;
@@ -37,7 +37,7 @@ sub relay
 {
 	my ($self, $listener, $server) = @_;
 	my $select = IO::Select->new($listener);
-	my (%peer, %is_client, %waits);
+	my (%peer, %is_client, %waits, %lost);
 	# what is on its way, oldest first: when it is due, from where, and data;
 	# undef is the end of the connection
 	my @way;
@@ -45,7 +45,12 @@ sub relay
 	local $SIG{PIPE} = 'IGNORE';
 	while (1)
 	{
-		my $wait = @way ? $way[0][0] - time : undef;
+		if (%lost && !-e $self->{swallowing})
+		{
+			push @way, map { [ time, $_, undef ] } values %lost;
+			%lost = ();
+		}
+		my $wait = @way ? $way[0][0] - time : %lost ? 0.05 : undef;
 		foreach my $from ($select->can_read(defined $wait && $wait < 0 ? 0 : $wait))
 		{
 			if ($from == $listener)
@@ -70,6 +75,7 @@ sub relay
 			}
 			elsif (-e $self->{swallowing})
 			{
+				$lost{$from} = $from;
 				next;
 			}
 			$waits{$from} = 1 if $is_client{$from} && defined $data;
@@ -81,8 +87,8 @@ sub relay
 			my $to = $peer{$from} // next;
 			if (!defined $data)
 			{
-				$select->remove($to);
-				delete @$_{ $from, $to } foreach (\%peer, \%is_client, \%waits);
+				$select->remove($from, $to);
+				delete @$_{ $from, $to } foreach (\%peer, \%is_client, \%waits, \%lost);
 				close $_ foreach ($from, $to);
 				next;
 			}

@@ -1,8 +1,5 @@
-# Reads through a view of two stores, against the table that holds the rows,
-# or against what a client would write by hand. 100,000 rows a store.
-run_sql() { psql -XAtqv ON_ERROR_STOP=1 -f - ; }
-
-run_sql <<'SQL'
+-- Reads through a view of two stores, against the table that holds the rows,
+-- or against what a client would write by hand. 100,000 rows a store.
 SET client_min_messages = warning;
 SET jit = off;
 \getenv store_host RUN_OPS_STORE_HOST
@@ -51,41 +48,7 @@ BEGIN
     bench.ratio(format('SELECT %I(%s, %L, %L)', 'work ' || what, times, one, many),
                 format('SELECT %I(%s, %L, %L)', 'base ' || what, times, one, many)));
 END $f$;
-SQL
 
-# Single statements as a client sends them: the latency of the fastest third of
-# the view's, divided by that of the base's, taken in turn.
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-run_statements() { # table id protocol times
-  echo "SELECT * FROM $1 WHERE id = '$2';" >"$folder/script"
-  [ "$3" = simple ] || echo "SELECT * FROM $1 WHERE id = :id;" >"$folder/script"
-  pgbench -n -M "$3" -D "id=$2" -t "$4" -f "$folder/script" -l --log-prefix="$folder/log" >/dev/null 2>&1
-  cut -d ' ' -f 3 "$folder"/log.* >>"$folder/of_$1"
-  rm "$folder"/log.*
-}
-latency() { sort -n "$folder/of_$1" | awk '{ at[NR] = $1 } END { for (i = 1; i <= NR / 3; i++) sum += at[i]; print sum }'; }
-point_read() { # what base target table id protocol times
-  rm -f "$folder"/of_*
-  for _ in 1 2 3 4; do
-    run_statements run_ops.run "$5" "$6" "$7"
-    run_statements "$4" "$5" "$6" "$7"
-  done
-  awk -v what="$1|$2|$3" -v view="$(latency run_ops.run)" -v base="$(latency "$4")" \
-    'BEGIN { printf "%s|%.2f\n", what, view / base }'
-}
-read -r legacy new < <(echo 'SELECT legacy[1], new[1] FROM ids' | run_sql | tr '|' ' ')
-for plan in custom generic; do
-  export PGOPTIONS="-c jit=off -c plan_cache_mode=force_${plan}_plan"
-  point_read "LEGACY point read, prepared, $plan plan" 'the base table' 'at most 1.20' run "$legacy" prepared 3000
-  point_read "NEW point read, prepared, $plan plan" 'the foreign table' 'at most 1.10' run_ops_new.run "$new" prepared 600
-done
-export PGOPTIONS="-c jit=off"
-point_read 'LEGACY point read, not prepared' 'the base table' '-' run "$legacy" simple 2000
-
-run_sql <<'SQL'
-SET client_min_messages = warning;
-SET jit = off;
 SELECT measured('LEGACY point read in a PL/pgSQL loop, ' || mode || ' plan', 'the base table', '-',
                 '* FROM run_ops.run AS r WHERE r.id = $1', '* FROM run AS r WHERE r.id = $1', 2000, legacy, NULL, mode)
   FROM ids, unnest(ARRAY['custom', 'generic']) AS mode;
@@ -104,4 +67,3 @@ SELECT measured('join of 100 LEGACY ids', 'the base table', 'at most 1.3',
                 'count(r.payload) FROM wanted AS w JOIN run_ops.run AS r ON r.id = w.id',
                 'count(r.payload) FROM wanted AS w JOIN run AS r ON r.id = w.id', 100, legacy, NULL, 'generic')
   FROM ids;
-SQL
