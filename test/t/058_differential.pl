@@ -286,8 +286,6 @@ sub update_row
 		"UPDATE b AS x SET k = x.k + 1 WHERE x.id BETWEEN $from AND $to$away" . $returning->('x'),
 		"UPDATE b AS x SET v = 'it''s \"' || coalesce(x.v, '{NULL}') || '\\', a_id = NULL WHERE x.id BETWEEN $from AND $to$away" . $returning->('x'),
 		"UPDATE b AS x SET k = l.n, v = l.a_id FROM loc AS l WHERE l.id = x.id$away" . $returning->('x', 'x.*, l.*', 'l', 'x, l'),
-		# several rows for one
-		#TODO 		"UPDATE b AS x SET k = x.k + 1 FROM loc AS l WHERE l.n = x.id$away" . $returning->('x'),
 		"DELETE FROM b AS x USING loc AS l WHERE l.n = x.id - $from$away" . $returning->('x'),
 		"UPDATE b AS x SET k = b.k + 1 FROM b WHERE b.id = x.id + 1 AND x.id BETWEEN $from AND $to$away" . $returning->('x', 'x.*, b.*'),
 		"UPDATE b AS x SET v = (SELECT o.t FROM a AS o WHERE o.id = x.a_id) WHERE x.id BETWEEN $from AND $to$away" . $returning->('x'),
@@ -420,8 +418,8 @@ my %kind = (
 		my %can_scroll;
 		my $fetch = sub {
 			my ($c) = @_;
-			my @ways = ('NEXT', '1', '2', '9', '99', '100', '101', 'FORWARD 5', 'RELATIVE 4', 'ABSOLUTE 250', 'ALL', '0');
-			push @ways, 'BACKWARD 2', 'BACKWARD ALL', 'FIRST', 'LAST', 'ABSOLUTE 3', 'ABSOLUTE -2', 'PRIOR' if $can_scroll{$c};
+			my @ways = ('NEXT', '1', '2', '9', '99', '100', '101', 'FORWARD 5', 'RELATIVE 4', 'ABSOLUTE 250', 'ALL');
+			push @ways, '0', 'BACKWARD 2', 'BACKWARD ALL', 'FIRST', 'LAST', 'ABSOLUTE 3', 'ABSOLUTE -2', 'PRIOR' if $can_scroll{$c};
 			return add(pick('FETCH', 'FETCH', 'FETCH', 'MOVE') . ' ' . pick(@ways) . " FROM $c", 1);
 		};
 		my @cursors = map { "c$_" } 1 .. 1 + rand 3;
@@ -560,5 +558,21 @@ foreach my $table (@foreign)
 	my $digest = "SELECT count(*), md5(string_agg(x::text, ',' ORDER BY x::text)) FROM SCHEMA.$table AS x";
 	my ($got, $stock, $plain) = map { my $in = $_; ($in eq 'plain' ? $control_plane : $store)->safe_psql('postgres', $digest =~ s/SCHEMA/$in/r) } @schemas;
 	ok($got eq $stock || $got eq $plain, "RUN_OPS_SEED=$seed: table $table is the same") or diag "$got, $stock, $plain";
+}
+
+# a row that several rows of the join match is changed once
+sub joined
+{
+	my ($schema, $sql) = @_;
+	my $out = $control_plane->safe_psql('postgres', "SET search_path = $schema, public; BEGIN; $sql RETURNING x.id; ROLLBACK");
+	return join ' ', sort { $a <=> $b } split /\n/, $out;
+}
+my %joined = (
+	DELETE => 'DELETE FROM b AS x USING loc AS l WHERE l.n = x.id AND random() >= 0',
+	'UPDATE' => 'UPDATE b AS x SET k = x.k + 1 FROM loc AS l WHERE l.n = x.id AND random() >= 0');
+foreach my $command (sort keys %joined)
+{
+	local $TODO = $command eq 'UPDATE' ? 'every match changes it' : undef;
+	is(joined('wire', $joined{$command}), joined('plain', $joined{$command}), "$command changes a row once");
 }
 done_testing();
