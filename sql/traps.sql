@@ -20,8 +20,8 @@ SELECT format('host=%s port=%s dbname=%s', :'legacy_host', :'legacy_port', :'leg
 SELECT dblink_connect('here', :'here'), dblink_connect('there', :'there') \gset
 \set ECHO all
 
--- One snapshot of the store serves the whole transaction, at READ COMMITTED
--- as well: what changes there meanwhile is not seen, and an UPDATE of it fails.
+-- At READ COMMITTED each statement has a snapshot of its own, in the store as
+-- well: what changes there meanwhile is seen, and an UPDATE of it goes on.
 BEGIN;
 SELECT id, n FROM run_ops.run ORDER BY id;
 SELECT dblink_exec('here', 'UPDATE run SET n = n + 1'), dblink_exec('there', 'UPDATE run SET n = n + 1');

@@ -189,7 +189,7 @@ storeBeginForeignModify(ModifyTableState *mtstate, ResultRelInfo *target,
 
 	if (eflags & EXEC_FLAG_EXPLAIN_ONLY)
 		return;
-	how = list_nth_node(List, fdw_private, MODIFY_HOW);
+	how = (List *) list_nth(fdw_private, MODIFY_HOW);
 	begin_modify(mtstate->ps.state, target, mtstate->operation,
 				 list_nth(fdw_private, MODIFY_COLUMNS), linitial_int(how), lsecond_int(how),
 				 outerPlanState(mtstate)->plan);

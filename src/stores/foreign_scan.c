@@ -275,7 +275,7 @@ storeBeginForeignScan(ForeignScanState *node, int eflags)
 	if (eflags & EXEC_FLAG_EXPLAIN_ONLY)
 		return;
 	check_layout(plan->fdw_private, lengthof(layout), layout);
-	how = list_nth_node(List, plan->fdw_private, SCAN_FETCH);
+	how = (List *) list_nth(plan->fdw_private, SCAN_FETCH);
 	scan = start_scan(node, lsecond_int(how) ? WIRE_WRITE :
 					  bms_is_empty(plan->scan.plan.allParam) ? WIRE_READ : WIRE_READ_MANY);
 	scan->fetch = linitial_int(how);
