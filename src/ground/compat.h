@@ -235,7 +235,7 @@ typedef struct CompatJsonb
  */
 #if PG_VERSION_NUM >= 160000 && defined(ENABLE_GSS)
 struct Port;
-extern bool be_gssapi_get_delegation(struct Port *port);
+bool		be_gssapi_get_delegation(struct Port *port);
 #define compat_has_delegated_gss() (MyProcPort != NULL && be_gssapi_get_delegation(MyProcPort))
 #define compat_used_gss(conn) PQconnectionUsedGSSAPI(conn)
 #else

@@ -53,21 +53,17 @@ table_facts(Relation rel)
 static char *
 sample_query(Relation rel, int wanted, List **attrs)
 {
-	TupleDesc	desc = RelationGetDescr(rel);
 	PGresult   *facts = table_facts(rel);
 	double		rows = PQgetisnull(facts, 0, 1) ? 0 : atof(PQgetvalue(facts, 0, 1));
 	bool		can_sample = strcmp(PQgetvalue(facts, 0, 2), "t") == 0;	/* not if it is null */
 	StringInfoData sql;
+	ListCell   *lc;
 
 	initStringInfo(&sql);
-	for (int i = 0; i < desc->natts; i++)
-	{
-		if (TupleDescAttr(desc, i)->attisdropped)
-			continue;
-		appendStringInfo(&sql, "%s%s", *attrs == NIL ? "SELECT " : ", ",
-						 remote_column_name(RelationGetRelid(rel), i + 1));
-		*attrs = lappend_int(*attrs, i + 1);
-	}
+	*attrs = remote_columns(rel);
+	foreach(lc, *attrs)
+		appendStringInfo(&sql, "%s%s", foreach_current_index(lc) ? ", " : "SELECT ",
+						 remote_column_name(RelationGetRelid(rel), lfirst_int(lc)));
 	appendStringInfo(&sql, "%s FROM %s", *attrs == NIL ? "SELECT NULL" : "",
 					 remote_table_name(RelationGetRelid(rel)));
 	if (can_sample && rows > (double) wanted * SURPLUS)

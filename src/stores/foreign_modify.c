@@ -84,25 +84,12 @@ storeAddForeignUpdateTargets(PlannerInfo *root, Index rtindex,
 	}
 }
 
-static List *
-every_column(Relation rel)
-{
-	List	   *result = NIL;
-
-	for (int i = 0; i < RelationGetDescr(rel)->natts; i++)
-	{
-		if (!TupleDescAttr(RelationGetDescr(rel), i)->attisdropped)
-			result = lappend_int(result, i + 1);
-	}
-	return result;
-}
-
 /* The columns that an UPDATE sends: triggers here may set any of them. */
 static List *
 columns_to_update(PlannerInfo *root, Index target, Relation rel)
 {
 	Bitmapset  *updated = compat_all_updated_columns(root, target);
-	List	   *all = every_column(rel);
+	List	   *all = remote_columns(rel);
 	List	   *result = NIL;
 	ListCell   *lc;
 
@@ -147,7 +134,7 @@ storePlanForeignModify(PlannerInfo *root, ModifyTable *plan, Index target,
 	bool		returning = wants_rows(rel, operation,
 									   nth_or_null(plan->returningLists, subplan_index),
 									   nth_or_null(plan->withCheckOptionLists, subplan_index));
-	List	   *columns = operation == CMD_INSERT ? every_column(rel) :
+	List	   *columns = operation == CMD_INSERT ? remote_columns(rel) :
 		operation == CMD_UPDATE ? columns_to_update(root, target, rel) : NIL;
 	List	   *result;
 
@@ -223,7 +210,7 @@ storeBeginForeignInsert(ModifyTableState *mtstate, ResultRelInfo *target)
 	if (plan && plan->onConflictAction == ONCONFLICT_UPDATE)
 		elog(ERROR, "unexpected ON CONFLICT specification: %d",
 			 (int) plan->onConflictAction);
-	begin_modify(mtstate->ps.state, target, CMD_INSERT, every_column(rel),
+	begin_modify(mtstate->ps.state, target, CMD_INSERT, remote_columns(rel),
 				 plan && plan->onConflictAction == ONCONFLICT_NOTHING,
 				 wants_rows(rel, CMD_INSERT, target->ri_returningList,
 							target->ri_WithCheckOptions),

@@ -290,8 +290,13 @@ finish_remote(StoreScan *scan)
 {
 	if (scan->reader.is_reading && scan->cursor == NULL)
 	{
+		int			unread = 0;
+
 		while (wire_receive(scan->wire) != NULL)
-			;
+		{
+			if (++unread == MAX_FETCH && wire_give_up(scan->wire))
+				break;
+		}
 	}
 	else if (scan->reader.is_reading)
 	{

@@ -41,20 +41,6 @@ is_generated(Relation rel, AttrNumber attno)
 	return TupleDescAttr(RelationGetDescr(rel), attno - 1)->attgenerated != '\0';
 }
 
-static List *
-all_columns(Relation rel)
-{
-	TupleDesc	desc = RelationGetDescr(rel);
-	List	   *result = NIL;
-
-	for (int i = 0; i < desc->natts; i++)
-	{
-		if (!TupleDescAttr(desc, i)->attisdropped)
-			result = lappend_int(result, i + 1);
-	}
-	return result;
-}
-
 static void
 append_returning(StringInfo sql, RemoteChange *change)
 {
@@ -273,7 +259,7 @@ describe(Relation rel, CmdType operation, List *columns, bool skip_conflicts,
 	change->columns = list_copy(columns);
 	change->skip_conflicts = skip_conflicts;
 	change->returning = returning;
-	change->returned = all_columns(rel);
+	change->returned = remote_columns(rel);
 	if (operation != CMD_INSERT)
 	{
 		change->keys = remote_key(change->relid);

@@ -14,6 +14,7 @@
 #include "utils/fmgrprotos.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
+#include "utils/rel.h"
 #include "utils/varlena.h"
 
 #include "stores/remote_rows.h"
@@ -57,6 +58,20 @@ const char *
 remote_column_name(Oid relid, AttrNumber attno)
 {
 	return quote_identifier(remote_column_identifier(relid, attno));
+}
+
+List *
+remote_columns(Relation rel)
+{
+	TupleDesc	desc = RelationGetDescr(rel);
+	List	   *result = NIL;
+
+	for (int i = 0; i < desc->natts; i++)
+	{
+		if (!TupleDescAttr(desc, i)->attisdropped)
+			result = lappend_int(result, i + 1);
+	}
+	return result;
 }
 
 List *

@@ -10,6 +10,7 @@
 #include "libpq-fe.h"
 #include "nodes/pg_list.h"
 #include "storage/itemptr.h"
+#include "utils/relcache.h"
 
 /*
  * The names there: options schema_name, table_name, column_name.  They are
@@ -18,6 +19,9 @@
 extern char *remote_table_name(Oid relid);
 extern const char *remote_column_identifier(Oid relid, AttrNumber attno);
 extern const char *remote_column_name(Oid relid, AttrNumber attno);
+
+/* The numbers of all columns of a table, dropped ones left out. */
+extern List *remote_columns(Relation rel);
 
 /* The numbers of the columns in option "key" of a foreign table; NIL if none. */
 extern List *remote_key(Oid relid);

@@ -684,6 +684,15 @@ wire_exec(Wire *wire, WireNeed need, const char *sql, int nvalues,
 	return wire_receive_whole(wire);
 }
 
+bool
+wire_give_up(Wire *wire)
+{
+	if (wire->depth > 0)
+		return false;
+	lose_connection(wire);
+	return true;
+}
+
 void
 wire_close_cursor(Wire *wire, const char *cursor)
 {

@@ -85,6 +85,12 @@ extern void wire_send(Wire *wire, const char *sql, int nvalues,
  */
 extern PGresult *wire_receive(Wire *wire);
 
+/*
+ * Cancels a query of which too many rows would still come, with its connection.
+ * False if the transaction needs that.
+ */
+extern bool wire_give_up(Wire *wire);
+
 /* The whole result, where it does not come row by row; the other is for keeps. */
 extern PGresult *wire_receive_whole(Wire *wire);
 extern PGresult *wire_take_whole(Wire *wire);

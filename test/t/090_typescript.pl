@@ -39,12 +39,16 @@ ok((run_in_example('npm', 'run', 'build'))[0], 'the client is generated, types a
 my $control_plane = new_server('control_plane');
 my $store = new_server('store');
 $store->safe_psql('postgres', '\i test/fixtures/store.sql');
+# the schema has no CHECK, and errors of one are tested too
+my $check = 'ALTER TABLE "TaskRun" ADD CONSTRAINT "TaskRun_depth_check" CHECK (depth >= 0);';
+$store->safe_psql('postgres', $check);
 $control_plane->safe_psql('postgres', q(
 	SET client_min_messages = warning;
 	\set side legacy
 	\set runs 40
 	\i test/fixtures/control_plane.sql
 	\i test/fixtures/generate.sql
+	) . $check . q(
 	CREATE EXTENSION run_ops_split CASCADE;
 	CREATE ROLE app LOGIN;
 	GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO app;

@@ -8,7 +8,7 @@ package Pooler;
 
 use strict;
 use warnings;
-use IPC::Run;
+use POSIX ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 
@@ -32,13 +32,20 @@ pool_mode = transaction
 default_pool_size = $size
 ignore_startup_parameters = extra_float_digits, options
 END_INI
-	$self->{run} = IPC::Run::start([ $program, '-q', "$self->{host}/pgbouncer.ini" ], '>', \$self->{out}, '2>', \$self->{err});
+	my $pid = fork // die "fork: $!";
+	if ($pid == 0)
+	{
+		open STDOUT, '>', "$self->{host}/log";
+		open STDERR, '>&', \*STDOUT;
+		exec $program, '-q', "$self->{host}/pgbouncer.ini" or POSIX::_exit(1);
+	}
+	$self->{pid} = $pid;
 	foreach (1 .. 100)
 	{
 		return $self if -S "$self->{host}/.s.PGSQL.$self->{port}";
 		select undef, undef, undef, 0.1;
 	}
-	die "pgbouncer does not start: $self->{err}";
+	die 'pgbouncer does not start: ' . slurp_file("$self->{host}/log");
 }
 
 sub host { return shift->{host} }
@@ -61,10 +68,10 @@ sub reconnect
 sub stop
 {
 	my ($self) = @_;
-	my $run = delete $self->{run} or return;
+	my $pid = delete $self->{pid} or return;
 	local $?;
-	$run->signal('INT');
-	$run->finish;
+	kill 'INT', $pid;
+	waitpid $pid, 0;
 	return;
 }
 

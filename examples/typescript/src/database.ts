@@ -22,18 +22,6 @@ export const prisma = new PrismaClient({
   transactionOptions: { maxWait: 10_000, timeout: 30_000 },
 });
 
-// If another session changes a row of the store at the same time, the update
-// fails with a write conflict (P2034).  An update of a local row would wait.
-export async function retrying<T>(work: () => Promise<T>): Promise<T> {
-  for (let attempt = 1; ; attempt++) {
-    try {
-      return await work();
-    } catch (error) {
-      if ((error as { code?: string }).code !== "P2034" || attempt === 5) throw error;
-    }
-  }
-}
-
 export async function close(): Promise<void> {
   await prisma.$disconnect();
   await pool.end();

@@ -1,6 +1,6 @@
 // Waitpoints: a run waits until its waitpoint is completed.
 
-import { pool, prisma, retrying } from "./database.js";
+import { pool, prisma } from "./database.js";
 import type { Waitpoint } from "./generated/client.js";
 import type { Listener } from "./listener.js";
 
@@ -36,12 +36,10 @@ export async function createWaitpoint(runId: string): Promise<Waitpoint | null> 
 // Returns true for the caller that completed it, and false if it was completed
 // before.
 export async function completeWaitpoint(id: string, output: unknown): Promise<boolean> {
-  const { count } = await retrying(() =>
-    prisma.waitpoint.updateMany({
-      where: { id, status: "PENDING" },
-      data: { status: "COMPLETED", completedAt: new Date(), output: JSON.stringify(output) },
-    }),
-  );
+  const { count } = await prisma.waitpoint.updateMany({
+    where: { id, status: "PENDING" },
+    data: { status: "COMPLETED", completedAt: new Date(), output: JSON.stringify(output) },
+  });
   if (count > 0) await pool.query("SELECT pg_notify($1, $2)", [channel, id]);
   return count > 0;
 }
