@@ -90,7 +90,7 @@ typedef struct LocalChange
 {
 	Snapshot	snapshot;		/* of the statement; NULL: there is none */
 	Oid			relid;			/* the local table */
-	LocalVersion *locked;			/* NULL: the version that the snapshot sees */
+	LocalVersion *locked;		/* NULL: the version that the snapshot sees */
 	FoundRow	found;
 } LocalChange;
 
@@ -516,7 +516,7 @@ change_local_row(WriteFrame *frame, TriggerData *trigdata, int i,
 				 RowChange *change, HeapTuple *stored)
 {
 	StoreTable *table = &frame->view->tables[i];
-	LocalVersion	version;
+	LocalVersion version;
 	RowChange	again;
 	FoundRow	found;
 
