@@ -52,6 +52,7 @@ MODULES_C = \
 	ground/column_equality \
 	ground/snapshot_key \
 	ground/own_table \
+	ground/key_set \
 	ground/server_identity \
 	ids/id_shape \
 	ids/id_mint \

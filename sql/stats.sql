@@ -79,8 +79,11 @@ COMMIT;
 SELECT a ->> 'application_name' ~ format('^run_ops_split ask_store %s regress_stats$', pg_backend_pid()) AS named
   FROM run_ops.ask_store('new', 'SELECT application_name FROM pg_stat_activity WHERE pid = pg_backend_pid()') AS a;
 SELECT run_ops.disconnect_stores() > 0 AS disconnected;
-ALTER SERVER new OPTIONS (application_name 'run_ops_split views');
+ALTER SERVER new OPTIONS (application_name 'run_ops_split views %d%%');
 SELECT count(*) FROM run_ops.run;
+-- ... and what the views are read by, while nothing is asked
+SELECT application_name FROM dblink('new', format('SELECT application_name FROM pg_stat_activity WHERE pid = %s',
+  (SELECT pid FROM run_ops.store_connections() WHERE server = 'new'))) AS a (application_name text);
 SELECT store, regexp_replace(application_name, '\d+', 'N') AS application_name, state, connections FROM run_ops.stat_connections WHERE application_name LIKE 'run_ops%';
 
 -- Which stores a query asks.

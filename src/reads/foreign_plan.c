@@ -501,7 +501,7 @@ has_precheck(RelOptInfo *rel)
  * for a few rows.
  */
 static void
-lazyGetForeignRelSize(PlannerInfo *root, RelOptInfo *rel, Oid relid)
+storeGetForeignRelSize(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 {
 	List	   *key = remote_key(relid);
 	ListCell   *lc;
@@ -527,7 +527,7 @@ lazyGetForeignRelSize(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 }
 
 static void
-lazyGetForeignPaths(PlannerInfo *root, RelOptInfo *rel, Oid relid)
+storeGetForeignPaths(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 {
 	CostOptions options = cost_options(relid);
 
@@ -703,7 +703,7 @@ read_rows(PlannerInfo *root, RelOptInfo *rel, ForeignPath *path,
  * because the other recheck quals imply them.
  */
 static ForeignScan *
-lazyGetForeignPlan(PlannerInfo *root, RelOptInfo *rel, Oid relid,
+storeGetForeignPlan(PlannerInfo *root, RelOptInfo *rel, Oid relid,
 				   ForeignPath *best_path, List *tlist, List *scan_clauses,
 				   Plan *outer_plan)
 {
@@ -739,7 +739,7 @@ needs_own_lock(PlannerInfo *root, Index relid)
 
 /* A join in the store would not have such a lock. */
 static void
-lazyGetForeignJoinPaths(PlannerInfo *root, RelOptInfo *joinrel,
+storeGetForeignJoinPaths(PlannerInfo *root, RelOptInfo *joinrel,
 						RelOptInfo *outerrel, RelOptInfo *innerrel,
 						JoinType jointype, JoinPathExtraData *extra)
 {
@@ -753,7 +753,7 @@ lazyGetForeignJoinPaths(PlannerInfo *root, RelOptInfo *joinrel,
  * is done row by row.
  */
 static bool
-lazyPlanDirectModify(PlannerInfo *root, ModifyTable *plan, Index target,
+storePlanDirectModify(PlannerInfo *root, ModifyTable *plan, Index target,
 					 int subplan_index)
 {
 	if (plan->returningLists != NIL &&
@@ -765,9 +765,9 @@ lazyPlanDirectModify(PlannerInfo *root, ModifyTable *plan, Index target,
 void
 foreign_plan_routine(FdwRoutine *routine)
 {
-	routine->GetForeignRelSize = lazyGetForeignRelSize;
-	routine->GetForeignPaths = lazyGetForeignPaths;
-	routine->GetForeignPlan = lazyGetForeignPlan;
-	routine->GetForeignJoinPaths = lazyGetForeignJoinPaths;
-	routine->PlanDirectModify = lazyPlanDirectModify;
+	routine->GetForeignRelSize = storeGetForeignRelSize;
+	routine->GetForeignPaths = storeGetForeignPaths;
+	routine->GetForeignPlan = storeGetForeignPlan;
+	routine->GetForeignJoinPaths = storeGetForeignJoinPaths;
+	routine->PlanDirectModify = storePlanDirectModify;
 }

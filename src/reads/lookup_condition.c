@@ -3,7 +3,7 @@
  *		Recognizes a condition that looks up rows by the values of one column.
  *
  * Planner code of three files needs the same pattern: seam_pruning.c and
- * seam_shortcut.c look for the ids that a query asks for, lazy_fdw_plan.c
+ * seam_shortcut.c look for the ids that a query asks for, foreign_plan.c
  * looks for lookups through an index of the store.  The files differ only in
  * what they call the column, so each brings a test for it.
  */

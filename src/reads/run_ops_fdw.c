@@ -79,7 +79,7 @@ refuse_option(DefElem *def)
 		ereport(ERROR,
 				(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
 				 errmsg("option \"%s\" is not supported by run_ops_fdw", def->defname),
-				 errhint("ANALYZE the foreign tables for better estimates.")));
+				 errdetail("It would use a connection of postgres_fdw, which does not see what the transaction has written.")));
 }
 
 /*

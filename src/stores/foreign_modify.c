@@ -26,6 +26,7 @@
 #include "utils/rel.h"
 
 #include "ground/compat.h"
+#include "ground/key_set.h"
 #include "stores/foreign_modify.h"
 #include "stores/read_gate.h"
 #include "stores/remote_change.h"
@@ -50,6 +51,7 @@ typedef struct StoreModify
 	const char *relation;
 	int			nkeys;
 	AttrNumber *keys;			/* where the plan has them */
+	HTAB	   *changed;		/* keys, if a row may be met several times */
 	MemoryContext row_context;
 	Datum	   *values;			/* of one row */
 	bool	   *nulls;
@@ -178,6 +180,10 @@ begin_modify(EState *estate, ResultRelInfo *target, CmdType operation,
 		if (!AttributeNumberIsValid(modify->keys[i]))
 			elog(ERROR, "could not find junk column \"%s\"", key_name(i));
 	}
+	/* a scan meets each row once, a join does not */
+	if (operation == CMD_UPDATE &&
+		!(IsA(subplan, ForeignScan) && ((ForeignScan *) subplan)->scan.scanrelid > 0))
+		modify->changed = key_set_create(CurrentMemoryContext);
 	target->ri_FdwState = modify;
 }
 
@@ -279,12 +285,39 @@ storeExecForeignBatchInsert(EState *estate, ResultRelInfo *target,
 	return *n > 0 ? slots : NULL;
 }
 
+/*
+ * Was the row that was added last changed before?  As in PostgreSQL, only the
+ * first of several changes counts.  The store cannot tell, because it gets them
+ * as several statements.
+ */
+static bool
+changed_before(StoreModify *modify)
+{
+	RemoteChange *change = modify->change;
+	const char **key = &change->values[(change->n - 1) * change->nvalues];
+	StringInfoData bytes;
+
+	if (modify->changed == NULL)
+		return false;
+	initStringInfo(&bytes);
+	for (int i = 0; i < modify->nkeys; i++)
+		appendBinaryStringInfo(&bytes, key[i] ? key[i] : "", key[i] ? strlen(key[i]) + 1 : 1);
+	return !key_set_add(modify->changed, bytes.data, bytes.len);
+}
+
 static TupleTableSlot *
 storeExecForeignOne(EState *estate, ResultRelInfo *target,
 					TupleTableSlot *slot, TupleTableSlot *plan_slot)
 {
-	add_row(target->ri_FdwState, slot, plan_slot);
-	return send_rows(target->ri_FdwState, &slot) > 0 ? slot : NULL;
+	StoreModify *modify = target->ri_FdwState;
+
+	add_row(modify, slot, plan_slot);
+	if (changed_before(modify))
+	{
+		remote_change_forget(modify->change);
+		return NULL;
+	}
+	return send_rows(modify, &slot) > 0 ? slot : NULL;
 }
 
 static void

@@ -201,7 +201,7 @@ row_type(ForeignScanState *node)
 }
 
 /*
- * The prechecks that lazyGetForeignPlan() has added to the plan, or any other
+ * The prechecks that storeGetForeignPlan() has added to the plan, or any other
  * condition that does not depend on the row: if it is false, no row is wanted.
  */
 static ExprState *
@@ -264,6 +264,20 @@ start_scan(ForeignScanState *node, WireNeed need)
 	return scan;
 }
 
+/*
+ * Does the scan perhaps query the store several times?  It does with parameters,
+ * and in a subplan, which also WITH RECURSIVE is.  While subplans start, there
+ * are fewer of them than the plan has.
+ */
+static bool
+may_begin_again(ForeignScanState *node)
+{
+	EState	   *estate = node->ss.ps.state;
+
+	return !bms_is_empty(node->ss.ps.plan->allParam) ||
+		list_length(estate->es_subplanstates) < list_length(estate->es_plannedstmt->subplans);
+}
+
 static void
 storeBeginForeignScan(ForeignScanState *node, int eflags)
 {
@@ -277,7 +291,7 @@ storeBeginForeignScan(ForeignScanState *node, int eflags)
 	check_layout(plan->fdw_private, lengthof(layout), layout);
 	how = (List *) list_nth(plan->fdw_private, SCAN_FETCH);
 	scan = start_scan(node, lsecond_int(how) ? WIRE_WRITE :
-					  bms_is_empty(plan->scan.plan.allParam) ? WIRE_READ : WIRE_READ_MANY);
+					  may_begin_again(node) ? WIRE_READ_MANY : WIRE_READ);
 	scan->fetch = linitial_int(how);
 	scan->attrs = list_nth(plan->fdw_private, SCAN_ATTRS);
 	scan->rewind = (eflags & (EXEC_FLAG_REWIND | EXEC_FLAG_BACKWARD)) != 0;
@@ -301,7 +315,7 @@ finish_remote(StoreScan *scan)
 	else if (scan->reader.is_reading)
 	{
 		wire_read_stop(scan->wire, &scan->reader);
-		wire_close_cursor(scan->wire, scan->cursor);
+		wire_tell(scan->wire, psprintf("CLOSE %s", scan->cursor));
 	}
 	forget_scan(scan);
 	if (scan->aside)
@@ -361,7 +375,7 @@ receive_chunk(StoreScan *scan)
 	{
 		scan->ended = true;
 		wire_read_end(scan->wire, &scan->reader);
-		wire_close_cursor(scan->wire, scan->cursor);
+		wire_tell(scan->wire, psprintf("CLOSE %s", scan->cursor));
 	}
 	return chunk;
 }

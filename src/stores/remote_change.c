@@ -88,7 +88,7 @@ write_insert(RemoteChange *change, Relation rel)
 
 /* INSERT of the rows that were added: the row of "one", repeated. */
 static char *
-many_inserts(RemoteChange *change)
+many_inserts(RemoteChange *change, int nrows)
 {
 	StringInfoData sql;
 	Relation	rel = table_open(change->relid, NoLock);
@@ -96,7 +96,7 @@ many_inserts(RemoteChange *change)
 
 	initStringInfo(&sql);
 	appendBinaryStringInfo(&sql, change->one, change->values_at);
-	for (int i = 1; i < change->n; i++)
+	for (int i = 1; i < nrows; i++)
 	{
 		ListCell   *lc;
 
@@ -336,6 +336,13 @@ remote_change_add(RemoteChange *change, const Datum *values, const bool *nulls)
 	MemoryContextSwitchTo(oldcontext);
 }
 
+void
+remote_change_forget(RemoteChange *change)
+{
+	change->n = 0;
+	MemoryContextReset(change->values_context);
+}
+
 PGresult *
 remote_change_send(RemoteChange *change)
 {
@@ -350,9 +357,7 @@ remote_change_send(RemoteChange *change)
 	change->n = 0;
 	if (n > 1 && change->operation == CMD_INSERT)
 	{
-		change->n = n;
-		sql = many_inserts(change);
-		change->n = 0;
+		sql = many_inserts(change, n);
 		nvalues *= n;
 	}
 	else if (n > 1)
@@ -370,6 +375,6 @@ remote_change_send(RemoteChange *change)
 	wire_send(change->wire, sql, nvalues, values, false);
 	change->result = wire_take_whole(change->wire);
 	MemoryContextSwitchTo(oldcontext);
-	MemoryContextReset(change->values_context);
+	remote_change_forget(change);
 	return change->result;
 }

@@ -57,6 +57,9 @@ extern RemoteChange *remote_change_begin(Relation rel, CmdType operation,
 extern void remote_change_add(RemoteChange *change, const Datum *values,
 							  const bool *nulls);
 
+/* Forgets the rows that were added. */
+extern void remote_change_forget(RemoteChange *change);
+
 /*
  * Writes the rows that were added, with one statement.  The result tells how
  * many rows the store has written, and has them if they are returned.  It stays

@@ -45,6 +45,11 @@ PG_FUNCTION_INFO_V1(run_ops_try_lock_held_there);
 	"('datestyle', 'ISO, YMD'), ('timezone', 'UTC'), ('intervalstyle', 'postgres'), " \
 	"('extra_float_digits', '1'), ('bytea_output', 'hex'), ('jit', 'off')) AS s (name, value)"
 
+/* What must not stay so for the rest of a transaction that goes on. */
+#define TAKE_BACK \
+	"SELECT pg_catalog.set_config(name, reset_val, true) FROM pg_catalog.pg_settings " \
+	"WHERE name IN ('application_name', 'statement_timeout', 'jit')"
+
 /* The first field of the only row of a query about the store; NULL if none. */
 static char *
 ask_here(const char *query, text *store, MemoryContext context)
@@ -149,6 +154,7 @@ run_ops_ask_store(PG_FUNCTION_ARGS)
 		MemoryContextSwitchTo(oldcontext);
 	}
 	MemoryContextDelete(row_context);
+	wire_tell(wire, TAKE_BACK);
 	return (Datum) 0;
 }
 

@@ -54,6 +54,9 @@ PG_FUNCTION_INFO_V1(run_ops_disconnect_stores);
 /* how much the pause after a failure grows */
 #define MAX_PAUSES 30
 
+/* so many ends of commands are not followed by that of their flight */
+#define MAX_EMPTY 3
+
 /* an answer that is on its way when an error comes is waited for that long */
 #define ANSWER_PATIENCE 100
 
@@ -373,8 +376,31 @@ is_error(PGresult *result)
 	ExecStatusType status = PQresultStatus(result);
 
 	return status != PGRES_COMMAND_OK && status != PGRES_TUPLES_OK &&
-		status != PGRES_SINGLE_TUPLE && status != PGRES_PIPELINE_ABORTED &&
-		status != PGRES_PIPELINE_SYNC;
+		status != PGRES_SINGLE_TUPLE;
+}
+
+/*
+ * Is that the end of what is expected next?  If so, it is expected no more.  The
+ * end of a flight is also that of all before it in the flight: of a command that
+ * has failed, libpq leaves its own end out when another one was sent meanwhile.
+ */
+static bool
+has_arrived(Wire *wire, PGresult *result)
+{
+	if (PQresultStatus(result) == PGRES_PIPELINE_SYNC)
+	{
+		while (next_expected(wire) != 's' && next_expected(wire) != '\0')
+			arrived(wire);
+		arrived(wire);
+		return true;
+	}
+	/* before the end of a flight, the end of its transaction may fail */
+	if (result == NULL && next_expected(wire) != 's')
+	{
+		arrived(wire);
+		return true;
+	}
+	return false;
 }
 
 /* Errors of the store, but not what follows from one. */
@@ -398,25 +424,35 @@ report(Wire *wire, PGresult *result)
 	connection_report(&wire->connection, result);
 }
 
-/* Waits for the answers to one of the expected commands, and ignores them. */
+/*
+ * Waits for the answers to what is expected next, and ignores them, but for
+ * errors if they are asked for.
+ */
 static void
-receive_and_ignore(Wire *wire, bool all_errors)
+receive_and_ignore(Wire *wire, bool report_errors)
 {
-	bool		report_error = next_expected(wire) == 'c' && !all_errors;
-	bool		one_result = next_expected(wire) == 's';
+	char		what = next_expected(wire);
 	PGresult   *result;
+	int			empty = 0;
 
-	while ((result = receive(wire)) != NULL)
+	while (what != '\0' && !has_arrived(wire, result = receive(wire)))
 	{
-		if (report_error && is_error(result))
-			report(wire, result);
-		if (one_result)
+		if (result == NULL && ++empty == MAX_EMPTY)
 		{
-			wire->set_up = true;
-			break;
+			lose_connection(wire);
+			what = '\0';
 		}
+		else if (report_errors && what != 'u' && result != NULL && is_error(result))
+			report(wire, result);
 	}
-	arrived(wire);
+	/* nothing, or not what the protocol says, is to come */
+	if (what == '\0')
+		ereport(ERROR,
+				(errcode(ERRCODE_CONNECTION_FAILURE),
+				 errmsg("connection to store \"%s\" was lost while an answer was read",
+						wire->connection.store)));
+	if (what == 's')
+		wire->set_up = true;
 }
 
 static void
@@ -426,7 +462,7 @@ receive_all(Wire *wire)
 	wire->running = next_expected(wire) != '\0';
 	wire->running_level = GetCurrentTransactionNestLevel();
 	while (next_expected(wire) != '\0')
-		receive_and_ignore(wire, true);
+		receive_and_ignore(wire, false);
 	wire->running = false;
 }
 
@@ -635,17 +671,16 @@ wire_receive(Wire *wire)
 	if (!wire->running)
 		refuse_broken(wire);
 	while (next_expected(wire) != 'd')
-		receive_and_ignore(wire, false);
+		receive_and_ignore(wire, true);
 	if (wire->row_by_row)
 	{
 		PQsetSingleRowMode(wire->connection.conn);
 		wire->row_by_row = false;
 	}
 	result = receive(wire);
-	if (result == NULL)
+	if (result == NULL && has_arrived(wire, result))
 	{
-		arrived(wire);
-		receive_and_ignore(wire, false);
+		receive_and_ignore(wire, true);
 		wire->running = false;
 		wire->streaming = NULL;
 		connection_begin_statement(&wire->connection, "");
@@ -694,9 +729,10 @@ wire_give_up(Wire *wire)
 }
 
 void
-wire_close_cursor(Wire *wire, const char *cursor)
+wire_tell(Wire *wire, const char *sql)
 {
-	send_unawaited(wire, psprintf("CLOSE %s", cursor));
+	if (wire->depth > 0)
+		send_unawaited(wire, sql);
 }
 
 void
@@ -973,8 +1009,7 @@ interrupt_command(Wire *wire)
 			lose_connection(wire);
 			return;
 		}
-		if (result == NULL || next_expected(wire) == 's')
-			arrived(wire);
+		(void) has_arrived(wire, result);
 		PQclear(result);
 	}
 	wire->running = false;
@@ -1084,6 +1119,7 @@ static PGresult *
 last_answer(Wire *wire, int patience)
 {
 	PGresult   *answer = NULL;
+	int			empty = 0;
 
 	if (wire->connection.conn == NULL)
 		return NULL;
@@ -1091,17 +1127,16 @@ last_answer(Wire *wire, int patience)
 	{
 		PGresult   *result;
 
-		if (!connection_await_result(&wire->connection, patience))
+		if (empty == MAX_EMPTY || !connection_await_result(&wire->connection, patience))
 		{
 			PQclear(answer);
 			return NULL;
 		}
 		result = PQgetResult(wire->connection.conn);
-		if (result == NULL || next_expected(wire) == 's')
-		{
+		if (has_arrived(wire, result))
 			PQclear(result);
-			arrived(wire);
-		}
+		else if (result == NULL)
+			empty++;
 		else
 		{
 			PQclear(answer);

@@ -130,9 +130,14 @@ extern const char *wire_store(Wire *wire);
  */
 extern void wire_limit_silence(Wire *wire, int limit);
 
-/* A name for a cursor that no other has; the second ends one, without waiting. */
+/* A name for a cursor that no other has. */
 extern char *wire_cursor_name(Wire *wire);
-extern void wire_close_cursor(Wire *wire, const char *cursor);
+
+/*
+ * Sends a command that cleans up in the transaction, if there is still one, and
+ * does not wait.  Errors: none.
+ */
+extern void wire_tell(Wire *wire, const char *sql);
 
 extern void wire_init(void);
 

@@ -394,6 +394,22 @@ row_recheck(WriteFrame *frame, StoreTable *table, TriggerData *trigdata,
 	return found;
 }
 
+bool
+row_is_locked(TriggerData *trigdata, Oid relid)
+{
+	ModifyTableState *statement = find_statement(trigdata);
+
+	if (statement == NULL)
+		return false;
+	for (Index rti = 1; rti <= statement->ps.state->es_range_table_size; rti++)
+	{
+		if (exec_rt_fetch(rti, statement->ps.state)->relid == relid &&
+			is_target(statement->ps.state, rti))
+			return true;
+	}
+	return false;
+}
+
 void
 row_recheck_init(void)
 {

@@ -33,6 +33,13 @@ extern bool row_recheck(WriteFrame *frame, StoreTable *table,
 /* Raises the error for a row that another transaction has changed. */
 extern void report_changed_row(Oid relid);
 
+/*
+ * Has the statement that fires the trigger locked the rows that it has read from
+ * this foreign table?  Not if it was planned while this library was being
+ * loaded, and the planner could not be told any more; see target_leaves.c.
+ */
+extern bool row_is_locked(TriggerData *trigdata, Oid relid);
+
 extern void row_recheck_init(void);
 
 #endif							/* RUN_OPS_ROW_RECHECK_H */

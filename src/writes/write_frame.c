@@ -16,7 +16,6 @@
 #include "access/sysattr.h"
 #include "access/table.h"
 #include "access/xact.h"
-#include "common/hashfn.h"
 #include "executor/spi.h"
 #include "foreign/fdwapi.h"
 #include "foreign/foreign.h"
@@ -31,6 +30,7 @@
 #include "utils/snapmgr.h"
 
 #include "ground/compat.h"
+#include "ground/key_set.h"
 #include "stores/read_gate.h"
 #include "stores/remote_change.h"
 #include "wire/cross_store_writes.h"
@@ -420,30 +420,6 @@ frame_collect_change(WriteFrame *frame, int i, StoreAction action, Bitmapset *co
 	return true;
 }
 
-/* The values of a key that a statement has changed, as bytes. */
-typedef struct ChangedKey
-{
-	bytea	   *key;
-} ChangedKey;
-
-static uint32
-changed_key_hash(const void *key, Size keysize)
-{
-	bytea	   *bytes = ((const ChangedKey *) key)->key;
-
-	return DatumGetUInt32(hash_any((unsigned char *) VARDATA(bytes),
-								   VARSIZE(bytes) - VARHDRSZ));
-}
-
-static int
-changed_key_match(const void *a, const void *b, Size keysize)
-{
-	bytea	   *x = ((const ChangedKey *) a)->key;
-	bytea	   *y = ((const ChangedKey *) b)->key;
-
-	return VARSIZE(x) == VARSIZE(y) ? memcmp(x, y, VARSIZE(x)) : 1;
-}
-
 /*
  * Has the statement changed this row before?  As in PostgreSQL, only the first
  * of several changes counts.  The store cannot detect this, because it gets
@@ -455,24 +431,10 @@ frame_changed_before(WriteFrame *frame, int i, Datum *keys)
 	RoutedView *view = frame->view;
 	Collected  *collected = &frame->collected[i];
 	StringInfoData bytes;
-	ChangedKey	changed;
-	bool		found;
-	ChangedKey *entry;
 
 	if (collected->changed_keys == NULL)
-	{
-		HASHCTL		ctl = {.keysize = sizeof(ChangedKey),
-			.entrysize = sizeof(ChangedKey),
-			.hash = changed_key_hash,
-			.match = changed_key_match,
-		.hcxt = frame->context};
-
-		collected->changed_keys =
-			hash_create("run_ops changed keys", 16, &ctl,
-						HASH_ELEM | HASH_FUNCTION | HASH_COMPARE | HASH_CONTEXT);
-	}
+		collected->changed_keys = key_set_create(frame->context);
 	initStringInfo(&bytes);
-	appendStringInfoSpaces(&bytes, VARHDRSZ);
 	for (int k = 0; k < view->nkeys; k++)
 	{
 		Form_pg_attribute att = TupleDescAttr(view->desc, view->keys[k] - 1);
@@ -492,15 +454,7 @@ frame_changed_before(WriteFrame *frame, int i, Datum *keys)
 			appendBinaryStringInfo(&bytes, DatumGetPointer(keys[k]),
 								   datumGetSize(keys[k], false, att->attlen));
 	}
-	SET_VARSIZE(bytes.data, bytes.len);
-	changed.key = (bytea *) bytes.data;
-	entry = hash_search(collected->changed_keys, &changed, HASH_ENTER, &found);
-	if (!found)
-	{
-		entry->key = MemoryContextAlloc(frame->context, bytes.len);
-		memcpy(entry->key, bytes.data, bytes.len);
-	}
-	return found;
+	return !key_set_add(collected->changed_keys, bytes.data, bytes.len);
 }
 
 void

@@ -17,7 +17,8 @@ typedef struct Collected
 {
 	Tuplestorestate *rows;		/* to insert */
 	struct Changes *changes;	/* updates or deletions */
-	HTAB	   *changed_keys;	/* of ChangedKey: foreign rows changed so far */
+	bool		locked;			/* the rows that are changed are, in the store */
+	HTAB	   *changed_keys;	/* of foreign rows changed so far; see key_set.h */
 } Collected;
 
 /* A statement on a view that is being executed. */

@@ -545,6 +545,27 @@ change_local_row(WriteFrame *frame, TriggerData *trigdata, int i,
 }
 
 /*
+ * At READ COMMITTED, a row of a store is changed by its key because nobody else
+ * can have changed it since it was read.  Higher levels find out themselves.
+ */
+static void
+require_locked(WriteFrame *frame, TriggerData *trigdata, int i)
+{
+	Collected  *collected = &frame->collected[i];
+
+	if (collected->locked || IsolationUsesXactSnapshot())
+		return;
+	if (!row_is_locked(trigdata, frame->view->tables[i].relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("could not lock rows of view \"%s\" in store \"%s\"",
+						get_rel_name(frame->view->relid), frame->view->tables[i].store),
+				 errdetail("The statement was planned while this session was loading run_ops_split."),
+				 errhint("Try the transaction again, or load the library with session_preload_libraries.")));
+	collected->locked = true;
+}
+
+/*
  * Updates or deletes a row in one table.  False if the table does not have the
  * row.  Sets *stored if the table changes rows.
  */
@@ -558,6 +579,7 @@ change_in_table(WriteFrame *frame, TriggerData *trigdata, int i,
 		stored = NULL;
 	if (!table->foreign)
 		return change_local_row(frame, trigdata, i, change, stored);
+	require_locked(frame, trigdata, i);
 	if (frame_changed_before(frame, i, change->values))
 		return false;
 	return frame_collect_change(frame, i, change->action, change->columns,

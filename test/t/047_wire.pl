@@ -92,6 +92,26 @@ EXCEPTION WHEN division_by_zero THEN RETURN (SELECT count(*) FROM run_ops.ask_st
 END $$));
 is(here('SELECT in_doubt_before()'), '0', 'commands of one call are one transaction');
 
+# An error at the end of a transaction that nobody has begun comes after the rows.
+$store->safe_psql('postgres', q(CREATE TABLE parent (id int PRIMARY KEY); CREATE TABLE child (id int REFERENCES parent DEFERRABLE INITIALLY DEFERRED);
+	CREATE FUNCTION late() RETURNS int LANGUAGE sql AS 'INSERT INTO public.child VALUES (1) RETURNING id'; CREATE VIEW late AS SELECT late() AS n;
+	CREATE VIEW limits AS SELECT current_setting('statement_timeout') AS t));
+here(q(CREATE FOREIGN TABLE late (n int) SERVER new OPTIONS (key 'n'); CREATE FOREIGN TABLE limits (t text) SERVER new));
+foreach my $late (q(SELECT run_ops.ask_store('new', 'SELECT public.late()')), 'SELECT n FROM late WHERE n = 1')
+{
+	my ($ret, $out, $err) = $control_plane->psql('postgres', "\\set VERBOSITY verbose\n$late;\nSELECT t FROM limits;\nSELECT run_ops.ask_store('new', 'SELECT 5 AS n')", on_error_stop => 0);
+	like($err, qr/ERROR:  23503: .*TABLE NAME:  child/s, "an error at the end of: $late");
+	is($out, qq(0\n{"n": 5}), 'and the next answers are those of the next questions');
+}
+
+# what a question sets is not for what comes after it in the transaction
+here(q(ALTER SERVER new OPTIONS (ADD options '-c statement_timeout=77s')));
+my $written = ksuid(9);
+is(here(qq(BEGIN; INSERT INTO run_ops.run (id, n) VALUES ('$written', 1); SELECT t FROM limits;
+	SELECT run_ops.ask_store('new', 'SELECT current_setting(''statement_timeout'') AS t'); SELECT t FROM limits; ROLLBACK)),
+	qq(77s\n{"t": "0"}\n77s), 'the settings of a question end with it');
+here('ALTER SERVER new OPTIONS (DROP options)');
+
 # --- who may ------------------------------------------------------------------------------------------
 
 here(q(CREATE ROLE plain LOGIN; GRANT USAGE ON SCHEMA run_ops TO plain; GRANT EXECUTE ON FUNCTION run_ops.ask_store(text, text, interval) TO plain));
