@@ -68,13 +68,14 @@ MODULES_C = \
 	stores/remote_change \
 	stores/foreign_modify \
 	stores/foreign_analyze \
+	reads/read_locks \
 	reads/lookup_condition \
 	reads/target_leaves \
 	reads/seam_pruning \
+	reads/union_view \
 	reads/seam_shortcut \
 	reads/foreign_plan \
 	reads/run_ops_fdw \
-	reads/read_locks \
 	writes/routed_view \
 	writes/write_frame \
 	writes/row_recheck \

@@ -1,19 +1,24 @@
 /*
  * lookup_condition.c
- *		Recognizes a condition that looks up rows by the values of one column.
+ *		Recognizes a condition that looks up rows by the values of one column, and
+ *		the filters of views.
  *
  * Planner code of three files needs the same pattern: seam_pruning.c and
- * seam_shortcut.c look for the ids that a query asks for, foreign_plan.c
+ * union_view.c look for the ids that a query asks for, foreign_plan.c
  * looks for lookups through an index of the store.  The files differ only in
  * what they call the column, so each brings a test for it.
  */
 #include "postgres.h"
 
 #include "catalog/pg_operator.h"
+#include "catalog/pg_type.h"
+#include "fmgr.h"
 #include "utils/lsyscache.h"
 
 #include "ground/guard.h"
+#include "ids/id_shape.h"
 #include "reads/lookup_condition.h"
+#include "reads/read_locks.h"
 
 Node *
 without_relabeling(Node *node)
@@ -81,4 +86,34 @@ is_bytewise_equality(const LookupCondition *condition)
 	return GUARD(24, condition->opno == TextEqualOperator) &&
 		OidIsValid(condition->collation) &&
 		GUARD(25, get_collation_isdeterministic(condition->collation));
+}
+
+/*
+ * Compares the C function, so that the result does not depend on names in the
+ * catalog.
+ */
+static bool
+calls(Node *clause, PGFunction function, int nargs)
+{
+	FuncExpr   *func = (FuncExpr *) clause;
+	FmgrInfo	flinfo;
+
+	if (!IsA(clause, FuncExpr) || list_length(func->args) != nargs ||
+		get_func_rettype(func->funcid) != BOOLOID)
+		return false;
+	fmgr_info(func->funcid, &flinfo);
+	return flinfo.fn_addr == function;
+}
+
+/* The C function of run_ops.id_resides() is the same. */
+bool
+is_resides(Node *clause)
+{
+	return calls(clause, run_ops_resides, 2);
+}
+
+bool
+is_refuse_locks(Node *clause)
+{
+	return calls(clause, run_ops_refuse_locks, 1);
 }

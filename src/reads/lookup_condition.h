@@ -1,11 +1,19 @@
 /*
  * lookup_condition.h
- *		Recognizes a condition that looks up rows by the values of one column.
+ *		Recognizes a condition that looks up rows by the values of one column, and
+ *		the filters of views.
  */
 #ifndef RUN_OPS_LOOKUP_CONDITION_H
 #define RUN_OPS_LOOKUP_CONDITION_H
 
 #include "nodes/primnodes.h"
+
+/*
+ * Is the clause the filter of a view over several stores: resides(id, store),
+ * or refuse_locks(key) if its rows do not say in which store they are?
+ */
+extern bool is_resides(Node *clause);
+extern bool is_refuse_locks(Node *clause);
 
 /* A condition "column = X", "X = column" or "column = ANY (X)". */
 typedef struct LookupCondition

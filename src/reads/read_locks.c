@@ -20,8 +20,10 @@
 
 #include "ground/compat.h"
 #include "ground/rights.h"
+#include "reads/read_locks.h"
 
 PG_FUNCTION_INFO_V1(run_ops_lock_copy);
+PG_FUNCTION_INFO_V1(run_ops_refuse_locks);
 
 static const char *const lock_modes[] = {
 	"update", "no key update", "share", "key share", NULL
@@ -119,4 +121,16 @@ run_ops_lock_copy(PG_FUNCTION_ARGS)
 	locked = SPI_processed > 0;
 	SPI_finish();
 	PG_RETURN_BOOL(locked);
+}
+
+/*
+ * refuse_locks("any") returns boolean
+ *
+ * True, also for NULL.  It is the filter of a view whose rows do not say in
+ * which store they are; planner support of it refuses FOR UPDATE.
+ */
+Datum
+run_ops_refuse_locks(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(true);
 }

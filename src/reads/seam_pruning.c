@@ -375,23 +375,6 @@ bound_of_clause(LeafFilter *filter, Node *clause)
 	return unbounded;
 }
 
-/*
- * Compares the C function, so that the result does not depend on names in the
- * catalog.  The C function of run_ops.id_resides() is the same.
- */
-bool
-is_resides(Node *clause)
-{
-	FuncExpr   *func = (FuncExpr *) clause;
-	FmgrInfo	flinfo;
-
-	if (!IsA(clause, FuncExpr) || list_length(func->args) != 2 ||
-		get_func_rettype(func->funcid) != BOOLOID)
-		return false;
-	fmgr_info(func->funcid, &flinfo);
-	return flinfo.fn_addr == run_ops_resides;
-}
-
 /* --- the support functions ------------------------------------------------------ */
 
 /*

@@ -13,9 +13,6 @@ extern bool seam_pruning;
 
 extern void seam_pruning_init(void);
 
-/* Is the clause a call of resides(id, store)? */
-extern bool is_resides(Node *clause);
-
 /* Makes a call of the function of this name in schema run_ops. */
 extern Expr *make_store_call(const char *name, Oid result, Node *ids,
 							 Node *store);

@@ -26,44 +26,22 @@
 #include "postgres.h"
 
 #include "catalog/pg_class.h"
-#include "fmgr.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
 #include "optimizer/plancat.h"
 #include "parser/parsetree.h"
 #include "storage/lmgr.h"
 
-#include "ids/id_shape.h"
 #include "reads/lookup_condition.h"
 #include "reads/target_leaves.h"
 
-PG_FUNCTION_INFO_V1(run_ops_refuse_locks);
-
 static get_relation_info_hook_type next_get_relation_info = NULL;
-
-/*
- * refuse_locks("any") returns boolean
- *
- * True, also for NULL.  It is the filter of a view whose rows do not say in
- * which store they are; planner support of it refuses FOR UPDATE.
- */
-Datum
-run_ops_refuse_locks(PG_FUNCTION_ARGS)
-{
-	PG_RETURN_BOOL(true);
-}
 
 /* Is the clause the filter of a view over several stores? */
 static bool
 is_view_filter(Node *clause)
 {
-	FmgrInfo	flinfo;
-
-	if (clause == NULL || !IsA(clause, FuncExpr))
-		return false;
-	fmgr_info(((FuncExpr *) clause)->funcid, &flinfo);
-	return flinfo.fn_addr == run_ops_resides ||
-		flinfo.fn_addr == run_ops_refuse_locks;
+	return clause != NULL && (is_resides(clause) || is_refuse_locks(clause));
 }
 
 /*

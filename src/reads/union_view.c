@@ -1,0 +1,281 @@
+/*
+ * union_view.c
+ *		Recognizes the view of a routed table in a query that has been rewritten,
+ *		its leaves, and the conditions that select one of them.
+ *
+ * The one idea: the views are generated (read_through.sql), so they have one
+ * form: plain columns of a UNION ALL, whose branches, the leaves, read one
+ * relation each, and a filter above it.  What does not have this form is not one
+ * of our views, and is left alone.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "nodes/nodeFuncs.h"
+#include "optimizer/optimizer.h"
+#include "parser/parsetree.h"
+#include "utils/array.h"
+
+#include "ground/guard.h"
+#include "ids/id_shape.h"
+#include "reads/lookup_condition.h"
+#include "reads/read_locks.h"
+#include "reads/seam_pruning.h"
+#include "reads/union_view.h"
+
+/*
+ * Does the query consist of columns, one table or subquery, and a WHERE only?
+ * If the query locks rows of the view, the rewriter has added the lock to this
+ * query too.
+ */
+static bool
+is_plain_select(Query *query)
+{
+	return query->commandType == CMD_SELECT &&
+		query->setOperations == NULL && query->jointree != NULL &&
+		list_length(query->jointree->fromlist) == 1 &&
+		IsA(linitial(query->jointree->fromlist), RangeTblRef) &&
+		!query->hasAggs && !query->hasWindowFuncs &&
+		!query->hasTargetSRFs &&
+		query->cteList == NIL && query->rowMarks == NIL &&
+		query->groupClause == NIL && query->groupingSets == NIL &&
+		query->havingQual == NULL && query->distinctClause == NIL &&
+		query->sortClause == NIL && query->limitOffset == NULL &&
+		query->limitCount == NULL;
+}
+
+bool
+is_union_view(Query *query, UnionView *view)
+{
+	RangeTblEntry *rte;
+
+	if (!is_plain_select(query) || query->hasSubLinks ||
+		query->jointree->quals == NULL)
+		return false;
+	view->query = query;
+	view->leaves_rti =
+		linitial_node(RangeTblRef, query->jointree->fromlist)->rtindex;
+	rte = rt_fetch(view->leaves_rti, query->rtable);
+	if (rte->rtekind != RTE_SUBQUERY || rte->subquery->setOperations == NULL)
+		return false;
+	view->leaves = rte->subquery;
+	if (view->leaves->sortClause != NIL || view->leaves->limitCount != NULL ||
+		view->leaves->limitOffset != NULL || view->leaves->cteList != NIL ||
+		view->leaves->rowMarks != NIL)
+		return false;
+
+	view->filter = (FuncExpr *) query->jointree->quals;
+	if (!IsA(view->filter, FuncExpr))
+		return false;
+	view->id = linitial(view->filter->args);
+	if (!is_column_of((Node *) view->id, view->leaves_rti))
+		return false;
+	if (is_resides((Node *) view->filter))
+	{
+		view->store = lsecond(view->filter->args);
+		return is_column_of((Node *) view->store, view->leaves_rti);
+	}
+	view->store = NULL;
+	return is_refuse_locks((Node *) view->filter);
+}
+
+/* --- which ids ------------------------------------------------------------------ */
+
+/*
+ * Is the value of the expression known already?  Only constants and parameters
+ * are considered: evaluating anything else could fail.
+ */
+static bool
+has_value(Node *node, ParamListInfo params, Datum *value, bool *isnull)
+{
+	node = without_relabeling(node);
+	if (IsA(node, Const))
+	{
+		*value = ((Const *) node)->constvalue;
+		*isnull = ((Const *) node)->constisnull;
+		return true;
+	}
+	if (IsA(node, Param) && params != NULL)
+	{
+		Param	   *param = (Param *) node;
+		ParamExternData *found;
+		ParamExternData workspace;
+
+		if (param->paramkind != PARAM_EXTERN || param->paramid <= 0 ||
+			param->paramid > params->numParams)
+			return false;
+		found = params->paramFetch == NULL ?
+			&params->params[param->paramid - 1] :
+			params->paramFetch(params, param->paramid, true, &workspace);
+		*value = found->value;
+		*isnull = found->isnull;
+		return found->ptype == param->paramtype &&
+			(found->pflags & PARAM_FLAG_CONST) != 0;
+	}
+	return false;
+}
+
+/*
+ * Are the ids of X known, and do all of them reside in the store?  Sets *any
+ * if there is an id.  NULL equals nothing, so it does not count.
+ */
+static bool
+all_reside(Node *ids, bool is_array, ParamListInfo params, text *store,
+		   bool *any)
+{
+	const char *store_name = VARDATA_ANY(store);
+	int			store_len = VARSIZE_ANY_EXHDR(store);
+	Datum		value;
+	bool		isnull;
+	bool		some;
+	bool		all;
+
+	if (is_array && IsA(ids, ArrayExpr))
+	{
+		ListCell   *lc;
+
+		if (((ArrayExpr *) ids)->multidims)
+			return false;
+		foreach(lc, ((ArrayExpr *) ids)->elements)
+		{
+			if (!all_reside(lfirst(lc), false, params, store, any))
+				return false;
+		}
+		return true;
+	}
+	if (!has_value(ids, params, &value, &isnull))
+		return false;
+	if (isnull)
+		return true;
+	if (is_array)
+		array_residency(DatumGetArrayTypeP(value), store_name, store_len,
+						&some, &all);
+	else
+		some = all = id_resides(id_shape_datum(value), store_name, store_len);
+	*any |= some;
+	return GUARD(29, all);
+}
+
+static bool
+is_id_column(Node *node, void *arg)
+{
+	IdColumn   *id = arg;
+
+	return is_column_of(node, id->rti) &&
+		GUARD(30, ((Var *) node)->varattno == id->attno);
+}
+
+/*
+ * Is the clause "id = X" or "id = ANY (X)", and do all rows that meet it
+ * belong in the store?
+ */
+static bool
+clause_selects_leaf(Node *clause, IdColumn *id, ParamListInfo params,
+					text *store)
+{
+	LookupCondition condition;
+	bool		any = false;
+
+	return match_lookup_condition(clause, is_id_column, id, &condition) &&
+		is_bytewise_equality(&condition) &&
+		all_reside(condition.values, condition.is_array, params, store,
+				   &any) && any;
+}
+
+bool
+quals_select_leaf(Node *quals, IdColumn *id, ParamListInfo params,
+				  text *store)
+{
+	ListCell   *lc;
+
+	if (quals == NULL)
+		return false;
+	if (!is_andclause(quals))
+		return clause_selects_leaf(quals, id, params, store);
+	foreach(lc, ((BoolExpr *) quals)->args)
+	{
+		if (quals_select_leaf(lfirst(lc), id, params, store))
+			return true;
+	}
+	return false;
+}
+
+/* --- which leaf ----------------------------------------------------------------- */
+
+/*
+ * Adds the leaves below a set operation to the list.  False if it is not a
+ * UNION ALL of plain SELECTs from one relation each.
+ */
+static bool
+add_leaves(UnionView *view, Node *setop, List **leaves)
+{
+	UnionLeaf  *leaf;
+	TargetEntry *store;
+
+	check_stack_depth();
+	if (IsA(setop, SetOperationStmt))
+	{
+		SetOperationStmt *stmt = (SetOperationStmt *) setop;
+
+		return stmt->op == SETOP_UNION && stmt->all &&
+			add_leaves(view, stmt->larg, leaves) &&
+			add_leaves(view, stmt->rarg, leaves);
+	}
+	leaf = palloc0(sizeof(UnionLeaf));
+	leaf->query = rt_fetch(((RangeTblRef *) setop)->rtindex,
+						   view->leaves->rtable)->subquery;
+	if (!is_plain_select(leaf->query) || list_length(leaf->query->rtable) != 1 ||
+		linitial_node(RangeTblEntry, leaf->query->rtable)->rtekind != RTE_RELATION)
+		return false;
+	if (view->store != NULL)
+	{
+		store = get_tle_by_resno(leaf->query->targetList, view->store->varattno);
+		if (store == NULL || !IsA(store->expr, Const) ||
+			((Const *) store->expr)->consttype != TEXTOID ||
+			((Const *) store->expr)->constisnull)
+			return false;
+		leaf->store = DatumGetTextPP(((Const *) store->expr)->constvalue);
+	}
+	*leaves = lappend(*leaves, leaf);
+	return true;
+}
+
+List *
+union_leaves(UnionView *view)
+{
+	List	   *leaves = NIL;
+
+	return add_leaves(view, view->leaves->setOperations, &leaves) ? leaves : NIL;
+}
+
+bool
+has_same_columns(UnionView *view, Query *leaf, bool *in_place)
+{
+	Index		rti =
+		linitial_node(RangeTblRef, leaf->jointree->fromlist)->rtindex;
+	ListCell   *lc;
+	ListCell   *lc2;
+
+	*in_place = leaf->jointree->quals == NULL;
+	if (list_length(leaf->targetList) < list_length(view->query->targetList))
+		return false;
+	forboth(lc, view->query->targetList, lc2, leaf->targetList)
+	{
+		TargetEntry *shown = lfirst_node(TargetEntry, lc);
+		TargetEntry *stored = lfirst_node(TargetEntry, lc2);
+		Node	   *column = (Node *) shown->expr;
+		Node	   *source = (Node *) stored->expr;
+
+		if (shown->resjunk || stored->resjunk ||
+			!is_column_of(column, view->leaves_rti) ||
+			((Var *) column)->varattno != stored->resno ||
+			exprType(column) != exprType(source) ||
+			exprTypmod(column) != exprTypmod(source) ||
+			exprCollation(column) != exprCollation(source))
+			return false;
+		*in_place &= is_column_of(source, rti) &&
+			((Var *) source)->varattno == shown->resno;
+	}
+	return true;
+}

@@ -1,0 +1,57 @@
+/*
+ * union_view.h
+ *		Recognizes the view of a routed table in a query that has been rewritten,
+ *		its leaves, and the conditions that select one of them.
+ */
+#ifndef RUN_OPS_UNION_VIEW_H
+#define RUN_OPS_UNION_VIEW_H
+
+#include "nodes/params.h"
+#include "nodes/parsenodes.h"
+
+/* The view of a routed table while split is on, as a subquery of a query. */
+typedef struct UnionView
+{
+	Query	   *query;
+	Query	   *leaves;			/* the UNION ALL in that query */
+	Index		leaves_rti;
+	FuncExpr   *filter;			/* resides(id, store) or refuse_locks(id) */
+	Var		   *id;				/* columns of the UNION ALL */
+	Var		   *store;			/* NULL with routing "store" */
+} UnionView;
+
+/* The table of one store behind a view. */
+typedef struct UnionLeaf
+{
+	Query	   *query;			/* reads one relation */
+	text	   *store;			/* NULL with routing "store" */
+} UnionLeaf;
+
+/* A column of a range table entry, such as the id column of a view. */
+typedef struct IdColumn
+{
+	Index		rti;
+	AttrNumber	attno;
+} IdColumn;
+
+/* Is the query that of a view over several stores?  If so, fills in *view. */
+extern bool is_union_view(Query *query, UnionView *view);
+
+/* The leaves, in the order of the UNION ALL; NIL if they are not as expected. */
+extern List *union_leaves(UnionView *view);
+
+/*
+ * Are the columns of the view the first columns of the leaf, with the same
+ * types and collations?  Sets *in_place if they also have the same numbers in
+ * the relation of the leaf.
+ */
+extern bool has_same_columns(UnionView *view, Query *leaf, bool *in_place);
+
+/*
+ * Do the conditions say that all rows that meet them belong in the store, and
+ * is an id known that does?
+ */
+extern bool quals_select_leaf(Node *quals, IdColumn *id, ParamListInfo params,
+							  text *store);
+
+#endif							/* RUN_OPS_UNION_VIEW_H */
