@@ -70,16 +70,15 @@ MODULES_C = \
 	stores/foreign_analyze \
 	reads/read_locks \
 	reads/lookup_condition \
-	reads/target_leaves \
 	reads/seam_pruning \
 	reads/union_view \
 	reads/seam_shortcut \
 	reads/foreign_plan \
 	reads/run_ops_fdw \
 	writes/routed_view \
-	writes/write_frame \
-	writes/row_recheck \
 	writes/write_routing \
+	writes/collected_rows \
+	writes/leaf_statements \
 	writes/write_lock \
 	switch/leftovers \
 	control_plane/cache_lookups \
@@ -143,7 +142,6 @@ REGRESS ?= \
 	attach_differences \
 	read_through \
 	seam_pruning \
-	target_leaves \
 	read_locks \
 	read_fuzz \
 	store_counts \

@@ -20,15 +20,13 @@
 #include "ground/snapshot_key.h"
 #include "reads/seam_pruning.h"
 #include "reads/seam_shortcut.h"
-#include "reads/target_leaves.h"
 #include "stores/foreign_scan.h"
 #include "stores/read_gate.h"
 #include "switch/leftovers.h"
 #include "wire/cross_store_writes.h"
 #include "wire/wire.h"
-#include "writes/row_recheck.h"
-#include "writes/write_frame.h"
-#include "writes/write_routing.h"
+#include "writes/collected_rows.h"
+#include "writes/leaf_statements.h"
 
 PG_MODULE_MAGIC;
 
@@ -44,12 +42,10 @@ _PG_init(void)
 	cross_store_writes_init();
 	read_gate_init();
 	foreign_scan_init();
-	target_leaves_init();
 	seam_pruning_init();
 	seam_shortcut_init();
-	write_frame_init();
-	row_recheck_init();
-	write_routing_init();
+	collected_rows_init();
+	leaf_statements_init();
 	leftovers_init();
 	mint_kind_init();
 	cache_init();

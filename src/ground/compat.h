@@ -84,6 +84,32 @@
 	} while (0)
 #endif
 
+/*
+ * What is checked for a relation of a query: of its own, as a new entry, and a copy
+ * for the first relation of another query.  Needs parser/parse_relation.h.
+ */
+#if PG_VERSION_NUM < 160000
+typedef struct RangeTblEntry CompatPermissions;
+#define compat_permissions(query, rte) (rte)
+#define compat_add_permissions(query, rte) (rte)
+#define compat_copy_permissions(to, from, rte) ((void) 0)
+#else
+typedef struct RTEPermissionInfo CompatPermissions;
+#define compat_permissions(query, rte) getRTEPermissionInfo((query)->rteperminfos, rte)
+#define compat_add_permissions(query, rte) \
+	((rte)->perminfoindex = 0, addRTEPermissionInfo(&(query)->rteperminfos, rte))
+#define compat_copy_permissions(to, from, rte) \
+	((to)->rteperminfos = list_make1(copyObject(getRTEPermissionInfo((from)->rteperminfos, rte))), \
+	 (rte)->perminfoindex = 1)
+#endif
+
+/* an Append that executes all its children */
+#if PG_VERSION_NUM < 180000
+#define compat_no_pruning(append) ((append)->part_prune_info = NULL)
+#else
+#define compat_no_pruning(append) ((append)->part_prune_index = -1)
+#endif
+
 /* what table_tuple_update() returns about indexes */
 #if PG_VERSION_NUM < 160000
 typedef bool TU_UpdateIndexes;

@@ -548,21 +548,6 @@ storeGetForeignPaths(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 #define MIN_FETCH 100
 #define MAX_FIRST_FETCH 10000
 
-/*
- * Is the relation what an UPDATE or DELETE changes through a view?  The leaves
- * of such a view are locked as for FOR UPDATE, and their rows have to be.
- */
-static bool
-is_leaf_to_change(PlannerInfo *root, Index relid)
-{
-	RangeTblEntry *rte = planner_rt_fetch(relid, root);
-	PlanRowMark *mark = get_plan_rowmark(root->rowMarks, relid);
-
-	return rte->rtekind == RTE_RELATION && rte->rellockmode == RowShareLock &&
-		!bms_is_member(relid, root->all_result_relids) &&
-		(mark == NULL || mark->strength == LCS_NONE);
-}
-
 /* Has postgres_fdw written a query that locks the rows of this relation? */
 static bool
 is_locked(PlannerInfo *root, Index relid)
@@ -638,7 +623,7 @@ rows_to_fetch(PlannerInfo *root, ForeignPath *path, ForeignScan *plan, int fetch
  * with.  In place of it comes what the statement says.
  */
 static char *
-exact_lock(char *sql, PlanRowMark *mark)
+exact_lock(char *sql, LockClauseStrength strength, LockWaitPolicy wait)
 {
 	static const char *const suffixes[] = {" FOR UPDATE", " FOR SHARE"};
 	int			len = strlen(sql);
@@ -649,11 +634,11 @@ exact_lock(char *sql, PlanRowMark *mark)
 
 		if (cut > 0 && strcmp(sql + cut, suffixes[i]) == 0)
 			return psprintf("%.*s FOR %s%s", cut, sql,
-							mark->strength == LCS_FORKEYSHARE ? "KEY SHARE" :
-							mark->strength == LCS_FORSHARE ? "SHARE" :
-							mark->strength == LCS_FORNOKEYUPDATE ? "NO KEY UPDATE" : "UPDATE",
-							mark->waitPolicy == LockWaitSkip ? " SKIP LOCKED" :
-							mark->waitPolicy == LockWaitError ? " NOWAIT" : "");
+							strength == LCS_FORKEYSHARE ? "KEY SHARE" :
+							strength == LCS_FORSHARE ? "SHARE" :
+							strength == LCS_FORNOKEYUPDATE ? "NO KEY UPDATE" : "UPDATE",
+							wait == LockWaitSkip ? " SKIP LOCKED" :
+							wait == LockWaitError ? " NOWAIT" : "");
 	}
 	return sql;
 }
@@ -682,16 +667,12 @@ read_rows(PlannerInfo *root, RelOptInfo *rel, ForeignPath *path,
 	Index		single = single_relation(root, rel);
 	PlanRowMark *mark = single ? get_plan_rowmark(root->rowMarks, single) : NULL;
 
-	if (mark && mark->strength != LCS_NONE)
-		lfirst(sql) = makeString(exact_lock(strVal(lfirst(sql)), mark));
-	if (IS_SIMPLE_REL(rel) && is_leaf_to_change(root, rel->relid))
-	{
-		/* an UPDATE that needs the stronger lock takes it */
-		lfirst(sql) = makeString(psprintf("%s FOR %s", strVal(lfirst(sql)),
-										  root->parse->commandType == CMD_DELETE ?
-										  "UPDATE" : "NO KEY UPDATE"));
-		locks = true;
-	}
+	if (single && bms_is_member(single, root->all_result_relids) &&
+		root->parse->commandType == CMD_UPDATE)
+		/* an UPDATE of the key takes the stronger lock itself */
+		lfirst(sql) = makeString(exact_lock(strVal(lfirst(sql)), LCS_FORNOKEYUPDATE, LockWaitBlock));
+	else if (mark && mark->strength != LCS_NONE)
+		lfirst(sql) = makeString(exact_lock(strVal(lfirst(sql)), mark->strength, mark->waitPolicy));
 	lfirst(list_nth_cell(plan->fdw_private, FDW_PRIVATE_FETCH_SIZE)) =
 		foreign_scan_plan(rows_to_fetch(root, path, plan, fetch_size), locks);
 	return plan;
@@ -733,8 +714,7 @@ needs_own_lock(PlannerInfo *root, Index relid)
 {
 	PlanRowMark *mark = get_plan_rowmark(root->rowMarks, relid);
 
-	return is_leaf_to_change(root, relid) ||
-		(mark && mark->strength != LCS_NONE && mark->waitPolicy != LockWaitBlock);
+	return mark && mark->strength != LCS_NONE && mark->waitPolicy != LockWaitBlock;
 }
 
 /* A join in the store would not have such a lock. */

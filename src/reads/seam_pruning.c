@@ -35,6 +35,7 @@
 #include "nodes/supportnodes.h"
 #include "optimizer/clauses.h"
 #include "optimizer/optimizer.h"
+#include "parser/parse_func.h"
 #include "parser/parsetree.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -48,7 +49,6 @@
 #include "ids/id_shape.h"
 #include "reads/lookup_condition.h"
 #include "reads/seam_pruning.h"
-#include "reads/target_leaves.h"
 
 PG_FUNCTION_INFO_V1(run_ops_resides_support);
 PG_FUNCTION_INFO_V1(run_ops_resides_selectivity);
@@ -59,14 +59,20 @@ PG_FUNCTION_INFO_V1(run_ops_own_ids);
 /* run_ops_split.seam_pruning */
 bool		seam_pruning = true;
 
-/* One filter resides(column, store) at one leaf of a union. */
+/* A filter resides(column, store), and how conditions name the column. */
 typedef struct LeafFilter
 {
-	PlannerInfo *root;
-	AppendRelInfo *leaf;		/* maps columns of the union to the leaf */
-	Var		   *column;			/* of the leaf */
+	column_test is_column;
+	void	   *column;
 	Const	   *store;
 } LeafFilter;
+
+/* A column of a leaf, which conditions name as one of the union. */
+typedef struct LeafColumn
+{
+	AppendRelInfo *leaf;		/* maps columns of the union to the leaf */
+	Var		   *column;			/* of the leaf */
+} LeafColumn;
 
 /*
  * What a condition of the query says about the filter.  If the precheck is
@@ -196,49 +202,56 @@ strip(Node *node)
 	}
 }
 
-/* Is this the column of the union that maps to the filter's column? */
+/* Is this the column of the union that maps to the column of the leaf? */
 static bool
 is_our_column(Node *node, void *arg)
 {
-	LeafFilter *filter = arg;
+	LeafColumn *column = arg;
 	Var		   *var = (Var *) strip(node);
 	Node	   *at_leaf;
 
-	if (!is_column_of((Node *) var, filter->leaf->parent_relid) ||
-		var->varattno > list_length(filter->leaf->translated_vars))
+	if (!is_column_of((Node *) var, column->leaf->parent_relid) ||
+		var->varattno > list_length(column->leaf->translated_vars))
 		return false;
-	at_leaf = list_nth(filter->leaf->translated_vars, var->varattno - 1);
+	at_leaf = list_nth(column->leaf->translated_vars, var->varattno - 1);
 	return at_leaf != NULL &&
-		GUARD(20, equal(strip(at_leaf), filter->column));
+		GUARD(20, equal(strip(at_leaf), column->column));
 }
 
 /*
- * Makes a call run_ops.<name>(ids, store).  A plan that contains it depends on
- * the function, as on any function it calls.
+ * A plan that contains such a call depends on the function, as on any function it
+ * calls.
  *
  * The function is looked up directly in the catalog, because a user who reads
  * a view needs no privileges on the schema run_ops.
  */
 Expr *
-make_store_call(const char *name, Oid result, Node *ids, Node *store)
+make_run_ops_call(const char *name, Oid result, List *args)
 {
-	Oid			argtypes[2] = {exprType(ids), TEXTOID};
+	Oid			argtypes[FUNC_MAX_ARGS];
+	ListCell   *lc;
 	Oid			funcid;
 
+	foreach(lc, args)
+		argtypes[foreach_current_index(lc)] = IsA(lfirst(lc), RowExpr) ? RECORDOID : exprType(lfirst(lc));
 	funcid = GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid,
 							 CStringGetDatum(name),
-							 PointerGetDatum(buildoidvector(argtypes, 2)),
+							 PointerGetDatum(buildoidvector(argtypes, list_length(args))),
 							 ObjectIdGetDatum(get_namespace_oid("run_ops", true)));
 	if (!OidIsValid(funcid))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_FUNCTION),
-				 errmsg("function run_ops.%s(%s, text) does not exist",
-						name, format_type_be(argtypes[0]))));
-	return (Expr *) makeFuncExpr(funcid, result,
-								 list_make2(copyObject(ids),
-											copyObject(store)),
-								 InvalidOid, InvalidOid,
+				 errmsg("function %s does not exist",
+						funcname_signature_string(psprintf("run_ops.%s", name), list_length(args),
+												  NIL, argtypes))));
+	return (Expr *) makeFuncExpr(funcid, result, args, InvalidOid, InvalidOid,
 								 COERCE_EXPLICIT_CALL);
+}
+
+Expr *
+make_store_call(const char *name, Oid result, Node *ids, Node *store)
+{
+	return make_run_ops_call(name, result, list_make2(copyObject(ids), copyObject(store)));
 }
 
 static Expr *
@@ -369,46 +382,51 @@ bound_of_clause(LeafFilter *filter, Node *clause)
 		return bound_of_and(filter, ((BoolExpr *) clause)->args);
 	if (is_orclause(clause))
 		return bound_of_or(filter, ((BoolExpr *) clause)->args);
-	if (match_lookup_condition(clause, is_our_column, filter, &condition) &&
+	if (match_lookup_condition(clause, filter->is_column, filter->column, &condition) &&
 		is_bytewise_equality(&condition))
 		return bound_of_equality(filter, condition.values, condition.is_array);
 	return unbounded;
 }
 
+Expr *
+residency_of_conditions(Node *conditions, column_test is_column, void *column,
+						Const *store, bool *exact)
+{
+	LeafFilter	filter = {is_column, column, store};
+	Bound		bound = conditions ? bound_of_clause(&filter, conditions) : unbounded;
+
+	*exact = bound.exact;
+	return bound.precheck;
+}
+
 /* --- the support functions ------------------------------------------------------ */
 
 /*
- * Does a CHECK constraint of the leaf prove the filter?  On a foreign table a
- * constraint is a declaration of its owner about the remote rows.
+ * On a foreign table a constraint is a declaration of its owner about the remote
+ * rows.
  */
-static bool
-is_proven_by_check(LeafFilter *filter, FuncExpr *call)
+bool
+is_proven_by_check(Oid relid, bool inherited, AttrNumber column, Const *store)
 {
-	RangeTblEntry *rte = planner_rt_fetch(filter->column->varno, filter->root);
-	Relation	relation;
-	TupleConstr *constr;
+	Relation	relation = table_open(relid, NoLock);
+	TupleConstr *constr = RelationGetDescr(relation)->constr;
 	bool		proven = false;
 
-	if (rte->rtekind != RTE_RELATION)
-		return false;
-	relation = table_open(rte->relid, NoLock);
-	constr = RelationGetDescr(relation)->constr;
 	for (int i = 0; constr != NULL && i < constr->num_check && !proven; i++)
 	{
 		ConstrCheck *check = &constr->check[i];
 		FuncExpr   *proof;
 
 		/* a NO INHERIT constraint does not hold for child tables */
-		if (!GUARD(28, check->ccvalid) || (check->ccnoinherit && rte->inh))
+		if (!GUARD(28, check->ccvalid) || (check->ccnoinherit && inherited))
 			continue;
 		proof = stringToNode(check->ccbin);
-		if (IsA(proof, FuncExpr) && proof->funcid == call->funcid)
+		if (is_resides((Node *) proof))
 		{
 			Var		   *var = (Var *) strip(linitial(proof->args));
 
-			proven = IsA(var, Var) &&
-				var->varattno == filter->column->varattno &&
-				equal(strip(lsecond(proof->args)), filter->store);
+			proven = IsA(var, Var) && var->varattno == column &&
+				equal(strip(lsecond(proof->args)), store);
 		}
 	}
 	table_close(relation, NoLock);
@@ -443,29 +461,32 @@ refuse_row_lock(PlannerInfo *root, Node *node)
 static Node *
 simplify_filter(PlannerInfo *root, FuncExpr *call)
 {
-	LeafFilter	filter;
+	LeafColumn	column;
+	LeafFilter	filter = {is_our_column, &column};
+	RangeTblEntry *rte;
 	RelOptInfo *parent;
 	Bound		bound;
 	Expr	   *per_row;
 
-	filter.root = root;
-	filter.column = (Var *) strip(linitial(call->args));
+	column.column = (Var *) strip(linitial(call->args));
 	filter.store = (Const *) strip(lsecond(call->args));
 	/* the leaves have not been expanded yet */
 	if (root->append_rel_array == NULL || root->simple_rel_array == NULL ||
-		!IsA(filter.column, Var) || filter.column->varlevelsup != 0 ||
+		!IsA(column.column, Var) || column.column->varlevelsup != 0 ||
 		!IsA(filter.store, Const) || filter.store->constisnull)
 		return NULL;
-	filter.leaf = root->append_rel_array[filter.column->varno];
-	if (filter.leaf == NULL)
+	column.leaf = root->append_rel_array[column.column->varno];
+	if (column.leaf == NULL)
 		return NULL;
-	parent = root->simple_rel_array[filter.leaf->parent_relid];
+	parent = root->simple_rel_array[column.leaf->parent_relid];
 	if (parent == NULL)
 		return NULL;
 
 	bound = bound_of_and(&filter, parent->baserestrictinfo);
+	rte = planner_rt_fetch(column.column->varno, root);
 	if (bound.precheck == NULL)
-		return is_proven_by_check(&filter, call) ?
+		return rte->rtekind == RTE_RELATION &&
+			is_proven_by_check(rte->relid, rte->inh, column.column->varattno, filter.store) ?
 			makeBoolConst(true, false) : NULL;
 	if (bound.exact || is_const_bool(bound.precheck, false))
 		return (Node *) bound.precheck;
@@ -504,7 +525,6 @@ run_ops_resides_support(PG_FUNCTION_ARGS)
 		if (req->root == NULL || !is_filter_call(req->fcall))
 			PG_RETURN_POINTER(NULL);
 		refuse_row_lock(req->root, linitial(req->fcall->args));
-		mark_target_leaves_late(req->root, linitial(req->fcall->args));
 		PG_RETURN_POINTER(seam_pruning ?
 						  simplify_filter(req->root, req->fcall) : NULL);
 	}
@@ -539,9 +559,6 @@ run_ops_refuse_locks_support(PG_FUNCTION_ARGS)
 		list_length(req->fcall->args) != 1)
 		PG_RETURN_POINTER(NULL);
 	if (req->root != NULL)
-	{
 		refuse_row_lock(req->root, linitial(req->fcall->args));
-		mark_target_leaves_late(req->root, linitial(req->fcall->args));
-	}
 	PG_RETURN_POINTER(makeBoolConst(true, false));
 }

@@ -32,7 +32,6 @@
 #include "ground/guard.h"
 #include "reads/seam_pruning.h"
 #include "reads/seam_shortcut.h"
-#include "reads/target_leaves.h"
 #include "reads/union_view.h"
 
 static planner_hook_type next_planner = NULL;
@@ -198,8 +197,6 @@ static PlannedStmt *
 seam_planner(Query *parse, const char *query_string, int cursor_options,
 			 ParamListInfo params)
 {
-	/* first, because a shortcut takes the view out of the query */
-	mark_target_leaves(parse);
 	if (seam_pruning)
 		plan_shortcuts(parse, params);
 	return next_planner(parse, query_string, cursor_options, params);

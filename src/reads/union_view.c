@@ -82,11 +82,7 @@ is_union_view(Query *query, UnionView *view)
 
 /* --- which ids ------------------------------------------------------------------ */
 
-/*
- * Is the value of the expression known already?  Only constants and parameters
- * are considered: evaluating anything else could fail.
- */
-static bool
+bool
 has_value(Node *node, ParamListInfo params, Datum *value, bool *isnull)
 {
 	node = without_relabeling(node);

@@ -48,6 +48,12 @@ extern List *union_leaves(UnionView *view);
 extern bool has_same_columns(UnionView *view, Query *leaf, bool *in_place);
 
 /*
+ * Is the value of the expression known already?  Only constants and parameters
+ * are considered: evaluating anything else could fail.
+ */
+extern bool has_value(Node *node, ParamListInfo params, Datum *value, bool *isnull);
+
+/*
  * Do the conditions say that all rows that meet them belong in the store, and
  * is an id known that does?
  */

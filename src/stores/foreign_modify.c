@@ -3,8 +3,16 @@
  *		INSERT, UPDATE, DELETE and TRUNCATE of foreign tables.
  *
  * An UPDATE or DELETE that the store cannot execute by itself reads the rows,
- * which locks them there, and then changes each by its key.  The one idea: the
- * key is in the plan, as the row identity that the planner asks for.
+ * which locks them there, and then changes each by its key.  The key is in the
+ * plan, as the row identity that the planner asks for.
+ *
+ * The one idea: a statement here is one statement there.  So before anything is
+ * written, all rows of the plan are read, into a tuplestore, and then they are
+ * sent as one set.  What the plan reads in the store is never changed by the
+ * statement itself, and constraints are checked there for all rows together.
+ * The executor does not know of this: it still gets row after row from the plan.
+ * Only where it has to see each row before the next is read, they are written
+ * one by one: triggers of the foreign table, WITH CHECK OPTION, COPY, partitions.
  */
 #include "postgres.h"
 
@@ -13,6 +21,7 @@
 #include "commands/defrem.h"
 #include "executor/executor.h"
 #include "foreign/foreign.h"
+#include "lib/ilist.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "optimizer/appendinfo.h"
@@ -24,6 +33,7 @@
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/tuplestore.h"
 
 #include "ground/compat.h"
 #include "ground/key_set.h"
@@ -33,8 +43,8 @@
 #include "stores/remote_rows.h"
 #include "wire/cross_store_writes.h"
 
-/* the protocol counts the parameters of a statement in 16 bits */
-#define MAX_VALUES 65535
+/* A set that is larger than this is sent in several statements. */
+#define MAX_SET_BYTES (64 * 1024 * 1024)
 
 /* the private list of a plan; EXPLAIN of postgres_fdw shows the first item */
 enum
@@ -46,16 +56,42 @@ enum
 
 typedef struct StoreModify
 {
-	RemoteChange *change;
+	dlist_node	node;			/* in "gathering" */
+	EState	   *estate;
+	ResultRelInfo *target;
+	CmdType		operation;
+	List	   *columns;		/* as the plan has them */
+	bool		skip;
+	bool		returning;
+	Wire	   *wire;
+	WireStatement *statement;
+	RemoteChange *change;		/* NULL until there is a row */
 	AttInMetadata *in;
-	const char *relation;
 	int			nkeys;
 	AttrNumber *keys;			/* where the plan has them */
+	AttrNumber *columns_at;		/* and where a row has the columns */
 	HTAB	   *changed;		/* keys, if a row may be met several times */
 	MemoryContext row_context;
 	Datum	   *values;			/* of one row */
 	bool	   *nulls;
+
+	/* if the rows of the plan are gathered */
+	PlanState  *plan;
+	ExecProcNodeMtd read_plan;
+	List	   *new_columns;	/* of UPDATE, in the order of the plan */
+	bool		counts;			/* for the number of rows of the query */
+	Tuplestorestate *rows;
+	TupleTableSlot *stored;		/* a row of "rows" */
+	TupleTableSlot *given;		/* the same, of the kind that the plan returns */
+	int		   *answers;		/* for each row of the set: the number of its
+								 * row in the result; -1: it was not changed */
+	int			max_rows;		/* room in "answers" */
+	int			nrows;			/* of the set */
+	int			row;			/* the next one to give */
 } StoreModify;
+
+/* The statements whose rows come from give_row(). */
+static dlist_head gathering = DLIST_STATIC_INIT(gathering);
 
 /* ----------------------------------------------------------------
  *		Planning
@@ -156,139 +192,110 @@ storePlanForeignModify(PlannerInfo *root, ModifyTable *plan, Index target,
 
 static void
 begin_modify(EState *estate, ResultRelInfo *target, CmdType operation,
-			 List *columns, bool skip, bool returning, Plan *subplan)
+			 List *columns, bool skip, bool returning)
 {
 	Relation	rel = target->ri_RelationDesc;
 	Oid			serverid = GetForeignServerIdByRelId(RelationGetRelid(rel));
-	Wire	   *wire = wire_get(serverid, compat_modify_user(target, estate));
 	StoreModify *modify = palloc0(sizeof(StoreModify));
 
 	split_require_active(serverid);
-	modify->change = remote_change_begin(rel, operation, columns, skip, returning, wire,
-										 wire_join(wire, estate, WIRE_WRITE, estate->es_query_cxt));
+	modify->estate = estate;
+	modify->target = target;
+	modify->operation = operation;
+	modify->columns = columns;
+	modify->skip = skip;
+	modify->returning = returning;
+	modify->wire = wire_get(serverid, compat_modify_user(target, estate));
+	modify->statement = wire_join(modify->wire, estate, WIRE_WRITE, estate->es_query_cxt);
+	target->ri_FdwState = modify;
+}
+
+/*
+ * Where a row has the columns that are written: by their numbers in a row of the
+ * table.  The plan of an UPDATE gives new values only, in an order of its own.
+ */
+static AttrNumber *
+columns_in_row(StoreModify *modify)
+{
+	AttrNumber *result = palloc(sizeof(AttrNumber) * Max(modify->change->nvalues, 1));
+	ListCell   *lc;
+	ListCell   *lc2;
+
+	foreach(lc, modify->change->columns)
+	{
+		AttrNumber *at = &result[foreach_current_index(lc)];
+
+		*at = lfirst_int(lc);
+		if (modify->plan == NULL || modify->operation != CMD_UPDATE)
+			continue;
+		*at = InvalidAttrNumber;
+		foreach(lc2, modify->new_columns)
+		{
+			if (lfirst_int(lc2) == lfirst_int(lc))
+				*at = foreach_current_index(lc2) + 1;
+		}
+		if (*at == InvalidAttrNumber)
+			elog(ERROR, "could not find column %d in the plan", lfirst_int(lc));
+	}
+	return result;
+}
+
+/* A leaf of a generic plan mostly has no row, so this is left until there is one. */
+static RemoteChange *
+get_change(StoreModify *modify)
+{
+	Relation	rel = modify->target->ri_RelationDesc;
+	MemoryContext oldcontext;
+
+	if (modify->change)
+		return modify->change;
+	oldcontext = MemoryContextSwitchTo(modify->estate->es_query_cxt);
 	modify->in = TupleDescGetAttInMetadata(RelationGetDescr(rel));
-	modify->relation = RelationGetRelationName(rel);
-	modify->nkeys = list_length(modify->change->keys);
-	modify->keys = palloc(sizeof(AttrNumber) * modify->nkeys);
 	modify->row_context = AllocSetContextCreate(CurrentMemoryContext, "run_ops row",
 												ALLOCSET_DEFAULT_SIZES);
+	modify->change = remote_change_begin(rel, modify->operation, modify->columns, modify->skip,
+										 modify->returning, modify->wire, modify->statement);
 	modify->values = palloc(sizeof(Datum) * Max(modify->change->nvalues, 1));
 	modify->nulls = palloc(sizeof(bool) * Max(modify->change->nvalues, 1));
+	modify->columns_at = columns_in_row(modify);
+	MemoryContextSwitchTo(oldcontext);
+	return modify->change;
+}
+
+/* Finds the key in the rows of the plan. */
+static void
+find_keys(StoreModify *modify, Plan *plan)
+{
+	modify->nkeys = list_length(remote_key(RelationGetRelid(modify->target->ri_RelationDesc)));
+	modify->keys = palloc(sizeof(AttrNumber) * modify->nkeys);
 	for (int i = 0; i < modify->nkeys; i++)
 	{
-		modify->keys[i] = ExecFindJunkAttributeInTlist(subplan->targetlist, key_name(i));
+		modify->keys[i] = ExecFindJunkAttributeInTlist(plan->targetlist, key_name(i));
 		if (!AttributeNumberIsValid(modify->keys[i]))
 			elog(ERROR, "could not find junk column \"%s\"", key_name(i));
 	}
 	/* a scan meets each row once, a join does not */
-	if (operation == CMD_UPDATE &&
-		!(IsA(subplan, ForeignScan) && ((ForeignScan *) subplan)->scan.scanrelid > 0))
+	if (!(IsA(plan, ForeignScan) && ((ForeignScan *) plan)->scan.scanrelid > 0))
 		modify->changed = key_set_create(CurrentMemoryContext);
-	target->ri_FdwState = modify;
 }
 
+/* Adds one row: the key from the plan, and the values that are written. */
 static void
-storeBeginForeignModify(ModifyTableState *mtstate, ResultRelInfo *target,
-						List *fdw_private, int subplan_index, int eflags)
+add_row(StoreModify *modify, TupleTableSlot *row, TupleTableSlot *plan_slot)
 {
-	List	   *how;
-
-	if (eflags & EXEC_FLAG_EXPLAIN_ONLY)
-		return;
-	how = (List *) list_nth(fdw_private, MODIFY_HOW);
-	begin_modify(mtstate->ps.state, target, mtstate->operation,
-				 list_nth(fdw_private, MODIFY_COLUMNS), linitial_int(how), lsecond_int(how),
-				 outerPlanState(mtstate)->plan);
-}
-
-/* COPY, and rows of a partitioned table. */
-static void
-storeBeginForeignInsert(ModifyTableState *mtstate, ResultRelInfo *target)
-{
-	ModifyTable *plan = (ModifyTable *) mtstate->ps.plan;
-	Relation	rel = target->ri_RelationDesc;
-
-	if (target->ri_FdwState || target->ri_usesFdwDirectModify)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("cannot route tuples into foreign table to be updated \"%s\"",
-						RelationGetRelationName(rel))));
-	if (plan && plan->onConflictAction == ONCONFLICT_UPDATE)
-		elog(ERROR, "unexpected ON CONFLICT specification: %d",
-			 (int) plan->onConflictAction);
-	begin_modify(mtstate->ps.state, target, CMD_INSERT, remote_columns(rel),
-				 plan && plan->onConflictAction == ONCONFLICT_NOTHING,
-				 wants_rows(rel, CMD_INSERT, target->ri_returningList,
-							target->ri_WithCheckOptions),
-				 NULL);
-}
-
-/* The values of one row: the key from the plan, and those that are written. */
-static void
-add_row(StoreModify *modify, TupleTableSlot *slot, TupleTableSlot *plan_slot)
-{
-	RemoteChange *change = modify->change;
-	TupleDesc	desc = modify->in->tupdesc;
+	RemoteChange *change = get_change(modify);
 	int			n = 0;
-	ListCell   *lc;
 
 	for (; n < modify->nkeys; n++)
 		modify->values[n] = ExecGetJunkAttribute(plan_slot, modify->keys[n], &modify->nulls[n]);
-	foreach(lc, change->columns)
-	{
-		AttrNumber	attno = lfirst_int(lc);
-
-		if (TupleDescAttr(desc, attno - 1)->attgenerated)
-			continue;
-		modify->values[n] = slot_getattr(slot, attno, &modify->nulls[n]);
-		n++;
-	}
+	for (; n < change->nvalues; n++)
+		modify->values[n] = slot_getattr(row, modify->columns_at[n - modify->nkeys], &modify->nulls[n]);
 	remote_change_add(change, modify->values, modify->nulls);
-}
-
-/* Sends what was added.  The returned rows are stored in the slots. */
-static int
-send_rows(StoreModify *modify, TupleTableSlot **slots)
-{
-	RemoteChange *change = modify->change;
-	PGresult   *result = remote_change_send(change);
-	int			written = atoi(PQcmdTuples(result));
-
-	if (written > 0)
-		note_foreign_write(change->relid);
-	if (change->returning)
-	{
-		MemoryContext oldcontext;
-
-		MemoryContextReset(modify->row_context);
-		oldcontext = MemoryContextSwitchTo(modify->row_context);
-		for (int i = 0; i < written; i++)
-		{
-			ExecClearTuple(slots[i]);
-			(void) remote_row_values(result, i, modify->in, change->returned, modify->relation,
-									 slots[i]->tts_values, slots[i]->tts_isnull);
-			ExecStoreVirtualTuple(slots[i]);
-		}
-		MemoryContextSwitchTo(oldcontext);
-	}
-	return written;
-}
-
-static TupleTableSlot **
-storeExecForeignBatchInsert(EState *estate, ResultRelInfo *target,
-							TupleTableSlot **slots, TupleTableSlot **plan_slots,
-							int *n)
-{
-	for (int i = 0; i < *n; i++)
-		add_row(target->ri_FdwState, slots[i], plan_slots[i]);
-	*n = send_rows(target->ri_FdwState, slots);
-	return *n > 0 ? slots : NULL;
 }
 
 /*
  * Was the row that was added last changed before?  As in PostgreSQL, only the
- * first of several changes counts.  The store cannot tell, because it gets them
- * as several statements.
+ * first of several changes counts.
  */
 static bool
 changed_before(StoreModify *modify)
@@ -302,7 +309,77 @@ changed_before(StoreModify *modify)
 	initStringInfo(&bytes);
 	for (int i = 0; i < modify->nkeys; i++)
 		appendBinaryStringInfo(&bytes, key[i] ? key[i] : "", key[i] ? strlen(key[i]) + 1 : 1);
-	return !key_set_add(modify->changed, bytes.data, bytes.len);
+	if (key_set_add(modify->changed, bytes.data, bytes.len))
+		return false;
+	remote_change_forget_last(change);
+	return true;
+}
+
+/* Sends what was added.  Returns how many rows the store has written. */
+static int
+send_rows(StoreModify *modify)
+{
+	int			written = atoi(PQcmdTuples(remote_change_send(modify->change)));
+
+	if (written > 0)
+		note_foreign_write(modify->change->relid);
+	return written;
+}
+
+#define SKIPS_ROWS \
+	"SELECT c.relkind <> 'r' OR c.relhassubclass OR c.relhasrules OR EXISTS (SELECT FROM pg_catalog.pg_trigger AS g " \
+	"WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgtype & 3 = 3) " \
+	"FROM pg_catalog.pg_class AS c WHERE c.oid = $1::pg_catalog.regclass"
+
+/*
+ * The rows were locked in the store when they were read.  If it has not changed
+ * all of them, then a trigger there has left them out, or something that this
+ * statement has called has changed them meanwhile, which is an error in any table.
+ */
+static void
+check_all_changed(StoreModify *modify, int sent, int written)
+{
+	Relation	rel = modify->target->ri_RelationDesc;
+	const char *name = remote_table_name(RelationGetRelid(rel));
+
+	if (written < sent && modify->operation != CMD_INSERT &&
+		strcmp(PQgetvalue(wire_exec(modify->wire, WIRE_WRITE, SKIPS_ROWS, 1, &name), 0, 0), "f") == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
+				 errmsg("row of table %s in store \"%s\" was already changed by an operation triggered by the current command",
+						name, wire_store(modify->wire)),
+				 errhint("Consider using an AFTER trigger instead of a BEFORE trigger to propagate changes to other rows.")));
+}
+
+/* Stores a row of the result in the slot. */
+static void
+store_returned(StoreModify *modify, int row, TupleTableSlot *slot)
+{
+	RemoteChange *change = modify->change;
+	MemoryContext oldcontext = MemoryContextSwitchTo(modify->row_context);
+
+	ExecClearTuple(slot);
+	(void) remote_row_values(change->result, row, modify->in, change->returned,
+							 RelationGetRelationName(modify->target->ri_RelationDesc),
+							 slot->tts_values, slot->tts_isnull);
+	ExecStoreVirtualTuple(slot);
+	MemoryContextSwitchTo(oldcontext);
+}
+
+static TupleTableSlot **
+storeExecForeignBatchInsert(EState *estate, ResultRelInfo *target,
+							TupleTableSlot **slots, TupleTableSlot **plan_slots,
+							int *n)
+{
+	StoreModify *modify = target->ri_FdwState;
+
+	for (int i = 0; i < *n; i++)
+		add_row(modify, slots[i], plan_slots[i]);
+	*n = send_rows(modify);
+	MemoryContextReset(modify->row_context);
+	for (int i = 0; modify->returning && i < *n; i++)
+		store_returned(modify, i, slots[i]);
+	return *n > 0 ? slots : NULL;
 }
 
 static TupleTableSlot *
@@ -310,14 +387,241 @@ storeExecForeignOne(EState *estate, ResultRelInfo *target,
 					TupleTableSlot *slot, TupleTableSlot *plan_slot)
 {
 	StoreModify *modify = target->ri_FdwState;
+	int			answer = 0;
 
-	add_row(modify, slot, plan_slot);
-	if (changed_before(modify))
+	if (modify->plan)
+		/* it was sent already */
+		answer = modify->answers[modify->row - 1];
+	else
 	{
-		remote_change_forget(modify->change);
-		return NULL;
+		add_row(modify, slot, plan_slot);
+		if (changed_before(modify) || send_rows(modify) == 0)
+			return NULL;
 	}
-	return send_rows(modify, &slot) > 0 ? slot : NULL;
+	if (answer < 0)
+		return NULL;
+	if (modify->returning)
+	{
+		MemoryContextReset(modify->row_context);
+		store_returned(modify, answer, slot);
+	}
+	return slot;
+}
+
+/* ----------------------------------------------------------------
+ *		All rows of the plan, as one set
+ * ----------------------------------------------------------------
+ */
+
+/* Reads all rows of the plan. */
+static void
+gather(StoreModify *modify)
+{
+	PlanState  *plan = modify->plan;
+	MemoryContext oldcontext = MemoryContextSwitchTo(modify->estate->es_query_cxt);
+
+	modify->rows = tuplestore_begin_heap(false, false, work_mem);
+	tuplestore_set_eflags(modify->rows, 0);
+	(void) tuplestore_alloc_read_pointer(modify->rows, 0);
+	modify->stored = ExecInitExtraTupleSlot(modify->estate, ExecGetResultType(plan),
+											&TTSOpsMinimalTuple);
+	modify->given = ExecInitExtraTupleSlot(modify->estate, ExecGetResultType(plan),
+										   ExecGetResultSlotOps(plan, NULL));
+	MemoryContextSwitchTo(oldcontext);
+
+	plan->ExecProcNode = modify->read_plan;
+	for (;;)
+	{
+		TupleTableSlot *slot = ExecProcNode(plan);
+
+		if (TupIsNull(slot))
+			break;
+		tuplestore_puttupleslot(modify->rows, slot);
+		ResetPerTupleExprContext(modify->estate);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+/* Appends what is known of a row of the set. */
+static void
+note_answer(StoreModify *modify, int answer)
+{
+	if (modify->nrows == modify->max_rows)
+	{
+		modify->max_rows = Max(modify->max_rows * 2, 64);
+		if (modify->answers == NULL)
+			modify->answers = MemoryContextAllocHuge(modify->estate->es_query_cxt,
+													 sizeof(int) * modify->max_rows);
+		else
+			modify->answers = repalloc_huge(modify->answers, sizeof(int) * modify->max_rows);
+	}
+	modify->answers[modify->nrows++] = answer;
+}
+
+/* Replaces the numbers of the rows in the set by the numbers of their answers. */
+static void
+match_answers(StoreModify *modify, int sent)
+{
+	PGresult   *result = modify->change->result;
+	int		   *answer_of = MemoryContextAllocHuge(CurrentMemoryContext, sizeof(int) * (sent + 1));
+
+	for (int i = 0; i <= sent; i++)
+		answer_of[i] = -1;
+	for (int i = 0; i < PQntuples(result); i++)
+	{
+		int			n = sent == 1 ? 1 : atoi(PQgetvalue(result, i, PQnfields(result) - 1));
+
+		if (n > 0 && n <= sent)
+			answer_of[n] = i;
+	}
+	for (int i = 0; i < modify->nrows; i++)
+	{
+		if (modify->answers[i] > 0)
+			modify->answers[i] = answer_of[modify->answers[i]];
+	}
+	pfree(answer_of);
+}
+
+/*
+ * Sends the next set.  False if there is no row left.  modify->nrows is how many
+ * rows are to be given to the executor: none if nothing is returned, and what
+ * INSERT returns does not depend on the row that was given.
+ */
+static bool
+send_set(StoreModify *modify)
+{
+	RemoteChange *change = get_change(modify);
+	int			sent;
+	int			written;
+
+	modify->nrows = modify->row = 0;
+	tuplestore_select_read_pointer(modify->rows, 0);
+	while (MemoryContextMemAllocated(change->values_context, true) < MAX_SET_BYTES &&
+		   tuplestore_gettupleslot(modify->rows, true, false, modify->stored))
+	{
+		CHECK_FOR_INTERRUPTS();
+		add_row(modify, modify->stored, modify->stored);
+		note_answer(modify, changed_before(modify) ? -1 : change->n);
+	}
+	if (modify->nrows == 0)
+		return false;
+	sent = change->n;
+	written = sent > 0 ? send_rows(modify) : 0;
+	check_all_changed(modify, sent, written);
+	if (!modify->returning)
+	{
+		if (modify->counts)
+			modify->estate->es_processed += written;
+		modify->nrows = 0;
+	}
+	else if (modify->operation == CMD_INSERT)
+	{
+		modify->nrows = written;
+		for (int i = 0; i < written; i++)
+			modify->answers[i] = i;
+	}
+	else
+		match_answers(modify, sent);
+	return true;
+}
+
+/* What the executor calls for the next row of the plan. */
+static TupleTableSlot *
+give_row(PlanState *plan)
+{
+	StoreModify *modify = NULL;
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &gathering)
+	{
+		modify = dlist_container(StoreModify, node, iter.cur);
+		if (modify->plan == plan)
+			break;
+	}
+	if (modify->rows == NULL)
+	{
+		gather(modify);
+		plan->ExecProcNode = give_row;
+	}
+	while (modify->row == modify->nrows)
+	{
+		if (!send_set(modify))
+			return NULL;
+	}
+	modify->row++;
+	tuplestore_select_read_pointer(modify->rows, 1);
+	if (!tuplestore_gettupleslot(modify->rows, true, false, modify->stored))
+		elog(ERROR, "could not read a row that was sent");
+	return ExecCopySlot(modify->given, modify->stored);
+}
+
+static void
+forget_gathering(void *arg)
+{
+	dlist_delete(&((StoreModify *) arg)->node);
+}
+
+/*
+ * From now on give_row() stands between the plan and the executor, until the
+ * memory of the query goes away.
+ */
+static void
+begin_gathering(StoreModify *modify, ModifyTableState *statement)
+{
+	MemoryContextCallback *forget = palloc0(sizeof(MemoryContextCallback));
+
+	modify->plan = outerPlanState(statement);
+	modify->read_plan = modify->plan->ExecProcNode;
+	modify->counts = statement->canSetTag;
+	if (modify->operation == CMD_UPDATE)
+		modify->new_columns = linitial(((ModifyTable *) statement->ps.plan)->updateColnosLists);
+	dlist_push_head(&gathering, &modify->node);
+	forget->func = forget_gathering;
+	forget->arg = modify;
+	MemoryContextRegisterResetCallback(modify->estate->es_query_cxt, forget);
+	modify->plan->ExecProcNode = give_row;
+}
+
+static void
+storeBeginForeignModify(ModifyTableState *statement, ResultRelInfo *target,
+						List *fdw_private, int subplan_index, int eflags)
+{
+	ModifyTable *plan = (ModifyTable *) statement->ps.plan;
+	List	   *how;
+	StoreModify *modify;
+
+	if (eflags & EXEC_FLAG_EXPLAIN_ONLY)
+		return;
+	how = (List *) list_nth(fdw_private, MODIFY_HOW);
+	begin_modify(statement->ps.state, target, statement->operation,
+				 list_nth(fdw_private, MODIFY_COLUMNS), linitial_int(how), lsecond_int(how));
+	modify = target->ri_FdwState;
+	if (modify->operation != CMD_INSERT)
+		find_keys(modify, outerPlan(plan));
+	if (statement->mt_nrels == 1 && target->ri_TrigDesc == NULL &&
+		plan->withCheckOptionLists == NIL)
+		begin_gathering(modify, statement);
+}
+
+/* COPY, and rows of a partitioned table. */
+static void
+storeBeginForeignInsert(ModifyTableState *statement, ResultRelInfo *target)
+{
+	ModifyTable *plan = (ModifyTable *) statement->ps.plan;
+	Relation	rel = target->ri_RelationDesc;
+
+	if (target->ri_FdwState || target->ri_usesFdwDirectModify)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot route tuples into foreign table to be updated \"%s\"",
+						RelationGetRelationName(rel))));
+	if (plan && plan->onConflictAction == ONCONFLICT_UPDATE)
+		elog(ERROR, "unexpected ON CONFLICT specification: %d",
+			 (int) plan->onConflictAction);
+	begin_modify(statement->ps.state, target, CMD_INSERT, remote_columns(rel),
+				 plan && plan->onConflictAction == ONCONFLICT_NOTHING,
+				 wants_rows(rel, CMD_INSERT, target->ri_returningList,
+							target->ri_WithCheckOptions));
 }
 
 static void
@@ -326,7 +630,7 @@ storeEndForeignModify(EState *estate, ResultRelInfo *target)
 	StoreModify *modify = target->ri_FdwState;
 
 	if (modify)
-		wire_leave(modify->change->statement);
+		wire_leave(modify->statement);
 }
 
 static int
@@ -362,9 +666,8 @@ storeGetForeignModifyBatchSize(ResultRelInfo *target)
 		 (target->ri_TrigDesc->trig_insert_before_row ||
 		  target->ri_TrigDesc->trig_insert_after_row)))
 		return 1;
-	if (modify)
-		size = modify->change->nvalues > 0 ? Min(size, MAX_VALUES / modify->change->nvalues) : 1;
-	return size;
+	/* give_row() counts on being asked for one */
+	return modify && modify->plan ? 1 : size;
 }
 
 /* All tables are of one server. */

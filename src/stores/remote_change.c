@@ -5,10 +5,10 @@
  * The one idea: a row is named by its key.  The place of a row (ctid) names it
  * only within one partition or child of the table, and the store may have any.
  *
- * A set of rows is one statement: INSERT has a list of VALUES, and UPDATE and
- * DELETE join with arrays of the keys and the new values.  The arrays have the
- * types that the columns have in the store, so that its own input functions
- * read the values: enums, domains and varchar(n) are no special case.
+ * A set of rows is one statement, which reads the keys and the new values from
+ * arrays.  The arrays have the types that the columns have in the store, so that
+ * its own input functions read the values: enums, domains and varchar(n) are no
+ * special case.
  */
 #include "postgres.h"
 
@@ -26,11 +26,12 @@
 
 /*
  * The type of a column in the store, and whether an array can have it as it is:
- * not if it is an array itself, or if a comma does not separate its elements.
+ * not if it is an array itself, or a composite, which unnest() would take apart,
+ * or if a comma does not separate its elements.
  * format_type(-1) names no length, which a cast would cut values to.
  */
 #define COLUMN_TYPES \
-	"SELECT pg_catalog.format_type(a.atttypid, -1), t.typcategory <> 'A' AND t.typarray <> 0 AND t.typdelim = ',' " \
+	"SELECT pg_catalog.format_type(a.atttypid, -1), t.typcategory NOT IN ('A', 'C') AND t.typarray <> 0 AND t.typdelim = ',' " \
 	"FROM pg_catalog.unnest($2::pg_catalog.text[]) WITH ORDINALITY AS c (name, ord) " \
 	"LEFT JOIN pg_catalog.pg_attribute AS a ON a.attrelid = $1::pg_catalog.regclass AND a.attname = c.name AND a.attnum > 0 " \
 	"LEFT JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid ORDER BY c.ord"
@@ -54,65 +55,52 @@ append_returning(StringInfo sql, RemoteChange *change)
 						 remote_column_name(change->relid, lfirst_int(lc)));
 }
 
-/* INSERT of one row; generated columns are the store's. */
+/* The columns that are written; generated ones are the store's. */
+static List *
+columns_to_write(Relation rel, List *columns)
+{
+	List	   *result = NIL;
+	ListCell   *lc;
+
+	foreach(lc, columns)
+	{
+		if (!is_generated(rel, lfirst_int(lc)))
+			result = lappend_int(result, lfirst_int(lc));
+	}
+	return result;
+}
+
+/* INSERT up to the rows. */
 static void
-write_insert(RemoteChange *change, Relation rel)
+append_insert(StringInfo sql, RemoteChange *change)
+{
+	ListCell   *lc;
+
+	appendStringInfo(sql, "INSERT INTO %s AS t", remote_table_name(change->relid));
+	foreach(lc, change->columns)
+		appendStringInfo(sql, "%s%s", foreach_current_index(lc) ? ", " : " (",
+						 remote_column_name(change->relid, lfirst_int(lc)));
+	if (change->columns)
+		appendStringInfoChar(sql, ')');
+}
+
+/* INSERT of one row. */
+static void
+write_insert(RemoteChange *change)
 {
 	StringInfoData sql;
-	StringInfoData row;
-	ListCell   *lc;
-	int			n = 0;
 
 	initStringInfo(&sql);
-	initStringInfo(&row);
-	appendStringInfo(&sql, "INSERT INTO %s AS t", remote_table_name(change->relid));
-	foreach(lc, change->columns)
-	{
-		appendStringInfo(&sql, "%s%s", foreach_current_index(lc) ? ", " : " (",
-						 remote_column_name(change->relid, lfirst_int(lc)));
-		if (is_generated(rel, lfirst_int(lc)))
-			appendStringInfo(&row, "%sDEFAULT", foreach_current_index(lc) ? ", " : "");
-		else
-			appendStringInfo(&row, "%s$%d", foreach_current_index(lc) ? ", " : "", ++n);
-	}
-	appendStringInfoString(&sql, change->columns ? ") VALUES (" : " DEFAULT VALUES");
-	appendStringInfoString(&sql, row.data);
+	append_insert(&sql, change);
+	appendStringInfoString(&sql, change->columns ? " VALUES (" : " DEFAULT VALUES");
+	for (int n = 1; n <= list_length(change->columns); n++)
+		appendStringInfo(&sql, "%s$%d", n > 1 ? ", " : "", n);
 	if (change->columns)
 		appendStringInfoChar(&sql, ')');
-	change->values_at = sql.len;
 	if (change->skip_conflicts)
 		appendStringInfoString(&sql, " ON CONFLICT DO NOTHING");
 	append_returning(&sql, change);
 	change->one = sql.data;
-}
-
-/* INSERT of the rows that were added: the row of "one", repeated. */
-static char *
-many_inserts(RemoteChange *change, int nrows)
-{
-	StringInfoData sql;
-	Relation	rel = table_open(change->relid, NoLock);
-	int			n = change->nvalues;
-
-	initStringInfo(&sql);
-	appendBinaryStringInfo(&sql, change->one, change->values_at);
-	for (int i = 1; i < nrows; i++)
-	{
-		ListCell   *lc;
-
-		foreach(lc, change->columns)
-		{
-			appendStringInfoString(&sql, foreach_current_index(lc) ? ", " : ", (");
-			if (is_generated(rel, lfirst_int(lc)))
-				appendStringInfoString(&sql, "DEFAULT");
-			else
-				appendStringInfo(&sql, "$%d", ++n);
-		}
-		appendStringInfoChar(&sql, ')');
-	}
-	appendStringInfoString(&sql, change->one + change->values_at);
-	table_close(rel, NoLock);
-	return sql.data;
 }
 
 /* UPDATE or DELETE of one row; the store infers the types of the parameters. */
@@ -170,19 +158,19 @@ array_of(const char *const *texts, int n, int step)
 	return array.data;
 }
 
-/* UPDATE or DELETE of a set; asks the store for the types of the columns. */
+/* The statement for a set; asks the store for the types of the columns. */
 static void
-write_many_changes(RemoteChange *change)
+write_many(RemoteChange *change)
 {
 	List	   *all = list_concat_copy(change->keys, change->columns);
 	const char **names = palloc(sizeof(char *) * list_length(all));
 	const char *values[2];
 	StringInfoData sql;
 	StringInfoData arrays;
+	StringInfoData written;
 	StringInfoData condition;
 	PGresult   *types;
 	ListCell   *lc;
-	bool		first = true;
 
 	foreach(lc, all)
 		names[foreach_current_index(lc)] = remote_column_identifier(change->relid, lfirst_int(lc));
@@ -192,9 +180,8 @@ write_many_changes(RemoteChange *change)
 
 	initStringInfo(&sql);
 	initStringInfo(&arrays);
+	initStringInfo(&written);
 	initStringInfo(&condition);
-	appendStringInfo(&sql, change->operation == CMD_UPDATE ? "UPDATE %s AS t" : "DELETE FROM %s AS t",
-					 values[0]);
 	foreach(lc, all)
 	{
 		int			i = foreach_current_index(lc);
@@ -215,27 +202,30 @@ write_many_changes(RemoteChange *change)
 			appendStringInfo(&condition, "%s t.%s OPERATOR(pg_catalog.=) %s",
 							 i ? " AND" : " WHERE", column, value);
 		else
-		{
-			appendStringInfo(&sql, "%s %s = %s", first ? " SET" : ",", column, value);
-			first = false;
-		}
+			appendStringInfo(&written, "%s%s%s%s", written.len ? ", " : "",
+							 change->operation == CMD_UPDATE ? column : "",
+							 change->operation == CMD_UPDATE ? " = " : "", value);
 	}
-	appendStringInfo(&sql, " %s ROWS FROM (%s) AS r (",
-					 change->operation == CMD_UPDATE ? "FROM" : "USING", arrays.data);
-	for (int i = 0; i < list_length(all); i++)
-		appendStringInfo(&sql, "%sv%d", i ? ", " : "", i + 1);
-	appendStringInfo(&sql, ")%s", condition.data);
-	append_returning(&sql, change);
-	change->many = MemoryContextStrdup(change->context, sql.data);
-}
 
-static void
-write_one(RemoteChange *change, Relation rel)
-{
 	if (change->operation == CMD_INSERT)
-		write_insert(change, rel);
+	{
+		append_insert(&sql, change);
+		appendStringInfo(&sql, " SELECT %s FROM", written.data);
+	}
+	else if (change->operation == CMD_UPDATE)
+		appendStringInfo(&sql, "UPDATE %s AS t SET %s FROM", values[0], written.data);
 	else
-		write_change(change);
+		appendStringInfo(&sql, "DELETE FROM %s AS t USING", values[0]);
+	appendStringInfo(&sql, " ROWS FROM (%s) WITH ORDINALITY AS r (", arrays.data);
+	for (int i = 1; i <= list_length(all); i++)
+		appendStringInfo(&sql, "v%d, ", i);
+	appendStringInfo(&sql, "n)%s", condition.data);
+	if (change->skip_conflicts)
+		appendStringInfoString(&sql, " ON CONFLICT DO NOTHING");
+	append_returning(&sql, change);
+	if (change->returning && change->operation != CMD_INSERT)
+		appendStringInfoString(&sql, ", r.n");
+	change->many = MemoryContextStrdup(change->context, sql.data);
 }
 
 static void
@@ -256,7 +246,7 @@ describe(Relation rel, CmdType operation, List *columns, bool skip_conflicts,
 	change->context = CurrentMemoryContext;
 	change->relid = RelationGetRelid(rel);
 	change->operation = operation;
-	change->columns = list_copy(columns);
+	change->columns = columns_to_write(rel, columns);
 	change->skip_conflicts = skip_conflicts;
 	change->returning = returning;
 	change->returned = remote_columns(rel);
@@ -271,7 +261,10 @@ describe(Relation rel, CmdType operation, List *columns, bool skip_conflicts,
 					 errdetail("It has no option \"key\", so the store cannot be told which row is meant."),
 					 errhint("Set the option to the columns that identify a row, or write a statement that the store can execute by itself.")));
 	}
-	write_one(change, rel);
+	if (operation == CMD_INSERT)
+		write_insert(change);
+	else
+		write_change(change);
 	return change;
 }
 
@@ -293,14 +286,9 @@ remote_change_begin(Relation rel, CmdType operation, List *columns,
 	change->wire = wire;
 	change->statement = statement;
 	change->text.output = palloc0(sizeof(FmgrInfo) * (list_length(change->keys) + list_length(columns)));
-	foreach(lc, list_concat_copy(change->keys, columns))
-	{
-		Form_pg_attribute att = TupleDescAttr(RelationGetDescr(rel), lfirst_int(lc) - 1);
-
-		if (operation == CMD_INSERT && att->attgenerated)
-			continue;
-		remote_text_add(&change->text, att->atttypid);
-	}
+	foreach(lc, list_concat_copy(change->keys, change->columns))
+		remote_text_add(&change->text,
+						TupleDescAttr(RelationGetDescr(rel), lfirst_int(lc) - 1)->atttypid);
 	change->nvalues = change->text.n;
 	change->cleanup.func = forget_result;
 	change->cleanup.arg = change;
@@ -337,10 +325,9 @@ remote_change_add(RemoteChange *change, const Datum *values, const bool *nulls)
 }
 
 void
-remote_change_forget(RemoteChange *change)
+remote_change_forget_last(RemoteChange *change)
 {
-	change->n = 0;
-	MemoryContextReset(change->values_context);
+	change->n--;
 }
 
 PGresult *
@@ -355,17 +342,12 @@ remote_change_send(RemoteChange *change)
 	forget_result(change);
 	/* first of all, because an error may lead here again */
 	change->n = 0;
-	if (n > 1 && change->operation == CMD_INSERT)
-	{
-		sql = many_inserts(change, n);
-		nvalues *= n;
-	}
-	else if (n > 1)
+	if (n > 1 && nvalues > 0)
 	{
 		const char **arrays = palloc(sizeof(char *) * nvalues);
 
 		if (change->many == NULL)
-			write_many_changes(change);
+			write_many(change);
 		sql = change->many;
 		for (int i = 0; i < nvalues; i++)
 			arrays[i] = array_of(&values[i], n, nvalues);
@@ -375,6 +357,6 @@ remote_change_send(RemoteChange *change)
 	wire_send(change->wire, sql, nvalues, values, false);
 	change->result = wire_take_whole(change->wire);
 	MemoryContextSwitchTo(oldcontext);
-	remote_change_forget(change);
+	MemoryContextReset(change->values_context);
 	return change->result;
 }

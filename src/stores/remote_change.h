@@ -23,15 +23,14 @@ typedef struct RemoteChange
 	Oid			relid;
 	CmdType		operation;
 	List	   *keys;			/* columns that name the row */
-	List	   *columns;		/* columns that are written */
+	List	   *columns;		/* columns that are written, but generated ones */
 	bool		skip_conflicts;
 	bool		returning;		/* all columns are returned */
 	int			nvalues;		/* of one row */
 	RemoteText	text;			/* of the keys, and then of the columns */
 	List	   *returned;		/* the columns of a returned row, in order */
 	char	   *one;			/* the statement for one row */
-	char	   *many;			/* for a set, unless it is INSERT */
-	int			values_at;		/* INSERT: where the rows end in "one" */
+	char	   *many;			/* for a set */
 	PGresult   *result;			/* of the last statement */
 	MemoryContextCallback cleanup;
 	MemoryContext values_context;
@@ -57,13 +56,14 @@ extern RemoteChange *remote_change_begin(Relation rel, CmdType operation,
 extern void remote_change_add(RemoteChange *change, const Datum *values,
 							  const bool *nulls);
 
-/* Forgets the rows that were added. */
-extern void remote_change_forget(RemoteChange *change);
+/* Forgets the row that was added last. */
+extern void remote_change_forget_last(RemoteChange *change);
 
 /*
  * Writes the rows that were added, with one statement.  The result tells how
- * many rows the store has written, and has them if they are returned.  It stays
- * until the next call.  Errors are those of the store.
+ * many rows the store has written, and has them if they are returned: those of
+ * UPDATE and DELETE of a set with the number of the row in the set, from 1 on, as
+ * last column.  It stays until the next call.  Errors are those of the store.
  */
 extern PGresult *remote_change_send(RemoteChange *change);
 

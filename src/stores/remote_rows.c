@@ -204,7 +204,7 @@ remote_row_values(PGresult *result, int row, AttInMetadata *in, List *attrs,
 	ListCell   *lc;
 
 	/* a store that has another number of columns has changed since */
-	if (attrs != NIL && PQnfields(result) != list_length(attrs))
+	if (attrs != NIL && PQnfields(result) < list_length(attrs))
 		ereport(ERROR,
 				(errcode(ERRCODE_FDW_INCONSISTENT_DESCRIPTOR_INFORMATION),
 				 errmsg("a store returned %d columns in place of %d",

@@ -168,7 +168,6 @@ BEGIN
   EXECUTE format('ALTER FOREIGN TABLE %s OPTIONS (ADD key %L)', foreign_table,
                  (SELECT string_agg(quote_ident(k.name), ', ' ORDER BY k.ord) FROM unnest(t.key_columns) WITH ORDINALITY AS k (name, ord)));
   INSERT INTO run_ops.routed_store VALUES (t.view, store, foreign_table::regclass);
-  PERFORM run_ops.record_row_changers(store);
 END $$;
 COMMENT ON FUNCTION run_ops.import_table(text, run_ops.routed_table) IS
   'creates the foreign table of a routed table in one store, and compares both sides first';
@@ -260,6 +259,24 @@ END $$;
 COMMENT ON FUNCTION run_ops.refuse_unroutable(run_ops.routed_table) IS
   'raises an error if a table cannot have this routing';
 
+CREATE FUNCTION run_ops.preload_statement() RETURNS text
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT format('ALTER DATABASE %I SET session_preload_libraries = %s', current_database(),
+                concat_ws(', ', (SELECT string_agg(quote_literal(trim(BOTH '" ' FROM l.name)), ', ' ORDER BY l.ord)
+                                   FROM unnest(string_to_array(p.libraries, ',')) WITH ORDINALITY AS l (name, ord)
+                                  WHERE trim(BOTH '" ' FROM l.name) <> ''), quote_literal('run_ops_split')))
+    FROM (SELECT coalesce((SELECT substr(c, length('session_preload_libraries=') + 1)
+                             FROM pg_db_role_setting AS s, unnest(s.setconfig) AS c
+                            WHERE s.setdatabase = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
+                              AND s.setrole = 0 AND c LIKE 'session\_preload\_libraries=%'),
+                          -- shown to members of pg_read_all_settings
+                          (SELECT g.reset_val FROM pg_settings AS g WHERE g.name = 'session_preload_libraries'))) AS p (libraries)
+   WHERE concat_ws(',', p.libraries, current_setting('shared_preload_libraries')) !~ '\mrun_ops_split\M'
+$$;
+COMMENT ON FUNCTION run_ops.preload_statement() IS
+  'the statement by which new sessions of this database load the library from their start; NULL if they do';
+
 CREATE FUNCTION run_ops.attach_table(
     legacy         regclass,
     routing        run_ops.routing DEFAULT NULL,
@@ -280,6 +297,7 @@ DECLARE
   grant_row   record;
   store       text;
   strays      bigint;
+  preload     text := run_ops.preload_statement();
 BEGIN
   t := run_ops.propose_routing(legacy, routing, route_column, store_schema, store_table,
                                column_names, store_defaults);
@@ -335,6 +353,13 @@ BEGIN
     RAISE WARNING 'row security policies of table % do not apply to the users of view %', legacy, view_text
       USING DETAIL = format('The view accesses the table as role %I.', current_user),
             HINT = format('From PostgreSQL 15 on: ALTER VIEW %s SET (security_invoker = true); callers then need privileges on the tables of the view, and a user mapping.', view_text);
+  END IF;
+  -- without the right to do so, the gate "preload" says it
+  IF preload IS NOT NULL THEN
+    BEGIN
+      EXECUTE preload;
+    EXCEPTION WHEN insufficient_privilege THEN NULL;
+    END;
   END IF;
   RETURN t.view;
 END $$;

@@ -49,14 +49,12 @@ CREATE TABLE run_ops.routed_store (
   view          regclass REFERENCES run_ops.routed_table ON DELETE CASCADE,
   store         text REFERENCES run_ops.store,
   foreign_table regclass NOT NULL UNIQUE,
-  changes_rows  boolean NOT NULL DEFAULT true,
   PRIMARY KEY (view, store)
 );
 COMMENT ON TABLE run_ops.routed_store IS 'the foreign table of a routed table in each store except legacy';
 COMMENT ON COLUMN run_ops.routed_store.view IS 'the routed table';
 COMMENT ON COLUMN run_ops.routed_store.store IS 'the store';
 COMMENT ON COLUMN run_ops.routed_store.foreign_table IS 'the foreign table, in schema run_ops_<store>';
-COMMENT ON COLUMN run_ops.routed_store.changes_rows IS 'whether the table in the store has, or may have, BEFORE ROW triggers; determined when split mode is enabled and when the table is imported';
 
 SELECT pg_catalog.pg_extension_config_dump('run_ops.store', 'WHERE name <> ''legacy''');
 SELECT pg_catalog.pg_extension_config_dump('run_ops.routed_table', '');

@@ -3,7 +3,7 @@
 
 CREATE FUNCTION run_ops.acknowledgeable_gates() RETURNS text[]
   LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
-  RETURN ARRAY['attached', 'clone', 'foreign key', 'index', 'mapping', 'realtime', 'wrapper'];
+  RETURN ARRAY['attached', 'clone', 'foreign key', 'index', 'mapping', 'preload', 'realtime', 'wrapper'];
 COMMENT ON FUNCTION run_ops.acknowledgeable_gates() IS
   'the gates that an operator may acknowledge for an object, because their failure alone cannot lose or duplicate a row';
 
@@ -104,6 +104,16 @@ AS $$
 $$;
 COMMENT ON FUNCTION run_ops.attached_gates() IS
   'whether all run-ops tables are routed tables, and attached in every store';
+
+CREATE FUNCTION run_ops.preload_gates() RETURNS SETOF run_ops.gate
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT 'preload', '', false, 'new sessions load the library only while they plan their first statement on a view',
+         format('As a superuser: %s;', p) FROM run_ops.preload_statement() AS p
+   WHERE p IS NOT NULL AND EXISTS (SELECT FROM run_ops.routed_table)
+$$;
+COMMENT ON FUNCTION run_ops.preload_gates() IS
+  'whether new sessions have the library before their first statement, which otherwise may fail with 40001 if another session changes the same rows';
 
 CREATE FUNCTION run_ops.refreshed_gates() RETURNS SETOF run_ops.gate
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
@@ -470,6 +480,7 @@ AS $$
     FROM run_ops.split_state AS s
   UNION ALL SELECT * FROM run_ops.server_gates()
   UNION ALL SELECT * FROM run_ops.attached_gates()
+  UNION ALL SELECT * FROM run_ops.preload_gates()
   UNION ALL SELECT * FROM run_ops.refreshed_gates()
   UNION ALL SELECT * FROM run_ops.foreign_key_gates()
   UNION ALL SELECT * FROM run_ops.realtime_gates()

@@ -267,7 +267,6 @@ BEGIN
   UPDATE run_ops.split_state AS s SET enabled = was_on WHERE s.enabled <> was_on;
   gates := ARRAY(SELECT g FROM run_ops.check_split() AS g);
   PERFORM run_ops.refuse_failing_gates('cannot enable split mode', gates);
-  PERFORM run_ops.record_row_changers(s.name) FROM run_ops.store AS s WHERE s.server IS NOT NULL;
   IF (SELECT s.superseded FROM run_ops.split_state AS s) THEN
     PERFORM run_ops.prepare_switch(true), run_ops.refuse_stranded();
   END IF;

@@ -1,20 +1,21 @@
 /*
  * routed_view.c
- *		The facts about the view of a routed table that a write needs: how to
- *		find the store of a row, and the statements for the table of each
- *		store.
+ *		The facts about the view of a routed table that tell where a new row goes.
  *
  * The one idea: the registry is queried once for each view and session.  After
- * a change of the view or of a table behind it, the next statement queries it
- * again.  Statements that are running continue with the facts that they have
- * pinned.
+ * a change of the view or of a table behind it, the next use queries it again.
+ * What was replaced stays until the transaction ends, for who still has it.
  */
 #include "postgres.h"
 
+#include "access/relation.h"
 #include "access/table.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
+#include "foreign/fdwapi.h"
+#include "foreign/foreign.h"
 #include "miscadmin.h"
+#include "storage/proc.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
@@ -24,20 +25,8 @@
 #include "utils/syscache.h"
 
 #include "ground/compat.h"
+#include "stores/read_gate.h"
 #include "writes/routed_view.h"
-
-/*
- * Number of statements that are kept for the table of a store.  UPDATE needs
- * one for each set of columns.  Further statements are prepared for one use.
- */
-#define MAX_KEPT_STATEMENTS 64
-
-typedef struct KeptStatement
-{
-	StoreAction action;
-	Bitmapset  *columns;
-	RightsStatement *statement;
-} KeptStatement;
 
 typedef struct RoutedViewEntry
 {
@@ -53,24 +42,19 @@ static uint64 invalidations = 0;
  * ----------------------------------------------------------------
  */
 
+/* Called when the memory of a view goes away. */
 static void
-free_view(RoutedView *view)
+free_probes(void *arg)
 {
 	ListCell   *lc;
 
-	for (int i = 0; i < view->ntables; i++)
-	{
-		foreach(lc, view->tables[i].statements)
-			SPI_freeplan(((KeptStatement *) lfirst(lc))->statement->plan);
-	}
-	foreach(lc, view->owners)
+	foreach(lc, ((RoutedView *) arg)->owners)
 	{
 		OwnerRule  *rule = lfirst(lc);
 
 		if (rule->probe)
 			SPI_freeplan(rule->probe->plan);
 	}
-	MemoryContextDelete(view->context);
 }
 
 /*
@@ -155,57 +139,14 @@ column_number(RoutedView *view, const char *column)
 	return attno;
 }
 
-/*
- * Raises an error if the table does not have the columns of the view.  Our
- * statements use the column names of the view, which keeps the names from the
- * time when it was created.  The local table has the columns of the view in
- * the same order.  Comparing them in order detects two columns that have
- * swapped names.
- */
+/* Adds the generated columns of a table, by their numbers in the view. */
 static void
-refuse_renamed(RoutedView *view, Relation rel)
-{
-	TupleDesc	desc = RelationGetDescr(rel);
-	bool		by_order = rel->rd_rel->relkind != RELKIND_FOREIGN_TABLE;
-	int			next = 0;
-
-	for (int i = 0; i < view->desc->natts; i++)
-	{
-		char	   *column = NameStr(TupleDescAttr(view->desc, i)->attname);
-
-		while (next < desc->natts && TupleDescAttr(desc, next)->attisdropped)
-			next++;
-		if (by_order ? next < desc->natts &&
-			strcmp(NameStr(TupleDescAttr(desc, next)->attname), column) == 0 :
-			get_attnum(RelationGetRelid(rel), column) > 0)
-		{
-			next++;
-			continue;
-		}
-		refuse_stale(view, psprintf(_("Column \"%s\" of the view is no longer a column of that name in table \"%s\"."),
-									column, RelationGetRelationName(rel)));
-	}
-}
-
-/*
- * Does the table, or the foreign table, show that rows are changed when they
- * are stored?  Also adds its generated columns to view->generated, by their
- * number in the view.  Raises an error if it lacks a column of the view.
- */
-static bool
-table_changes_rows(RoutedView *view, Oid relid)
+add_generated_columns(RoutedView *view, Oid relid)
 {
 	Relation	rel = table_open(relid, AccessShareLock);
 	TupleDesc	desc = RelationGetDescr(rel);
-	bool		result;
-	MemoryContext oldcontext;
+	MemoryContext oldcontext = MemoryContextSwitchTo(view->context);
 
-	refuse_renamed(view, rel);
-	oldcontext = MemoryContextSwitchTo(view->context);
-	/* partitions may have triggers of their own */
-	result = rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE ||
-		(rel->trigdesc && (rel->trigdesc->trig_insert_before_row ||
-						   rel->trigdesc->trig_update_before_row));
 	for (int i = 0; i < desc->natts; i++)
 	{
 		Form_pg_attribute att = TupleDescAttr(desc, i);
@@ -213,7 +154,6 @@ table_changes_rows(RoutedView *view, Oid relid)
 
 		if (att->attisdropped || att->attgenerated == '\0')
 			continue;
-		result = true;
 		attno = get_attnum(view->relid, NameStr(att->attname));
 		/* the view lacks columns that were added later */
 		if (attno != InvalidAttrNumber)
@@ -221,7 +161,6 @@ table_changes_rows(RoutedView *view, Oid relid)
 	}
 	MemoryContextSwitchTo(oldcontext);
 	table_close(rel, AccessShareLock);
-	return result;
 }
 
 /* Prepares a statement with the privileges that the view gives; see rights.h. */
@@ -240,7 +179,7 @@ prepare(RoutedView *view, const char *sql, int nargs, const Oid *argtypes,
  * and SPI_finish() frees the view unless keep_view() is called before.
  */
 static RoutedView *
-look_up_view(Relation rel, Trigger *trigger)
+look_up_view(Relation rel)
 {
 	Oid			relid = RelationGetRelid(rel);
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
@@ -297,13 +236,7 @@ look_up_view(Relation rel, Trigger *trigger)
 													  SPI_tuptable->tupdesc, 2,
 													  &isnull));
 		table->foreign = get_rel_relkind(table->relid) == RELKIND_FOREIGN_TABLE;
-		for (int j = 0; j < trigger->tgnargs; j++)
-		{
-			if (strcmp(trigger->tgargs[j], table->store) == 0)
-				table->changes_rows = true;
-		}
-		if (table_changes_rows(view, table->relid))
-			table->changes_rows = true;
+		add_generated_columns(view, table->relid);
 	}
 
 	if (view->routing == ROUTING_LOOKUP)
@@ -345,232 +278,89 @@ keep_view(RoutedView *view)
 		if (rule->probe)
 			SPI_keepplan(rule->probe->plan);
 	}
+	view->cleanup.func = free_probes;
+	view->cleanup.arg = view;
+	MemoryContextRegisterResetCallback(view->context, &view->cleanup);
 	MemoryContextSetParent(view->context, CacheMemoryContext);
 }
 
-RoutedView *
-routed_view_pin(Relation rel, Trigger *trigger)
+static void
+begin_lookups(void)
 {
-	Oid			relid = RelationGetRelid(rel);
+	HASHCTL		ctl = {.keysize = sizeof(Oid),
+	.entrysize = sizeof(RoutedViewEntry)};
+
+	routed_views = hash_create("run_ops routed views", 16, &ctl,
+							   HASH_ELEM | HASH_BLOBS);
+	CacheRegisterRelcacheCallback(invalidate_views, (Datum) 0);
+	CacheRegisterSyscacheCallback(NAMESPACEOID, invalidate_all_views, (Datum) 0);
+}
+
+RoutedView *
+get_routed_view(Oid relid)
+{
 	RoutedViewEntry *entry;
 	RoutedView *view;
+	Relation	rel;
 	bool		found;
 	uint64		before;
 	Oid			userid;
 	int			sec_context;
 
 	if (routed_views == NULL)
-	{
-		HASHCTL		ctl = {.keysize = sizeof(Oid),
-		.entrysize = sizeof(RoutedViewEntry)};
-
-		routed_views = hash_create("run_ops routed views", 16, &ctl,
-								   HASH_ELEM | HASH_BLOBS);
-		CacheRegisterRelcacheCallback(invalidate_views, (Datum) 0);
-		CacheRegisterSyscacheCallback(NAMESPACEOID, invalidate_all_views,
-									  (Datum) 0);
-	}
+		begin_lookups();
 	entry = hash_search(routed_views, &relid, HASH_FIND, NULL);
-	if (entry == NULL || !entry->view->valid)
-	{
-		if (SPI_connect() != SPI_OK_CONNECT)
-			elog(ERROR, "SPI_connect failed");
-		before = invalidations;
-		/* the writer needs no privileges on the registry */
-		GetUserIdAndSecContext(&userid, &sec_context);
-		SetUserIdAndSecContext(rel->rd_rel->relowner,
-							   sec_context | SECURITY_LOCAL_USERID_CHANGE);
-		view = look_up_view(rel, trigger);
-		SetUserIdAndSecContext(userid, sec_context);
-		entry = hash_search(routed_views, &relid, HASH_ENTER, &found);
-		/* from here on nothing fails, so the entry will refer to the view */
-		if (found && entry->view->npins == 0)
-			free_view(entry->view);
-		/* if the old view is pinned, the last unpin frees it */
-		keep_view(view);
-		/* an invalidation during the lookup may concern this view */
-		view->valid = invalidations == before;
-		entry->view = view;
-		SPI_finish();
-	}
-	entry->view->npins++;
-	return entry->view;
+	if (entry != NULL && entry->view->valid)
+		return entry->view;
+
+	rel = try_relation_open(relid, AccessShareLock);
+	if (rel == NULL || rel->rd_rel->relkind != RELKIND_VIEW)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("relation %u is not the view of a routed table", relid)));
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	before = invalidations;
+	/* the writer needs no privileges on the registry */
+	GetUserIdAndSecContext(&userid, &sec_context);
+	SetUserIdAndSecContext(rel->rd_rel->relowner,
+						   sec_context | SECURITY_LOCAL_USERID_CHANGE);
+	view = look_up_view(rel);
+	SetUserIdAndSecContext(userid, sec_context);
+	entry = hash_search(routed_views, &relid, HASH_ENTER, &found);
+	/* from here on nothing fails, so the entry will refer to the view */
+	if (found)
+		MemoryContextSetParent(entry->view->context, TopTransactionContext);
+	keep_view(view);
+	/* an invalidation during the lookup may concern this view */
+	view->valid = invalidations == before;
+	entry->view = view;
+	SPI_finish();
+	relation_close(rel, NoLock);
+	return view;
 }
 
-void
-routed_view_unpin(RoutedView *view)
+bool
+is_known_routed_view(Oid relid)
 {
-	RoutedViewEntry *entry;
-
-	if (--view->npins > 0)
-		return;
-	entry = hash_search(routed_views, &view->relid, HASH_FIND, NULL);
-	if (entry->view != view)
-		free_view(view);		/* it has been replaced */
+	return routed_views != NULL && hash_search(routed_views, &relid, HASH_FIND, NULL) != NULL;
 }
 
-/* ----------------------------------------------------------------
- *		Statements
- * ----------------------------------------------------------------
+/*
+ * A copy of the database must not write, not even local rows.  Whether it is a copy does not change within a
+ * transaction.
  */
-
-static const char *
-column_name(RoutedView *view, AttrNumber attno)
+void
+require_active_stores(Oid relid)
 {
-	return quote_identifier(NameStr(TupleDescAttr(view->desc, attno - 1)->attname));
-}
+	RoutedView *view = get_routed_view(relid);
 
-/* The columns of the view except some, each with the prefix before it. */
-static char *
-column_list(RoutedView *view, const char *prefix, Bitmapset *but)
-{
-	StringInfoData list;
-
-	initStringInfo(&list);
-	for (int attno = 1; attno <= view->desc->natts; attno++)
-	{
-		if (!bms_is_member(attno, but))
-			appendStringInfo(&list, "%s%s%s", list.len ? ", " : "", prefix,
-							 column_name(view, attno));
-	}
-	return list.data;
-}
-
-/* A statement under construction, with the types of its parameters. */
-typedef struct StatementText
-{
-	StringInfoData sql;
-	int			nargs;
-	Oid		   *argtypes;
-} StatementText;
-
-/* Adds a parameter for a column. */
-static int
-new_parameter(StatementText *text, RoutedView *view, AttrNumber attno)
-{
-	text->argtypes[text->nargs++] = TupleDescAttr(view->desc, attno - 1)->atttypid;
-	return text->nargs;
-}
-
-static void
-write_insert(StatementText *text, RoutedView *view, const char *name,
-			 StoreAction action)
-{
-	appendStringInfo(&text->sql, "INSERT INTO %s AS t (%s) ", name,
-					 column_list(view, "", view->generated));
-	if (action == ACTION_INSERT)
-	{
-		appendStringInfo(&text->sql, "SELECT %s FROM " COLLECTED_ROWS " AS r",
-						 column_list(view, "r.", view->generated));
+	if (view->checked_in == compat_local_transaction_id())
 		return;
-	}
-	for (int attno = 1; attno <= view->desc->natts; attno++)
+	for (int i = 0; i < view->ntables; i++)
 	{
-		if (bms_is_member(attno, view->generated))
-			continue;
-		appendStringInfoString(&text->sql, text->nargs ? ", " : "VALUES (");
-		appendStringInfo(&text->sql, "$%d", new_parameter(text, view, attno));
+		if (view->tables[i].foreign)
+			split_require_active(GetForeignServerIdByRelId(view->tables[i].relid));
 	}
-	appendStringInfoChar(&text->sql, ')');
-	if (action == ACTION_INSERT_ONE_SKIP)
-		appendStringInfoString(&text->sql, " ON CONFLICT DO NOTHING");
-	appendStringInfo(&text->sql, " RETURNING %s", column_list(view, "t.", NULL));
-}
-
-/* Appends SET, WHERE and RETURNING to a statement. */
-static void
-write_change(StatementText *text, RoutedView *view, StoreTable *table,
-			 StoreAction action, Bitmapset *columns)
-{
-	StringInfoData condition;
-	int			column = -1;
-
-	initStringInfo(&condition);
-	for (int i = 0; i < view->nkeys; i++)
-		appendStringInfo(&condition, "%s t.%s OPERATOR(pg_catalog.=) $%d",
-						 i ? " AND" : " WHERE",
-						 column_name(view, view->keys[i]),
-						 new_parameter(text, view, view->keys[i]));
-	/* last, so that it is called only for the row with the key */
-	if (!table->foreign && action != ACTION_FIND)
-		appendStringInfoString(&condition,
-							   " AND run_ops.is_as_seen(t.tableoid, t.ctid)");
-
-	while ((column = bms_next_member(columns, column)) >= 0)
-	{
-		bool		first = text->nargs == view->nkeys;
-
-		appendStringInfo(&text->sql, "%s %s = $%d", first ? " SET" : ",",
-						 column_name(view, column), new_parameter(text, view, column));
-	}
-	appendStringInfoString(&text->sql, condition.data);
-	if (action == ACTION_UPDATE && table->changes_rows)
-		appendStringInfo(&text->sql, " RETURNING %s",
-						 column_list(view, "t.", NULL));
-}
-
-static void
-write_statement(StatementText *text, RoutedView *view, StoreTable *table,
-				StoreAction action, Bitmapset *columns)
-{
-	char	   *name = quote_qualified_identifier(get_namespace_name(get_rel_namespace(table->relid)),
-												  get_rel_name(table->relid));
-
-	switch (action)
-	{
-		case ACTION_INSERT:
-		case ACTION_INSERT_ONE_RETURNING:
-		case ACTION_INSERT_ONE_SKIP:
-			write_insert(text, view, name, action);
-			return;
-		case ACTION_FIND:
-			appendStringInfo(&text->sql, "SELECT %sFROM %s AS t",
-							 table->foreign ? "" : "t.tableoid, t.ctid ", name);
-			break;
-		case ACTION_DELETE:
-			appendStringInfo(&text->sql, "DELETE FROM %s AS t", name);
-			break;
-		case ACTION_UPDATE:
-			appendStringInfo(&text->sql, "UPDATE %s AS t", name);
-			break;
-	}
-	write_change(text, view, table, action, columns);
-}
-
-RightsStatement *
-routed_view_statement(RoutedView *view, StoreTable *table,
-					  StoreAction action, Bitmapset *columns)
-{
-	ListCell   *lc;
-	KeptStatement *kept;
-	RightsStatement *statement;
-	StatementText text;
-	MemoryContext oldcontext;
-	bool		keep = list_length(table->statements) < MAX_KEPT_STATEMENTS;
-
-	foreach(lc, table->statements)
-	{
-		kept = lfirst(lc);
-		if (kept->action == action && bms_equal(kept->columns, columns))
-			return kept->statement;
-	}
-
-	initStringInfo(&text.sql);
-	text.nargs = 0;
-	text.argtypes = palloc(sizeof(Oid) * (view->desc->natts + view->nkeys));
-	write_statement(&text, view, table, action, columns);
-	statement = prepare(view, text.sql.data, text.nargs, text.argtypes,
-						keep ? view->context : CurrentMemoryContext);
-	if (!keep)
-		return statement;		/* SPI_finish() frees it */
-	oldcontext = MemoryContextSwitchTo(view->context);
-	kept = palloc(sizeof(KeptStatement));
-	kept->action = action;
-	kept->columns = bms_copy(columns);
-	kept->statement = statement;
-	table->statements = lappend(table->statements, kept);
-	MemoryContextSwitchTo(oldcontext);
-	/* last: if something failed after it, nothing would free the kept plan */
-	SPI_keepplan(statement->plan);
-	return statement;
+	view->checked_in = compat_local_transaction_id();
 }

@@ -1,6 +1,6 @@
 /*
  * routed_view.h
- *		The facts about the view of a routed table that a write needs.
+ *		The facts about the view of a routed table that tell where a new row goes.
  */
 #ifndef RUN_OPS_ROUTED_VIEW_H
 #define RUN_OPS_ROUTED_VIEW_H
@@ -11,27 +11,8 @@
 #include "nodes/pg_list.h"
 #include "storage/lock.h"
 #include "utils/relcache.h"
-#include "utils/reltrigger.h"
 
 #include "ground/rights.h"
-
-/* The name of the relation from which an INSERT reads the collected rows. */
-#define COLLECTED_ROWS "run_ops_rows"
-
-/*
- * The kinds of statements on the table of one store.  The parameters of
- * INSERT_ONE_... are the columns of the row except generated ones.  Other
- * actions have the key and then the columns that are set as parameters.
- */
-typedef enum StoreAction
-{
-	ACTION_INSERT,				/* inserts the rows of COLLECTED_ROWS */
-	ACTION_INSERT_ONE_RETURNING,
-	ACTION_INSERT_ONE_SKIP,		/* likewise, but skips a row that conflicts */
-	ACTION_UPDATE,
-	ACTION_DELETE,
-	ACTION_FIND					/* of a local row, returns tableoid and ctid */
-} StoreAction;
 
 /* The table of one store. */
 typedef struct StoreTable
@@ -39,8 +20,6 @@ typedef struct StoreTable
 	char	   *store;
 	Oid			relid;
 	bool		foreign;
-	bool		changes_rows;	/* the stored row may differ from the row sent */
-	List	   *statements;		/* see routed_view_statement() */
 } StoreTable;
 
 /*
@@ -73,9 +52,9 @@ typedef struct RoutedView
 	Oid			owner;
 	bool		security_invoker;
 	bool		valid;			/* false: it must be looked up again */
-	int			npins;			/* number of statements that use it */
 	LocalTransactionId checked_in;	/* transaction that has checked that the
 									 * stores may be used */
+	MemoryContextCallback cleanup;
 	TupleDesc	desc;
 	Routing		routing;
 	AttrNumber	route_column;	/* ROUTING_LOOKUP: the key if it is a text
@@ -89,20 +68,15 @@ typedef struct RoutedView
 } RoutedView;
 
 /*
- * Returns the facts about the view; they stay valid until the view is
- * unpinned.  The arguments of its trigger name the stores whose tables have
- * BEFORE ROW triggers.
+ * The facts about the view, which stay until the transaction ends.  Errors: 42704
+ * if it is not one of ours, 42703 if the registry names other columns.
  */
-extern RoutedView *routed_view_pin(Relation rel, Trigger *trigger);
-extern void routed_view_unpin(RoutedView *view);
+extern RoutedView *get_routed_view(Oid relid);
 
-/*
- * The prepared statement for an action that sets these columns.  The caller
- * must be connected to SPI.
- */
-extern RightsStatement *routed_view_statement(RoutedView *view,
-											  StoreTable *table,
-											  StoreAction action,
-											  Bitmapset *columns);
+/* Has this session asked for the facts about the view? */
+extern bool is_known_routed_view(Oid relid);
+
+/* Raises an error if the stores of the view must not be used; see read_gate.c. */
+extern void require_active_stores(Oid relid);
 
 #endif							/* RUN_OPS_ROUTED_VIEW_H */

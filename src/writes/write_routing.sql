@@ -5,7 +5,7 @@ CREATE FUNCTION run_ops.route_write() RETURNS trigger
   LANGUAGE c
   AS 'MODULE_PATHNAME', 'run_ops_route_write';
 COMMENT ON FUNCTION run_ops.route_write() IS
-  'writes each row that is written to a view to the store where it belongs; access to the table there is checked as the owner of the view';
+  'collects the rows of a statement on a view that was not planned as statements on its tables, and writes them when it ends; access to the tables is checked as the owner of the view';
 REVOKE EXECUTE ON FUNCTION run_ops.route_write() FROM PUBLIC;
 
 CREATE FUNCTION run_ops.fire_on_replica(view regclass, trigger_name name) RETURNS void
@@ -15,12 +15,25 @@ COMMENT ON FUNCTION run_ops.fire_on_replica(regclass, name) IS
   'makes a trigger of a view fire with session_replication_role = replica only, and excludes it from dumps; ALTER TABLE ... ENABLE REPLICA TRIGGER does not work for views';
 REVOKE EXECUTE ON FUNCTION run_ops.fire_on_replica(regclass, name) FROM PUBLIC;
 
--- Because of its cost, it is the last condition that is evaluated.
-CREATE FUNCTION run_ops.is_as_seen(tableoid oid, ctid tid) RETURNS boolean
-  LANGUAGE c STRICT COST 1000
-  AS 'MODULE_PATHNAME', 'run_ops_is_as_seen';
-COMMENT ON FUNCTION run_ops.is_as_seen(oid, tid) IS
-  'whether a version of a row is the one that the statement on the view has seen, or was evaluated again for; called by the statements of route_write()';
+-- Called by the statements on the leaves as the one who writes, so not revoked
+-- from PUBLIC.
+CREATE FUNCTION run_ops.leaf_of_new_id(view oid, id text) RETURNS oid
+  LANGUAGE c STABLE
+  AS 'MODULE_PATHNAME', 'run_ops_leaf_of_new_id';
+COMMENT ON FUNCTION run_ops.leaf_of_new_id(oid, text) IS
+  'the table or foreign table to which a new row of a view goes if the id in its deciding column is this one';
+
+CREATE FUNCTION run_ops.leaf_of_new_row(view oid, new_row record) RETURNS oid
+  LANGUAGE c STRICT
+  AS 'MODULE_PATHNAME', 'run_ops_leaf_of_new_row';
+COMMENT ON FUNCTION run_ops.leaf_of_new_row(oid, record) IS
+  'the table or foreign table to which a new row of a view goes; if its id does not decide, looks for the rows to which it refers';
+
+CREATE FUNCTION run_ops.id_that_stays(view oid, leaf oid, old_id text, new_id text) RETURNS text
+  LANGUAGE c STABLE
+  AS 'MODULE_PATHNAME', 'run_ops_id_that_stays';
+COMMENT ON FUNCTION run_ops.id_that_stays(oid, oid, text, text) IS
+  'the new id of a row that is in this table or foreign table; an error if the row would have to move to another store';
 
 -- Not revoked from PUBLIC: whoever adds a partition to a local table gives it
 -- this trigger, for which PostgreSQL wants EXECUTE.
@@ -103,28 +116,12 @@ COMMENT ON FUNCTION run_ops.build_defaults(run_ops.routed_table, boolean) IS
   'gives the view the defaults of the local table, because a trigger cannot distinguish an omitted column from NULL; the sequence of this database generates the values for every store';
 REVOKE EXECUTE ON FUNCTION run_ops.build_defaults(run_ops.routed_table, boolean) FROM PUBLIC;
 
-CREATE FUNCTION run_ops.record_row_changers(store text) RETURNS void
-  LANGUAGE sql SET search_path = pg_catalog, pg_temp
-AS $$
-  -- tgtype: 1 = for each row, 2 = before
-  UPDATE run_ops.routed_store AS r SET changes_rows = (a ->> 'changes')::boolean
-    FROM run_ops.ask_store(record_row_changers.store, (SELECT format(
-           'SELECT u.view, c.relkind = ''p'' OR EXISTS (SELECT FROM pg_trigger AS g WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgtype & 3 = 3) AS changes '
-           'FROM unnest(%L::bigint[], %L::text[]) AS u (view, name) JOIN pg_class AS c ON c.oid = to_regclass(u.name)',
-           array_agg(t.view::oid), array_agg(format('%I.%I', t.store_schema, t.store_table))) FROM run_ops.routed_table AS t)) AS a
-   WHERE r.store = record_row_changers.store AND r.view = (a ->> 'view')::oid
-$$;
-COMMENT ON FUNCTION run_ops.record_row_changers(text) IS
-  'queries a store for tables that have, or may have, BEFORE ROW triggers, and records the result in run_ops.routed_store';
-REVOKE EXECUTE ON FUNCTION run_ops.record_row_changers(text) FROM PUBLIC;
-
 CREATE FUNCTION run_ops.build_triggers(t run_ops.routed_table, split boolean) RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-  stores text;
-  part   record;
-  old    record;
+  part record;
+  old  record;
 BEGIN
   PERFORM run_ops.build_defaults(t, split);
   FOR old IN
@@ -137,7 +134,6 @@ BEGIN
   IF NOT split THEN
     RETURN;
   END IF;
-  stores := (SELECT string_agg(quote_literal(s.store), ', ' ORDER BY s.store) FROM run_ops.routed_store AS s WHERE s.view = t.view AND s.changes_rows);
   -- Each trigger has a twin for session_replication_role = replica. Without it,
   -- a write under that setting would silently lose the rows.
   FOR part IN
@@ -146,8 +142,8 @@ BEGIN
            AS p (name, timing, level), (VALUES (false), (true)) AS r (replica)
   LOOP
     EXECUTE format('CREATE TRIGGER %s %s INSERT OR UPDATE OR DELETE ON %s '
-                   'FOR EACH %s EXECUTE FUNCTION run_ops.route_write(%s)',
-                   part.trigger_name, part.timing, t.view, part.level, stores);
+                   'FOR EACH %s EXECUTE FUNCTION run_ops.route_write()',
+                   part.trigger_name, part.timing, t.view, part.level);
     PERFORM run_ops.fire_on_replica(t.view, part.trigger_name) WHERE part.replica;
   END LOOP;
 

@@ -115,7 +115,7 @@ try_each($control_plane, 'triggers of who has USAGE only', "SET ROLE caller; $te
 foreach my $time ('BEFORE', 'AFTER')
 {
 	try_each($control_plane, "from a trigger $time", "BEGIN;
-		CREATE TRIGGER inside $time INSERT OR UPDATE OR DELETE ON run FOR EACH ROW WHEN (pg_trigger_depth() = 1) EXECUTE FUNCTION probe.answer_inside();
+		CREATE TRIGGER inside $time INSERT OR UPDATE OR DELETE ON run FOR EACH ROW WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION probe.answer_inside();
 		INSERT INTO run_ops.run (id, n) VALUES ('" . cuid(2) . "', 1);
 		UPDATE run_ops.run SET n = 3 WHERE id = '" . cuid(2) . "';
 		DELETE FROM run_ops.run WHERE id = '" . cuid(2) . "';
@@ -168,31 +168,30 @@ is($control_plane->safe_psql('postgres', "BEGIN; $temporary
 	  EXECUTE FUNCTION run_ops.bump_changed('probe', 'n', 'n');
 	UPDATE temporary SET n = 2; SELECT key FROM run_ops.cache_epoch WHERE scope = 'probe'; ROLLBACK"), '*',
 	'a key that is no text: an epoch for all of them');
-foreach my $call ("'run_ops.run'::regclass, '(0,1)'", "1, '(0,1)'", "'probe.foreign'::regclass, '(0,1)'")
+foreach my $call ("leaf_of_new_id(1, 'x')", "leaf_of_new_row(1, ROW(1))", "id_that_stays(1, 1, 'x', 'y')")
 {
-	my ($relation) = $control_plane->safe_psql('postgres', 'SELECT (' . ($call =~ s/, .*//r) . ')::oid');
-	refused("is_as_seen($call) within an UPDATE", "$verbose
-		CREATE FUNCTION probe.seen() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM run_ops.is_as_seen(" . ($call =~ s/'/''/gr) . "); RETURN NEW; END';
-		CREATE TRIGGER seen BEFORE UPDATE ON run FOR EACH ROW EXECUTE FUNCTION probe.seen();
-		UPDATE run_ops.run SET n = 2 WHERE id = '" . cuid(1) . "';",
-		"22023: relation $relation is not the table whose row is changed");
+	refused($call, "$verbose SELECT run_ops.$call", '42704: relation 1 is not the view of a routed table');
 }
+refused('leaf_of_new_id() for a table', "$verbose SELECT run_ops.leaf_of_new_id('run'::regclass, 'x')",
+	'42704: relation ' . $control_plane->safe_psql('postgres', q{SELECT 'run'::regclass::oid}) . ' is not the view of a routed table');
+refused('leaf_of_new_row() for a row of something else', "$verbose SELECT run_ops.leaf_of_new_row('run_ops.run'::regclass, ROW(1))",
+	'42804: the row is not one of view "run"');
 refused('fire_on_replica() for a trigger of somebody else', "$verbose
 	CREATE TRIGGER t INSTEAD OF INSERT ON probe.view FOR EACH ROW EXECUTE FUNCTION probe.answer_inside();
 	SELECT run_ops.fire_on_replica('probe.view', 't');", '42809: trigger "t" of view "view" is not one of run_ops.route_write()');
 refused('fire_on_replica() by a transaction that only reads',
 	"$verbose SET TRANSACTION READ ONLY; SELECT run_ops.fire_on_replica('run_ops.run', 'run_ops_replica_begin');",
 	'25006: cannot execute run_ops.fire_on_replica() in a read-only transaction');
+# COPY is what fires these triggers
+my $copy = 'COPY run_ops.run (id) FROM STDIN;' . "\n" . ksuid(2) . "\n\\.\n";
 refused('a second trigger that announces a statement',
-	"$verbose CREATE TRIGGER t BEFORE UPDATE ON run_ops.run EXECUTE FUNCTION run_ops.route_write(); UPDATE run_ops.run SET n = 2;",
+	"$verbose CREATE TRIGGER t BEFORE INSERT ON run_ops.run EXECUTE FUNCTION run_ops.route_write(); $copy",
 	'39P01: more than one BEFORE trigger of view "run" calls run_ops.route_write()');
-# within a statement of the same kind, whose frame it must leave alone
-refused('a second trigger that ends a statement', "$verbose
-	CREATE TRIGGER t AFTER UPDATE ON run_ops.run EXECUTE FUNCTION run_ops.route_write();
-	WITH w AS (UPDATE run_ops.run SET n = 2 RETURNING n) SELECT probe.try_each('{UPDATE run_ops.run SET n = 3}') FROM w;",
+refused('a second trigger that ends a statement',
+	"$verbose CREATE TRIGGER a AFTER INSERT ON run_ops.run EXECUTE FUNCTION run_ops.route_write(); $copy",
 	'39P01: no BEFORE trigger of view "run" has called run_ops.route_write()');
 refused('a statement without an end',
-	"$verbose DROP TRIGGER run_ops_write ON run_ops.run; UPDATE run_ops.run SET n = 2; COMMIT;",
+	"$verbose DROP TRIGGER run_ops_write ON run_ops.run; $copy COMMIT;",
 	'39P01: no AFTER trigger of view "run" has called run_ops.route_write()');
 survived($control_plane, 'all of them');
 
