@@ -147,11 +147,13 @@ REGRESS ?= \
 	store_counts \
 	lazy_fdw \
 	write_routing \
+	one_statement \
 	column_equality \
 	cross_seam_guard \
 	cross_store_writes \
 	cleanup \
 	life_of_a_run \
+	run_store \
 	shards \
 	split_mode \
 	repatriate \

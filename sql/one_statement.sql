@@ -1,0 +1,322 @@
+-- A statement on a view is one statement on each of its tables.  It has one
+-- snapshot, foreign keys and unique constraints are checked at its end, triggers
+-- fire as they do for a table, and a row that an action of the statement has
+-- touched is changed all the same.
+--
+-- The expected file is what plain tables give.  With RUN_OPS_PLAIN in the
+-- environment nothing is attached, and the same statements run on the tables.
+\set name one_statement
+\i test/fixtures/two_stores.sql
+\set ECHO none
+SET client_min_messages = warning;
+SET run_ops_split.cross_store_writes = allow;
+\getenv plain RUN_OPS_PLAIN
+\if :{?plain} \else \set plain '' \endif
+SELECT set_config('app.plain', :'plain', false) = '' AS split \gset
+-- a command in every database
+CREATE PROCEDURE everywhere(command text) LANGUAGE plpgsql SET search_path = public AS $$
+BEGIN
+  EXECUTE command;
+  IF current_setting('app.plain') = '' THEN
+    PERFORM dblink_exec('new', command);
+  END IF;
+END $$;
+-- ids of both stores, which have a number
+CREATE FUNCTION id(store text, k int) RETURNS text IMMUTABLE LANGUAGE sql
+  RETURN CASE store WHEN 'legacy' THEN 'run_c' || lpad(k::text, 24, '0') ELSE 'run_' || lpad(k::text, 27, '0') END;
+-- the number of an id, with its store
+CREATE FUNCTION short(id text) RETURNS text IMMUTABLE LANGUAGE sql
+  RETURN CASE WHEN id LIKE 'run_c%' THEN 'L' ELSE 'N' END || ltrim(right(id, 24), '0');
+-- what the triggers of every database have noted
+CREATE FUNCTION noted() RETURNS SETOF text LANGUAGE plpgsql SET search_path = public AS $$
+BEGIN
+  RETURN QUERY DELETE FROM note RETURNING what;
+  IF current_setting('app.plain') = '' THEN
+    RETURN QUERY SELECT d.what FROM dblink('new', 'DELETE FROM note RETURNING what') AS d (what text);
+  END IF;
+END $$;
+\set ECHO all
+
+-- The tables, the same in every database.  Rows refer to rows of their own store.
+CALL everywhere($$
+  -- a list: each row refers to the one before
+  CREATE TABLE on_null (id text PRIMARY KEY, n int, parent text REFERENCES on_null ON DELETE SET NULL ON UPDATE CASCADE);
+  CREATE TABLE on_default (id text PRIMARY KEY, n int, parent text DEFAULT 'run_c000000000000000000000001' REFERENCES on_default ON DELETE SET DEFAULT);
+  CREATE TABLE on_default_new (id text PRIMARY KEY, n int, parent text DEFAULT 'run_000000000000000000000000001' REFERENCES on_default_new ON DELETE SET DEFAULT);
+  CREATE TABLE on_cascade (id text PRIMARY KEY, n int, parent text REFERENCES on_cascade ON DELETE CASCADE);
+  CREATE TABLE no_action (id text PRIMARY KEY, n int, parent text REFERENCES no_action);
+  -- an item belongs to a run, and may have an attachment
+  CREATE TABLE att (id text PRIMARY KEY, n int);
+  CREATE TABLE item (id text PRIMARY KEY, "runId" text NOT NULL, att text REFERENCES att ON DELETE SET NULL, n int);
+  -- groups of rows, and places that only one row can have
+  CREATE TABLE member (id text PRIMARY KEY, grp int, n int, touched int NOT NULL DEFAULT 0);
+  CREATE TABLE place (id text PRIMARY KEY, store text, pos int, UNIQUE (store, pos) DEFERRABLE);
+  CREATE TABLE note (what text)$$);
+\set ECHO none
+\if :split
+SELECT run_ops.attach_store('new', 'new') \g /dev/null
+SELECT run_ops.attach_table(t, 'shape')
+  FROM unnest('{on_null,on_default,on_default_new,on_cascade,no_action,att,member,place}'::regclass[]) AS t \g /dev/null
+SELECT run_ops.attach_table('item', 'anchor', 'runId') \g /dev/null
+SELECT run_ops.swap_views(true) \g /dev/null
+SET search_path = run_ops, public;
+\endif
+\set ECHO all
+
+-- # Rows that an action of the statement has touched
+--
+-- ON DELETE SET NULL changes the second row when the first one is deleted.  It
+-- is deleted nevertheless.
+INSERT INTO on_null SELECT id('legacy', k), k, CASE WHEN k > 1 THEN id('legacy', k - 1) END FROM generate_series(1, 6) AS k;
+DELETE FROM on_null WHERE n <= 3;
+\echo DELETE :ROW_COUNT
+SELECT short(id), n, short(parent) AS parent FROM on_null ORDER BY id;
+-- in either store, and with RETURNING
+INSERT INTO on_null SELECT id('legacy', k), k, CASE WHEN k > 11 THEN id('legacy', k - 1) END FROM generate_series(11, 16) AS k;
+INSERT INTO on_null SELECT id('new', k), k, CASE WHEN k > 11 THEN id('new', k - 1) END FROM generate_series(11, 16) AS k;
+WITH d AS (DELETE FROM on_null WHERE n BETWEEN 11 AND 14 RETURNING *) SELECT short(id), n, short(parent) AS parent FROM d ORDER BY id;
+DELETE FROM on_null WHERE n = 15 OR parent = id('legacy', 15) OR parent = id('new', 15);
+\echo DELETE :ROW_COUNT
+SELECT short(id), n, short(parent) AS parent FROM on_null ORDER BY id;
+
+-- ON UPDATE CASCADE changes the child of each row, which the statement changes too.
+INSERT INTO on_null SELECT id('new', k), k, CASE WHEN k > 4 THEN id('new', k - 1) END FROM generate_series(4, 6) AS k;
+UPDATE on_null SET id = id(CASE WHEN id LIKE 'run_c%' THEN 'legacy' ELSE 'new' END, n + 100), n = n + 10;
+\echo UPDATE :ROW_COUNT
+SELECT short(id), n, short(parent) AS parent FROM on_null ORDER BY id;
+-- the parent only
+UPDATE on_null SET id = id(CASE WHEN id LIKE 'run_c%' THEN 'legacy' ELSE 'new' END, 204) WHERE n = 14;
+\echo UPDATE :ROW_COUNT
+SELECT short(id), n, short(parent) AS parent FROM on_null ORDER BY id;
+
+-- ON DELETE SET DEFAULT.
+INSERT INTO on_default SELECT id('legacy', k), k, CASE WHEN k > 1 THEN id('legacy', k - 1) END FROM generate_series(1, 6) AS k;
+INSERT INTO on_default_new SELECT id('new', k), k, CASE WHEN k > 1 THEN id('new', k - 1) END FROM generate_series(1, 6) AS k;
+DELETE FROM on_default WHERE n BETWEEN 2 AND 4;
+\echo DELETE :ROW_COUNT
+DELETE FROM on_default_new WHERE n BETWEEN 2 AND 4;
+\echo DELETE :ROW_COUNT
+SELECT short(id), n, short(parent) AS parent FROM on_default UNION ALL SELECT short(id), n, short(parent) FROM on_default_new ORDER BY 1;
+-- the row that is the default: nothing is left to refer to
+\set VERBOSITY sqlstate
+DELETE FROM on_default WHERE n = 1;
+DELETE FROM on_default_new WHERE n = 1;
+\set VERBOSITY default
+DELETE FROM on_default;
+DELETE FROM on_default_new;
+
+-- An AFTER ROW trigger that changes siblings.
+CALL everywhere($$
+  CREATE FUNCTION touch_siblings() RETURNS trigger LANGUAGE plpgsql SET search_path = public AS $f$
+  BEGIN
+    UPDATE member SET touched = touched + 1 WHERE grp = NEW.grp AND id <> NEW.id AND (id LIKE 'run_c%') = (NEW.id LIKE 'run_c%');
+    RETURN NULL;
+  END $f$;
+  CREATE TRIGGER touch_siblings AFTER UPDATE ON member FOR EACH ROW WHEN (OLD.n IS DISTINCT FROM NEW.n) EXECUTE FUNCTION touch_siblings()$$);
+INSERT INTO member SELECT id(store, k), k % 2, k FROM unnest('{legacy,new}'::text[]) AS store, generate_series(1, 6) AS k;
+UPDATE member SET n = n + 10;
+\echo UPDATE :ROW_COUNT
+SELECT short(id), grp, n, touched FROM member ORDER BY id;
+WITH u AS (UPDATE member SET n = n + 10, touched = 0 WHERE grp = 0 RETURNING *) SELECT short(id), n, touched FROM u ORDER BY id;
+SELECT short(id), grp, n, touched FROM member ORDER BY id;
+
+-- A BEFORE ROW trigger must not change a row that the statement changes later.
+CALL everywhere($$
+  DROP TRIGGER touch_siblings ON member;
+  CREATE FUNCTION interfere() RETURNS trigger LANGUAGE plpgsql SET search_path = public AS $f$
+  BEGIN
+    UPDATE member SET touched = touched + 1 WHERE grp = NEW.grp AND id <> NEW.id AND (id LIKE 'run_c%') = (NEW.id LIKE 'run_c%');
+    RETURN NEW;
+  END $f$;
+  CREATE TRIGGER interfere BEFORE UPDATE ON member FOR EACH ROW WHEN (OLD.n IS DISTINCT FROM NEW.n) EXECUTE FUNCTION interfere()$$);
+\set ECHO none
+\if :split
+SELECT run_ops.refresh_table('run_ops.member') \g /dev/null
+\endif
+\set ECHO all
+\set VERBOSITY sqlstate
+UPDATE member SET n = n + 1 WHERE id LIKE 'run_c%';
+UPDATE member SET n = n + 1 WHERE id NOT LIKE 'run_c%';
+UPDATE member SET n = n + 1;
+\set VERBOSITY default
+UPDATE member SET n = n + 1 WHERE id IN (id('legacy', 1), id('new', 2));
+\echo UPDATE :ROW_COUNT
+SELECT short(id), grp, n, touched FROM member ORDER BY id;
+CALL everywhere('DROP TRIGGER interfere ON member');
+\set ECHO none
+\if :split
+SELECT run_ops.refresh_table('run_ops.member') \g /dev/null
+\endif
+\set ECHO all
+
+-- Of several changes of one row by the statement itself, one counts.
+UPDATE member AS m SET n = m.n + 1 FROM generate_series(1, 3) AS times WHERE m.grp = 1;
+\echo UPDATE :ROW_COUNT
+SELECT short(id), n FROM member WHERE grp = 1 ORDER BY id;
+
+-- Two tables in one statement: deleting an attachment changes the item, which
+-- is deleted as well.
+INSERT INTO att SELECT id(store, k), k FROM unnest('{legacy,new}'::text[]) AS store, generate_series(1, 4) AS k;
+INSERT INTO item SELECT short(id), id, id, n FROM att;
+WITH a AS (DELETE FROM att WHERE n <= 2 RETURNING id), b AS (DELETE FROM item WHERE n IN (2, 3) RETURNING id)
+SELECT (SELECT count(*) FROM a) AS attachments, (SELECT count(*) FROM b) AS items;
+SELECT id, short(att) AS att FROM item ORDER BY id;
+SELECT short(id) FROM att ORDER BY id;
+-- in the other order, and an UPDATE of the items
+WITH b AS (UPDATE item SET n = n + 10 RETURNING id, att), a AS (DELETE FROM att WHERE n = 4 RETURNING id)
+SELECT b.id, short(b.att) AS att, short(a.id) AS deleted FROM b LEFT JOIN a ON a.id = b.att ORDER BY 1;
+SELECT id, short(att) AS att, n FROM item ORDER BY id;
+
+-- # One snapshot
+--
+-- 600 rows in 10 groups: each gets the greatest value of its group plus 1, as it
+-- was before the statement.
+CALL everywhere('TRUNCATE member');
+INSERT INTO member SELECT id(CASE WHEN k % 2 = 0 THEN 'legacy' ELSE 'new' END, k), k / 2 % 10, 0 FROM generate_series(1, 600) AS k;
+UPDATE member AS u SET n = (SELECT max(z.n) + 1 FROM member AS z WHERE z.grp = u.grp);
+\echo UPDATE :ROW_COUNT
+SELECT id LIKE 'run_c%' AS legacy, n, count(*) FROM member GROUP BY 1, 2 ORDER BY 1, 2;
+UPDATE member AS u SET n = (SELECT sum(z.n) FROM member AS z WHERE z.grp = u.grp), touched = (SELECT count(*) FROM member AS z WHERE z.touched = 0);
+\echo UPDATE :ROW_COUNT
+SELECT id LIKE 'run_c%' AS legacy, n, touched, count(*) FROM member GROUP BY 1, 2, 3 ORDER BY 1, 2, 3;
+UPDATE member AS u SET n = z.n + 1 FROM (SELECT grp, max(n) AS n FROM member GROUP BY grp) AS z WHERE z.grp = u.grp;
+\echo UPDATE :ROW_COUNT
+SELECT n, count(*) FROM member GROUP BY 1;
+-- more rows than one message to a store takes: each gets the value of the row before it, as it was
+INSERT INTO member SELECT id(store, k), k, k FROM unnest('{legacy,new}'::text[]) AS store, generate_series(1001, 2500) AS k;
+UPDATE member AS u SET n = coalesce((SELECT z.n FROM member AS z WHERE z.id = id(CASE WHEN u.id LIKE 'run_c%' THEN 'legacy' ELSE 'new' END, u.grp - 1)), 0) WHERE u.grp > 1000;
+\echo UPDATE :ROW_COUNT
+SELECT id LIKE 'run_c%' AS legacy, count(*), count(*) FILTER (WHERE n = grp - 1) AS right FROM member WHERE grp > 1000 GROUP BY 1 ORDER BY 1;
+DELETE FROM member AS u WHERE u.grp > 1001 AND EXISTS (SELECT FROM member AS z WHERE z.id = id(CASE WHEN u.id LIKE 'run_c%' THEN 'legacy' ELSE 'new' END, u.grp - 1));
+\echo DELETE :ROW_COUNT
+SELECT count(*) FROM member WHERE grp > 1000;
+-- all of those that another row is like: none is left
+DELETE FROM member AS u WHERE EXISTS (SELECT FROM member AS z WHERE z.grp = u.grp AND z.id <> u.id);
+\echo DELETE :ROW_COUNT
+SELECT count(*) FROM member;
+-- INSERT from the view itself
+INSERT INTO member SELECT id(CASE WHEN k % 2 = 0 THEN 'legacy' ELSE 'new' END, k), k % 10, k FROM generate_series(1, 300) AS k;
+INSERT INTO member SELECT id(CASE WHEN n % 2 = 0 THEN 'legacy' ELSE 'new' END, n + 1000), grp, (SELECT count(*) FROM member) FROM member;
+SELECT n, count(*) FROM member WHERE n >= 300 GROUP BY 1;
+-- a CTE that updates, joined with the view: it shows the rows as they were
+WITH u AS (UPDATE member SET n = -n WHERE grp = 3 RETURNING id, n)
+SELECT count(*), count(*) FILTER (WHERE v.n = -u.n) AS as_they_were FROM u JOIN member AS v USING (id);
+WITH u AS (UPDATE member SET touched = 1 WHERE grp = 4 RETURNING id) SELECT (SELECT count(*) FROM u), sum(touched) FROM member;
+WITH d AS (DELETE FROM member WHERE grp = 5 RETURNING id), i AS (INSERT INTO member VALUES (id('legacy', 5000), 5, 0), (id('new', 5000), 5, 0) RETURNING id)
+SELECT (SELECT count(*) FROM d) AS deleted, (SELECT count(*) FROM i) AS inserted, count(*) FROM member;
+SELECT count(*) FROM member;
+
+-- # Checked at the end of the statement
+--
+-- NO ACTION: a parent and its children go together.
+INSERT INTO no_action SELECT id(store, k), k, CASE WHEN k > 1 THEN id(store, k - 1) END FROM unnest('{legacy,new}'::text[]) AS store, generate_series(1, 6) AS k;
+\set VERBOSITY sqlstate
+DELETE FROM no_action WHERE n = 3;
+\set VERBOSITY default
+DELETE FROM no_action WHERE n >= 4;
+\echo DELETE :ROW_COUNT
+DELETE FROM no_action WHERE n IN (2, 3) AND id NOT LIKE 'run_c%';
+\echo DELETE :ROW_COUNT
+SELECT short(id), short(parent) AS parent FROM no_action ORDER BY id;
+-- children first, and a row that refers to itself
+INSERT INTO no_action VALUES (id('legacy', 20), 20, id('legacy', 21)), (id('legacy', 21), 21, id('legacy', 21)),
+                             (id('new', 20), 20, id('new', 21)), (id('new', 21), 21, id('new', 21));
+WITH c AS (DELETE FROM no_action WHERE n = 20 RETURNING id) DELETE FROM no_action WHERE n = 21 AND (SELECT count(*) FROM c) = 2;
+SELECT short(id), short(parent) AS parent FROM no_action ORDER BY id;
+-- ids that change places
+UPDATE no_action SET parent = id(CASE WHEN id LIKE 'run_c%' THEN 'legacy' ELSE 'new' END, 30), id = id(CASE WHEN id LIKE 'run_c%' THEN 'legacy' ELSE 'new' END, 30) WHERE n = 1 AND id NOT LIKE 'run_c%';
+\echo UPDATE :ROW_COUNT
+UPDATE no_action SET id = id('legacy', n + 40), parent = CASE WHEN n > 1 THEN id('legacy', n + 39) END WHERE id LIKE 'run_c%';
+\echo UPDATE :ROW_COUNT
+SELECT short(id), short(parent) AS parent FROM no_action ORDER BY id;
+
+-- ON DELETE CASCADE: rows of the statement that the cascade would reach.
+INSERT INTO on_cascade SELECT id(store, k), k, CASE WHEN k > 1 THEN id(store, k - 1) END FROM unnest('{legacy,new}'::text[]) AS store, generate_series(1, 6) AS k;
+DELETE FROM on_cascade WHERE n IN (4, 5);
+\echo DELETE :ROW_COUNT
+DELETE FROM on_cascade WHERE n IN (1, 2) AND id NOT LIKE 'run_c%';
+\echo DELETE :ROW_COUNT
+SELECT short(id), short(parent) AS parent FROM on_cascade ORDER BY id;
+DELETE FROM on_cascade;
+
+-- UNIQUE ... DEFERRABLE
+INSERT INTO place SELECT id(store, k), store, k FROM unnest('{legacy,new}'::text[]) AS store, generate_series(1, 5) AS k;
+UPDATE place SET pos = pos + 1;
+\echo UPDATE :ROW_COUNT
+UPDATE place SET pos = 7 - pos;
+\echo UPDATE :ROW_COUNT
+UPDATE place AS p SET pos = o.pos FROM place AS o WHERE o.store = p.store AND o.pos = 8 - p.pos;
+\echo UPDATE :ROW_COUNT
+SELECT short(id), pos FROM place ORDER BY id;
+\set VERBOSITY sqlstate
+UPDATE place SET pos = 1;
+UPDATE place SET pos = 2 WHERE id = id('new', 2);
+\set VERBOSITY default
+SELECT short(id), pos FROM place ORDER BY id;
+
+-- # Statement triggers fire once in each database
+CALL everywhere($$
+  CREATE FUNCTION note_rows() RETURNS trigger LANGUAGE plpgsql SET search_path = public AS $f$
+  BEGIN
+    INSERT INTO note SELECT format('%s of %s rows in %s: %s', TG_OP, count(*), store, sum(pos)) FROM changed GROUP BY store;
+    RETURN NULL;
+  END $f$;
+  CREATE FUNCTION note_changes() RETURNS trigger LANGUAGE plpgsql SET search_path = public AS $f$
+  BEGIN
+    INSERT INTO note SELECT format('%s of %s rows in %s: from %s to %s, of all %s', TG_OP, count(*), o.store, sum(o.pos), sum(c.pos), (SELECT sum(p.pos) FROM place AS p WHERE p.store = o.store))
+      FROM before AS o JOIN changed AS c USING (id) GROUP BY o.store;
+    RETURN NULL;
+  END $f$;
+  CREATE TRIGGER inserted AFTER INSERT ON place REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION note_rows();
+  CREATE TRIGGER deleted AFTER DELETE ON place REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION note_rows();
+  CREATE TRIGGER updated AFTER UPDATE ON place REFERENCING OLD TABLE AS before NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION note_changes()$$);
+UPDATE place SET pos = pos + 100 WHERE store = 'legacy' AND pos > 2;
+\echo UPDATE :ROW_COUNT
+SELECT * FROM noted() AS what ORDER BY what COLLATE "C";
+UPDATE place SET pos = pos + 100 WHERE pos < 100;
+\echo UPDATE :ROW_COUNT
+SELECT * FROM noted() AS what ORDER BY what COLLATE "C";
+INSERT INTO place SELECT id(store, k), store, k FROM unnest('{legacy,new}'::text[]) AS store, generate_series(20, 24) AS k;
+SELECT * FROM noted() AS what ORDER BY what COLLATE "C";
+DELETE FROM place WHERE pos < 24;
+\echo DELETE :ROW_COUNT
+SELECT * FROM noted() AS what ORDER BY what COLLATE "C";
+
+-- # Cursors do not see what comes later
+CALL everywhere('TRUNCATE member');
+INSERT INTO member SELECT id(store, k), k, 0 FROM unnest('{legacy,new}'::text[]) AS store, generate_series(1, 4) AS k;
+BEGIN;
+DECLARE c CURSOR FOR SELECT short(id), n FROM member ORDER BY id;
+UPDATE member SET n = 1;
+\echo UPDATE :ROW_COUNT
+FETCH ALL FROM c;
+DECLARE d CURSOR FOR SELECT short(id), n FROM member ORDER BY id;
+FETCH 5 FROM d;
+UPDATE member SET n = 2;
+\echo UPDATE :ROW_COUNT
+INSERT INTO member VALUES (id('legacy', 9), 9, 9), (id('new', 9), 9, 9);
+FETCH ALL FROM d;
+ROLLBACK;
+-- a loop over the rows that it adds to: ends after those that were there
+INSERT INTO member SELECT id(store, k), k, 0 FROM unnest('{legacy,new}'::text[]) AS store, generate_series(5, 20) AS k;
+DO $$
+DECLARE
+  r record;
+  loops int := 0;
+BEGIN
+  FOR r IN SELECT id, grp FROM member LOOP
+    loops := loops + 1;
+    INSERT INTO member VALUES (id(CASE WHEN r.id LIKE 'run_c%' THEN 'legacy' ELSE 'new' END, r.grp + 1000 + loops), loops, loops);
+  END LOOP;
+  PERFORM set_config('app.loops', loops::text, false);
+END $$;
+SELECT current_setting('app.loops') AS loops, count(*) FROM member;
+DO $$
+DECLARE
+  r record;
+BEGIN
+  FOR r IN SELECT id, n FROM member WHERE n = 0 ORDER BY id LOOP
+    UPDATE member SET n = n + 1000 WHERE id >= r.id AND n < 2000;
+  END LOOP;
+END $$;
+SELECT n / 1000 AS times, count(*) FROM member GROUP BY 1 ORDER BY 1;
