@@ -78,6 +78,7 @@ MODULES_C = \
 	writes/routed_view \
 	writes/write_routing \
 	writes/collected_rows \
+	writes/conflict_clause \
 	writes/leaf_statements \
 	writes/write_lock \
 	switch/leftovers \

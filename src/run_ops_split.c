@@ -26,7 +26,9 @@
 #include "wire/cross_store_writes.h"
 #include "wire/wire.h"
 #include "writes/collected_rows.h"
+#include "writes/conflict_clause.h"
 #include "writes/leaf_statements.h"
+#include "writes/write_routing.h"
 
 PG_MODULE_MAGIC;
 
@@ -45,7 +47,9 @@ _PG_init(void)
 	seam_pruning_init();
 	seam_shortcut_init();
 	collected_rows_init();
+	conflict_clause_init();
 	leaf_statements_init();
+	write_routing_init();
 	leftovers_init();
 	mint_kind_init();
 	cache_init();

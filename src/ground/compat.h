@@ -93,6 +93,7 @@ typedef struct RangeTblEntry CompatPermissions;
 #define compat_permissions(query, rte) (rte)
 #define compat_add_permissions(query, rte) (rte)
 #define compat_copy_permissions(to, from, rte) ((void) 0)
+#define compat_check_nothing(rte) ((rte)->requiredPerms = 0)
 #else
 typedef struct RTEPermissionInfo CompatPermissions;
 #define compat_permissions(query, rte) getRTEPermissionInfo((query)->rteperminfos, rte)
@@ -101,6 +102,7 @@ typedef struct RTEPermissionInfo CompatPermissions;
 #define compat_copy_permissions(to, from, rte) \
 	((to)->rteperminfos = list_make1(copyObject(getRTEPermissionInfo((from)->rteperminfos, rte))), \
 	 (rte)->perminfoindex = 1)
+#define compat_check_nothing(rte) ((rte)->perminfoindex = 0)
 #endif
 
 /* an Append that executes all its children */
@@ -168,9 +170,11 @@ typedef bool TU_UpdateIndexes;
 #if PG_VERSION_NUM < 150000
 #define COMPAT_BOOLEAN_TAG T_Integer
 #define compat_bool_value(node) (intVal(node) != 0)
+#define compat_make_boolean(value) makeInteger(value)
 #else
 #define COMPAT_BOOLEAN_TAG T_Boolean
 #define compat_bool_value(node) boolVal(node)
+#define compat_make_boolean(value) makeBoolean(value)
 #endif
 
 /*

@@ -24,6 +24,7 @@
 #include "lib/ilist.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
+#include "nodes/nodeFuncs.h"
 #include "optimizer/appendinfo.h"
 #include "optimizer/inherit.h"
 #include "optimizer/optimizer.h"
@@ -51,7 +52,8 @@ enum
 {
 	MODIFY_SQL,
 	MODIFY_COLUMNS,
-	MODIFY_HOW					/* skip_conflicts and returning */
+	MODIFY_RETURNING,
+	MODIFY_CONFLICT				/* text of ON CONFLICT; NULL: none */
 };
 
 typedef struct StoreModify
@@ -61,7 +63,8 @@ typedef struct StoreModify
 	ResultRelInfo *target;
 	CmdType		operation;
 	List	   *columns;		/* as the plan has them */
-	bool		skip;
+	const char *conflict;
+	List	   *conflict_values;	/* its values, as expressions */
 	bool		returning;
 	Wire	   *wire;
 	WireStatement *statement;
@@ -162,13 +165,27 @@ nth_or_null(List *list, int n)
 	return list == NIL ? NULL : list_nth(list, n);
 }
 
+/*
+ * What follows ON CONFLICT.  Of an INSERT into a view it is in the place of SET,
+ * before its values; see conflict_clause.c.
+ */
+static const char *
+conflict_text(ModifyTable *plan)
+{
+	if (plan == NULL || plan->onConflictAction != ONCONFLICT_NOTHING)
+		return NULL;
+	if (plan->onConflictSet == NIL)
+		return " DO NOTHING";
+	return TextDatumGetCString(castNode(Const, linitial_node(TargetEntry, plan->onConflictSet)->expr)->constvalue);
+}
+
 static List *
 storePlanForeignModify(PlannerInfo *root, ModifyTable *plan, Index target,
 					   int subplan_index)
 {
 	Relation	rel = table_open(planner_rt_fetch(target, root)->relid, NoLock);
 	CmdType		operation = plan->operation;
-	bool		skip = plan->onConflictAction == ONCONFLICT_NOTHING;
+	const char *conflict = conflict_text(plan);
 	bool		returning = wants_rows(rel, operation,
 									   nth_or_null(plan->returningLists, subplan_index),
 									   nth_or_null(plan->withCheckOptionLists, subplan_index));
@@ -179,8 +196,9 @@ storePlanForeignModify(PlannerInfo *root, ModifyTable *plan, Index target,
 	if (plan->onConflictAction == ONCONFLICT_UPDATE)
 		elog(ERROR, "unexpected ON CONFLICT specification: %d",
 			 (int) plan->onConflictAction);
-	result = list_make3(makeString(remote_change_text(rel, operation, columns, skip, returning)),
-						columns, list_make2_int(skip, returning));
+	result = list_make4(makeString(remote_change_text(rel, operation, columns, conflict, returning)),
+						columns, makeInteger(returning),
+						conflict ? makeString(pstrdup(conflict)) : NULL);
 	table_close(rel, NoLock);
 	return result;
 }
@@ -192,7 +210,7 @@ storePlanForeignModify(PlannerInfo *root, ModifyTable *plan, Index target,
 
 static void
 begin_modify(EState *estate, ResultRelInfo *target, CmdType operation,
-			 List *columns, bool skip, bool returning)
+			 List *columns, const char *conflict, bool returning)
 {
 	Relation	rel = target->ri_RelationDesc;
 	Oid			serverid = GetForeignServerIdByRelId(RelationGetRelid(rel));
@@ -203,7 +221,7 @@ begin_modify(EState *estate, ResultRelInfo *target, CmdType operation,
 	modify->target = target;
 	modify->operation = operation;
 	modify->columns = columns;
-	modify->skip = skip;
+	modify->conflict = conflict;
 	modify->returning = returning;
 	modify->wire = wire_get(serverid, compat_modify_user(target, estate));
 	modify->statement = wire_join(modify->wire, estate, WIRE_WRITE, estate->es_query_cxt);
@@ -240,6 +258,34 @@ columns_in_row(StoreModify *modify)
 	return result;
 }
 
+/* The values of ON CONFLICT are the same for all rows. */
+static void
+set_conflict_values(StoreModify *modify)
+{
+	int			n = list_length(modify->conflict_values);
+	const char **texts = palloc0(sizeof(char *) * n);
+	RemoteText	text = {0};
+	ExprContext *econtext = CreateExprContext(modify->estate);
+	ListCell   *lc;
+	int			nest_level;
+
+	text.output = palloc0(sizeof(FmgrInfo) * n);
+	foreach(lc, modify->conflict_values)
+		remote_text_add(&text, exprType((Node *) ((ExprState *) lfirst(lc))->expr));
+	nest_level = remote_text_begin(&text);
+	foreach(lc, modify->conflict_values)
+	{
+		int			i = foreach_current_index(lc);
+		bool		isnull;
+		Datum		value = ExecEvalExprSwitchContext(lfirst(lc), econtext, &isnull);
+
+		if (!isnull)
+			texts[i] = OutputFunctionCall(&text.output[i], value);
+	}
+	remote_text_end(nest_level);
+	remote_change_set_extra(modify->change, n, texts);
+}
+
 /* A leaf of a generic plan mostly has no row, so this is left until there is one. */
 static RemoteChange *
 get_change(StoreModify *modify)
@@ -253,11 +299,13 @@ get_change(StoreModify *modify)
 	modify->in = TupleDescGetAttInMetadata(RelationGetDescr(rel));
 	modify->row_context = AllocSetContextCreate(CurrentMemoryContext, "run_ops row",
 												ALLOCSET_DEFAULT_SIZES);
-	modify->change = remote_change_begin(rel, modify->operation, modify->columns, modify->skip,
+	modify->change = remote_change_begin(rel, modify->operation, modify->columns, modify->conflict,
 										 modify->returning, modify->wire, modify->statement);
 	modify->values = palloc(sizeof(Datum) * Max(modify->change->nvalues, 1));
 	modify->nulls = palloc(sizeof(bool) * Max(modify->change->nvalues, 1));
 	modify->columns_at = columns_in_row(modify);
+	if (modify->conflict_values)
+		set_conflict_values(modify);
 	MemoryContextSwitchTo(oldcontext);
 	return modify->change;
 }
@@ -587,15 +635,21 @@ storeBeginForeignModify(ModifyTableState *statement, ResultRelInfo *target,
 						List *fdw_private, int subplan_index, int eflags)
 {
 	ModifyTable *plan = (ModifyTable *) statement->ps.plan;
-	List	   *how;
+	Node	   *conflict;
 	StoreModify *modify;
 
 	if (eflags & EXEC_FLAG_EXPLAIN_ONLY)
 		return;
-	how = (List *) list_nth(fdw_private, MODIFY_HOW);
+	conflict = list_nth(fdw_private, MODIFY_CONFLICT);
 	begin_modify(statement->ps.state, target, statement->operation,
-				 list_nth(fdw_private, MODIFY_COLUMNS), linitial_int(how), lsecond_int(how));
+				 list_nth(fdw_private, MODIFY_COLUMNS), conflict ? strVal(conflict) : NULL,
+				 intVal(list_nth(fdw_private, MODIFY_RETURNING)) != 0);
 	modify = target->ri_FdwState;
+	for (int i = 1; i < list_length(plan->onConflictSet); i++)
+		modify->conflict_values =
+			lappend(modify->conflict_values,
+					ExecInitExpr(list_nth_node(TargetEntry, plan->onConflictSet, i)->expr,
+								 &statement->ps));
 	if (modify->operation != CMD_INSERT)
 		find_keys(modify, outerPlan(plan));
 	if (statement->mt_nrels == 1 && target->ri_TrigDesc == NULL &&
@@ -619,7 +673,7 @@ storeBeginForeignInsert(ModifyTableState *statement, ResultRelInfo *target)
 		elog(ERROR, "unexpected ON CONFLICT specification: %d",
 			 (int) plan->onConflictAction);
 	begin_modify(statement->ps.state, target, CMD_INSERT, remote_columns(rel),
-				 plan && plan->onConflictAction == ONCONFLICT_NOTHING,
+				 conflict_text(plan),
 				 wants_rows(rel, CMD_INSERT, target->ri_returningList,
 							target->ri_WithCheckOptions));
 }

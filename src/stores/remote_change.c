@@ -84,6 +84,27 @@ append_insert(StringInfo sql, RemoteChange *change)
 		appendStringInfoChar(sql, ')');
 }
 
+/* The values of the clause come after those of the rows. */
+static void
+append_conflict(StringInfo sql, RemoteChange *change)
+{
+	if (change->conflict == NULL)
+		return;
+	appendStringInfoString(sql, " ON CONFLICT");
+	for (const char *c = change->conflict; *c; c++)
+	{
+		char	   *end;
+
+		if (*c != '\001')
+		{
+			appendStringInfoChar(sql, *c);
+			continue;
+		}
+		appendStringInfo(sql, "$%ld", list_length(change->columns) + strtol(c + 1, &end, 10));
+		c = end;
+	}
+}
+
 /* INSERT of one row. */
 static void
 write_insert(RemoteChange *change)
@@ -97,8 +118,7 @@ write_insert(RemoteChange *change)
 		appendStringInfo(&sql, "%s$%d", n > 1 ? ", " : "", n);
 	if (change->columns)
 		appendStringInfoChar(&sql, ')');
-	if (change->skip_conflicts)
-		appendStringInfoString(&sql, " ON CONFLICT DO NOTHING");
+	append_conflict(&sql, change);
 	append_returning(&sql, change);
 	change->one = sql.data;
 }
@@ -220,8 +240,7 @@ write_many(RemoteChange *change)
 	for (int i = 1; i <= list_length(all); i++)
 		appendStringInfo(&sql, "v%d, ", i);
 	appendStringInfo(&sql, "n)%s", condition.data);
-	if (change->skip_conflicts)
-		appendStringInfoString(&sql, " ON CONFLICT DO NOTHING");
+	append_conflict(&sql, change);
 	append_returning(&sql, change);
 	if (change->returning && change->operation != CMD_INSERT)
 		appendStringInfoString(&sql, ", r.n");
@@ -238,7 +257,7 @@ forget_result(void *arg)
 }
 
 static RemoteChange *
-describe(Relation rel, CmdType operation, List *columns, bool skip_conflicts,
+describe(Relation rel, CmdType operation, List *columns, const char *conflict,
 		 bool returning)
 {
 	RemoteChange *change = palloc0(sizeof(RemoteChange));
@@ -247,7 +266,7 @@ describe(Relation rel, CmdType operation, List *columns, bool skip_conflicts,
 	change->relid = RelationGetRelid(rel);
 	change->operation = operation;
 	change->columns = columns_to_write(rel, columns);
-	change->skip_conflicts = skip_conflicts;
+	change->conflict = conflict;
 	change->returning = returning;
 	change->returned = remote_columns(rel);
 	if (operation != CMD_INSERT)
@@ -270,17 +289,17 @@ describe(Relation rel, CmdType operation, List *columns, bool skip_conflicts,
 
 char *
 remote_change_text(Relation rel, CmdType operation, List *columns,
-				   bool skip_conflicts, bool returning)
+				   const char *conflict, bool returning)
 {
-	return describe(rel, operation, columns, skip_conflicts, returning)->one;
+	return describe(rel, operation, columns, conflict, returning)->one;
 }
 
 RemoteChange *
 remote_change_begin(Relation rel, CmdType operation, List *columns,
-					bool skip_conflicts, bool returning, Wire *wire,
+					const char *conflict, bool returning, Wire *wire,
 					WireStatement *statement)
 {
-	RemoteChange *change = describe(rel, operation, columns, skip_conflicts, returning);
+	RemoteChange *change = describe(rel, operation, columns, conflict, returning);
 	ListCell   *lc;
 
 	change->wire = wire;
@@ -296,6 +315,13 @@ remote_change_begin(Relation rel, CmdType operation, List *columns,
 	change->values_context = AllocSetContextCreate(CurrentMemoryContext, "run_ops values",
 												   ALLOCSET_DEFAULT_SIZES);
 	return change;
+}
+
+void
+remote_change_set_extra(RemoteChange *change, int nextra, const char *const *extra)
+{
+	change->nextra = nextra;
+	change->extra = extra;
 }
 
 void
@@ -352,6 +378,15 @@ remote_change_send(RemoteChange *change)
 		for (int i = 0; i < nvalues; i++)
 			arrays[i] = array_of(&values[i], n, nvalues);
 		values = arrays;
+	}
+	if (change->nextra > 0)
+	{
+		const char **all = palloc(sizeof(char *) * (nvalues + change->nextra));
+
+		memcpy(all, values, sizeof(char *) * nvalues);
+		memcpy(all + nvalues, change->extra, sizeof(char *) * change->nextra);
+		values = all;
+		nvalues += change->nextra;
 	}
 	wire_begin(change->wire, WIRE_WRITE, change->statement);
 	wire_send(change->wire, sql, nvalues, values, false);

@@ -14,6 +14,9 @@
 #include "stores/remote_rows.h"
 #include "wire/wire.h"
 
+/* A value in an ON CONFLICT clause, by its number, from 1 on. */
+#define REMOTE_VALUE "\001%d\001"
+
 /* What is needed to write rows of one foreign table; see remote_change_begin(). */
 typedef struct RemoteChange
 {
@@ -24,7 +27,9 @@ typedef struct RemoteChange
 	CmdType		operation;
 	List	   *keys;			/* columns that name the row */
 	List	   *columns;		/* columns that are written, but generated ones */
-	bool		skip_conflicts;
+	const char *conflict;		/* INSERT: what follows ON CONFLICT; or NULL */
+	int			nextra;			/* values in "conflict" */
+	const char *const *extra;
 	bool		returning;		/* all columns are returned */
 	int			nvalues;		/* of one row */
 	RemoteText	text;			/* of the keys, and then of the columns */
@@ -45,9 +50,13 @@ typedef struct RemoteChange
  * place in the store.  Errors: 0A000 if there is no key.
  */
 extern RemoteChange *remote_change_begin(Relation rel, CmdType operation,
-										 List *columns, bool skip_conflicts,
+										 List *columns, const char *conflict,
 										 bool returning, Wire *wire,
 										 WireStatement *statement);
+
+/* Sets the values of the ON CONFLICT clause, which must stay. */
+extern void remote_change_set_extra(RemoteChange *change, int nextra,
+									const char *const *extra);
 
 /*
  * Adds a row: the values of its key, for UPDATE and DELETE, and of the columns
@@ -69,6 +78,6 @@ extern PGresult *remote_change_send(RemoteChange *change);
 
 /* The text of the statement for one row, for EXPLAIN. */
 extern char *remote_change_text(Relation rel, CmdType operation, List *columns,
-								bool skip_conflicts, bool returning);
+								const char *conflict, bool returning);
 
 #endif							/* RUN_OPS_REMOTE_CHANGE_H */

@@ -51,6 +51,7 @@
 #include "reads/seam_pruning.h"
 #include "reads/union_view.h"
 #include "writes/collected_rows.h"
+#include "writes/conflict_clause.h"
 #include "writes/leaf_statements.h"
 #include "writes/routed_view.h"
 
@@ -103,6 +104,7 @@ typedef struct Rewrite
 	ParamListInfo params;
 	List	   *groups;			/* of LeafGroup */
 	int			ncte;
+	ConflictClause *conflict;	/* of the INSERT that is rewritten */
 } Rewrite;
 
 /* ----------------------------------------------------------------
@@ -467,6 +469,11 @@ add_row_security(Query *query)
 	plain->rtable = list_make1(copyObject(rte));
 	compat_copy_permissions(plain, query, linitial_node(RangeTblEntry, plain->rtable));
 	plain->jointree = makeFromExpr(NIL, NULL);
+	if (query->onConflict)
+	{
+		plain->onConflict = makeNode(OnConflictExpr);
+		plain->onConflict->action = query->onConflict->action;
+	}
 	if (query->commandType != CMD_INSERT)
 	{
 		RangeTblRef *ref = makeNode(RangeTblRef);
@@ -847,7 +854,7 @@ compare_resno(const ListCell *a, const ListCell *b)
 
 /* The query as an INSERT into a leaf, of rows that go there. */
 static Query *
-insert_into_leaf(Query *query, Target *target, UnionLeaf *leaf)
+insert_into_leaf(Rewrite *rewrite, Query *query, Target *target, UnionLeaf *leaf)
 {
 	Query	   *result = copyObject(query);
 	Index		view = result->resultRelation;
@@ -864,7 +871,14 @@ insert_into_leaf(Query *query, Target *target, UnionLeaf *leaf)
 	add_defaults(result, leaf_relation(leaf)->relid);
 	/* the planner wants it in the order of the table */
 	list_sort(result->targetList, compare_resno);
-	if (insert_conflicts == INSERT_CONFLICTS_SKIP)
+	if (rewrite->conflict)
+	{
+		Relation	rel = table_open(leaf_relation(leaf)->relid, NoLock);
+
+		add_conflict_clause(result, rewrite->conflict, rel, columns, route_column(target));
+		table_close(rel, NoLock);
+	}
+	else if (insert_conflicts == INSERT_CONFLICTS_SKIP)
 	{
 		result->onConflict = makeNode(OnConflictExpr);
 		result->onConflict->action = ONCONFLICT_NOTHING;
@@ -907,19 +921,22 @@ insert_row(Rewrite *rewrite, Query *query, Target *target, Expr *id)
 	List	   *queries = NIL;
 	Expr	   *where = make_run_ops_call("leaf_of_new_id", OIDOID,
 										  list_make2(make_oid(target->relid), copyObject(id)));
+	Query	   *known = NULL;
 	ListCell   *lc;
 
 	foreach(lc, target->leaves)
 	{
 		UnionLeaf  *leaf = lfirst(lc);
-		Query	   *of_leaf = insert_into_leaf(query, target, leaf);
+		Query	   *of_leaf = insert_into_leaf(rewrite, query, target, leaf);
 
+		/* the other leaves may still refuse the statement, as a generic plan would */
 		if (is_known_to_go_to(id, rewrite->params, leaf))
-			return of_leaf;
-		of_leaf->jointree->quals = is_leaf((Node *) copyObject(where), leaf);
+			known = of_leaf;
+		else
+			of_leaf->jointree->quals = is_leaf((Node *) copyObject(where), leaf);
 		queries = lappend(queries, of_leaf);
 	}
-	return put_in_place(rewrite, queries);
+	return known ? known : put_in_place(rewrite, queries);
 }
 
 /*
@@ -999,6 +1016,11 @@ insert_rows(Rewrite *rewrite, Query *query, Target *target)
 	query->rtable = list_make2(rt_fetch(query->resultRelation, query->rtable),
 							   make_cte_entry(rows, rewrite->cte ? 1 : 0));
 	ChangeVarNodes((Node *) query->returningList, query->resultRelation, 1, 0);
+	if (rewrite->conflict && rewrite->conflict->view != 1)
+	{
+		ChangeVarNodes((Node *) rewrite->conflict->expr, rewrite->conflict->view, 1, 0);
+		rewrite->conflict->view = 1;
+	}
 	query->resultRelation = 1;
 	ref->rtindex = 2;
 	query->jointree = makeFromExpr(list_make1(ref), NULL);
@@ -1015,7 +1037,7 @@ insert_rows(Rewrite *rewrite, Query *query, Target *target)
 	foreach(lc, target->leaves)
 	{
 		UnionLeaf  *leaf = lfirst(lc);
-		Query	   *of_leaf = insert_into_leaf(query, target, leaf);
+		Query	   *of_leaf = insert_into_leaf(rewrite, query, target, leaf);
 		AttrNumber	attno = list_length(rows->ctecolnames);
 
 		of_leaf->jointree->quals =
@@ -1055,6 +1077,8 @@ rewrite_statement(Rewrite *rewrite, Query *query)
 
 	if (!find_target(query, &target))
 		return query;
+	rewrite->conflict = take_conflict_clause(rewrite->cte ? &query->cteList : &rewrite->ctes,
+											 query->resultRelation);
 	if (rewrite->cte && query->cteList)
 		move_own_ctes(rewrite, query);
 	return query->commandType == CMD_INSERT ? insert_into_view(rewrite, query, &target) :
@@ -1108,6 +1132,20 @@ find_cte_plan(PlannedStmt *stmt, const char *name, SubPlan **found)
 	return NULL;
 }
 
+/* Where postgres_fdw keeps the same for a change that a store executes by itself. */
+#define DIRECT_SET_PROCESSED 3
+
+static void
+set_can_set_tag(ModifyTable *plan, bool can_set_tag)
+{
+	ForeignScan *scan = (ForeignScan *) outerPlan(plan);
+
+	plan->canSetTag = can_set_tag;
+	if (!bms_is_empty(plan->fdwDirectModifyPlans))
+		lfirst(list_nth_cell(castNode(ForeignScan, scan)->fdw_private, DIRECT_SET_PROCESSED)) =
+			compat_make_boolean(can_set_tag);
+}
+
 /*
  * Makes the statements of a group one plan.  It takes the place of the last one,
  * because what the others refer to is initialized before that.
@@ -1127,7 +1165,7 @@ join_leaf_plans(PlannedStmt *stmt, LeafGroup *group)
 	{
 		Plan	  **other = find_cte_plan(stmt, lfirst(lc), &subplan);
 
-		castNode(ModifyTable, *other)->canSetTag = last->canSetTag;
+		set_can_set_tag(castNode(ModifyTable, *other), last->canSetTag);
 		append->appendplans = lappend(append->appendplans, *other);
 		*other = NULL;
 		stmt->planTree->initPlan = list_delete_ptr(stmt->planTree->initPlan, subplan);

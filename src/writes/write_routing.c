@@ -26,10 +26,14 @@
 #include "ground/errors.h"
 #include "ground/rights.h"
 #include "writes/routed_view.h"
+#include "writes/write_routing.h"
 
 PG_FUNCTION_INFO_V1(run_ops_leaf_of_new_id);
 PG_FUNCTION_INFO_V1(run_ops_leaf_of_new_row);
 PG_FUNCTION_INFO_V1(run_ops_id_that_stays);
+
+/* run_ops_split.beside */
+static char *beside = NULL;
 
 /* The id in the route column of a row; NULL has the shape of no id. */
 typedef struct RouteId
@@ -116,6 +120,8 @@ table_of_owner(RoutedView *view, HeapTuple row)
 {
 	ListCell   *lc;
 
+	if (*beside)
+		return table_of_shape(view, id_shape(beside, strlen(beside)));
 	foreach(lc, view->owners)
 	{
 		OwnerRule  *rule = lfirst(lc);
@@ -230,4 +236,26 @@ run_ops_id_that_stays(PG_FUNCTION_ARGS)
 						   view->tables[to].store),
 				 errhint("Insert a new row and delete the old one.")));
 	PG_RETURN_DATUM(is.value);
+}
+
+static bool
+check_beside(char **value, void **extra, GucSource source)
+{
+	if (**value == '\0' || id_shape(*value, strlen(*value)).kind != ID_KIND_NONE)
+		return true;
+	GUC_check_errdetail("The id tells no store.");
+	return false;
+}
+
+void
+write_routing_init(void)
+{
+	DefineCustomStringVariable("run_ops_split.beside",
+							   "The id beside whose row new rows go if their own id does not tell the store.",
+							   "It is for tables with routing \"store\", and is meant for SET LOCAL. If it is empty, the store is that of the rows to which a new row refers.",
+							   &beside,
+							   "",
+							   PGC_USERSET,
+							   0,
+							   check_beside, NULL, NULL);
 }
