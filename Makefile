@@ -73,6 +73,7 @@ MODULES_C = \
 	reads/target_leaves \
 	reads/seam_pruning \
 	reads/union_view \
+	reads/leaf_locks \
 	reads/seam_shortcut \
 	reads/foreign_plan \
 	reads/run_ops_fdw \
@@ -145,6 +146,7 @@ REGRESS ?= \
 	seam_pruning \
 	target_leaves \
 	read_locks \
+	leaf_locks \
 	read_fuzz \
 	store_counts \
 	lazy_fdw \
@@ -177,6 +179,7 @@ ISOLATION ?= \
 	mint_kind_flip \
 	write_races \
 	row_recheck \
+	leaf_locks \
 	cache_snapshots \
 	cache_definitions \
 	cache_serializable \

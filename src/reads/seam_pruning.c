@@ -20,7 +20,8 @@
  *
  * The same call refuses FOR UPDATE and the like on a union.  The rewriter
  * passes such a lock to the tables of a view, but not through UNION ALL: the
- * statement would run and lock nothing.
+ * statement would run and lock nothing.  What leaf_locks.c has rewritten does
+ * not get here.
  */
 #include "postgres.h"
 
@@ -62,10 +63,14 @@ bool		seam_pruning = true;
 /* One filter resides(column, store) at one leaf of a union. */
 typedef struct LeafFilter
 {
+	column_test is_column;		/* recognizes the column in a condition */
+	void	   *arg;
+	Const	   *store;
+
+	/* of a union that is being planned */
 	PlannerInfo *root;
 	AppendRelInfo *leaf;		/* maps columns of the union to the leaf */
 	Var		   *column;			/* of the leaf */
-	Const	   *store;
 } LeafFilter;
 
 /*
@@ -369,10 +374,21 @@ bound_of_clause(LeafFilter *filter, Node *clause)
 		return bound_of_and(filter, ((BoolExpr *) clause)->args);
 	if (is_orclause(clause))
 		return bound_of_or(filter, ((BoolExpr *) clause)->args);
-	if (match_lookup_condition(clause, is_our_column, filter, &condition) &&
+	if (match_lookup_condition(clause, filter->is_column, filter->arg, &condition) &&
 		is_bytewise_equality(&condition))
 		return bound_of_equality(filter, condition.values, condition.is_array);
 	return unbounded;
+}
+
+Expr *
+seam_precheck(Node *quals, column_test is_column, void *arg, Const *store,
+			  bool *exact)
+{
+	LeafFilter	filter = {is_column, arg, store};
+	Bound		bound = quals ? bound_of_clause(&filter, quals) : unbounded;
+
+	*exact = bound.exact;
+	return bound.precheck;
 }
 
 /* --- the support functions ------------------------------------------------------ */
@@ -436,7 +452,7 @@ refuse_row_lock(PlannerInfo *root, Node *node)
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 			 errmsg("cannot lock rows of a view over several stores"),
 			 errdetail("FOR UPDATE, FOR NO KEY UPDATE, FOR SHARE and FOR KEY SHARE would lock nothing in a union."),
-			 errhint("Use run_ops.lock_row(view, id), which locks the row in its store. In a join, name the other tables in FOR UPDATE OF.")));
+			 errhint("Use run_ops.lock_row(view, id), which locks the row in its store. If this is the first statement of the session, try it again, or load the library before, with session_preload_libraries.")));
 }
 
 /* The filter for the plan of a leaf; NULL means that it stays as it is. */
@@ -448,6 +464,8 @@ simplify_filter(PlannerInfo *root, FuncExpr *call)
 	Bound		bound;
 	Expr	   *per_row;
 
+	filter.is_column = is_our_column;
+	filter.arg = &filter;
 	filter.root = root;
 	filter.column = (Var *) strip(linitial(call->args));
 	filter.store = (Const *) strip(lsecond(call->args));

@@ -6,6 +6,7 @@
 #define RUN_OPS_SEAM_PRUNING_H
 
 #include "nodes/primnodes.h"
+#include "reads/lookup_condition.h"
 #include "utils/array.h"
 
 /* run_ops_split.seam_pruning */
@@ -23,5 +24,13 @@ extern Expr *make_store_call(const char *name, Oid result, Node *ids,
  */
 extern void array_residency(ArrayType *ids, const char *store, int store_len,
 							bool *any, bool *all);
+
+/*
+ * What conditions on a column say about resides(column, store): if the result
+ * is false, no row that meets them belongs in the store.  NULL if they say
+ * nothing.  Sets *exact if every row that meets them does where it is true.
+ */
+extern Expr *seam_precheck(Node *quals, column_test is_column, void *arg,
+						   Const *store, bool *exact);
 
 #endif							/* RUN_OPS_SEAM_PRUNING_H */
