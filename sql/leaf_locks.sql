@@ -111,6 +111,8 @@ DELETE FROM run_ops.run WHERE id = ANY (ARRAY(SELECT id FROM run_ops.run WHERE s
 SELECT q.n FROM (SELECT id, n FROM run_ops.run WHERE status = 'X' FOR UPDATE) AS q JOIN run_ops.step AS s ON s."runId" = q.id ORDER BY 1;
 ROLLBACK;
 SELECT n FROM (SELECT n FROM run_ops.run ORDER BY n LIMIT 1) AS q FOR UPDATE;
+CREATE VIEW latest AS SELECT id, n FROM run_ops.run ORDER BY n DESC LIMIT 2;
+SELECT n FROM latest FOR UPDATE;
 INSERT INTO tag SELECT id FROM run_ops.run WHERE status = 'Y' FOR SHARE;
 
 -- PL/pgSQL, in custom and generic plans
@@ -213,6 +215,8 @@ SELECT DISTINCT n FROM run_ops.run FOR UPDATE;
 SELECT status FROM run_ops.run GROUP BY status FOR UPDATE;
 SELECT row_number() OVER () FROM run_ops.run FOR UPDATE;
 SELECT n FROM run_ops.run UNION ALL SELECT n FROM run_ops.run FOR UPDATE;
+CREATE VIEW counted AS SELECT status, count(*) FROM run_ops.run GROUP BY status ORDER BY 1 LIMIT 1;
+SELECT * FROM counted FOR UPDATE;
 BEGIN READ ONLY;
 SELECT n FROM run_ops.run FOR UPDATE;
 ROLLBACK;

@@ -639,13 +639,23 @@ only_resides(List *quals)
 	return true;
 }
 
+/* the private list of a path of postgres_fdw, if it has one */
+#define FDW_PATH_PRIVATE_HAS_LIMIT 1
+
+static bool
+sends_limit(ForeignPath *path)
+{
+	return path->fdw_private != NIL &&
+		compat_bool_value(list_nth(path->fdw_private, FDW_PATH_PRIVATE_HAS_LIMIT));
+}
+
 /*
  * How many rows a cursor fetches at first; 0: the query has no cursor.
  *
  * If a query returns a page of ordered rows, merged from several stores, it
  * needs at most one page of rows from each store, unless conditions are left to
  * be tested here.  resides() does not count: each stray costs one more fetch at
- * most.
+ * most.  If the store applies the LIMIT, all rows that it returns are wanted.
  */
 static int
 rows_to_fetch(PlannerInfo *root, ForeignPath *path, ForeignScan *plan, int fetch_size)
@@ -658,7 +668,7 @@ rows_to_fetch(PlannerInfo *root, ForeignPath *path, ForeignScan *plan, int fetch
 	/* one row; it is not worth a transaction */
 	if (rows < 2)
 		return 0;
-	if (root->tuple_fraction > 0)
+	if (root->tuple_fraction > 0 && !sends_limit(path))
 	{
 		if (root->limit_tuples >= 1 && path->path.pathkeys != NIL &&
 			path->path.param_info == NULL &&
@@ -710,21 +720,15 @@ single_relation(PlannerInfo *root, RelOptInfo *rel)
 #define FDW_PRIVATE_SQL 0
 #define FDW_PRIVATE_FETCH_SIZE 2
 
-/* the private list of a path of postgres_fdw, if it has one */
-#define FDW_PATH_PRIVATE_HAS_LIMIT 1
-
 static LockFault
 lock_fault(PlannerInfo *root, RelOptInfo *rel, ForeignPath *path,
 		   ForeignScan *plan)
 {
-	bool		sends_limit = path->fdw_private != NIL &&
-		compat_bool_value(list_nth(path->fdw_private, FDW_PATH_PRIVATE_HAS_LIMIT));
-
 	if (!IS_SIMPLE_REL(rel) || !is_locked_leaf(root, rel->relid))
 		return LOCK_FAULT_NONE;
 	if (plan->scan.plan.qual != NIL)
 		return LOCK_FAULT_CONDITION;
-	return limit_needed(root->parse) && !sends_limit ?
+	return limit_needed(root->parse) && !sends_limit(path) ?
 		LOCK_FAULT_LIMIT : LOCK_FAULT_NONE;
 }
 

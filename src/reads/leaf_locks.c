@@ -97,6 +97,8 @@ refuse_unlockable(Query *query, Index rti, UnionView *view,
 	FromExpr   *from = query->jointree;
 	ListCell   *lc;
 
+	/* the parser has not seen what comes from another view */
+	CheckSelectLocking(query, mark->strength);
 	if (view->store == NULL)
 		refuse("Rows of a table with routing \"store\" do not say in which store they are.",
 			   "Use run_ops.lock_row(view, id).");
@@ -307,10 +309,10 @@ add_precheck(Query *leaf, Expr *precheck)
 	return query;
 }
 
-/* Makes the leaf lock the rows that the query on the view needs from it. */
-static void
+/* The leaf, with a lock of the rows that the query on the view needs from it. */
+static Query *
 lock_rows_of_leaf(Query *query, Index rti, UnionView *view, Query *leaf,
-				  RowMarkClause *mark, Query **result)
+				  RowMarkClause *mark)
 {
 	IdColumn	id = {rti, view->id->varattno};
 	TargetEntry *id_tle = get_tle_by_resno(leaf->targetList, view->id->varattno);
@@ -345,11 +347,10 @@ lock_rows_of_leaf(Query *query, Index rti, UnionView *view, Query *leaf,
 	lock_leaf(leaf, mark);
 	/* the planner must not merge it into the query on the view */
 	leaf->hasForUpdate = true;
-	if (precheck != NULL)
-	{
-		IncrementVarSublevelsUp((Node *) precheck, LEAF_DEPTH, 1);
-		*result = add_precheck(leaf, precheck);
-	}
+	if (precheck == NULL)
+		return leaf;
+	IncrementVarSublevelsUp((Node *) precheck, LEAF_DEPTH, 1);
+	return add_precheck(leaf, precheck);
 }
 
 void
@@ -370,7 +371,7 @@ lock_each_leaf(Query *query, Index rti, UnionView *view, RowMarkClause *mark)
 	{
 		RangeTblEntry *rte = lfirst_node(RangeTblEntry, lc);
 
-		lock_rows_of_leaf(query, rti, view, rte->subquery, mark, &rte->subquery);
+		rte->subquery = lock_rows_of_leaf(query, rti, view, rte->subquery, mark);
 	}
 
 	/* All that is done below now.  hasForUpdate stays, for the same reason. */

@@ -6,6 +6,7 @@
 #define RUN_OPS_LEAF_LOCKS_H
 
 #include "nodes/parsenodes.h"
+
 #include "reads/union_view.h"
 
 /* run_ops_split.leaf_locks */

@@ -6,8 +6,9 @@
 #define RUN_OPS_SEAM_PRUNING_H
 
 #include "nodes/primnodes.h"
-#include "reads/lookup_condition.h"
 #include "utils/array.h"
+
+#include "reads/lookup_condition.h"
 
 /* run_ops_split.seam_pruning */
 extern bool seam_pruning;
