@@ -72,6 +72,7 @@ MODULES_C = \
 	reads/lookup_condition \
 	reads/seam_pruning \
 	reads/union_view \
+	reads/leaf_locks \
 	reads/seam_shortcut \
 	reads/foreign_plan \
 	reads/run_ops_fdw \
@@ -144,6 +145,7 @@ REGRESS ?= \
 	read_through \
 	seam_pruning \
 	read_locks \
+	leaf_locks \
 	read_fuzz \
 	store_counts \
 	lazy_fdw \
@@ -178,6 +180,7 @@ ISOLATION ?= \
 	mint_kind_flip \
 	write_races \
 	row_recheck \
+	leaf_locks \
 	cache_snapshots \
 	cache_definitions \
 	cache_serializable \

@@ -61,6 +61,10 @@ END $$;
 SELECT asked FROM asked(:'shard_id');
 EXPLAIN (VERBOSE, COSTS OFF) SELECT "runId" FROM "TaskRunExecutionSnapshot" WHERE "runId" = 'run_0123456789abcdefghijklmna2';
 
+-- rows are locked in every store
+SELECT resolve_shard(id) FROM "TaskRun" WHERE queue = 'q' ORDER BY 1 FOR UPDATE;
+SELECT count(*) FROM (SELECT FROM "TaskRun" WHERE queue = 'q' ORDER BY "createdAt" LIMIT 3 FOR NO KEY UPDATE SKIP LOCKED) AS r;
+
 -- UPDATE, DELETE, and conflicts.
 UPDATE "TaskRun" SET status = 'DEQUEUED', "attemptNumber" = 1 WHERE "runtimeEnvironmentId" = 'env' RETURNING resolve_shard(id), status;
 UPDATE "Waitpoint" SET status = 'COMPLETED' WHERE status = 'PENDING' RETURNING resolve_shard(id);

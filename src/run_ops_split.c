@@ -18,6 +18,7 @@
 #include "ground/rights.h"
 #include "ground/server_identity.h"
 #include "ground/snapshot_key.h"
+#include "reads/leaf_locks.h"
 #include "reads/seam_pruning.h"
 #include "reads/seam_shortcut.h"
 #include "stores/foreign_scan.h"
@@ -45,6 +46,7 @@ _PG_init(void)
 	read_gate_init();
 	foreign_scan_init();
 	seam_pruning_init();
+	leaf_locks_init();
 	seam_shortcut_init();
 	collected_rows_init();
 	conflict_clause_init();

@@ -60,6 +60,32 @@
 					   (src)->rtable, (src)->rteperminfos)
 #endif
 
+/*
+ * Adds privileges that a query needs on one of its tables; needs
+ * parser/parse_relation.h.
+ */
+#if PG_VERSION_NUM < 160000
+#define compat_require_privileges(query, rte, mode) \
+	((rte)->requiredPerms |= (mode))
+#else
+#define compat_require_privileges(query, rte, mode) \
+	(getRTEPermissionInfo((query)->rteperminfos, rte)->requiredPerms |= (mode))
+#endif
+
+/*
+ * Replaces the columns of a range table entry by what a target list has for
+ * them; needs rewrite/rewriteManip.h.
+ */
+#if PG_VERSION_NUM < 180000
+#define compat_replace_columns(node, rti, rte, targetlist) \
+	ReplaceVarsFromTargetList(node, rti, 0, rte, targetlist, \
+							  REPLACEVARS_REPORT_ERROR, 0, NULL)
+#else
+#define compat_replace_columns(node, rti, rte, targetlist) \
+	ReplaceVarsFromTargetList(node, rti, 0, rte, targetlist, 0, \
+							  REPLACEVARS_REPORT_ERROR, 0, NULL)
+#endif
+
 /* Marks the tables of a query: privileges are checked for the role. */
 #if PG_VERSION_NUM < 160000
 #define compat_check_access_as(query, role) \

@@ -33,6 +33,7 @@
 #include "optimizer/optimizer.h"
 #include "optimizer/pathnode.h"
 #include "optimizer/paths.h"
+#include "optimizer/planner.h"
 #include "optimizer/prep.h"
 #include "optimizer/restrictinfo.h"
 #include "parser/parsetree.h"
@@ -475,6 +476,40 @@ discount_prechecked_paths(PlannerInfo *root, RelOptInfo *rel, Oid relid,
 	}
 }
 
+/*
+ * Does the query lock rows of a view, of which this is a leaf?  Then the store
+ * must lock the rows that the query returns, and no others (leaf_locks.c).
+ */
+static bool
+is_locked_leaf(PlannerInfo *root, Index relid)
+{
+	RowMarkClause *mark = get_parse_rowmark(root->parse, relid);
+
+	return mark != NULL && mark->pushedDown;
+}
+
+/*
+ * If the store can order the rows, it does, so that rows are locked in the order
+ * of the query.  Then sessions that lock the same rows wait for each other, and
+ * not in a circle.
+ */
+static void
+keep_ordered_paths(PlannerInfo *root, RelOptInfo *rel)
+{
+	List	   *ordered = NIL;
+	ListCell   *lc;
+
+	foreach(lc, rel->pathlist)
+	{
+		Path	   *path = lfirst(lc);
+
+		if (pathkeys_contained_in(root->query_pathkeys, path->pathkeys))
+			ordered = lappend(ordered, path);
+	}
+	if (ordered != NIL)
+		rel->pathlist = ordered;
+}
+
 static bool
 has_precheck(RelOptInfo *rel)
 {
@@ -536,6 +571,8 @@ storeGetForeignPaths(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 	if (has_precheck(rel))
 		discount_prechecked_paths(root, rel, relid, &options);
 	add_lookup_paths(root, rel, relid, &options);
+	if (is_locked_leaf(root, rel->relid))
+		keep_ordered_paths(root, rel);
 }
 
 /* ----------------------------------------------------------------
@@ -587,13 +624,23 @@ only_resides(List *quals)
 	return true;
 }
 
+/* the private list of a path of postgres_fdw, if it has one */
+#define FDW_PATH_PRIVATE_HAS_LIMIT 1
+
+static bool
+sends_limit(ForeignPath *path)
+{
+	return path->fdw_private != NIL &&
+		compat_bool_value(list_nth(path->fdw_private, FDW_PATH_PRIVATE_HAS_LIMIT));
+}
+
 /*
  * How many rows a cursor fetches at first; 0: the query has no cursor.
  *
  * If a query returns a page of ordered rows, merged from several stores, it
  * needs at most one page of rows from each store, unless conditions are left to
  * be tested here.  resides() does not count: each stray costs one more fetch at
- * most.
+ * most.  If the store applies the LIMIT, all rows that it returns are wanted.
  */
 static int
 rows_to_fetch(PlannerInfo *root, ForeignPath *path, ForeignScan *plan, int fetch_size)
@@ -606,7 +653,7 @@ rows_to_fetch(PlannerInfo *root, ForeignPath *path, ForeignScan *plan, int fetch
 	/* one row; it is not worth a transaction */
 	if (rows < 2)
 		return 0;
-	if (root->tuple_fraction > 0)
+	if (root->tuple_fraction > 0 && !sends_limit(path))
 	{
 		if (root->limit_tuples >= 1 && path->path.pathkeys != NIL &&
 			path->path.param_info == NULL &&
@@ -658,6 +705,29 @@ single_relation(PlannerInfo *root, RelOptInfo *rel)
 #define FDW_PRIVATE_SQL 0
 #define FDW_PRIVATE_FETCH_SIZE 2
 
+static LockFault
+lock_fault(PlannerInfo *root, RelOptInfo *rel, ForeignPath *path,
+		   ForeignScan *plan)
+{
+	if (!IS_SIMPLE_REL(rel) || !is_locked_leaf(root, rel->relid))
+		return LOCK_FAULT_NONE;
+	if (plan->scan.plan.qual != NIL)
+		return LOCK_FAULT_CONDITION;
+	return limit_needed(root->parse) && !sends_limit(path) ?
+		LOCK_FAULT_LIMIT : LOCK_FAULT_NONE;
+}
+
+/*
+ * The leaf of a generic plan is perhaps below a precheck.  Then nobody knows
+ * yet whether it will be read.
+ */
+static bool
+may_be_skipped(PlannerInfo *root)
+{
+	return root->parent_root != NULL &&
+		root->parent_root->parse->jointree->quals != NULL;
+}
+
 static ForeignScan *
 read_rows(PlannerInfo *root, RelOptInfo *rel, ForeignPath *path,
 		  ForeignScan *plan, int fetch_size)
@@ -666,7 +736,10 @@ read_rows(PlannerInfo *root, RelOptInfo *rel, ForeignPath *path,
 	ListCell   *sql = list_nth_cell(plan->fdw_private, FDW_PRIVATE_SQL);
 	Index		single = single_relation(root, rel);
 	PlanRowMark *mark = single ? get_plan_rowmark(root->rowMarks, single) : NULL;
+	LockFault	fault = lock_fault(root, rel, path, plan);
 
+	if (fault != LOCK_FAULT_NONE && !may_be_skipped(root))
+		report_lock_fault(fault, get_rel_name(planner_rt_fetch(rel->relid, root)->relid));
 	if (single && bms_is_member(single, root->all_result_relids) &&
 		root->parse->commandType == CMD_UPDATE)
 		/* an UPDATE of the key takes the stronger lock itself */
@@ -674,7 +747,7 @@ read_rows(PlannerInfo *root, RelOptInfo *rel, ForeignPath *path,
 	else if (mark && mark->strength != LCS_NONE)
 		lfirst(sql) = makeString(exact_lock(strVal(lfirst(sql)), mark->strength, mark->waitPolicy));
 	lfirst(list_nth_cell(plan->fdw_private, FDW_PRIVATE_FETCH_SIZE)) =
-		foreign_scan_plan(rows_to_fetch(root, path, plan, fetch_size), locks);
+		foreign_scan_plan(rows_to_fetch(root, path, plan, fetch_size), locks, fault);
 	return plan;
 }
 
@@ -729,6 +802,24 @@ storeGetForeignJoinPaths(PlannerInfo *root, RelOptInfo *joinrel,
 }
 
 /*
+ * If rows of a leaf are locked, the LIMIT is for the store, whatever the
+ * estimates say.  postgres_fdw adds a path that does that if it can.
+ */
+static void
+storeGetForeignUpperPaths(PlannerInfo *root, UpperRelationKind stage,
+						  RelOptInfo *input_rel, RelOptInfo *output_rel,
+						  void *extra)
+{
+	List	   *others = output_rel->pathlist;
+
+	if (stage == UPPERREL_FINAL && any_relation(root, output_rel, is_locked_leaf))
+		output_rel->pathlist = NIL;
+	postgres_fdw_routine.GetForeignUpperPaths(root, stage, input_rel, output_rel, extra);
+	if (output_rel->pathlist == NIL)
+		output_rel->pathlist = others;
+}
+
+/*
  * The rows that a change of a join returns have columns of several tables.  It
  * is done row by row.
  */
@@ -749,5 +840,6 @@ foreign_plan_routine(FdwRoutine *routine)
 	routine->GetForeignPaths = storeGetForeignPaths;
 	routine->GetForeignPlan = storeGetForeignPlan;
 	routine->GetForeignJoinPaths = storeGetForeignJoinPaths;
+	routine->GetForeignUpperPaths = storeGetForeignUpperPaths;
 	routine->PlanDirectModify = storePlanDirectModify;
 }

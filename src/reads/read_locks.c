@@ -2,8 +2,8 @@
  * read_locks.c
  *		Locks one row behind the view of a routed table.
  *
- * FOR UPDATE through a union would lock nothing, so run_ops.lock_row() locks
- * the row in the table from which the view shows it.  A user who may write to
+ * run_ops.lock_row() locks the row in the table from which the view shows it,
+ * also where SELECT ... FOR UPDATE is refused (leaf_locks.c).  A user who may write to
  * the view needs no privileges on that table; see rights.c.
  */
 #include "postgres.h"

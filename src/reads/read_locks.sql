@@ -1,6 +1,6 @@
 
--- read_locks: row locks through a view over several stores. FOR UPDATE is
--- refused there, because it would lock nothing.
+-- read_locks: locks one row behind a view over several stores, also where
+-- SELECT ... FOR UPDATE is refused.
 
 CREATE FUNCTION run_ops.lock_copy(view regclass, relation regclass, id text, mode text, wait text) RETURNS boolean
   LANGUAGE c STRICT

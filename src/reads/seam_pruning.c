@@ -20,7 +20,8 @@
  *
  * The same call refuses FOR UPDATE and the like on a union.  The rewriter
  * passes such a lock to the tables of a view, but not through UNION ALL: the
- * statement would run and lock nothing.
+ * statement would run and lock nothing.  What leaf_locks.c has rewritten does
+ * not get here.
  */
 #include "postgres.h"
 
@@ -454,7 +455,7 @@ refuse_row_lock(PlannerInfo *root, Node *node)
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 			 errmsg("cannot lock rows of a view over several stores"),
 			 errdetail("FOR UPDATE, FOR NO KEY UPDATE, FOR SHARE and FOR KEY SHARE would lock nothing in a union."),
-			 errhint("Use run_ops.lock_row(view, id), which locks the row in its store. In a join, name the other tables in FOR UPDATE OF.")));
+			 errhint("Use run_ops.lock_row(view, id), which locks the row in its store. If this is the first statement of the session, try it again, or load the library before, with session_preload_libraries.")));
 }
 
 /* The filter for the plan of a leaf; NULL means that it stays as it is. */

@@ -16,6 +16,9 @@
  * locks are still taken, because their range table entries stay, although they
  * are not read.
  *
+ * If the query locks rows of the view, they are locked in that leaf, or else in
+ * each leaf (leaf_locks.c).
+ *
  * This file handles only the plain case.  In all other cases, and in a session
  * that has not loaded this library yet, seam_pruning.c does the work.
  */
@@ -30,6 +33,7 @@
 
 #include "ground/compat.h"
 #include "ground/guard.h"
+#include "reads/leaf_locks.h"
 #include "reads/seam_pruning.h"
 #include "reads/seam_shortcut.h"
 #include "reads/union_view.h"
@@ -75,9 +79,13 @@ make_unread_query(void)
 	return query;
 }
 
-/* Replaces the view, which is this range table entry, by a leaf if possible. */
-static void
-take_shortcut(Query *query, Index rti, UnionView *view, ParamListInfo params)
+/*
+ * Replaces the view, which is this range table entry, by a leaf if possible.
+ * "mark" is the lock of its rows, if there is one.
+ */
+static bool
+take_shortcut(Query *query, Index rti, UnionView *view, RowMarkClause *mark,
+			  ParamListInfo params)
 {
 	RangeTblEntry *rte = rt_fetch(rti, query->rtable);
 	List	   *leaves;
@@ -92,7 +100,7 @@ take_shortcut(Query *query, Index rti, UnionView *view, ParamListInfo params)
 	 * that do not meet it.
 	 */
 	if (compat_is_merge(query) || view->store == NULL)
-		return;
+		return false;
 	leaves = union_leaves(view);
 	foreach(lc, leaves)
 	{
@@ -101,12 +109,14 @@ take_shortcut(Query *query, Index rti, UnionView *view, ParamListInfo params)
 		if (!quals_select_leaf(query->jointree->quals, &id, params, leaf->store))
 			continue;
 		if (chosen != NULL)
-			return;
+			return false;
 		chosen = leaf->query;
 	}
 	if (chosen == NULL || !has_same_columns(view, chosen, &in_place))
-		return;
+		return false;
 
+	if (mark != NULL)
+		lock_leaf(chosen, mark);
 	chosen->targetList = list_truncate(chosen->targetList,
 									   list_length(view->query->targetList));
 	chosen->hasRowSecurity |= view->query->hasRowSecurity;
@@ -128,7 +138,7 @@ take_shortcut(Query *query, Index rti, UnionView *view, ParamListInfo params)
 	 * the entry of the table.
 	 */
 	if (!in_place || rte->security_barrier)
-		return;
+		return true;
 	rte->subquery = make_unread_query();
 	if (!GUARD(31, !query_tree_walker(query, uses_whole_row, &row, 0)))
 		rte->subquery = chosen;
@@ -142,6 +152,20 @@ take_shortcut(Query *query, Index rti, UnionView *view, ParamListInfo params)
 			list_nth(query->rtable, moved);
 		lfirst(list_nth_cell(query->rtable, moved)) = rte;
 	}
+	return true;
+}
+
+/* Locks rows of the view in its leaves. */
+static void
+lock_rows(Query *query, Index rti, UnionView *view, ParamListInfo params)
+{
+	RowMarkClause *mark = get_parse_rowmark(query, rti);
+
+	if (mark == NULL)
+		return;
+	refuse_unlockable(query, rti, view, mark);
+	if (!seam_pruning || !take_shortcut(query, rti, view, mark, params))
+		lock_each_leaf(query, rti, view, mark);
 }
 
 /* --- finding the views ---------------------------------------------------------- */
@@ -181,7 +205,15 @@ plan_shortcuts(Query *query, ParamListInfo params)
 		if (rte->rtekind != RTE_SUBQUERY)
 			continue;
 		if (is_union_view(rte->subquery, &view))
-			take_shortcut(query, rti, &view, params);
+		{
+			if (seam_pruning)
+				(void) take_shortcut(query, rti, &view, NULL, params);
+		}
+		else if (is_locked_union_view(rte->subquery, &view))
+		{
+			if (leaf_locks)
+				lock_rows(query, rti, &view, params);
+		}
 		else
 			plan_shortcuts(rte->subquery, params);
 	}
@@ -197,7 +229,7 @@ static PlannedStmt *
 seam_planner(Query *parse, const char *query_string, int cursor_options,
 			 ParamListInfo params)
 {
-	if (seam_pruning)
+	if (seam_pruning || leaf_locks)
 		plan_shortcuts(parse, params);
 	return next_planner(parse, query_string, cursor_options, params);
 }

@@ -25,9 +25,8 @@
 #include "reads/union_view.h"
 
 /*
- * Does the query consist of columns, one table or subquery, and a WHERE only?
- * If the query locks rows of the view, the rewriter has added the lock to this
- * query too.
+ * Does the query consist of columns, one table or subquery, and a WHERE only,
+ * perhaps with a row lock?
  */
 static bool
 is_plain_select(Query *query)
@@ -38,15 +37,14 @@ is_plain_select(Query *query)
 		IsA(linitial(query->jointree->fromlist), RangeTblRef) &&
 		!query->hasAggs && !query->hasWindowFuncs &&
 		!query->hasTargetSRFs &&
-		query->cteList == NIL && query->rowMarks == NIL &&
-		query->groupClause == NIL && query->groupingSets == NIL &&
-		query->havingQual == NULL && query->distinctClause == NIL &&
-		query->sortClause == NIL && query->limitOffset == NULL &&
-		query->limitCount == NULL;
+		query->cteList == NIL && query->groupClause == NIL &&
+		query->groupingSets == NIL && query->havingQual == NULL &&
+		query->distinctClause == NIL && query->sortClause == NIL &&
+		query->limitOffset == NULL && query->limitCount == NULL;
 }
 
-bool
-is_union_view(Query *query, UnionView *view)
+static bool
+match_view(Query *query, UnionView *view)
 {
 	RangeTblEntry *rte;
 
@@ -78,6 +76,22 @@ is_union_view(Query *query, UnionView *view)
 	}
 	view->store = NULL;
 	return is_refuse_locks((Node *) view->filter);
+}
+
+bool
+is_union_view(Query *query, UnionView *view)
+{
+	return query->rowMarks == NIL && match_view(query, view);
+}
+
+/*
+ * If a query locks rows of the view, the rewriter has added the lock to the
+ * query of the view too.
+ */
+bool
+is_locked_union_view(Query *query, UnionView *view)
+{
+	return query->rowMarks != NIL && match_view(query, view);
 }
 
 /* --- which ids ------------------------------------------------------------------ */
@@ -153,7 +167,7 @@ all_reside(Node *ids, bool is_array, ParamListInfo params, text *store,
 	return GUARD(29, all);
 }
 
-static bool
+bool
 is_id_column(Node *node, void *arg)
 {
 	IdColumn   *id = arg;
@@ -221,7 +235,8 @@ add_leaves(UnionView *view, Node *setop, List **leaves)
 	leaf = palloc0(sizeof(UnionLeaf));
 	leaf->query = rt_fetch(((RangeTblRef *) setop)->rtindex,
 						   view->leaves->rtable)->subquery;
-	if (!is_plain_select(leaf->query) || list_length(leaf->query->rtable) != 1 ||
+	if (!is_plain_select(leaf->query) || leaf->query->rowMarks != NIL ||
+		list_length(leaf->query->rtable) != 1 ||
 		linitial_node(RangeTblEntry, leaf->query->rtable)->rtekind != RTE_RELATION)
 		return false;
 	if (view->store != NULL)

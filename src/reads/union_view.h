@@ -37,6 +37,9 @@ typedef struct IdColumn
 /* Is the query that of a view over several stores?  If so, fills in *view. */
 extern bool is_union_view(Query *query, UnionView *view);
 
+/* The same for a view whose rows are to be locked. */
+extern bool is_locked_union_view(Query *query, UnionView *view);
+
 /* The leaves, in the order of the UNION ALL; NIL if they are not as expected. */
 extern List *union_leaves(UnionView *view);
 
@@ -46,6 +49,9 @@ extern List *union_leaves(UnionView *view);
  * the relation of the leaf.
  */
 extern bool has_same_columns(UnionView *view, Query *leaf, bool *in_place);
+
+/* column_test of an IdColumn */
+extern bool is_id_column(Node *node, void *arg);
 
 /*
  * Is the value of the expression known already?  Only constants and parameters

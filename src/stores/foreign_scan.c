@@ -81,6 +81,7 @@ typedef struct StoreScan
 	AttInMetadata *in;
 	const char *relation;		/* for messages; NULL for a join */
 	ExprState  *precheck;		/* NULL: no precheck */
+	LockFault	fault;			/* the scan must not begin */
 	bool		rewind;			/* the rows may be wanted again */
 	int			fetch;			/* rows of a FETCH; 0: no cursor */
 
@@ -129,9 +130,26 @@ check_layout(List *list, int n, const NodeTag *tags)
 }
 
 Node *
-foreign_scan_plan(int fetch, bool locks)
+foreign_scan_plan(int fetch, bool locks, LockFault fault)
 {
-	return (Node *) list_make2_int(fetch, locks);
+	return (Node *) list_make3_int(fetch, locks, fault);
+}
+
+void
+report_lock_fault(LockFault fault, const char *table)
+{
+	if (fault == LOCK_FAULT_CONDITION)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot lock rows of a store by a condition that is tested here"),
+				 errdetail("The store would lock rows of table \"%s\" that do not meet the condition. EXPLAIN (VERBOSE) of the query without FOR UPDATE shows it as Filter.", table),
+				 errhint("Select the ids without a lock. Then lock each row by its id, and test the condition on the row that is returned.")));
+	if (fault == LOCK_FAULT_LIMIT)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot lock rows of a store with an ORDER BY or LIMIT that is applied here"),
+				 errdetail("The store would lock rows of table \"%s\" that are not returned.", table),
+				 errhint("Order by expressions that can be sent to the store. Or select the ids without a lock, and lock each row by its id.")));
 }
 
 static void
@@ -293,6 +311,7 @@ storeBeginForeignScan(ForeignScanState *node, int eflags)
 	scan = start_scan(node, lsecond_int(how) ? WIRE_WRITE :
 					  may_begin_again(node) ? WIRE_READ_MANY : WIRE_READ);
 	scan->fetch = linitial_int(how);
+	scan->fault = lthird_int(how);
 	scan->attrs = list_nth(plan->fdw_private, SCAN_ATTRS);
 	scan->rewind = (eflags & (EXEC_FLAG_REWIND | EXEC_FLAG_BACKWARD)) != 0;
 	scan->precheck = init_precheck(node);
@@ -421,6 +440,7 @@ begin_scan(StoreScan *scan)
 		GetCurrentTransactionNestLevel() > scan->level;
 	WireNeed	need = scan->statement->need;
 
+	report_lock_fault(scan->fault, scan->relation);
 	split_require_active(((ForeignScan *) node->ss.ps.plan)->fs_server);
 	evaluate_params(node->ss.ps.ps_ExprContext, &scan->params);
 	scan->begun = true;

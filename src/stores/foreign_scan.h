@@ -8,11 +8,23 @@
 
 #include "foreign/fdwapi.h"
 
+/* Why the store would lock rows of a view that the query does not return. */
+typedef enum LockFault
+{
+	LOCK_FAULT_NONE,
+	LOCK_FAULT_CONDITION,		/* a condition is tested here */
+	LOCK_FAULT_LIMIT			/* ORDER BY or LIMIT is applied here */
+} LockFault;
+
+/* Raises an error for a fault. */
+extern void report_lock_fault(LockFault fault, const char *table);
+
 /*
  * What a plan says in place of the number of rows to fetch, which is the third
- * item of the private list of postgres_fdw.
+ * item of the private list of postgres_fdw.  A scan with a fault fails when it
+ * begins.
  */
-extern Node *foreign_scan_plan(int fetch, bool locks);
+extern Node *foreign_scan_plan(int fetch, bool locks, LockFault fault);
 
 /* Sets the callbacks. */
 extern void foreign_scan_routine(FdwRoutine *routine);

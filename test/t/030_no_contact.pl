@@ -64,6 +64,7 @@ my %script = (
 	lateral => q(SELECT 1 / count(*) FROM env AS e, LATERAL (SELECT r.n FROM run_ops.run AS r WHERE r.id = e.run_id ORDER BY r.n LIMIT 1) AS l WHERE e.id = 'e' || :n;),
 	cte => q(WITH r AS (SELECT * FROM run_ops.run) SELECT 1 / count(*) FROM r WHERE id = legacy_id(:n);),
 	update => q(UPDATE env SET touched = r.n FROM run_ops.run AS r WHERE r.id = env.run_id AND env.id = 'e' || :n;),
+	for_update => q(SELECT 1 / count(*) FROM (SELECT FROM run_ops.run WHERE id = legacy_id(:n) FOR UPDATE) AS r;),
 	lock => q(SELECT 1 / run_ops.lock_row('run_ops.run', legacy_id(:n))::int;));
 
 my @files;
@@ -77,6 +78,8 @@ foreach my $name (sort keys %script)
 sub workload
 {
 	my ($when, $transactions) = @_;
+	# the first statement of a session may be one that locks
+	local $ENV{PGOPTIONS} = '-c session_preload_libraries=run_ops_split';
 	foreach my $mode (qw(simple extended prepared))
 	{
 		my ($out, $err) = run_command(

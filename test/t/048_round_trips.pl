@@ -132,6 +132,10 @@ takes(qq(SELECT n FROM run_ops.run WHERE id = '$legacy'; INSERT INTO run_ops.run
 	DELETE FROM run_ops.run WHERE id IN ('$other') RETURNING n), "0\n2\nt\n2\n2", 0, 'statements on LEGACY ids');
 takes(qq(BEGIN; SELECT n FROM run_ops.run WHERE id = '$legacy'; UPDATE run_ops.run SET n = 0 WHERE id = '$legacy'; SAVEPOINT s;
 	UPDATE run_ops.run SET n = 0 WHERE id = '$legacy'; ROLLBACK TO s; COMMIT), 0, 0, 'a transaction on LEGACY ids');
+takes(qq(SELECT n FROM run_ops.run WHERE id = '$legacy' FOR UPDATE), 0, 0, 'a LEGACY row locked');
+takes(qq(BEGIN; SELECT n FROM run_ops.run WHERE id = '@{[ ksuid(2) ]}' FOR UPDATE; COMMIT), 2, 2, 'a NEW row locked');
+takes(qq(BEGIN; SELECT count(*) FROM (SELECT FROM run_ops.run WHERE n >= 0 ORDER BY n LIMIT 5 FOR UPDATE SKIP LOCKED) AS q; COMMIT), 5, 2,
+	'rows of both stores locked');
 takes('SET run_ops_split.cross_store_writes = allow; BEGIN; INSERT INTO note VALUES (1); ' . $insert->(5011) . '; COMMIT', '', 2,
 	'a row of a table of this database and one of the store in one transaction');
 takes('BEGIN; ' . $insert->(5012) . qq(; INSERT INTO run_ops.run VALUES ('$other', 'open', 1); COMMIT), '', 2, 'a LEGACY row and a NEW one in one transaction');

@@ -174,6 +174,37 @@ foreach my $residency ('LEGACY', 'NEW')
 		is(here("SELECT n FROM run_ops.job WHERE id = '$a'"), 42, "$as: from its new values");
 	}
 
+	# SELECT ... FOR UPDATE and the like, for one row and for a set
+	my $of_a = "FROM run_ops.job WHERE id = '$a' AND status = 'PENDING'";
+	foreach my $rows ([ 'a row', $of_a, 1 ], [ 'a set', "FROM run_ops.job WHERE status = 'PENDING' ORDER BY id", 3 ])
+	{
+		my ($of, $from, $count) = @$rows;
+		my $as = "$residency, FOR UPDATE of $of";
+		my $others = $count - 1;
+		my $change = sub { reset_rows($residency); $one->query("BEGIN; UPDATE run_ops.job SET $_[0] WHERE id = '$a'") };
+		$change->('n = 7');
+		$two->query('BEGIN');
+		is(outcome_after_wait($two, "SELECT FROM (SELECT n $from OFFSET 0 FOR UPDATE) AS q WHERE n = 7", $server, $commit), 1, "$as waits, and returns the new version");
+		is(tried($one, "SELECT $from FOR UPDATE NOWAIT"), '55P03', "$as, NOWAIT: fails");
+		is(tried($one, "SELECT $from FOR KEY SHARE SKIP LOCKED"), 0, "$as, SKIP LOCKED: skips");
+		is(tried($one, "SELECT FROM run_ops.job WHERE id = '$b' FOR UPDATE SKIP LOCKED"), $others ? 0 : 1, "$as locks no other row");
+		done();
+		$change->(q(status = 'DONE'));
+		is(outcome_after_wait($two, "SELECT $from FOR UPDATE", $server, $commit), $others, "$as leaves out a row that does not meet the condition any more");
+		$one->query("BEGIN; SELECT $from FOR SHARE");
+		is(tried($two, "SELECT $from FOR SHARE NOWAIT"), $others, "$as: FOR SHARE is shared");
+		done();
+		$change->('n = 8');
+		is(tried($two, "SELECT $from FOR KEY SHARE NOWAIT"), $count, "$as: FOR KEY SHARE does not wait for an UPDATE");
+		is(tried($two, "SELECT $from LIMIT 1 FOR UPDATE SKIP LOCKED"), $others ? 1 : 0, "$as, SKIP LOCKED: takes what is free");
+		done();
+		reset_rows($residency);
+		$two->query("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM run_ops.job");
+		here("UPDATE run_ops.job SET n = 9 WHERE id = '$a'");
+		is(tried($two, "SELECT $from FOR UPDATE"), '40001', "$as, REPEATABLE READ: a row that has changed since is an error");
+		done();
+	}
+
 	# READ COMMITTED: each statement has a snapshot of its own
 	my $n = "SELECT n FROM run_ops.job WHERE id = '$a'";
 	my $set = sub { here("UPDATE run_ops.job SET n = $_[0] WHERE id = '$a'") };
@@ -280,6 +311,38 @@ foreach my $residency ('LEGACY', 'NEW')
 		is($one->query('FETCH ALL FROM c'), "1\n1\n1", "$as sees what its own transaction had changed before");
 		done();
 	}
+}
+
+# two workers take jobs of both stores from a queue: none twice, none is lost
+here('CREATE TABLE claim (id text, worker int)');
+my $next = q(SELECT id FROM run_ops.job WHERE status = 'PENDING' ORDER BY n LIMIT 5 FOR UPDATE SKIP LOCKED);
+foreach my $case (
+	[ 'one statement', qq(
+WITH claimed AS (UPDATE run_ops.job SET status = 'DONE' WHERE id IN ($next) RETURNING id)
+INSERT INTO claim SELECT id, :client_id FROM claimed;
+) ],
+	[ 'two statements', qq(
+BEGIN;
+SELECT coalesce(array_agg(id), '{}') AS ids FROM ($next) AS q \\gset
+UPDATE run_ops.job SET status = 'DONE' WHERE id = ANY (':ids');
+INSERT INTO claim SELECT unnest(':ids'::text[]), :client_id;
+COMMIT;
+) ])
+{
+	my ($name, $sql) = @$case;
+	# the first statement of a session needs the library
+	local $ENV{PGOPTIONS} = '-c session_preload_libraries=run_ops_split -c run_ops_split.cross_store_writes=allow';
+	here('DELETE FROM run_ops.job; TRUNCATE claim');
+	here(q(INSERT INTO run_ops.job (id, n) SELECT CASE i % 2 WHEN 0 THEN 'run_c' || lpad(i::text, 24, '0') ELSE 'run_' || lpad(i::text, 27, '0') END, i
+		FROM generate_series(1, 2500) AS i));
+	unlink $script;
+	append_to_file($script, $sql);
+	IPC::Run::run([ 'pgbench', '-n', '-c', 2, '-j', 2, '-t', 300, '-f', $script, $control_plane->connstr('postgres') ], '>', \my $out, '2>', \my $err);
+	my ($processed) = $out =~ /transactions actually processed: (\S+)/;
+	is($processed, '600/600', "workers, $name: no transaction fails") or diag((split /\n/, $err)[0]);
+	is(here('SELECT count(*), count(DISTINCT id) FROM claim'), '2500|2500', "workers, $name: every job is taken once");
+	is(here(q(SELECT count(*) FROM run_ops.job WHERE status = 'DONE')), 2500, "workers, $name: every job is done");
+	is(here('SELECT count(DISTINCT worker) FROM claim'), 2, "workers, $name: both have worked");
 }
 
 # a loop over rows of both stores, of which the second store's are not read yet

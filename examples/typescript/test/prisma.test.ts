@@ -531,26 +531,19 @@ tryOut("update of a row that changed since the transaction read it", async ({ id
 
 // Raw ------------------------------------------------------------------------------
 
-tryOut(
-  "$queryRaw with FOR UPDATE",
-  async ({ id }) => {
-    await prisma.$transaction(async (tx) => {
-      const rows = await tx.$queryRaw<unknown[]>`SELECT id FROM run_ops."TaskRun" WHERE id = ${id} FOR UPDATE`;
-      assert.equal(rows.length, 1);
-    });
-  },
-  async ({ id }) => {
-    await prisma.$transaction(async (tx) => {
-      const [{ locked }] = await tx.$queryRaw<[{ locked: boolean }]>`SELECT run_ops.lock_row('run_ops."TaskRun"', ${id}) AS locked`;
-      assert.equal(locked, true);
-      const somebodyElse = prisma.$transaction([
-        prisma.$executeRaw`SET LOCAL statement_timeout = '500ms'`,
-        prisma.$queryRaw`SELECT run_ops.lock_row('run_ops."TaskRun"', ${id})`,
-      ]);
-      assert.equal(await outcome(somebodyElse), "P2010 57014", "has to wait");
-    });
-  },
-);
+tryOut("$queryRaw with FOR UPDATE", async ({ id }) => {
+  await prisma.$transaction(async (tx) => {
+    const rows = await tx.$queryRaw<unknown[]>`SELECT id FROM run_ops."TaskRun" WHERE id = ${id} FOR UPDATE`;
+    assert.equal(rows.length, 1);
+    const somebodyElse = prisma.$transaction([
+      // the first statement of a new session would be refused
+      prisma.$queryRaw`SELECT id FROM run_ops."TaskRun" WHERE id = ${id}`,
+      prisma.$executeRaw`SET LOCAL statement_timeout = '500ms'`,
+      prisma.$queryRaw`SELECT id FROM run_ops."TaskRun" WHERE id = ${id} FOR UPDATE`,
+    ]);
+    assert.equal(await outcome(somebodyElse), "P2010 57014", "has to wait");
+  });
+});
 
 tryOut("$queryRaw with INSERT, UPDATE, DELETE … RETURNING", async (here) => {
   const waitpoint = await here.newWaitpoint();
