@@ -35,8 +35,11 @@ CREATE FUNCTION locks(strength text DEFAULT 'UPDATE') RETURNS TABLE (legacy int[
   SELECT locked(current_setting('app.legacy'), strength), locked('new', strength)
 $$;
 SELECT run_ops.swap_views(true);
--- The first statement of a session loads the library: too late for itself.
+-- The first statement of a session that has not preloaded the library loads it:
+-- too late for itself.
+\setenv PGOPTIONS '-c session_preload_libraries='
 \c
+\setenv PGOPTIONS
 SET app.legacy = :'legacy_server';
 SELECT n FROM run_ops.run ORDER BY n FOR UPDATE;
 SELECT n FROM run_ops.run ORDER BY n FOR UPDATE;
