@@ -74,6 +74,7 @@ MODULES_C = \
 	reads/seam_pruning \
 	reads/union_view \
 	reads/seam_shortcut \
+	reads/assumed_statistics \
 	reads/foreign_plan \
 	reads/run_ops_fdw \
 	writes/routed_view \
@@ -148,6 +149,7 @@ REGRESS ?= \
 	read_fuzz \
 	store_counts \
 	lazy_fdw \
+	estimates \
 	write_routing \
 	column_equality \
 	cross_seam_guard \

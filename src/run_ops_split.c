@@ -18,6 +18,7 @@
 #include "ground/rights.h"
 #include "ground/server_identity.h"
 #include "ground/snapshot_key.h"
+#include "reads/assumed_statistics.h"
 #include "reads/seam_pruning.h"
 #include "reads/seam_shortcut.h"
 #include "reads/target_leaves.h"
@@ -45,6 +46,7 @@ _PG_init(void)
 	read_gate_init();
 	foreign_scan_init();
 	target_leaves_init();
+	assumed_statistics_init();
 	seam_pruning_init();
 	seam_shortcut_init();
 	write_frame_init();
