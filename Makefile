@@ -76,6 +76,7 @@ MODULES_C = \
 	reads/seam_shortcut \
 	reads/assumed_statistics \
 	reads/foreign_plan \
+	reads/store_anti_join \
 	reads/run_ops_fdw \
 	writes/routed_view \
 	writes/write_frame \
@@ -150,6 +151,7 @@ REGRESS ?= \
 	store_counts \
 	lazy_fdw \
 	estimates \
+	store_anti_join \
 	write_routing \
 	column_equality \
 	cross_seam_guard \

@@ -21,6 +21,7 @@
 #include "reads/assumed_statistics.h"
 #include "reads/seam_pruning.h"
 #include "reads/seam_shortcut.h"
+#include "reads/store_anti_join.h"
 #include "reads/target_leaves.h"
 #include "stores/foreign_scan.h"
 #include "stores/read_gate.h"
@@ -49,6 +50,7 @@ _PG_init(void)
 	assumed_statistics_init();
 	seam_pruning_init();
 	seam_shortcut_init();
+	store_anti_join_init();
 	write_frame_init();
 	row_recheck_init();
 	write_routing_init();

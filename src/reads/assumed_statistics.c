@@ -29,6 +29,7 @@
 
 #include "ground/own_table.h"
 #include "reads/assumed_statistics.h"
+#include "stores/foreign_scan.h"
 #include "stores/remote_rows.h"
 
 /* The least size; a plan for large tables is less wrong for small ones. */
@@ -163,15 +164,15 @@ statistics_of_foreign_table(Oid relid, AttrNumber attno)
 }
 
 /*
- * The number of different values of a column of a UNION ALL with a foreign
- * table, unless that of one of its leaves is unknown.
+ * The number of different values of a column of a UNION ALL with a table of a
+ * store, unless that of one of its leaves is unknown.
  */
 static HeapTuple
 statistics_of_union(PlannerInfo *root, RelOptInfo *rel, AttrNumber attno)
 {
 	double		distinct = 0;
 	double		rows = 0;
-	bool		has_foreign = false;
+	bool		has_store = false;
 	ListCell   *lc;
 
 	foreach(lc, root->append_rel_list)
@@ -193,12 +194,13 @@ statistics_of_union(PlannerInfo *root, RelOptInfo *rel, AttrNumber attno)
 		examine_variable(root, column, 0, &stats);
 		distinct += get_variable_numdistinct(&stats, &is_default);
 		rows += stats.rel->tuples;
-		has_foreign |= stats.rel->fdwroutine != NULL;
+		has_store |= stats.rel->fdwroutine != NULL &&
+			is_store_table(stats.rel->fdwroutine);
 		ReleaseVariableStats(stats);
 		if (is_default)
 			return NULL;
 	}
-	if (!has_foreign || rows <= 0)
+	if (!has_store || rows <= 0)
 		return NULL;
 	/* as ANALYZE does: a large number grows with the number of rows */
 	return make_statistics(distinct > 0.1 * rows ? -Min(distinct / rows, 1) : distinct, 0, 0);

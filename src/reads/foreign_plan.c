@@ -55,12 +55,6 @@ FdwRoutine	postgres_fdw_routine;
 #define DEFAULT_FDW_TUPLE_COST COMPAT_DEFAULT_FDW_TUPLE_COST
 
 /*
- * The cost of a rescan, as a share of fdw_startup_cost.  The connection and
- * the remote transaction exist already; a rescan is one query.
- */
-#define RESCAN_STARTUP_SHARE 0.1
-
-/*
  * How many of the lookups of a join with a precheck are expected to run.  Of
  * each id only one store is asked.  What fetches a whole table in place of the
  * lookups needs the store in any case, also if no id is of that store, so it has
@@ -80,16 +74,8 @@ FdwRoutine	postgres_fdw_routine;
  */
 #define STORE_SIDE_SHARE 0.9
 
-/* The options of a foreign table that determine its costs. */
-typedef struct CostOptions
-{
-	double		startup_cost;
-	double		tuple_cost;
-	int			fetch_size;		/* 0: not set */
-} CostOptions;
-
-static CostOptions
-cost_options(Oid relid)
+CostOptions
+foreign_cost_options(Oid relid)
 {
 	CostOptions result = {DEFAULT_FDW_STARTUP_COST, DEFAULT_FDW_TUPLE_COST, 0};
 	ForeignTable *table = GetForeignTable(relid);
@@ -557,7 +543,7 @@ storeGetForeignRelSize(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 static void
 storeGetForeignPaths(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 {
-	CostOptions options = cost_options(relid);
+	CostOptions options = foreign_cost_options(relid);
 
 	postgres_fdw_routine.GetForeignPaths(root, rel, relid);
 
@@ -751,7 +737,7 @@ storeGetForeignPlan(PlannerInfo *root, RelOptInfo *rel, Oid relid,
 	plan->fdw_recheck_quals =
 		list_concat_copy(plan->fdw_recheck_quals,
 						 derive_prechecks(root, rel, scan_clauses));
-	return read_rows(root, rel, best_path, plan, cost_options(relid).fetch_size);
+	return read_rows(root, rel, best_path, plan, foreign_cost_options(relid).fetch_size);
 }
 
 /* Do the rows of the relation need a lock that postgres_fdw does not write? */

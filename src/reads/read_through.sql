@@ -89,8 +89,7 @@ BEGIN
     WHEN NOT split THEN format('%s; split is off', t.legacy)
     WHEN t.routing = 'store' THEN format(
       '%s in every store; a row does not say which store it is in, so each read queries all stores, and if two stores '
-      'have a key, the row of "new" is shown: a lookup by key costs one more remote lookup, any other read one for '
-      'each local row', t.legacy)
+      'have a key, the row of "new" is shown: the keys of the local rows that a query reads are sent to each store', t.legacy)
     ELSE format('%s in every store; the shape of "%s" tells the store of a row', t.legacy, t.route_column) END);
   -- A rule that does nothing makes PostgreSQL refuse INSERT ... ON CONFLICT.
   -- Without the rule, the triggers of the view would ignore the clause.

@@ -14,6 +14,9 @@
  */
 extern Node *foreign_scan_plan(int fetch, bool locks);
 
+/* Are these the callbacks of foreign tables that are executed here? */
+extern bool is_store_table(const FdwRoutine *routine);
+
 /* Sets the callbacks. */
 extern void foreign_scan_routine(FdwRoutine *routine);
 
