@@ -209,8 +209,7 @@ add_anti_join_path(PlannerInfo *root, RelOptInfo *joinrel, Path *outer,
 	path->path.pathtype = T_CustomScan;
 	path->path.parent = joinrel;
 	path->path.pathtarget = joinrel->reltarget;
-	/* the planner expects that the store has every key; hardly one is in both */
-	path->path.rows = outer->rows;
+	path->path.rows = joinrel->rows;
 	path->path.startup_cost = outer->startup_cost + set +
 		first * (outer->total_cost - outer->startup_cost + run);
 	path->path.total_cost = outer->total_cost + run +
@@ -221,6 +220,32 @@ add_anti_join_path(PlannerInfo *root, RelOptInfo *joinrel, Path *outer,
 	path->custom_private = list_make2(innerrel, lookups);
 	path->methods = &path_methods;
 	add_path(joinrel, &path->path);
+}
+
+/*
+ * If rows are looked up by their whole key, corrects the estimate of the join.
+ * The planner expects that a large table has each key of a smaller one, but
+ * hardly a key is in two stores.
+ */
+static void
+expect_all_rows(RelOptInfo *joinrel, RelOptInfo *outerrel, Oid relid,
+				List *lookups)
+{
+	List	   *columns = NIL;
+	ListCell   *lc;
+
+	foreach(lc, lookups)
+		columns = lappend_int(columns, ((Var *) ((LookupCondition *) lfirst(lc))->column)->varattno);
+	if (list_difference_int(remote_key(relid), columns) != NIL)
+		return;
+	joinrel->rows = Max(joinrel->rows, outerrel->rows);
+	foreach(lc, joinrel->pathlist)
+	{
+		Path	   *path = lfirst(lc);
+
+		if (path->param_info == NULL)
+			path->rows = joinrel->rows;
+	}
 }
 
 static void
@@ -243,6 +268,7 @@ add_anti_join_paths(PlannerInfo *root, RelOptInfo *joinrel, RelOptInfo *outerrel
 	lookups = key_lookups(root, outerrel, innerrel, relid, extra->restrictlist);
 	if (lookups == NIL)
 		return;
+	expect_all_rows(joinrel, outerrel, relid, lookups);
 	foreach(lc, outerrel->pathlist)
 	{
 		Path	   *outer = lfirst(lc);
