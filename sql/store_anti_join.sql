@@ -59,6 +59,8 @@ SELECT count(*) FROM (SELECT id FROM tag UNION ALL SELECT NULL) AS x WHERE NOT E
 SELECT count(*) FROM tag AS x WHERE NOT EXISTS (SELECT FROM tag AS y WHERE n % 7 = 0 AND y.id = x.id);
 SELECT count(*), count(y.id) FROM tag AS x LEFT JOIN run_ops_new.tag AS y ON y.id = x.id;
 SELECT count(*) FROM tag AS x LEFT JOIN run_ops_new.tag AS y ON y.id = x.id WHERE y.id IS NULL;
+SELECT count(x.n), count(j.there) FROM (SELECT x.n, y.n AS there FROM tag AS x LEFT JOIN run_ops_new.tag AS y ON y.id = x.id WHERE y.id IS NULL OFFSET 0) AS j, tag AS x WHERE x.n = j.n;
+SELECT x.id, y.n FROM tag AS x LEFT JOIN run_ops_new.tag AS y ON y.id = x.id WHERE y.id IS NULL ORDER BY x.n LIMIT 2;
 -- sets end when they are large
 SET work_mem = '64kB';
 SELECT * FROM differs('tag');

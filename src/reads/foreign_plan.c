@@ -754,10 +754,11 @@ needs_own_lock(PlannerInfo *root, Index relid)
 static bool
 is_looked_up(PlannerInfo *root, Index relid)
 {
-	RelOptInfo *rel = find_base_rel(root, relid);
+	RelOptInfo *rel = root->simple_rel_array[relid];
 
-	return has_lookup_by_index(root, rel->baserestrictinfo, rel,
-							   planner_rt_fetch(relid, root)->relid);
+	return rel != NULL &&
+		has_lookup_by_index(root, rel->baserestrictinfo, rel,
+							planner_rt_fetch(relid, root)->relid);
 }
 
 /*
@@ -806,11 +807,13 @@ storeGetForeignJoinPaths(PlannerInfo *root, RelOptInfo *joinrel,
 	if (any_relation(root, joinrel, needs_own_lock))
 		return;
 	/* postgres_fdw needs the other paths to evaluate locked rows again */
-	if (root->parse->commandType == CMD_SELECT && root->rowMarks == NIL)
+	if (root->parse->commandType != CMD_SELECT || root->rowMarks != NIL)
+		others = NIL;
+	else
 		joinrel->pathlist = NIL;
 	postgres_fdw_routine.GetForeignJoinPaths(root, joinrel, outerrel, innerrel,
 											 jointype, extra);
-	if (root->parse->commandType == CMD_SELECT && root->rowMarks == NIL)
+	if (others != NIL)
 		add_store_side_paths(root, joinrel, others);
 }
 

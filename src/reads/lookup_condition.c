@@ -92,7 +92,8 @@ name_as_text(Node *value)
 
 /* Splits a condition into its operator and the two sides of that. */
 static bool
-split_comparison(Node *clause, LookupCondition *condition, List **sides)
+split_comparison(Node *clause, column_test is_column, void *arg,
+				 LookupCondition *condition, List **sides)
 {
 	condition->is_array = condition->null_equals = false;
 	if (IsA(clause, ScalarArrayOpExpr))
@@ -107,7 +108,8 @@ split_comparison(Node *clause, LookupCondition *condition, List **sides)
 		*sides = op->args;
 		/* X = ANY (ARRAY[column]) */
 		if (IsA(array, ArrayExpr) && !array->multidims &&
-			GUARD(42, list_length(array->elements) == 1))
+			GUARD(42, list_length(array->elements) == 1) &&
+			is_column(without_relabeling(linitial(array->elements)), arg))
 			*sides = list_make2(linitial(op->args), linitial(array->elements));
 		else
 			condition->is_array = true;
@@ -137,7 +139,7 @@ match_lookup_condition(Node *clause, column_test is_column, void *arg,
 {
 	List	   *sides;
 
-	if (!split_comparison(clause, condition, &sides))
+	if (!split_comparison(clause, is_column, arg, condition, &sides))
 		return false;
 	for (int side = 0; side < (condition->is_array ? 1 : 2); side++)
 	{
@@ -156,9 +158,7 @@ match_lookup_condition(Node *clause, column_test is_column, void *arg,
 	return false;
 }
 
-/*
- * Is the clause a bound of the column: column >= X, or column <= X if "upper"?
- */
+/* Is the clause a bound of the column: column >= X, or column <= X if "upper"? */
 static bool
 match_bound(Node *clause, bool upper, column_test is_column, void *arg,
 			LookupCondition *bound)

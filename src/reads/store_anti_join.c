@@ -262,7 +262,9 @@ add_anti_join_paths(PlannerInfo *root, RelOptInfo *joinrel, RelOptInfo *outerrel
 	if (jointype != JOIN_ANTI || innerrel->reloptkind != RELOPT_BASEREL ||
 		innerrel->fdwroutine == NULL || !is_store_table(innerrel->fdwroutine) ||
 		!GUARD(46, innerrel->baserestrictinfo == NIL) ||
-		!bms_is_empty(innerrel->lateral_relids))
+		!bms_is_empty(innerrel->lateral_relids) ||
+		/* LEFT JOIN ... WHERE ... IS NULL, and a column of the table is shown */
+		bms_overlap(pull_varnos(root, (Node *) joinrel->reltarget->exprs), innerrel->relids))
 		return;
 	relid = planner_rt_fetch(innerrel->relid, root)->relid;
 	lookups = key_lookups(root, outerrel, innerrel, relid, extra->restrictlist);
