@@ -193,8 +193,8 @@ plan_anti_join(PlannerInfo *root, RelOptInfo *rel, CustomPath *path,
 }
 
 /*
- * A set costs as much as a rescan of a foreign table, and a key in it about as
- * much as a row that is fetched.
+ * A set costs as much as two rescans of a foreign table, so that a single key is
+ * looked up, and a key in it about as much as a row that is fetched.
  */
 static void
 add_anti_join_path(PlannerInfo *root, RelOptInfo *joinrel, Path *outer,
@@ -231,12 +231,13 @@ static void
 expect_all_rows(RelOptInfo *joinrel, RelOptInfo *outerrel, Oid relid,
 				List *lookups)
 {
+	List	   *key = remote_key(relid);
 	List	   *columns = NIL;
 	ListCell   *lc;
 
 	foreach(lc, lookups)
 		columns = lappend_int(columns, ((Var *) ((LookupCondition *) lfirst(lc))->column)->varattno);
-	if (list_difference_int(remote_key(relid), columns) != NIL)
+	if (key == NIL || list_difference_int(key, columns) != NIL)
 		return;
 	joinrel->rows = Max(joinrel->rows, outerrel->rows);
 	foreach(lc, joinrel->pathlist)
@@ -442,8 +443,8 @@ next_row(ScanState *node)
 }
 
 /*
- * Called only for the evaluation of a row again (EvalPlanQual).  Then the outer
- * plan has the new version of the row.
+ * Called only if a row is evaluated again (EvalPlanQual), and then in place of
+ * next_row().  The outer plan has the new version of the row.
  */
 static bool
 recheck_row(ScanState *node, TupleTableSlot *slot)
