@@ -74,7 +74,9 @@ MODULES_C = \
 	reads/union_view \
 	reads/leaf_locks \
 	reads/seam_shortcut \
+	reads/assumed_statistics \
 	reads/foreign_plan \
+	reads/store_anti_join \
 	reads/run_ops_fdw \
 	writes/routed_view \
 	writes/write_routing \
@@ -149,6 +151,8 @@ REGRESS ?= \
 	read_fuzz \
 	store_counts \
 	lazy_fdw \
+	estimates \
+	store_anti_join \
 	write_routing \
 	one_statement \
 	column_equality \

@@ -37,9 +37,8 @@ $$;
 SELECT run_ops.swap_views(true);
 -- The first statement of a session that has not preloaded the library loads it:
 -- too late for itself.
-\setenv PGOPTIONS '-c session_preload_libraries='
-\c
-\setenv PGOPTIONS
+\set not_loaded 'dbname=' :DBNAME ' host=' :HOST ' port=' :PORT ' user=' :USER ' options=''-c session_preload_libraries='''
+\c -reuse-previous=off :"not_loaded"
 SET app.legacy = :'legacy_server';
 SELECT n FROM run_ops.run ORDER BY n FOR UPDATE;
 SELECT n FROM run_ops.run ORDER BY n FOR UPDATE;

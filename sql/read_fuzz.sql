@@ -103,7 +103,9 @@ BEGIN
     '{k} = ANY (ARRAY(SELECT e.run_id FROM env AS e WHERE e.id < ''e3''))',
     '{k} IN (SELECT e.run_id FROM env AS e)', '{k} NOT IN (SELECT e.run_id FROM env AS e WHERE e.run_id IS NOT NULL)',
     'EXISTS (SELECT FROM env AS e WHERE e.run_id = {k})', '{k} = ALL ($3)', '{k} <> $1', '{k} < $1', '{k} LIKE ''run_c%''',
-    '{k} IS NULL', '{k} IS NOT DISTINCT FROM $1', '{k} COLLATE "C" = $1', '{k} COLLATE nocase = upper($1)', '{k} = {t}.note',
+    '{k} IS NULL', '{k} IS NOT DISTINCT FROM $1', '{k} IS NOT DISTINCT FROM ' || quote_nullable(any_id()), '({k} = $1) IS TRUE', '({k} = $1) IS NOT TRUE',
+    'coalesce({k} = $2, false)', 'coalesce({k} = $2, {t}.note = ''a'')', '{k} = $1::name', '{k} BETWEEN $1 AND $1', '{k} BETWEEN $1 AND $2', '$2 = ANY (ARRAY[{k}])',
+    '{k} COLLATE "C" = $1', '{k} COLLATE nocase = upper($1)', '{k} = {t}.note',
     '{k} = lower({t}.note || $1)', '{t}.note = ''a''', '{t}.n < 5', '{t}.n = 3', '{t}.note = ''stray'''), '{k}', k), '{t}', t);
 END $$;
 

@@ -72,6 +72,52 @@ SELECT * FROM run_ops.run WHERE id = :'ksuid' OR id = :'cuid' ORDER BY id;
 EXPLAIN (COSTS OFF) SELECT * FROM run_ops.run WHERE id = :'ksuid' OR note = 'new';
 EXPLAIN (COSTS OFF) SELECT * FROM run_ops.run WHERE id LIKE 'run_37dGaqAy%' AND id < 'run_4' AND id <> :'cuid';
 
+-- What says the same as id = X in another way, with ids that are known before
+-- planning, when conditions have been simplified, and in a generic plan. NULL
+-- equals nothing, but is not distinct from NULL, whose rows are legacy's.
+CREATE FUNCTION asked(query text) RETURNS text LANGUAGE sql
+  RETURN (SELECT coalesce(string_agg(DISTINCT CASE WHEN line LIKE 'Foreign%' THEN 'new' ELSE 'legacy' END, ' '), 'none')
+            FROM executed(query) AS line WHERE line NOT LIKE '%never executed%');
+CREATE FUNCTION same_rows(query text) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+  pruned text[];
+  whole  text[];
+BEGIN
+  EXECUTE format('SELECT array_agg(s.id ORDER BY s.id) FROM (%s) AS s', query) INTO pruned;
+  SET LOCAL run_ops_split.seam_pruning = off;
+  EXECUTE format('SELECT array_agg(s.id ORDER BY s.id) FROM (%s) AS s', query) INTO whole;
+  SET LOCAL run_ops_split.seam_pruning = on;
+  RETURN pruned IS NOT DISTINCT FROM whole;
+END $$;
+CREATE FUNCTION asked_generic(query text, id text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE result text;
+BEGIN
+  SET LOCAL plan_cache_mode = force_generic_plan;
+  EXECUTE 'PREPARE generic (text) AS ' || query;
+  result := asked(format('EXECUTE generic (%L)', id));
+  EXECUTE 'DEALLOCATE generic';
+  RETURN result;
+END $$;
+CREATE TABLE written (nr int, condition text);
+INSERT INTO written VALUES
+  (1, '"runId" IS NOT DISTINCT FROM {x}'), (2, '{x} IS NOT DISTINCT FROM "runId"'), (3, '("runId" = {x}) IS TRUE'),
+  (4, 'coalesce("runId" = {x}, false)'), (5, 'coalesce({x} = "runId", NULL, false)'), (6, '"runId" = {x}::name'), (7, '{x}::name = "runId"'),
+  (8, '"runId" BETWEEN {x} AND {x}'), (9, '{x} >= "runId" AND note <> '''' AND "runId" >= {x}'), (10, '{x} = ANY (ARRAY["runId"])'),
+  (11, '(("runId" = {x}) IS TRUE AND note <> '''') IS TRUE'), (12, 'coalesce("runId" = {x} OR "runId" IS NOT DISTINCT FROM {x}, false)'),
+  (13, '("runId" BETWEEN {x} AND {x}) IS TRUE'), (14, '"runId" IS NOT DISTINCT FROM {x}::name'),
+  -- and what says something else
+  (21, '("runId" = {x}) IS NOT TRUE'), (22, '("runId" = {x}) IS NOT FALSE'), (23, '("runId" = {x}) IS UNKNOWN'), (24, 'coalesce("runId" = {x}, true)'),
+  (25, 'coalesce("runId" = {x}, note = ''new'')'), (26, '"runId" IS DISTINCT FROM {x}'), (27, '"runId" BETWEEN {x} AND ''z'''),
+  (28, '"runId" >= {x} AND "runId" >= {x}'), (29, '"runId" >= {x} AND note <= {x}'), (30, '{x} = ANY (ARRAY["runId", id, note])'),
+  (31, '"runId" >= {x} AND "runId" <= {x} || ''z'''), (32, '"runId" <= {x} AND "runId" <= {x}'), (33, '{x} = ANY (ARRAY[note, "runId"])');
+SELECT nr, condition, x, asked(literal), asked(simplified) AS simplified, asked_generic(query, x) AS generic, same_rows(literal) AND same_rows(simplified) AS same
+  FROM written, unnest(ARRAY[:'cuid', :'ksuid', NULL]) AS x,
+       LATERAL (SELECT 'SELECT * FROM run_ops.step WHERE ' || condition) AS c (text),
+       LATERAL (SELECT replace(text, '{x}', '$1') AS query, replace(text, '{x}', quote_nullable(x) || '::text') AS literal,
+                       replace(text, '{x}', '(' || quote_nullable(x) || ' || '''')') AS simplified) AS q
+ ORDER BY nr, x;
+DROP TABLE written;
+
 -- Parameters: a custom plan sees a constant, a generic plan tests the
 -- parameter once before a store is begun.
 PREPARE by_id (text) AS SELECT note FROM run_ops.run WHERE id = $1;

@@ -18,9 +18,11 @@
 #include "ground/rights.h"
 #include "ground/server_identity.h"
 #include "ground/snapshot_key.h"
+#include "reads/assumed_statistics.h"
 #include "reads/leaf_locks.h"
 #include "reads/seam_pruning.h"
 #include "reads/seam_shortcut.h"
+#include "reads/store_anti_join.h"
 #include "stores/foreign_scan.h"
 #include "stores/read_gate.h"
 #include "switch/leftovers.h"
@@ -45,9 +47,11 @@ _PG_init(void)
 	cross_store_writes_init();
 	read_gate_init();
 	foreign_scan_init();
+	assumed_statistics_init();
 	seam_pruning_init();
 	leaf_locks_init();
 	seam_shortcut_init();
+	store_anti_join_init();
 	collected_rows_init();
 	conflict_clause_init();
 	leaf_statements_init();

@@ -47,6 +47,18 @@
 #define compat_is_merge(query) ((query)->commandType == CMD_MERGE)
 #endif
 
+/* a custom scan that can project; before 15 all could */
+#if PG_VERSION_NUM < 150000
+#define COMPAT_CUSTOMPATH_SUPPORT_PROJECTION 0
+#else
+#define COMPAT_CUSTOMPATH_SUPPORT_PROJECTION CUSTOMPATH_SUPPORT_PROJECTION
+#endif
+
+/* ExplainPropertyText() has a header of its own from 18 on */
+#if PG_VERSION_NUM >= 180000
+#include "commands/explain_format.h"
+#endif
+
 /*
  * Appends the range table of one query to that of another, with the privileges
  * to check; needs rewrite/rewriteManip.h.

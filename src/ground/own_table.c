@@ -11,6 +11,7 @@
 #include "access/table.h"
 #include "catalog/namespace.h"
 #include "executor/spi.h"
+#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -50,6 +51,33 @@ own_table_lookup(const char *name, const char *key, const char *value,
 		if (found && strcmp(found, value) == 0)
 			result = SPI_getvalue(tuple, desc, SPI_fnumber(desc, field));
 	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return result;
+}
+
+Oid
+own_table_oid(const char *name, const char *key, Oid value, const char *field)
+{
+	Relation	rel = own_table_open(name);
+	TupleDesc	desc;
+	ScanKeyData scankey;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	bool		isnull;
+	Oid			result = InvalidOid;
+
+	if (rel == NULL)
+		return InvalidOid;
+	desc = RelationGetDescr(rel);
+	ScanKeyInit(&scankey, SPI_fnumber(desc, key), BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(value));
+	scan = systable_beginscan(rel, InvalidOid, false,
+							  ActiveSnapshotSet() ? GetActiveSnapshot() : NULL,
+							  1, &scankey);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+		result = DatumGetObjectId(SPI_getbinval(tuple, desc, SPI_fnumber(desc, field), &isnull));
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
 	return result;

@@ -21,4 +21,11 @@ extern Relation own_table_open(const char *name);
 extern char *own_table_lookup(const char *name, const char *key,
 							  const char *value, const char *field);
 
+/*
+ * A field of the first row whose column "key" has that value, both of a type
+ * like regclass; InvalidOid if there is no such row or table.
+ */
+extern Oid	own_table_oid(const char *name, const char *key, Oid value,
+						  const char *field);
+
 #endif							/* RUN_OPS_OWN_TABLE_H */

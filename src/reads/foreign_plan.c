@@ -3,11 +3,12 @@
  *		Planning of run_ops_fdw: a lookup by key is cheap, and one with a
  *		precheck is cheaper still.
  *
- * postgres_fdw assumes that each scan reads the whole remote table.  The one idea: the options "key" and "indexed" of the
- * foreign table tell which scans are lookups, and the planner gets estimates
- * for them:
+ * postgres_fdw assumes that each scan reads the whole remote table.  The one
+ * idea: the options "key" and "indexed" of the foreign table tell which scans
+ * are lookups, and the planner gets estimates for them:
  *
  * - one row for a lookup by the key;
+ * - the cost of a lookup, and not that of reading the table;
  * - paths parameterized by a join on an indexed column; postgres_fdw offers
  *	 none, and would fetch the whole remote table for the join;
  * - low costs for scans with a precheck; otherwise generic plans would be
@@ -41,6 +42,7 @@
 #include "utils/lsyscache.h"
 
 #include "ground/compat.h"
+#include "reads/assumed_statistics.h"
 #include "reads/foreign_plan.h"
 #include "reads/lookup_condition.h"
 #include "reads/seam_pruning.h"
@@ -54,24 +56,27 @@ FdwRoutine	postgres_fdw_routine;
 #define DEFAULT_FDW_TUPLE_COST COMPAT_DEFAULT_FDW_TUPLE_COST
 
 /*
- * The cost of a rescan, as a share of fdw_startup_cost.  The connection and
- * the remote transaction exist already; a rescan is one query.
+ * How many of the lookups of a join with a precheck are expected to run.  Of
+ * each id only one store is asked.  What fetches a whole table in place of the
+ * lookups needs the store in any case, also if no id is of that store, so it has
+ * to be much cheaper.
  */
-#define RESCAN_STARTUP_SHARE 0.1
+#define PRECHECK_PASSED_SHARE 0.1
 
-/* Assumed number of rows of a remote table that was never analyzed. */
-#define NEVER_ANALYZED_TUPLES 1000000
+/*
+ * A sort in the store, as a factor: cheap, because an index mostly has the
+ * order, but not asked for in vain.
+ */
+#define SORTED_LOOKUP_FACTOR 1.05
 
-/* The options of a foreign table that determine its costs. */
-typedef struct CostOptions
-{
-	double		startup_cost;
-	double		tuple_cost;
-	int			fetch_size;		/* 0: not set */
-} CostOptions;
+/*
+ * What the store does itself, as a share of the same work with one query for
+ * each table.
+ */
+#define STORE_SIDE_SHARE 0.9
 
-static CostOptions
-cost_options(Oid relid)
+CostOptions
+foreign_cost_options(Oid relid)
 {
 	CostOptions result = {DEFAULT_FDW_STARTUP_COST, DEFAULT_FDW_TUPLE_COST, 0};
 	ForeignTable *table = GetForeignTable(relid);
@@ -93,21 +98,6 @@ cost_options(Oid relid)
 	return result;
 }
 
-static bool
-column_is_indexed(Oid relid, AttrNumber attno)
-{
-	ListCell   *lc;
-
-	foreach(lc, GetForeignColumnOptions(relid, attno))
-	{
-		DefElem    *def = lfirst_node(DefElem, lc);
-
-		if (strcmp(def->defname, RUN_OPS_FDW_OPTION_INDEXED) == 0)
-			return defGetBoolean(def);
-	}
-	return false;
-}
-
 /* The expression as a column of the relation, or NULL if it is none. */
 static Var *
 column_of(Node *expr, Index varno)
@@ -123,14 +113,16 @@ is_column_of_rel(Node *expr, void *arg)
 }
 
 /*
- * Is the clause "column = X" or "column = ANY (X)", and does X not use this
- * relation?
+ * Is the clause "column = X" or "column = ANY (X)", which a store looks up
+ * through an index, and does X not use this relation?
  */
 static bool
 is_lookup(PlannerInfo *root, Node *clause, RelOptInfo *rel,
 		  LookupCondition *lookup)
 {
 	return match_lookup_condition(clause, is_column_of_rel, rel, lookup) &&
+		!lookup->null_equals &&
+		lookup->is_array == IsA(clause, ScalarArrayOpExpr) &&
 		op_mergejoinable(lookup->opno, exprType(lookup->column)) &&
 		!bms_is_member(rel->relid, pull_varnos(root, lookup->values));
 }
@@ -142,7 +134,24 @@ is_lookup_by_index(PlannerInfo *root, Node *clause, RelOptInfo *rel, Oid relid)
 	LookupCondition lookup;
 
 	return is_lookup(root, clause, rel, &lookup) &&
-		column_is_indexed(relid, ((Var *) lookup.column)->varattno);
+		remote_column_is_indexed(relid, ((Var *) lookup.column)->varattno);
+}
+
+static bool
+has_lookup_by_index(PlannerInfo *root, List *clauses, RelOptInfo *rel, Oid relid)
+{
+	ListCell   *lc;
+
+	foreach(lc, clauses)
+	{
+		Node	   *clause = lfirst(lc);
+
+		if (IsA(clause, RestrictInfo))
+			clause = (Node *) ((RestrictInfo *) clause)->clause;
+		if (is_lookup_by_index(root, clause, rel, relid))
+			return true;
+	}
+	return false;
 }
 
 /*
@@ -154,17 +163,13 @@ static bool
 is_indexed_lookup(PlannerInfo *root, RelOptInfo *rel, Oid relid,
 				  ForeignPath *path, List *clauses)
 {
-	ForeignScan *plan = postgres_fdw_routine.GetForeignPlan(root, rel, relid,
-															path, NIL,
-															clauses, NULL);
-	ListCell   *lc;
+	ForeignScan *plan;
 
-	foreach(lc, plan->fdw_recheck_quals)
-	{
-		if (is_lookup_by_index(root, lfirst(lc), rel, relid))
-			return true;
-	}
-	return false;
+	if (!has_lookup_by_index(root, clauses, rel, relid))
+		return false;
+	plan = postgres_fdw_routine.GetForeignPlan(root, rel, relid, path, NIL,
+											   clauses, NULL);
+	return has_lookup_by_index(root, plan->fdw_recheck_quals, rel, relid);
 }
 
 /* The cost of finding and fetching these rows through a remote index. */
@@ -193,7 +198,7 @@ matches_indexed_column(PlannerInfo *root, RelOptInfo *rel,
 
 	if (column == NULL || bms_is_member(column->varattno, walk->done))
 		return false;
-	if (walk->current == 0 && column_is_indexed(walk->relid, column->varattno))
+	if (walk->current == 0 && remote_column_is_indexed(walk->relid, column->varattno))
 		walk->current = column->varattno;
 	return walk->current == column->varattno;
 }
@@ -399,7 +404,7 @@ send_own_ids(ForeignScan *plan, List *sets)
 /*
  * Adds a path for each set of other relations that gives the value of an
  * indexed column: one lookup for each of their rows.  With a precheck the
- * startup cost is zero, for the reason given at discount_prechecked_paths().
+ * startup cost is zero, for the reason given at correct_costs().
  */
 static void
 add_lookup_paths(PlannerInfo *root, RelOptInfo *rel, Oid relid,
@@ -415,6 +420,7 @@ add_lookup_paths(PlannerInfo *root, RelOptInfo *rel, Oid relid,
 		ParamPathInfo *param;
 		ForeignPath *path;
 		Cost		startup;
+		Cost		run;
 
 		outer = bms_del_member(bms_union(rinfo->clause_relids,
 										 rel->lateral_relids), rel->relid);
@@ -425,54 +431,18 @@ add_lookup_paths(PlannerInfo *root, RelOptInfo *rel, Oid relid,
 			continue;
 		seen = lappend(seen, param);
 
+		startup = options->startup_cost * RESCAN_STARTUP_SHARE;
+		run = lookup_run_cost(options, param->ppi_rows);
 		if (derive_prechecks(root, rel, list_concat_copy(rel->baserestrictinfo,
 													 param->ppi_clauses)))
+		{
 			startup = 0;
-		else
-			startup = options->startup_cost * RESCAN_STARTUP_SHARE;
+			run *= PRECHECK_PASSED_SHARE;
+		}
 		path = compat_create_foreignscan_path(root, rel, param->ppi_rows,
-											  startup,
-											  startup + lookup_run_cost(options, param->ppi_rows),
-											  outer);
+											  startup, startup + run, outer);
 		if (is_indexed_lookup(root, rel, relid, path, param->ppi_clauses))
 			add_path(rel, (Path *) path);
-	}
-}
-
-/*
- * Removes the startup cost from the paths of a scan with a precheck.  Mostly
- * such a scan does not run, and if it does, the leaf of the other store does
- * not.  With fdw_startup_cost, every generic plan would look more expensive
- * than a custom plan.
- *
- * postgres_fdw charges a lookup for a scan of the whole table.  For the same comparison, this function replaces that by the
- * cost of the lookup.
- */
-static void
-discount_prechecked_paths(PlannerInfo *root, RelOptInfo *rel, Oid relid,
-					 CostOptions *options)
-{
-	List	   *paths = rel->pathlist;
-	bool		lookup = is_indexed_lookup(root, rel, relid, linitial(paths),
-										   rel->baserestrictinfo);
-	ListCell   *lc;
-
-	/* add_path() sorts the list by cost, so add the paths again */
-	rel->pathlist = NIL;
-	foreach(lc, paths)
-	{
-		Path	   *path = lfirst(lc);
-
-		if (lookup)
-		{
-			path->startup_cost = options->startup_cost;
-			path->total_cost = path->startup_cost +
-				lookup_run_cost(options, path->rows);
-		}
-		path->startup_cost = Max(path->startup_cost - options->startup_cost, 0);
-		path->total_cost = Max(path->total_cost - options->startup_cost,
-							   path->startup_cost);
-		add_path(rel, path);
 	}
 }
 
@@ -524,6 +494,50 @@ has_precheck(RelOptInfo *rel)
 }
 
 /*
+ * postgres_fdw charges a lookup for a scan of the whole table.  This function
+ * replaces that by the cost of the lookup.
+ *
+ * It also removes the startup cost from the paths of a scan with a precheck.
+ * Mostly such a scan does not run, and if it does, the leaf of the other store
+ * does not.  With fdw_startup_cost, every generic plan would look more
+ * expensive than a custom plan.
+ */
+static void
+correct_costs(PlannerInfo *root, RelOptInfo *rel, Oid relid,
+			  CostOptions *options)
+{
+	List	   *paths = rel->pathlist;
+	bool		prechecked = has_precheck(rel);
+	bool		lookup = is_indexed_lookup(root, rel, relid, linitial(paths),
+										   rel->baserestrictinfo);
+	ListCell   *lc;
+
+	if (!lookup && !prechecked)
+		return;
+	/* add_path() sorts the list by cost, so add the paths again */
+	rel->pathlist = NIL;
+	foreach(lc, paths)
+	{
+		Path	   *path = lfirst(lc);
+
+		if (lookup)
+		{
+			path->startup_cost = options->startup_cost;
+			path->total_cost = path->startup_cost +
+				lookup_run_cost(options, path->rows) *
+				(path->pathkeys != NIL ? SORTED_LOOKUP_FACTOR : 1);
+		}
+		if (prechecked)
+		{
+			path->startup_cost = Max(path->startup_cost - options->startup_cost, 0);
+			path->total_cost = Max(path->total_cost - options->startup_cost,
+								   path->startup_cost);
+		}
+		add_path(rel, path);
+	}
+}
+
+/*
  * Tells the planner about the remote table before postgres_fdw estimates its
  * size.
  *
@@ -531,9 +545,9 @@ has_precheck(RelOptInfo *rel)
  * derives that from a unique index, so this function adds one.  The index is
  * not "immediate", so the planner uses it for estimates and not for proofs.
  *
- * A table that was never analyzed is assumed to be large.  If it is small
- * after all, the plan is less wrong than one that fetches a whole large table
- * for a few rows.
+ * A table that was never analyzed is assumed to be large, see
+ * assumed_statistics.c.  If it is small after all, the plan is less wrong than
+ * one that fetches a whole large table for a few rows.
  */
 static void
 storeGetForeignRelSize(PlannerInfo *root, RelOptInfo *rel, Oid relid)
@@ -555,8 +569,8 @@ storeGetForeignRelSize(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 	}
 	if (rel->tuples < 0)
 	{
-		rel->tuples = NEVER_ANALYZED_TUPLES;
-		rel->pages = NEVER_ANALYZED_TUPLES / 10;
+		rel->tuples = assumed_rows(relid);
+		rel->pages = (BlockNumber) Min(rel->tuples / 10, MaxBlockNumber);
 	}
 	postgres_fdw_routine.GetForeignRelSize(root, rel, relid);
 }
@@ -564,12 +578,11 @@ storeGetForeignRelSize(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 static void
 storeGetForeignPaths(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 {
-	CostOptions options = cost_options(relid);
+	CostOptions options = foreign_cost_options(relid);
 
 	postgres_fdw_routine.GetForeignPaths(root, rel, relid);
 
-	if (has_precheck(rel))
-		discount_prechecked_paths(root, rel, relid, &options);
+	correct_costs(root, rel, relid, &options);
 	add_lookup_paths(root, rel, relid, &options);
 	if (is_locked_leaf(root, rel->relid))
 		keep_ordered_paths(root, rel);
@@ -778,7 +791,7 @@ storeGetForeignPlan(PlannerInfo *root, RelOptInfo *rel, Oid relid,
 	plan->fdw_recheck_quals =
 		list_concat_copy(plan->fdw_recheck_quals,
 						 derive_prechecks(root, rel, scan_clauses));
-	return read_rows(root, rel, best_path, plan, cost_options(relid).fetch_size);
+	return read_rows(root, rel, best_path, plan, foreign_cost_options(relid).fetch_size);
 }
 
 /* Do the rows of the relation need a lock that postgres_fdw does not write? */
@@ -790,21 +803,73 @@ needs_own_lock(PlannerInfo *root, Index relid)
 	return mark && mark->strength != LCS_NONE && mark->waitPolicy != LockWaitBlock;
 }
 
+/* Is the table read by the values of an indexed column? */
+static bool
+is_looked_up(PlannerInfo *root, Index relid)
+{
+	RelOptInfo *rel = root->simple_rel_array[relid];
+
+	return rel != NULL &&
+		has_lookup_by_index(root, rel->baserestrictinfo, rel,
+							planner_rt_fetch(relid, root)->relid);
+}
+
+/*
+ * The paths that postgres_fdw has added to a join or upper relation, "rel", in
+ * place of the others.  It computes their costs from those of scans of whole
+ * tables.  If the store looks up rows, it needs no more than lookups from here
+ * would, and spares some.
+ */
+static void
+add_store_side_paths(PlannerInfo *root, RelOptInfo *rel, List *others)
+{
+	List	   *paths = rel->pathlist;
+	Path	   *best = NULL;
+	ListCell   *lc;
+
+	rel->pathlist = others;
+	foreach(lc, paths != NIL && any_relation(root, rel, is_looked_up) ? others : NIL)
+	{
+		Path	   *path = lfirst(lc);
+
+		if (path->param_info == NULL &&
+			(best == NULL || path->total_cost < best->total_cost))
+			best = path;
+	}
+	foreach(lc, paths)
+	{
+		Path	   *path = lfirst(lc);
+
+		if (best != NULL)
+		{
+			path->total_cost = Min(path->total_cost, best->total_cost * STORE_SIDE_SHARE);
+			path->startup_cost = Min(path->startup_cost, path->total_cost);
+		}
+		add_path(rel, path);
+	}
+}
+
 /* A join in the store would not have such a lock. */
 static void
 storeGetForeignJoinPaths(PlannerInfo *root, RelOptInfo *joinrel,
 						RelOptInfo *outerrel, RelOptInfo *innerrel,
 						JoinType jointype, JoinPathExtraData *extra)
 {
-	if (!any_relation(root, joinrel, needs_own_lock))
-		postgres_fdw_routine.GetForeignJoinPaths(root, joinrel, outerrel, innerrel,
-												 jointype, extra);
+	List	   *others = joinrel->pathlist;
+
+	if (any_relation(root, joinrel, needs_own_lock))
+		return;
+	/* postgres_fdw needs the other paths to evaluate locked rows again */
+	if (root->parse->commandType != CMD_SELECT || root->rowMarks != NIL)
+		others = NIL;
+	else
+		joinrel->pathlist = NIL;
+	postgres_fdw_routine.GetForeignJoinPaths(root, joinrel, outerrel, innerrel,
+											 jointype, extra);
+	if (others != NIL)
+		add_store_side_paths(root, joinrel, others);
 }
 
-/*
- * If rows of a leaf are locked, the LIMIT is for the store, whatever the
- * estimates say.  postgres_fdw adds a path that does that if it can.
- */
 static void
 storeGetForeignUpperPaths(PlannerInfo *root, UpperRelationKind stage,
 						  RelOptInfo *input_rel, RelOptInfo *output_rel,
@@ -812,11 +877,12 @@ storeGetForeignUpperPaths(PlannerInfo *root, UpperRelationKind stage,
 {
 	List	   *others = output_rel->pathlist;
 
-	if (stage == UPPERREL_FINAL && any_relation(root, output_rel, is_locked_leaf))
-		output_rel->pathlist = NIL;
+	output_rel->pathlist = NIL;
 	postgres_fdw_routine.GetForeignUpperPaths(root, stage, input_rel, output_rel, extra);
-	if (output_rel->pathlist == NIL)
-		output_rel->pathlist = others;
+	/* if rows of a leaf are locked, LIMIT is for the store, whatever the estimates say */
+	if (stage != UPPERREL_FINAL || output_rel->pathlist == NIL ||
+		!any_relation(root, output_rel, is_locked_leaf))
+		add_store_side_paths(root, output_rel, others);
 }
 
 /*

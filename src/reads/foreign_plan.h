@@ -1,21 +1,30 @@
 /*
  * foreign_plan.h
- *		What the planner is told of a table of run_ops_fdw, and the options that
- *		it is told by.
+ *		What the planner is told of a table of run_ops_fdw.
  */
 #ifndef RUN_OPS_FOREIGN_PLAN_H
 #define RUN_OPS_FOREIGN_PLAN_H
 
 #include "foreign/fdwapi.h"
 
-/*
- * Option of a column of a foreign table: true means that the column is the
- * first one of an index of the remote table, so a lookup by it is cheap.
- */
-#define RUN_OPS_FDW_OPTION_INDEXED "indexed"
-
 /* the callbacks of postgres_fdw; run_ops_fdw.c fills them when the handler runs */
 extern FdwRoutine postgres_fdw_routine;
+
+/* The options of a foreign table that determine its costs. */
+typedef struct CostOptions
+{
+	double		startup_cost;
+	double		tuple_cost;
+	int			fetch_size;		/* 0: not set */
+} CostOptions;
+
+extern CostOptions foreign_cost_options(Oid relid);
+
+/*
+ * The cost of a rescan, as a share of fdw_startup_cost.  The connection and
+ * the remote transaction exist already; a rescan is one query.
+ */
+#define RESCAN_STARTUP_SHARE 0.1
 
 /* Sets the callbacks. */
 extern void foreign_plan_routine(FdwRoutine *routine);

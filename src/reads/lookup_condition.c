@@ -7,12 +7,21 @@
  * union_view.c look for the ids that a query asks for, foreign_plan.c
  * looks for lookups through an index of the store.  The files differ only in
  * what they call the column, so each brings a test for it.
+ *
+ * People and query builders write "id = X" in many ways.  The one idea: whatever
+ * implies "id = X" is made to look like it here, and nowhere else.
  */
 #include "postgres.h"
 
+#include "catalog/pg_collation.h"
 #include "catalog/pg_operator.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
+#include "nodes/makefuncs.h"
+#include "nodes/nodeFuncs.h"
+#include "nodes/pathnodes.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 
 #include "ground/guard.h"
@@ -35,42 +44,165 @@ is_column_of(Node *node, Index rti)
 		((Var *) node)->varlevelsup == 0 && ((Var *) node)->varattno > 0;
 }
 
+Node *
+lookup_clause(Node *clause)
+{
+	if (IsA(clause, RestrictInfo))
+		clause = (Node *) ((RestrictInfo *) clause)->clause;
+	for (;;)
+	{
+		if (IsA(clause, BooleanTest) &&
+			GUARD(40, ((BooleanTest *) clause)->booltesttype == IS_TRUE))
+			clause = (Node *) ((BooleanTest *) clause)->arg;
+		else if (IsA(clause, CoalesceExpr))
+		{
+			List	   *args = ((CoalesceExpr *) clause)->args;
+			ListCell   *lc;
+
+			for_each_from(lc, args, 1)
+			{
+				Const	   *other = lfirst(lc);
+
+				if (!GUARD(41, IsA(other, Const) &&
+						   (other->constisnull || !DatumGetBool(other->constvalue))))
+					return clause;
+			}
+			clause = linitial(args);
+		}
+		else
+			return clause;
+	}
+}
+
+/* A value of type name, as the text that it equals. */
+static Node *
+name_as_text(Node *value)
+{
+	Const	   *name = (Const *) value;
+
+	if (!IsA(name, Const))
+		return (Node *) makeFuncExpr(F_TEXT_NAME, TEXTOID, list_make1(value),
+									 InvalidOid, InvalidOid,
+									 COERCE_EXPLICIT_CALL);
+	return (Node *) makeConst(TEXTOID, -1, DEFAULT_COLLATION_OID, -1,
+							  name->constisnull ? (Datum) 0 :
+							  CStringGetTextDatum(NameStr(*DatumGetName(name->constvalue))),
+							  name->constisnull, false);
+}
+
+/* Splits a condition into its operator and the two sides of that. */
+static bool
+split_comparison(Node *clause, column_test is_column, void *arg,
+				 LookupCondition *condition, List **sides)
+{
+	condition->is_array = condition->null_equals = false;
+	if (IsA(clause, ScalarArrayOpExpr))
+	{
+		ScalarArrayOpExpr *op = (ScalarArrayOpExpr *) clause;
+		ArrayExpr  *array = (ArrayExpr *) without_relabeling(lsecond(op->args));
+
+		if (!GUARD(26, op->useOr))
+			return false;
+		condition->opno = op->opno;
+		condition->collation = op->inputcollid;
+		*sides = op->args;
+		/* X = ANY (ARRAY[column]) */
+		if (IsA(array, ArrayExpr) && !array->multidims &&
+			GUARD(42, list_length(array->elements) == 1) &&
+			is_column(without_relabeling(linitial(array->elements)), arg))
+			*sides = list_make2(linitial(op->args), linitial(array->elements));
+		else
+			condition->is_array = true;
+	}
+	else
+	{
+		OpExpr	   *op = (OpExpr *) clause;
+
+		/* NOT (column IS DISTINCT FROM X) */
+		if (is_notclause(clause) && IsA(get_notclausearg((Expr *) clause), DistinctExpr))
+		{
+			op = (OpExpr *) get_notclausearg((Expr *) clause);
+			condition->null_equals = true;
+		}
+		else if (!IsA(clause, OpExpr))
+			return false;
+		condition->opno = op->opno;
+		condition->collation = op->inputcollid;
+		*sides = op->args;
+	}
+	return list_length(*sides) == 2;
+}
+
 bool
 match_lookup_condition(Node *clause, column_test is_column, void *arg,
 					   LookupCondition *condition)
 {
-	List	   *args;
+	List	   *sides;
 
-	condition->is_array = IsA(clause, ScalarArrayOpExpr);
-	if (condition->is_array)
-	{
-		ScalarArrayOpExpr *op = (ScalarArrayOpExpr *) clause;
-
-		if (!GUARD(26, op->useOr))
-			return false;
-		args = op->args;
-		condition->opno = op->opno;
-		condition->collation = op->inputcollid;
-	}
-	else if (IsA(clause, OpExpr))
-	{
-		OpExpr	   *op = (OpExpr *) clause;
-
-		args = op->args;
-		condition->opno = op->opno;
-		condition->collation = op->inputcollid;
-	}
-	else
+	if (!split_comparison(clause, is_column, arg, condition, &sides))
 		return false;
-	if (list_length(args) != 2)
-		return false;
-
 	for (int side = 0; side < (condition->is_array ? 1 : 2); side++)
 	{
-		condition->column = without_relabeling(list_nth(args, side));
-		condition->values = list_nth(args, 1 - side);
-		if (is_column(condition->column, arg))
-			return true;
+		condition->column = without_relabeling(list_nth(sides, side));
+		condition->values = list_nth(sides, 1 - side);
+		if (!is_column(condition->column, arg))
+			continue;
+		if (exprType(condition->values) == NAMEOID &&
+			get_opcode(condition->opno) == (side == 0 ? F_TEXTEQNAME : F_NAMEEQTEXT))
+		{
+			condition->opno = TextEqualOperator;
+			condition->values = name_as_text(condition->values);
+		}
+		return true;
+	}
+	return false;
+}
+
+/* Is the clause a bound of the column: column >= X, or column <= X if "upper"? */
+static bool
+match_bound(Node *clause, bool upper, column_test is_column, void *arg,
+			LookupCondition *bound)
+{
+	OpExpr	   *op = (OpExpr *) clause;
+
+	if (!IsA(op, OpExpr) || list_length(op->args) != 2)
+		return false;
+	bound->collation = op->inputcollid;
+	for (int side = 0; side < 2; side++)
+	{
+		bound->column = without_relabeling(list_nth(op->args, side));
+		bound->values = list_nth(op->args, 1 - side);
+		if (is_column(bound->column, arg))
+			return GUARD(43, get_opcode(op->opno) ==
+						 ((side == 0) == upper ? F_TEXT_LE : F_TEXT_GE));
+	}
+	return false;
+}
+
+bool
+match_lookup_range(List *clauses, column_test is_column, void *arg,
+				   LookupCondition *condition)
+{
+	ListCell   *lc;
+	ListCell   *lc2;
+
+	foreach(lc, clauses)
+	{
+		LookupCondition upper;
+
+		if (!match_bound(lookup_clause(lfirst(lc)), false, is_column, arg, condition))
+			continue;
+		foreach(lc2, clauses)
+		{
+			if (match_bound(lookup_clause(lfirst(lc2)), true, is_column, arg, &upper) &&
+				upper.collation == condition->collation &&
+				GUARD(44, equal(upper.values, condition->values)))
+			{
+				condition->opno = TextEqualOperator;
+				condition->is_array = condition->null_equals = false;
+				return true;
+			}
+		}
 	}
 	return false;
 }

@@ -15,12 +15,13 @@
 extern bool is_resides(Node *clause);
 extern bool is_refuse_locks(Node *clause);
 
-/* A condition "column = X", "X = column" or "column = ANY (X)". */
+/* A condition "column = X", or one that says the same, or "column = ANY (X)". */
 typedef struct LookupCondition
 {
 	Node	   *column;			/* without relabeling */
 	Node	   *values;			/* X */
 	bool		is_array;		/* the condition is column = ANY (X) */
+	bool		null_equals;	/* column IS NOT DISTINCT FROM X */
 	Oid			opno;
 	Oid			collation;
 } LookupCondition;
@@ -35,11 +36,24 @@ extern Node *without_relabeling(Node *node);
 extern bool is_column_of(Node *node, Index rti);
 
 /*
+ * The condition of a RestrictInfo or clause.  Of "C IS TRUE" and "coalesce(C,
+ * false)", which hold exactly when C does, it is C.
+ */
+extern Node *lookup_clause(Node *clause);
+
+/*
  * Does the clause compare the column with X?  If so, fills in *condition.  The
  * operator can be any, so the caller has to check it; see below.
  */
 extern bool match_lookup_condition(Node *clause, column_test is_column,
 								   void *arg, LookupCondition *condition);
+
+/*
+ * Do the clauses, which all have to hold, have the two bounds "column >= X" and
+ * "column <= X" of a column of type text?
+ */
+extern bool match_lookup_range(List *clauses, column_test is_column,
+							   void *arg, LookupCondition *condition);
 
 /* Does the condition hold exactly for values with the same bytes? */
 extern bool is_bytewise_equality(const LookupCondition *condition);

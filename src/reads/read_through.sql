@@ -89,8 +89,7 @@ BEGIN
     WHEN NOT split THEN format('%s; split is off', t.legacy)
     WHEN t.routing = 'store' THEN format(
       '%s in every store; a row does not say which store it is in, so each read queries all stores, and if two stores '
-      'have a key, the row of "new" is shown: a lookup by key costs one more remote lookup, any other read one for '
-      'each local row', t.legacy)
+      'have a key, the row of "new" is shown: the keys of the local rows that a query reads are sent to each store', t.legacy)
     ELSE format('%s in every store; the shape of "%s" tells the store of a row', t.legacy, t.route_column) END);
   -- A rule that does nothing makes PostgreSQL refuse INSERT ... ON CONFLICT.
   -- Without the rule, the triggers of the view would ignore the clause.
@@ -133,6 +132,8 @@ DECLARE
   residency run_ops.residency := run_ops.try_owner_engine(id);
   copy      record;
   hit       boolean;
+  failure   text;
+  state     text;
 BEGIN
   IF id IS NULL THEN
     RETURN NULL;
@@ -153,13 +154,29 @@ BEGIN
                 ELSE true END
      ORDER BY c.precedence, c.store
   LOOP
-    hit := (SELECT a.hit FROM run_ops.as_owner(t.legacy,
-              format('SELECT EXISTS (SELECT FROM %s AS x WHERE x.%I %s)', copy.relation, t.key_columns[1],
-                     run_ops.equals_text(t.legacy, t.key_columns[1], '$1')), id) AS a (hit boolean));
+    BEGIN
+      hit := (SELECT a.hit FROM run_ops.as_owner(t.legacy,
+                format('SELECT EXISTS (SELECT FROM %s AS x WHERE x.%I %s)', copy.relation, t.key_columns[1],
+                       run_ops.equals_text(t.legacy, t.key_columns[1], '$1')), id) AS a (hit boolean));
+    EXCEPTION WHEN sqlclient_unable_to_establish_sqlconnection OR connection_failure THEN
+      -- the view shows the row here, whatever the store has
+      IF residency IS DISTINCT FROM 'LEGACY' OR t.routing <> 'shape' THEN
+        RAISE;
+      END IF;
+      failure := SQLERRM;
+      state := SQLSTATE;
+      CONTINUE;
+    END;
     IF hit THEN
+      IF failure IS NOT NULL THEN
+        RAISE WARNING '%', failure USING DETAIL = 'The view shows the row of this database.';
+      END IF;
       RETURN copy.store;
     END IF;
   END LOOP;
+  IF failure IS NOT NULL THEN
+    RAISE EXCEPTION '%', failure USING ERRCODE = state;
+  END IF;
   IF run_ops.split_enabled() AND residency IS DISTINCT FROM 'NEW'
      AND run_ops.id_timestamp(id) < now() - retention THEN
     RETURN 'past-retention';

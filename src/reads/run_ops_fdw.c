@@ -26,6 +26,7 @@
 #include "stores/foreign_analyze.h"
 #include "stores/foreign_modify.h"
 #include "stores/foreign_scan.h"
+#include "stores/remote_rows.h"
 
 PG_FUNCTION_INFO_V1(run_ops_fdw_handler);
 PG_FUNCTION_INFO_V1(run_ops_fdw_validator);

@@ -261,16 +261,18 @@ make_filter_call(LeafFilter *filter, const char *name, Node *ids)
 	return make_store_call(name, BOOLOID, ids, (Node *) filter->store);
 }
 
-/* column = ids, or column = ANY (ids) */
 static Bound
-bound_of_equality(LeafFilter *filter, Node *ids, bool is_array)
+bound_of_lookup(LeafFilter *filter, const LookupCondition *lookup)
 {
+	Node	   *ids = lookup->values;
+	bool		is_array = lookup->is_array;
 	text	   *store = DatumGetTextPP(filter->store->constvalue);
 	const char *store_name = VARDATA_ANY(store);
 	int			store_len = VARSIZE_ANY_EXHDR(store);
 	Bound		bound = unbounded;
 
-	if (exprType(ids) != (is_array ? TEXTARRAYOID : TEXTOID))
+	if (!is_bytewise_equality(lookup) ||
+		exprType(ids) != (is_array ? TEXTARRAYOID : TEXTOID))
 		return bound;
 	if (IsA(ids, Const))
 	{
@@ -278,8 +280,10 @@ bound_of_equality(LeafFilter *filter, Node *ids, bool is_array)
 		bool		any = false;
 		bool		all = true;
 
-		if (value->constisnull)
+		if (value->constisnull && GUARD(45, !lookup->null_equals))
 			 /* equals nothing */ ;
+		else if (value->constisnull)
+			any = all = id_resides(id_shape("", 0), store_name, store_len);
 		else if (is_array)
 			array_residency(DatumGetArrayTypeP(value->constvalue),
 							store_name, store_len, &any, &all);
@@ -310,11 +314,14 @@ bound_of_and(LeafFilter *filter, List *clauses)
 {
 	Bound		bound = unbounded;
 	List	   *prechecks = NIL;
-	ListCell   *lc;
+	LookupCondition range;
+	bool		has_range = match_lookup_range(clauses, filter->is_column, filter->column, &range);
 
-	foreach(lc, clauses)
+	for (int i = 0; i < list_length(clauses) + has_range; i++)
 	{
-		Bound		one = bound_of_clause(filter, lfirst(lc));
+		Bound		one = i < list_length(clauses) ?
+			bound_of_clause(filter, list_nth(clauses, i)) :
+			bound_of_lookup(filter, &range);
 
 		if (one.precheck == NULL)
 			continue;
@@ -376,17 +383,13 @@ bound_of_clause(LeafFilter *filter, Node *clause)
 
 	check_stack_depth();
 
-	if (IsA(clause, RestrictInfo))
-		clause = (Node *) ((RestrictInfo *) clause)->clause;
-
+	clause = lookup_clause(clause);
 	if (is_andclause(clause))
 		return bound_of_and(filter, ((BoolExpr *) clause)->args);
 	if (is_orclause(clause))
 		return bound_of_or(filter, ((BoolExpr *) clause)->args);
-	if (match_lookup_condition(clause, filter->is_column, filter->column, &condition) &&
-		is_bytewise_equality(&condition))
-		return bound_of_equality(filter, condition.values, condition.is_array);
-	return unbounded;
+	return match_lookup_condition(clause, filter->is_column, filter->column, &condition) ?
+		bound_of_lookup(filter, &condition) : unbounded;
 }
 
 Expr *

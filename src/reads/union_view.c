@@ -176,20 +176,15 @@ is_id_column(Node *node, void *arg)
 		GUARD(30, ((Var *) node)->varattno == id->attno);
 }
 
-/*
- * Is the clause "id = X" or "id = ANY (X)", and do all rows that meet it
- * belong in the store?
- */
+/* Do all rows that meet the condition belong in the store, and is there an id? */
 static bool
-clause_selects_leaf(Node *clause, IdColumn *id, ParamListInfo params,
+lookup_selects_leaf(const LookupCondition *condition, ParamListInfo params,
 					text *store)
 {
-	LookupCondition condition;
 	bool		any = false;
 
-	return match_lookup_condition(clause, is_id_column, id, &condition) &&
-		is_bytewise_equality(&condition) &&
-		all_reside(condition.values, condition.is_array, params, store,
+	return is_bytewise_equality(condition) &&
+		all_reside(condition->values, condition->is_array, params, store,
 				   &any) && any;
 }
 
@@ -197,18 +192,25 @@ bool
 quals_select_leaf(Node *quals, IdColumn *id, ParamListInfo params,
 				  text *store)
 {
+	LookupCondition condition;
+	List	   *clauses;
 	ListCell   *lc;
 
 	if (quals == NULL)
 		return false;
+	check_stack_depth();
+	quals = lookup_clause(quals);
 	if (!is_andclause(quals))
-		return clause_selects_leaf(quals, id, params, store);
-	foreach(lc, ((BoolExpr *) quals)->args)
+		return match_lookup_condition(quals, is_id_column, id, &condition) &&
+			lookup_selects_leaf(&condition, params, store);
+	clauses = ((BoolExpr *) quals)->args;
+	foreach(lc, clauses)
 	{
 		if (quals_select_leaf(lfirst(lc), id, params, store))
 			return true;
 	}
-	return false;
+	return match_lookup_range(clauses, is_id_column, id, &condition) &&
+		lookup_selects_leaf(&condition, params, store);
 }
 
 /* --- which leaf ----------------------------------------------------------------- */

@@ -747,6 +747,12 @@ storeIterateDirectModify(ForeignScanState *node)
 	return slot;
 }
 
+bool
+is_store_table(const FdwRoutine *routine)
+{
+	return routine->IterateForeignScan == storeIterateForeignScan;
+}
+
 void
 foreign_scan_routine(FdwRoutine *routine)
 {

@@ -26,6 +26,9 @@ extern void report_lock_fault(LockFault fault, const char *table);
  */
 extern Node *foreign_scan_plan(int fetch, bool locks, LockFault fault);
 
+/* Are these the callbacks of foreign tables that are executed here? */
+extern bool is_store_table(const FdwRoutine *routine);
+
 /* Sets the callbacks. */
 extern void foreign_scan_routine(FdwRoutine *routine);
 

@@ -96,6 +96,21 @@ remote_key(Oid relid)
 	return result;
 }
 
+bool
+remote_column_is_indexed(Oid relid, AttrNumber attno)
+{
+	ListCell   *lc;
+
+	foreach(lc, GetForeignColumnOptions(relid, attno))
+	{
+		DefElem    *def = lfirst_node(DefElem, lc);
+
+		if (strcmp(def->defname, RUN_OPS_FDW_OPTION_INDEXED) == 0)
+			return defGetBoolean(def);
+	}
+	return false;
+}
+
 void
 remote_text_add(RemoteText *text, Oid type)
 {

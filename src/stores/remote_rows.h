@@ -26,6 +26,14 @@ extern List *remote_columns(Relation rel);
 /* The numbers of the columns in option "key" of a foreign table; NIL if none. */
 extern List *remote_key(Oid relid);
 
+/*
+ * Option of a column of a foreign table: true means that the column is the
+ * first one of an index of the remote table, so a lookup by it is cheap.
+ */
+#define RUN_OPS_FDW_OPTION_INDEXED "indexed"
+
+extern bool remote_column_is_indexed(Oid relid, AttrNumber attno);
+
 /* How values are written as text that the store reads as it is meant. */
 typedef struct RemoteText
 {

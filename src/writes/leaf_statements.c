@@ -338,15 +338,6 @@ make_oid(Oid value)
 					 false, true);
 }
 
-/* Is the expression the column of the view that the argument names? */
-static bool
-is_id_of_view(Node *node, void *arg)
-{
-	IdColumn   *id = arg;
-
-	return is_column_of(node, id->rti) && ((Var *) node)->varattno == id->attno;
-}
-
 /*
  * What has to be tested for a row of a leaf, besides the conditions of the query
  * on the view; NULL if nothing.  False if the leaf can have no such row.
@@ -368,7 +359,7 @@ leaf_condition(Target *target, UnionLeaf *leaf, Query *query,
 		return true;
 	store = make_text(leaf->store);
 	precheck = seam_pruning ?
-		residency_of_conditions(query->jointree->quals, is_id_of_view, &id, store, &exact) : NULL;
+		residency_of_conditions(query->jointree->quals, is_id_column, &id, store, &exact) : NULL;
 	if (precheck != NULL)
 	{
 		if (IsA(precheck, Const) && !DatumGetBool(((Const *) precheck)->constvalue))

@@ -104,4 +104,13 @@ like(slurp_file($store->logfile, $position), qr/SELECT .*FROM public\.run/s, 'a 
 $store->stop('immediate');
 workload('store down', 200);
 
+# where a row is, is asked of every store; but a LEGACY row here is the one that
+# the view shows
+is($control_plane->safe_psql($db, q(SELECT run_ops.locate('run_ops.run', legacy_id(7)))), 'legacy', 'a LEGACY row is located');
+foreach my $lost (q(legacy_id(1000000)), q('run_' || lpad('7', 27, '0')))
+{
+	my ($status, undef, $err) = $control_plane->psql($db, "SELECT run_ops.locate('run_ops.run', $lost)");
+	like($err, qr/ERROR: .*store "new" cannot be reached/, "$lost is not known to be missing");
+}
+
 done_testing();

@@ -17,13 +17,17 @@ use SplitServers;
 my ($control_plane, $store) = split_servers();
 sub here { return $control_plane->safe_psql('postgres', shift) }
 here('SELECT run_ops.enable_split()');
-# 1,000 rows of the store, 10 of this database
-$store->safe_psql('postgres', q(INSERT INTO run SELECT 'run_' || lpad(i::text, 27, '0'), 'open', i FROM generate_series(1, 1000) AS i; ANALYZE run));
+# 1,000 rows of the store, 10 of this database; of the tags 2,000 each, 100 of them in both
+$store->safe_psql('postgres', q(
+	INSERT INTO run SELECT 'run_' || lpad(i::text, 27, '0'), 'open', i FROM generate_series(1, 1000) AS i;
+	INSERT INTO tag SELECT 'tag ' || i, i FROM generate_series(1901, 3900) AS i;
+	ANALYZE run));
 here(q(
 	INSERT INTO run SELECT 'run_c' || lpad(i::text, 24, '0'), 'open', 0 FROM generate_series(1, 10) AS i;
+	INSERT INTO tag SELECT 'tag ' || i, i FROM generate_series(1, 2000) AS i;
 	CREATE TABLE wanted AS SELECT 'run_' || lpad(i::text, 27, '0') AS id FROM generate_series(1, 100) AS i;
 	CREATE TABLE note (id int PRIMARY KEY);
-	ANALYZE run, wanted));
+	ANALYZE run, wanted, tag));
 
 my $dir = PostgreSQL::Test::Utils::tempdir_short();
 my $proxy = RoundTrips->start($dir, 7777, $store->host, $store->port, delay => 10);
@@ -83,6 +87,16 @@ takes_at_most('SELECT sum(r.n) FROM wanted AS w, LATERAL (SELECT n FROM run_ops.
 takes_at_most('SET enable_hashjoin = off; SET enable_mergejoin = off; SELECT sum(r.n) FROM wanted AS w JOIN run_ops.run AS r ON r.id = w.id; RESET enable_hashjoin; RESET enable_mergejoin',
 	5050, 101, 'a nested loop with 100 ids');
 takes_at_most('SELECT sum(n), count(DISTINCT id) FROM run_ops.run', '500500|1010', 2, 'all of 1,000 rows');
+
+# --- rows that do not say in which store they are ------------------------------------------------
+
+my $page = join "\n", map { "tag $_" } 1 .. 20;
+takes_at_most('SELECT id FROM run_ops.tag ORDER BY n, id LIMIT 20', $page, 5, 'a page of a table with 2,000 rows on either side');
+takes_at_most('SELECT count(*), count(DISTINCT id), sum(n) FROM run_ops.tag', '3900|3900|7606950', 6, 'all of its rows');
+takes_at_most('SELECT count(*) FROM run_ops.tag WHERE n BETWEEN 1001 AND 1950', 950, 4, 'some of its rows');
+takes_at_most(q(SELECT n FROM run_ops.tag WHERE id = 'tag 1'), 1, 2, 'a row of this database by its key');
+takes_at_most(q(SELECT n FROM run_ops.tag WHERE id = 'tag 1950'), 1950, 2, 'a row of both by its key');
+takes_at_most(q(SELECT n FROM run_ops.tag WHERE id = 'tag 3000'), 3000, 1, 'a row of the store by its key');
 
 # --- writes -----------------------------------------------------------------------------------
 
