@@ -68,6 +68,7 @@ MODULES_C = \
 	stores/remote_change \
 	stores/foreign_modify \
 	stores/foreign_analyze \
+	stores/foreign_import \
 	reads/read_locks \
 	reads/lookup_condition \
 	reads/seam_pruning \

@@ -29,6 +29,65 @@ IMPORT FOREIGN SCHEMA lazy_fdw FROM SERVER lazy INTO lazy;
 IMPORT FOREIGN SCHEMA lazy_fdw FROM SERVER stock INTO stock;
 ANALYZE lazy.run, lazy.attempt, stock.run, stock.attempt;
 
+--
+-- IMPORT FOREIGN SCHEMA creates what postgres_fdw would
+--
+SELECT dblink_exec(:'store', $$
+  CREATE SCHEMA other;
+  CREATE TABLE other."Odd 'name" (id text COLLATE "C" PRIMARY KEY, "order" int NOT NULL DEFAULT 7, "it's" text DEFAULT 'a''b', gone int,
+    twice int GENERATED ALWAYS AS ("order" * 2) STORED, at timestamptz(3) DEFAULT now(), list numeric(10,2)[]);
+  ALTER TABLE other."Odd 'name" DROP COLUMN gone;
+  CREATE TABLE other.nothing ();
+  CREATE VIEW other.seen AS SELECT id FROM other."Odd 'name";
+  CREATE TABLE other.parts (id text) PARTITION BY LIST (id);
+  CREATE TABLE other.part PARTITION OF other.parts DEFAULT;
+  CREATE SCHEMA empty;
+$$);
+CREATE FUNCTION imported(options text) RETURNS TABLE (wrapper text, objects text) LANGUAGE plpgsql AS $$
+DECLARE
+  server text;
+BEGIN
+  FOREACH server IN ARRAY ARRAY['lazy', 'stock'] LOOP
+    CREATE SCHEMA imported;
+    EXECUTE format('IMPORT FOREIGN SCHEMA other %s', replace(options, 'HERE', format('FROM SERVER %s INTO imported', server)));
+    RETURN QUERY
+      SELECT server, string_agg(format(E'%s %s\n', c.relname, t.ftoptions) ||
+             coalesce((SELECT string_agg(format(E'  %s %s%s%s%s %s\n', a.attname, format_type(a.atttypid, a.atttypmod), ' ' || l.collname,
+                                           CASE WHEN a.attnotnull THEN ' NOT NULL' END, ' ' || pg_get_expr(d.adbin, d.adrelid) || a.attgenerated::text, a.attfdwoptions), '' ORDER BY a.attnum)
+                FROM pg_attribute AS a LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+                LEFT JOIN pg_collation AS l ON l.oid = a.attcollation
+               WHERE a.attrelid = c.oid AND a.attnum > 0), ''), '' ORDER BY c.relname)
+        FROM pg_class AS c JOIN pg_foreign_table AS t ON t.ftrelid = c.oid WHERE c.relnamespace = 'imported'::regnamespace;
+    SET LOCAL client_min_messages = warning;
+    DROP SCHEMA imported CASCADE;
+  END LOOP;
+END $$;
+\pset format unaligned
+SELECT objects FROM imported('HERE OPTIONS (import_default ''true'')') WHERE wrapper = 'lazy';
+\pset format aligned
+SELECT options, count(objects) AS wrappers, count(DISTINCT objects) AS same_if_1
+  FROM unnest(ARRAY['HERE', 'HERE OPTIONS (import_default ''true'')', 'HERE OPTIONS (import_collate ''false'', import_not_null ''false'', import_generated ''false'')',
+                    'LIMIT TO (part, seen) HERE', 'EXCEPT (nothing) HERE']) AS options, imported(options)
+ GROUP BY options ORDER BY options;
+CREATE SCHEMA imported;
+IMPORT FOREIGN SCHEMA empty FROM SERVER lazy INTO imported;
+IMPORT FOREIGN SCHEMA missing FROM SERVER lazy INTO imported;
+IMPORT FOREIGN SCHEMA other FROM SERVER lazy INTO imported OPTIONS (import_all 'true');
+-- a table that this transaction has made, over the connection of the transaction
+SELECT dblink_exec(:'store', $$
+  CREATE FUNCTION other.make() RETURNS int LANGUAGE plpgsql AS 'BEGIN CREATE TABLE other.made (id int); RETURN 1; END';
+  CREATE VIEW other.making AS SELECT other.make();
+$$);
+BEGIN ISOLATION LEVEL REPEATABLE READ;
+CREATE FOREIGN TABLE imported.making (make int) SERVER lazy OPTIONS (schema_name 'other', table_name 'making');
+SELECT * FROM imported.making;
+IMPORT FOREIGN SCHEMA other LIMIT TO (made) FROM SERVER lazy INTO imported;
+SELECT count(*) FROM imported.made;
+SELECT count(*) FROM postgres_fdw_get_connections() WHERE server_name = 'lazy';
+ROLLBACK;
+DROP SCHEMA imported;
+DROP FUNCTION imported(text);
+
 -- the stores that were contacted since the last call
 CREATE FUNCTION contacted() RETURNS text LANGUAGE sql AS $$
   SELECT coalesce(string_agg(server, ', ' ORDER BY server), 'none') ||

@@ -256,6 +256,16 @@ typedef struct CompatJsonb
 #define compat_local_transaction_id() (MyProc->vxid.lxid)
 #endif
 
+/*
+ * A set of events that lasts until it is freed; needs storage/latch.h and
+ * utils/memutils.h.
+ */
+#if PG_VERSION_NUM < 170000
+#define compat_create_wait_set(n) CreateWaitEventSet(TopMemoryContext, n)
+#else
+#define compat_create_wait_set(n) CreateWaitEventSet(NULL, n)
+#endif
+
 /* Begins a set-returning function that collects its rows; needs funcapi.h. */
 #if PG_VERSION_NUM < 150000
 #define compat_init_materialized_srf(fcinfo) \

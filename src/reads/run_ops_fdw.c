@@ -4,9 +4,9 @@
  *
  * postgres_fdw decides which part of a query a store executes, and writes its
  * SQL.  It is called through a copy of its FdwRoutine.  What executes that is in
- * foreign_scan.c, foreign_modify.c and foreign_analyze.c.  foreign_plan.c tells the planner more
- * about lookups by key.  IMPORT FOREIGN SCHEMA stays that of postgres_fdw, over a
- * connection of its own.
+ * foreign_scan.c, foreign_modify.c, foreign_analyze.c and foreign_import.c;
+ * foreign_plan.c tells the planner more about lookups by key.  Nothing is left
+ * that would use a connection of postgres_fdw.
  */
 #include "postgres.h"
 
@@ -24,6 +24,7 @@
 
 #include "reads/foreign_plan.h"
 #include "stores/foreign_analyze.h"
+#include "stores/foreign_import.h"
 #include "stores/foreign_modify.h"
 #include "stores/foreign_scan.h"
 #include "stores/remote_rows.h"
@@ -138,5 +139,6 @@ run_ops_fdw_handler(PG_FUNCTION_ARGS)
 	foreign_scan_routine(routine);
 	foreign_modify_routine(routine);
 	routine->AnalyzeForeignTable = foreign_analyze;
+	routine->ImportForeignSchema = foreign_import;
 	PG_RETURN_POINTER(routine);
 }

@@ -3,16 +3,19 @@
  *		The execution of scans of foreign tables, and of UPDATE and DELETE that
  *		a store executes by itself.
  *
- * The one idea: a scan begins when its first row is requested, because a leaf
- * of a union view is often skipped by its One-Time Filter, and then the store
- * need not be reached.  Only in a cursor a scan begins when that is opened.  When the plan starts, the scan only says that it takes
- * part in what the statement does in the store (wire.c), so that the first scan
- * to begin knows what others will need.
+ * The one idea: no store is asked that need not be.  A leaf of a union view is
+ * often skipped by its One-Time Filter, or comes after the last row of a LIMIT.  So
+ * a scan begins when its first row is requested, and before that only if it is
+ * certain that a row will be: then several stores work at the same time.  In a
+ * cursor, a scan begins when that is opened.  When the plan starts, the scan only
+ * says that it takes part in what the statement does in the store (wire.c), so that
+ * the first scan to begin knows what others will need.
  *
- * The plan and its remote SQL are postgres_fdw's.  A query of which few rows are
- * expected is read as it comes.  One of which many are expected, or perhaps not
- * all are wanted, has a cursor, so that memory stays bounded and nothing is sent
- * that nobody reads.
+ * The plan and its remote SQL are postgres_fdw's.  A query is read as it comes if
+ * few rows are expected; or if all are certainly wanted, and it has no transaction
+ * there, which would be lost with the connection if reading were interrupted.  Any
+ * other query has a cursor, so that nothing is sent that nobody reads, and a short
+ * answer is all that is ever on its way.
  */
 #include "postgres.h"
 
@@ -41,9 +44,13 @@
 static ExecutorStart_hook_type next_executor_start = NULL;
 static ExecutorRun_hook_type next_executor_run = NULL;
 
-/* the most rows that one FETCH requests, and from how many on it comes early */
+/*
+ * The most rows that one FETCH requests, and from how many on it comes early; the
+ * most memory that is meant for the rows of one.
+ */
 #define MAX_FETCH 10000
 #define FETCH_AHEAD 1000
+#define MAX_FETCH_BYTES (1024 * 1024)
 
 /* the private lists of postgres_fdw; see check_layout() */
 enum
@@ -83,6 +90,7 @@ typedef struct StoreScan
 	ExprState  *precheck;		/* NULL: no precheck */
 	LockFault	fault;			/* the scan must not begin */
 	bool		rewind;			/* the rows may be wanted again */
+	bool		whole;			/* all are wanted */
 	int			fetch;			/* rows of a FETCH; 0: no cursor */
 
 	bool		precheck_done;	/* since the last rescan */
@@ -401,11 +409,14 @@ receive_chunk(StoreScan *scan)
 
 /*
  * The next rows of a cursor.  Who has read that many will read on: so the store
- * prepares the next ones meanwhile.
+ * prepares the next ones meanwhile.  It keeps all rows of a FETCH before it sends
+ * the first, and this server has them in memory, so there are not too many.
  */
 static void
 next_chunk(StoreScan *scan)
 {
+	size_t		row_size;
+
 	PQclear(scan->chunk);
 	scan->row = 0;
 	scan->chunk = scan->ahead;
@@ -419,7 +430,8 @@ next_chunk(StoreScan *scan)
 		}
 		scan->chunk = receive_chunk(scan);
 	}
-	scan->fetching = Min(scan->fetching * 2, MAX_FETCH);
+	row_size = PQresultMemorySize(scan->chunk) / Max(PQntuples(scan->chunk), 1) + 1;
+	scan->fetching = Min(scan->fetching * 2, Min(MAX_FETCH, MAX_FETCH_BYTES / row_size + 1));
 	if (!scan->ended && scan->fetching >= FETCH_AHEAD)
 	{
 		wire_begin(scan->wire, scan->statement->need, scan->statement);
@@ -444,16 +456,16 @@ begin_scan(StoreScan *scan)
 	split_require_active(((ForeignScan *) node->ss.ps.plan)->fs_server);
 	evaluate_params(node->ss.ps.ps_ExprContext, &scan->params);
 	scan->begun = true;
-	if (scan->fetch > 0 && !at_once)
+	if (scan->fetch > 0 && !at_once &&
+		!(scan->whole && wire_reads_alone(scan->wire, need)))
 	{
 		wire_begin(scan->wire, Max(need, WIRE_READ_MANY), scan->statement);
 		scan->cursor = MemoryContextStrdup(node->ss.ps.state->es_query_cxt,
 										   wire_cursor_name(scan->wire));
-		scan->fetching = scan->fetch;
+		scan->fetching = Min(scan->fetch, FETCH_AHEAD);
 		wire_add(scan->wire, psprintf("DECLARE %s NO SCROLL CURSOR FOR %s", scan->cursor, scan->sql),
 				 scan->params.text.n, scan->params.values);
 		request_chunk(scan);
-		next_chunk(scan);
 		return;
 	}
 	wire_begin(scan->wire, need, scan->statement);
@@ -610,38 +622,140 @@ storeIterateForeignScan(ForeignScanState *node)
 }
 
 /* ----------------------------------------------------------------
- *		Cursors
+ *		Scans that begin before their first row is requested
  * ----------------------------------------------------------------
  */
 
 /*
+ * The scan of a node, if that is one of ours and can begin.  A scan with
+ * parameters of other nodes cannot.
+ */
+static StoreScan *
+scan_to_begin(PlanState *node)
+{
+	ForeignScanState *state = (ForeignScanState *) node;
+	StoreScan  *scan;
+
+	if (!IsA(node, ForeignScanState) ||
+		state->fdwroutine->IterateForeignScan != storeIterateForeignScan ||
+		((ForeignScan *) node->plan)->operation != CMD_SELECT ||
+		!bms_is_empty(node->plan->allParam))
+		return NULL;
+	scan = state->fdw_state;
+	return scan != NULL && !scan->begun &&
+		ExecQual(scan->precheck, node->ps_ExprContext) ? scan : NULL;
+}
+
+/* Does a One-Time Filter skip what is below the node? */
+static bool
+is_skipped(PlanState *node)
+{
+	return IsA(node, ResultState) && ((ResultState *) node)->resconstantqual &&
+		!ExecQual(((ResultState *) node)->resconstantqual, node->ps_ExprContext);
+}
+
+/*
  * A cursor shows what there was when it was opened, whatever is committed or
  * changed before its rows are fetched.  So what has not begun when a query
- * pauses must begin now.  A scan with parameters of other scans cannot.
+ * pauses must begin now.
  */
 static bool
 begin_waiting_scans(PlanState *node, void *context)
 {
-	if (IsA(node, ResultState))
-	{
-		ResultState *gate = (ResultState *) node;
+	StoreScan  *scan;
 
-		if (gate->resconstantqual &&
-			!ExecQual(gate->resconstantqual, node->ps_ExprContext))
-			return false;
-	}
-	else if (IsA(node, ForeignScanState) && node->plan->type == T_ForeignScan &&
-			 ((ForeignScanState *) node)->fdwroutine->IterateForeignScan == storeIterateForeignScan &&
-			 ((ForeignScan *) node->plan)->operation == CMD_SELECT &&
-			 ((ForeignScanState *) node)->fdw_state != NULL &&
-			 bms_is_empty(node->plan->allParam))
-	{
-		StoreScan  *scan = ((ForeignScanState *) node)->fdw_state;
-
-		if (!scan->begun && ExecQual(scan->precheck, node->ps_ExprContext))
-			begin_scan(scan);
-	}
+	if (is_skipped(node))
+		return false;
+	scan = scan_to_begin(node);
+	if (scan)
+		begin_scan(scan);
+	if (scan && scan->cursor)
+		next_chunk(scan);
 	return planstate_tree_walker(node, begin_waiting_scans, context);
+}
+
+/* How many rows a LIMIT surely requests: none, the first, or "all" as without it. */
+static bool
+limit_requests(LimitState *node, bool *all)
+{
+	Node	   *count = ((Limit *) node->ps.plan)->limitCount;
+	Datum		value;
+	bool		isnull;
+
+	if (count == NULL)
+		return true;
+	/* it is evaluated once more */
+	if (contain_volatile_functions(count) || !bms_is_empty(node->ps.plan->allParam))
+		return false;
+	value = ExecEvalExprSwitchContext(node->limitCount, node->ps.ps_ExprContext, &isnull);
+	if (isnull)
+		return true;
+	*all = false;
+	return DatumGetInt64(value) > 0;
+}
+
+/*
+ * Begins the scans of which rows will surely be requested: all of the node's
+ * rows, or else its first.  So stores work at the same time, and while this
+ * server reads its own tables.  Nothing is begun that could change an answer, an
+ * order of locks, or which store is contacted; a connection that would have to
+ * be opened, or that something else uses, is left to the scan that needs it.
+ */
+static void
+begin_certain_scans(PlanState *node, bool all)
+{
+	StoreScan  *scan;
+
+	check_stack_depth();
+	if (is_skipped(node))
+		return;
+	switch (nodeTag(node))
+	{
+		case T_AppendState:
+			if (((AppendState *) node)->as_prune_state != NULL)
+				return;
+			for (int i = 0; i < (all ? ((AppendState *) node)->as_nplans : 1); i++)
+				begin_certain_scans(((AppendState *) node)->appendplans[i], all);
+			return;
+		case T_MergeAppendState:
+			if (((MergeAppendState *) node)->ms_prune_state != NULL)
+				return;
+			for (int i = 0; i < ((MergeAppendState *) node)->ms_nplans; i++)
+				begin_certain_scans(((MergeAppendState *) node)->mergeplans[i], all);
+			return;
+		case T_SubqueryScanState:
+			begin_certain_scans(((SubqueryScanState *) node)->subplan, all);
+			return;
+		case T_LimitState:
+			if (!limit_requests((LimitState *) node, &all))
+				return;
+			break;
+		case T_SortState:
+			all = true;
+			break;
+		case T_AggState:
+			all |= ((Agg *) node->plan)->aggstrategy == AGG_PLAIN ||
+				((Agg *) node->plan)->aggstrategy == AGG_HASHED;
+			break;
+		case T_GroupState:
+		case T_IncrementalSortState:
+		case T_ProjectSetState:
+		case T_ResultState:
+		case T_UniqueState:
+			break;
+		case T_ForeignScanState:
+			scan = scan_to_begin(node);
+			if (scan)
+				scan->whole = all;
+			if (scan && !scan->rewind && scan->statement->need != WIRE_WRITE &&
+				wire_is_free(scan->wire))
+				begin_scan(scan);
+			return;
+		default:
+			return;
+	}
+	if (outerPlanState(node))
+		begin_certain_scans(outerPlanState(node), all);
 }
 
 static void
@@ -664,10 +778,19 @@ start_executor(QueryDesc *query, int eflags)
 		begin_in_query(query);
 }
 
-/* A query of which some rows were fetched. */
+/* A query that begins, or of which some rows were fetched. */
 static void
 run_executor(COMPAT_EXECUTOR_RUN_PARAMETERS)
 {
+	/* subplans may use the connections before, and may not run at all */
+	if (query->operation == CMD_SELECT && ScanDirectionIsForward(direction) &&
+		query->plannedstmt->subplans == NIL)
+	{
+		MemoryContext oldcontext = MemoryContextSwitchTo(query->estate->es_query_cxt);
+
+		begin_certain_scans(query->planstate, count == 0);
+		MemoryContextSwitchTo(oldcontext);
+	}
 	next_executor_run(COMPAT_EXECUTOR_RUN_ARGUMENTS);
 	if (count > 0 && query->operation == CMD_SELECT &&
 		ActivePortal != NULL && ActivePortal->queryDesc == query)

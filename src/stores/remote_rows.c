@@ -235,9 +235,10 @@ remote_row_values(PGresult *result, int row, AttInMetadata *in, List *attrs,
 	{
 		int			attno = lfirst_int(lc);
 		int			i = attno - 1;
-		char	   *text = PQgetisnull(result, row, field) ? NULL :
-			PQgetvalue(result, row, field);
+		char	   *text = PQgetvalue(result, row, field);
 
+		if (text[0] == '\0' && PQgetisnull(result, row, field))
+			text = NULL;
 		field++;
 		if (attno == SelfItemPointerAttributeNumber)
 		{

@@ -33,6 +33,7 @@
 #include "storage/latch.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
+#include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 #include "ground/compat.h"
@@ -138,12 +139,36 @@ connection_report(StoreConnection *connection, PGresult *result)
  * ----------------------------------------------------------------
  */
 
+/* where the socket is among the events of a connection */
+#define SOCKET_EVENT 2
+
+/* An open connection waits often, and each time for the same. */
+static void
+prepare_to_wait(StoreConnection *connection)
+{
+	connection->events = compat_create_wait_set(SOCKET_EVENT + 1);
+	AddWaitEventToSet(connection->events, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
+	AddWaitEventToSet(connection->events, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
+	AddWaitEventToSet(connection->events, WL_SOCKET_READABLE, PQsocket(connection->conn),
+					  NULL, NULL);
+}
+
+static int
+wait_for_events(WaitEventSet *set, int events, long timeout)
+{
+	WaitEvent	event;
+
+	ModifyWaitEvent(set, SOCKET_EVENT, events, NULL);
+	return WaitEventSetWait(set, timeout, &event, 1, PG_WAIT_EXTENSION) > 0 ? event.events : 0;
+}
+
 /*
  * Waits until the socket is ready.  False when the store has given no sign of
- * life for longer than the patience.
+ * life for longer than the patience.  "set" is that of an open connection, or
+ * NULL.
  */
 static bool
-wait_for_socket(int socket, int events, TimestampTz since, int patience)
+wait_for_socket(WaitEventSet *set, int socket, int events, TimestampTz since, int patience)
 {
 	long		timeout = -1;
 	int			happened;
@@ -154,10 +179,13 @@ wait_for_socket(int socket, int events, TimestampTz since, int patience)
 		if (timeout <= 0)
 			return false;
 	}
-	happened = WaitLatchOrSocket(MyLatch,
-								 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | events |
-								 (timeout > 0 ? WL_TIMEOUT : 0),
-								 socket, timeout, PG_WAIT_EXTENSION);
+	if (set)
+		happened = wait_for_events(set, events, timeout);
+	else
+		happened = WaitLatchOrSocket(MyLatch,
+									 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | events |
+									 (timeout > 0 ? WL_TIMEOUT : 0),
+									 socket, timeout, PG_WAIT_EXTENSION);
 	if (happened & WL_LATCH_SET)
 	{
 		ResetLatch(MyLatch);
@@ -189,10 +217,10 @@ accepts_connections(int socket_of_session)
 	HOLD_INTERRUPTS();
 	if (pg_set_noblock(s) &&
 		(connect(s, (struct sockaddr *) &address, len) == 0 || errno == EINPROGRESS) &&
-		wait_for_socket(s, WL_SOCKET_WRITEABLE, since, PROBE_PATIENCE) &&
+		wait_for_socket(NULL, s, WL_SOCKET_WRITEABLE, since, PROBE_PATIENCE) &&
 		send(s, request, sizeof(request), 0) == sizeof(request))
 	{
-		while (!result && wait_for_socket(s, WL_SOCKET_READABLE, since, PROBE_PATIENCE))
+		while (!result && wait_for_socket(NULL, s, WL_SOCKET_READABLE, since, PROBE_PATIENCE))
 		{
 			ssize_t		got = recv(s, &answer, 1, 0);
 
@@ -239,10 +267,13 @@ wait_for_store(StoreConnection *connection, int events)
 {
 	int			socket = PQsocket(connection->conn);
 
+	/* libpq has closed it */
+	if (socket < 0)
+		connection_report_lost(connection);
 	/* which limit comes first */
 	if (store_timeout > 0 && (connection->limit == 0 || store_timeout < connection->limit))
 	{
-		if (!wait_for_socket(socket, events, Max(connection->heard, connection->probed), store_timeout))
+		if (!wait_for_socket(connection->events, socket, events, Max(connection->heard, connection->probed), store_timeout))
 		{
 			connection->dead = !accepts_connections(socket);
 			if (connection->dead)
@@ -253,7 +284,7 @@ wait_for_store(StoreConnection *connection, int events)
 				report_silence(connection, "run_ops_split.store_query_timeout");
 		}
 	}
-	else if (!wait_for_socket(socket, events, connection->heard, connection->limit))
+	else if (!wait_for_socket(connection->events, socket, events, connection->heard, connection->limit))
 		report_silence(connection, "run_ops_split.store_query_timeout");
 	hear(connection);
 }
@@ -472,7 +503,7 @@ finish_connection(StoreConnection *connection, ForeignServer *server, UserMappin
 	{
 		if (state == PGRES_POLLING_FAILED)
 			break;
-		if (!wait_for_socket(PQsocket(connection->conn),
+		if (!wait_for_socket(NULL, PQsocket(connection->conn),
 							 state == PGRES_POLLING_READING ? WL_SOCKET_READABLE : WL_SOCKET_WRITEABLE,
 							 since, limit))
 			report_unreachable(connection, server, user,
@@ -496,6 +527,7 @@ connection_open(StoreConnection *connection, ForeignServer *server, UserMapping 
 {
 	start_connection(connection, server, user);
 	finish_connection(connection, server, user);
+	prepare_to_wait(connection);
 }
 
 /* ----------------------------------------------------------------
@@ -561,8 +593,8 @@ connection_await_result(StoreConnection *connection, int patience)
 	{
 		int			unsent = PQflush(connection->conn);
 
-		if (unsent < 0 ||
-			!wait_for_socket(PQsocket(connection->conn),
+		if (unsent < 0 || PQsocket(connection->conn) < 0 ||
+			!wait_for_socket(connection->events, PQsocket(connection->conn),
 							 unsent > 0 ? WL_SOCKET_READABLE | WL_SOCKET_WRITEABLE : WL_SOCKET_READABLE,
 							 since, patience) ||
 			!PQconsumeInput(connection->conn))
@@ -635,6 +667,9 @@ connection_close(StoreConnection *connection, bool running)
 	connection->dead = false;
 	PQclear(connection->result);
 	connection->result = NULL;
+	if (connection->events)
+		FreeWaitEventSet(connection->events);
+	connection->events = NULL;
 	PQfinish(connection->conn);
 	ReleaseExternalFD();
 	connection->conn = NULL;

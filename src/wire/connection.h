@@ -17,6 +17,7 @@
 typedef struct StoreConnection
 {
 	PGconn	   *conn;			/* NULL: not open */
+	struct WaitEventSet *events;	/* of an open one: its socket, and ours */
 	PGresult   *result;			/* the last one that was received */
 	char		store[NAMEDATALEN];
 	char		statement[SHOWN_OF_STATEMENT + 4];	/* empty: none is running */

@@ -604,6 +604,26 @@ refuse_broken(Wire *wire)
 
 static void resolve_in_passing(Wire *wire);
 
+/*
+ * In a subtransaction, an error elsewhere may end the connection while it is read,
+ * so it must have no transaction that outlasts the statement.
+ */
+bool
+wire_is_free(Wire *wire)
+{
+	if (GetCurrentTransactionNestLevel() > 1 &&
+		(IsolationUsesXactSnapshot() || (wire->depth > 0 && !wire->brief)))
+		return false;
+	return wire->connection.conn != NULL && !wire->stale && !wire->broken &&
+		!wire->running && wire->streaming == NULL;
+}
+
+bool
+wire_reads_alone(Wire *wire, WireNeed need)
+{
+	return need == WIRE_READ && wire->depth == 0 && !IsolationUsesXactSnapshot();
+}
+
 void
 wire_begin(Wire *wire, WireNeed need, WireStatement *statement)
 {

@@ -64,6 +64,15 @@ extern WireStatement *wire_join(Wire *wire, void *query, WireNeed need,
 extern void wire_leave(WireStatement *statement);
 
 /*
+ * May a query be sent whose answer is read later?  The connection is open, and
+ * nothing is on its way that somebody reads, or lost if something else fails.
+ */
+extern bool wire_is_free(Wire *wire);
+
+/* Would a query that needs no more have no transaction in the store? */
+extern bool wire_reads_alone(Wire *wire, WireNeed need);
+
+/*
  * Sends commands in one flight: wire_begin(), any number of wire_add(), whose
  * answers are ignored but for errors, and wire_send(), whose answer is read with
  * wire_receive().  The flight begins a transaction in the store if it has to;

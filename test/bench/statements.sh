@@ -102,6 +102,25 @@ new_row="'run_' || substr(md5(random()::text) || md5(random()::text), 1, 27), 'P
 against_stock 'INSERT of one row in the store' told 50 "$insert VALUES ($new_row);"
 against_stock 'INSERT of 5,000 rows in the store, batches of 100' told 3 "$insert SELECT $new_row FROM generate_series(1, 5000);"
 
+# Three servers that lead to the table, each with a connection of its own.
+sql <<SQL
+CREATE SCHEMA three;
+$(for n in 1 2 3; do
+  echo "CREATE SERVER three_$n FOREIGN DATA WRAPPER run_ops_fdw OPTIONS (host '$host', port '$slow_port', dbname '${PGDATABASE}_store');
+    CREATE USER MAPPING FOR CURRENT_USER SERVER three_$n;
+    CREATE FOREIGN TABLE three.run_$n (id text, batch int, n int) SERVER three_$n OPTIONS (schema_name 'public', table_name 'run');
+    ANALYZE three.run_$n;"
+done)
+SQL
+of_each() { # select
+  local queries=''
+  for n in 1 2 3; do queries+="${queries:+ UNION ALL }$1 FROM three.run_$n WHERE batch = 42"; done
+  echo "$queries"
+}
+row 'count of 1,000 rows in each of three stores, 1 ms' 'in one' '<= 1.3' 50 "$(of_each 'SELECT count(*)');" 'SELECT count(*) FROM three.run_1 WHERE batch = 42;'
+row 'a page of three stores, 1 ms' 'of one' told 50 \
+  "SELECT * FROM ($(of_each 'SELECT id, n')) AS r ORDER BY id LIMIT 20;" 'SELECT id, n FROM three.run_1 WHERE batch = 42 ORDER BY id LIMIT 20;'
+
 # --- several clients; each locks a row of twenty and changes it -----------------
 contended=run_$(printf '%025d' 0):n
 contention() { # table, lock: the share of failed transactions, and the rate of the others

@@ -139,6 +139,115 @@ $position = -s $store->logfile;
 $control_plane->safe_psql('postgres', 'SELECT n FROM runs WHERE n + random() > 7 ORDER BY id LIMIT 3');
 like(slurp_file($store->logfile, $position), qr/FETCH 100 FROM/s, 'but not where rows are filtered here');
 
+# --- what is begun before it is asked for --------------------------------------
+
+# Two more servers, each with a connection of its own.  Their queries wait for
+# each other, so they return true if they are on their way at the same time.
+$store->safe_psql('postgres', q{
+	CREATE SEQUENCE arrived;
+	CREATE FUNCTION meet() RETURNS bool LANGUAGE plpgsql AS $$
+	BEGIN
+	  PERFORM nextval('public.arrived');
+	  FOR i IN 1 .. 500 LOOP
+	    IF (SELECT last_value FROM public.arrived) >= 2 THEN
+	      RETURN true;
+	    END IF;
+	    PERFORM pg_sleep(0.01);
+	  END LOOP;
+	  RETURN false;
+	END $$;
+	CREATE VIEW meeting AS SELECT k, meet() AS met FROM (VALUES (1)) AS v (k);
+});
+foreach my $server ('a', 'b')
+{
+	$control_plane->safe_psql('postgres', qq{
+		CREATE SERVER $server FOREIGN DATA WRAPPER run_ops_fdw OPTIONS (host '$host', port '$port', dbname 'postgres');
+		CREATE USER MAPPING FOR CURRENT_USER SERVER $server;
+		CREATE SCHEMA $server;
+		IMPORT FOREIGN SCHEMA public FROM SERVER $server INTO $server;
+	});
+}
+my $ready = $control_plane->background_psql('postgres', on_error_stop => 0);
+# opens the connections, and waits for all that was sent before
+my $warm_up = 'SELECT count(*) FROM (SELECT FROM a.run UNION ALL SELECT FROM b.run UNION ALL SELECT FROM new.run) AS r';
+$ready->query_safe($warm_up);
+my $both = '(SELECT k, met FROM a.meeting UNION ALL SELECT k, met FROM b.meeting) AS m';
+foreach my $case (
+	[ 'all rows', "SELECT met FROM $both", "t\nt" ],
+	[ 'an aggregate', "SELECT string_agg(met::text, ' ') FROM $both", 'true true' ],
+	[ 'aggregates of each', q(SELECT string_agg(met, ' ') FROM (SELECT string_agg(met::text, '') AS met FROM a.meeting UNION ALL SELECT string_agg(met::text, '') FROM b.meeting) AS m), 'true true' ],
+	[ 'a page', "SELECT met FROM $both ORDER BY k LIMIT 2", "t\nt" ],
+	[ 'the first row of a merge', "SET enable_sort = off; SELECT met FROM $both ORDER BY k LIMIT 1; RESET enable_sort", 't' ],
+	[ 'a page whose size is a parameter', "PREPARE page (int) AS SELECT met FROM $both ORDER BY k LIMIT \$1; SET plan_cache_mode = force_generic_plan; EXECUTE page (2); RESET plan_cache_mode", "t\nt" ],
+	[ 'all rows in a REPEATABLE READ transaction', "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT met FROM $both; COMMIT", "t\nt" ],)
+{
+	my ($name, $sql, $rows) = @$case;
+	$store->safe_psql('postgres', q(SELECT setval('arrived', 1, false)));
+	is($ready->query_safe($sql), $rows, "$name: two stores work at the same time");
+}
+
+# nothing is asked that is not needed, also if the connection is there
+$ready->query_safe("SET plan_cache_mode = force_generic_plan; PREPARE one (text) AS SELECT count(*) FROM runs WHERE id = \$1; PREPARE few (int) AS SELECT count(*) FROM (SELECT n FROM (SELECT n FROM run UNION ALL SELECT n FROM new.run) AS u LIMIT \$1) AS l");
+$ready->query_safe($warm_up);
+$position = -s $store->logfile;
+foreach my $case (
+	[ 'a LEGACY id', "EXECUTE one ('$legacy')", 1 ],
+	[ 'the first rows', 'SELECT count(*) FROM (SELECT n FROM (SELECT n FROM run UNION ALL SELECT n FROM new.run) AS u LIMIT 3) AS l', 3 ],
+	[ 'as many of the first rows as a parameter says', 'EXECUTE few (3)', 3 ],
+	[ 'no row', 'SET enable_sort = off; SELECT count(*) FROM (SELECT n FROM runs ORDER BY id LIMIT 0) AS l; RESET enable_sort', 0 ],
+	[ 'whether there is a row', 'SELECT EXISTS (SELECT FROM run UNION ALL SELECT FROM new.run)', 't' ],
+	[ 'a join with nothing', 'SELECT count(*) FROM (SELECT n FROM run WHERE n < 0 OFFSET 0) AS r, LATERAL (SELECT n + r.n FROM new.run UNION ALL SELECT n FROM a.run LIMIT 1) AS u', 0 ],
+	[ 'the first row of a loop', 'DO $$ DECLARE r record; BEGIN FOR r IN SELECT n FROM run LOOP EXIT; END LOOP; END $$; SELECT 1', 1 ],)
+{
+	my ($name, $sql, $rows) = @$case;
+	is($ready->query_safe($sql), $rows, "$name is found here");
+}
+is_deeply([ remote_statements($position) ], [], '... without asking a store');
+$position = -s $store->logfile;
+is($ready->query_safe("EXECUTE one ('$new')"), 1, 'a NEW id is found in the store');
+is(scalar(remote_statements($position)), 1, '... with one statement');
+
+# an error of one store does not cost what the transaction has written in another
+$store->safe_psql('postgres', q{
+	CREATE VIEW failing AS SELECT 1 / (n - 1) AS n FROM run WHERE n = 1;
+	CREATE VIEW sleeping AS SELECT 1 AS n FROM pg_sleep(1)});
+$control_plane->safe_psql('postgres', qq{
+	CREATE FOREIGN TABLE a.failing (n int) SERVER a OPTIONS (schema_name 'public');
+	CREATE FOREIGN TABLE b.sleeping (n int) SERVER b OPTIONS (schema_name 'public')});
+foreach my $level ('READ COMMITTED', 'REPEATABLE READ')
+{
+	$ready->query_safe($warm_up);
+	is($ready->query_safe("BEGIN ISOLATION LEVEL $level; INSERT INTO b.run VALUES ('written', 0);
+		DO \$\$ BEGIN PERFORM n FROM (SELECT n FROM a.failing UNION ALL SELECT n FROM b.sleeping) AS r; EXCEPTION WHEN division_by_zero THEN NULL; END \$\$;
+		SELECT n FROM b.run WHERE id = 'written'; ROLLBACK"), 0, "$level: an error of another store, caught in a transaction that has written");
+}
+
+# all of many rows come as one answer; not in a transaction, which its loss would end
+$ready->query_safe("RESET plan_cache_mode; ALTER FOREIGN TABLE new.run OPTIONS (ADD fetch_size '100')");
+foreach my $case (
+	[ 'all of many rows', 'SELECT count(id), sum(n) FROM (SELECT id, n FROM new.run OFFSET 0) AS r', '1000|500500', 0 ],
+	[ 'all of them, with other queries meanwhile', 'SELECT count(lookup(id)), sum(lookup(id)) FROM (SELECT id FROM new.run OFFSET 0) AS r', '1000|500500', 0 ],
+	[ 'all of them, with writes meanwhile', "CREATE FUNCTION plus_one(wanted text) RETURNS int LANGUAGE sql AS 'UPDATE new.run SET n = n + 1 WHERE id = wanted RETURNING n';
+	  BEGIN; SELECT count(*), sum(n + plus_one(id)) FROM (SELECT id, n FROM new.run OFFSET 0) AS r; ROLLBACK", '1000|1002000', 0 ],
+	[ 'all of them in a transaction with a snapshot', 'BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(id), sum(n) FROM (SELECT id, n FROM new.run OFFSET 0) AS r; COMMIT', '1000|500500', 1 ],
+	[ 'the first of them', 'SELECT count(id) FROM (SELECT id FROM new.run LIMIT 150) AS r', '150', undef ],)
+{
+	my ($name, $sql, $rows, $has_cursor) = @$case;
+	$position = -s $store->logfile;
+	is($ready->query_safe($sql), $rows, $name);
+	is(scalar(grep { /DECLARE/ } remote_statements($position)), $has_cursor, '... ' . ($has_cursor ? 'with' : 'without') . ' a cursor') if defined $has_cursor;
+}
+# of long rows, a FETCH takes fewer
+$store->safe_psql('postgres', q(CREATE VIEW long AS SELECT i, repeat('x', 20000) AS t FROM generate_series(1, 3000) AS i));
+$position = -s $store->logfile;
+is($ready->query_safe("CREATE FOREIGN TABLE new.long (i int, t text) SERVER new OPTIONS (schema_name 'public', fetch_size '1000');
+	BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*), sum(length(t)) FROM (SELECT t FROM new.long OFFSET 0) AS r; COMMIT"), '3000|60000000', 'all of long rows');
+my ($first, @fetched) = map { /FETCH (\d+) FROM/ } remote_statements($position);
+is($first, 1000, 'a first FETCH by the estimate');
+is_deeply([ grep { $_ > 60 } @fetched ], [], '... and short ones after it');
+$ready->quit;
+$control_plane->safe_psql('postgres', 'ALTER FOREIGN TABLE new.run OPTIONS (DROP fetch_size)');
+
 # --- the store goes down under a session that used it ------------------------
 
 my $session = $control_plane->background_psql('postgres', on_error_stop => 0);

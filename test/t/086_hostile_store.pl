@@ -38,6 +38,7 @@ my @statements = (
 	'SELECT count(*) FROM run_ops.find_strays(\'run_ops.run\')',
 	'SELECT run_ops.repatriate()',
 	'SELECT run_ops.refresh_table(\'run_ops.run\')',
+	'IMPORT FOREIGN SCHEMA public FROM SERVER new INTO run_ops_new',
 	'SELECT run_ops.disable_split()',
 	'SELECT count(*) FROM run_ops.check_split()');
 

@@ -113,7 +113,7 @@ $store->safe_psql('postgres', qq(
 	CREATE VIEW few AS SELECT i, repeat('x', 100) AS t FROM generate_series(1, 20000) AS i;
 	CREATE VIEW wrong AS SELECT i, CASE WHEN i = 300 THEN 'x' ELSE i::text END AS n FROM generate_series(1, 1000) AS i));
 $control_plane->safe_psql('postgres', q(
-	-- many rows have a cursor, and fewer than fetch_size a stream
+	-- many rows have a cursor where a transaction lasts, and fewer than fetch_size a stream
 	CREATE FOREIGN TABLE cursor_of_many (i int, t text) SERVER new OPTIONS (schema_name 'public', table_name 'many');
 	CREATE FOREIGN TABLE stream_of_many (i int, t text) SERVER new OPTIONS (schema_name 'public', table_name 'many', fetch_size '2000000');
 	CREATE FOREIGN TABLE cursor_of_few (i int, t text) SERVER new OPTIONS (schema_name 'public', table_name 'few');
@@ -160,7 +160,8 @@ sub flat
 foreach my $way ('cursor', 'stream')
 {
 	my $looks = join ', ', map { int $rows * $_ } 0.05, 0.4, 0.7, 0.99;
-	my $seen = flat("SELECT max(h[1]) - min(h[1]), max(h[2]) - min(h[2]), count(*), sum(i) FROM (SELECT i, CASE WHEN i IN ($looks) THEN held() END AS h FROM ${way}_of_many OFFSET 0) AS q",
+	my $begin = $way eq 'cursor' ? 'BEGIN ISOLATION LEVEL REPEATABLE READ; ' : '';
+	my $seen = flat("${begin}SELECT max(h[1]) - min(h[1]), max(h[2]) - min(h[2]), count(*), sum(i) FROM (SELECT i, CASE WHEN i IN ($looks) THEN held() END AS h FROM ${way}_of_many OFFSET 0) AS q",
 		"$rows rows that come by $way", 64 * 1024, 8 * 1024 * 1024);
 	is($seen, join('|', $rows, $rows * ($rows + 1) / 2), '... all of them');
 }
