@@ -73,7 +73,9 @@ MODULES_C = \
 	reads/target_leaves \
 	reads/seam_pruning \
 	reads/union_view \
+	reads/leaf_aggregates \
 	reads/seam_shortcut \
+	reads/shipped_enums \
 	reads/foreign_plan \
 	reads/run_ops_fdw \
 	writes/routed_view \
@@ -115,7 +117,6 @@ SQL_PARTS = \
 	reads/seam_pruning \
 	reads/read_through \
 	reads/read_locks \
-	reads/store_counts \
 	writes/write_routing \
 	writes/in_doubt \
 	switch/split_mode \
@@ -146,7 +147,7 @@ REGRESS ?= \
 	target_leaves \
 	read_locks \
 	read_fuzz \
-	store_counts \
+	leaf_aggregates \
 	lazy_fdw \
 	write_routing \
 	column_equality \

@@ -18,6 +18,7 @@
 #include "ground/rights.h"
 #include "ground/server_identity.h"
 #include "ground/snapshot_key.h"
+#include "reads/leaf_aggregates.h"
 #include "reads/seam_pruning.h"
 #include "reads/seam_shortcut.h"
 #include "reads/target_leaves.h"
@@ -46,6 +47,7 @@ _PG_init(void)
 	foreign_scan_init();
 	target_leaves_init();
 	seam_pruning_init();
+	leaf_aggregates_init();
 	seam_shortcut_init();
 	write_frame_init();
 	row_recheck_init();

@@ -377,14 +377,9 @@ bound_of_clause(LeafFilter *filter, Node *clause)
 
 /* --- the support functions ------------------------------------------------------ */
 
-/*
- * Does a CHECK constraint of the leaf prove the filter?  On a foreign table a
- * constraint is a declaration of its owner about the remote rows.
- */
-static bool
-is_proven_by_check(LeafFilter *filter, FuncExpr *call)
+bool
+is_proven_by_check(RangeTblEntry *rte, Oid function, Var *column, Const *store)
 {
-	RangeTblEntry *rte = planner_rt_fetch(filter->column->varno, filter->root);
 	Relation	relation;
 	TupleConstr *constr;
 	bool		proven = false;
@@ -402,13 +397,13 @@ is_proven_by_check(LeafFilter *filter, FuncExpr *call)
 		if (!GUARD(28, check->ccvalid) || (check->ccnoinherit && rte->inh))
 			continue;
 		proof = stringToNode(check->ccbin);
-		if (IsA(proof, FuncExpr) && proof->funcid == call->funcid)
+		if (IsA(proof, FuncExpr) && proof->funcid == function)
 		{
 			Var		   *var = (Var *) strip(linitial(proof->args));
 
 			proven = IsA(var, Var) &&
-				var->varattno == filter->column->varattno &&
-				equal(strip(lsecond(proof->args)), filter->store);
+				var->varattno == column->varattno &&
+				equal(strip(lsecond(proof->args)), store);
 		}
 	}
 	table_close(relation, NoLock);
@@ -465,7 +460,8 @@ simplify_filter(PlannerInfo *root, FuncExpr *call)
 
 	bound = bound_of_and(&filter, parent->baserestrictinfo);
 	if (bound.precheck == NULL)
-		return is_proven_by_check(&filter, call) ?
+		return is_proven_by_check(planner_rt_fetch(filter.column->varno, root),
+								  call->funcid, filter.column, filter.store) ?
 			makeBoolConst(true, false) : NULL;
 	if (bound.exact || is_const_bool(bound.precheck, false))
 		return (Node *) bound.precheck;

@@ -201,6 +201,19 @@ quals_select_leaf(Node *quals, IdColumn *id, ParamListInfo params,
 	return false;
 }
 
+bool
+has_id_condition(Node *quals, IdColumn *id)
+{
+	LookupCondition condition;
+
+	if (quals == NULL)
+		return false;
+	if (match_lookup_condition(quals, is_id_column, id, &condition) &&
+		is_bytewise_equality(&condition))
+		return true;
+	return expression_tree_walker(quals, has_id_condition, id);
+}
+
 /* --- which leaf ----------------------------------------------------------------- */
 
 /*

@@ -54,4 +54,7 @@ extern bool has_same_columns(UnionView *view, Query *leaf, bool *in_place);
 extern bool quals_select_leaf(Node *quals, IdColumn *id, ParamListInfo params,
 							  text *store);
 
+/* Is there a condition "id = X" or "id = ANY (X)" among the conditions? */
+extern bool has_id_condition(Node *quals, IdColumn *id);
+
 #endif							/* RUN_OPS_UNION_VIEW_H */
