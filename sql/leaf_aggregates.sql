@@ -113,7 +113,14 @@ SELECT c.* FROM (VALUES
   ('SELECT * FROM (SELECT env, count(*) AS n FROM @run GROUP BY env) AS s WHERE s.env = ''e4'''),
   ('SELECT * FROM (SELECT count(*) AS a FROM @run) AS s, (SELECT count(*) AS b FROM @run WHERE ok) AS t'),
   ('SELECT x.c, sum(x.d) FROM @run AS x (a, b, c, d) GROUP BY x.c'),
+  ('SELECT count(*) FROM (SELECT id FROM @run WHERE n > 3 AND 1 = 1 OFFSET 0) AS sub'),
+  ('SELECT x.e, count(*), sum(x.m) FROM (SELECT r.env || ''!'' AS e, r.n + 1 AS m, r.ok FROM (SELECT * FROM @run WHERE n < 8) AS r WHERE r.n > 2) AS x WHERE x.ok GROUP BY x.e HAVING max(x.m) > 2'),
+  ('SELECT e.id, (SELECT max(s.x) FROM (SELECT r.n * length(e.id) AS x FROM @run AS r WHERE r.env = e.id) AS s WHERE s.x > length(e.name)) FROM env AS e'),
   -- what is left alone
+  ('SELECT count(*) FROM (SELECT id FROM @run ORDER BY id LIMIT 5) AS sub'),
+  ('SELECT count(*) FROM (SELECT id FROM @run OFFSET 2) AS sub'),
+  ('SELECT count(*) FROM (SELECT id, random() AS r FROM @run OFFSET 0) AS sub WHERE r < 2'),
+  ('SELECT count(*) FROM (SELECT id FROM @run OFFSET 0) AS sub WHERE id = an_id(5)'),
   ('SELECT count(DISTINCT env) FROM @run'),
   ('SELECT string_agg(env, '','' ORDER BY id) FROM @run'),
   ('SELECT round(sum(share)::numeric, 3) FROM @run'),
@@ -149,7 +156,7 @@ SELECT c.* FROM (VALUES
   ('SELECT e.name, count(*) FROM env AS e FULL JOIN @run AS r ON e.id = r.env GROUP BY e.name'),
   ('SELECT e.name, count(*), max(e.id) FROM env AS e JOIN @run AS r ON e.id = r.env GROUP BY e.name'),
   ('SELECT e.name, count(*) FILTER (WHERE e.id > ''e3'') FROM env AS e JOIN @run AS r ON e.id = r.env GROUP BY e.name'),
-  ('SELECT e.name, count(*) FROM env AS e, @run AS r WHERE r.n > 100 GROUP BY e.name'),
+  ('SELECT e.name, count(*) FROM env AS e, @run AS r WHERE length(r.body) < 9 GROUP BY e.name'),
   ('SELECT e.name, count(*) FROM env AS e JOIN @run AS r ON e.id = r.env || left(r.id, 0) GROUP BY e.name'),
   ('SELECT count(*) FROM env AS e, @run AS r, (VALUES (''e1'')) AS v (x) WHERE e.id = r.env AND r.env = v.x'),
   ('SELECT length(r.price::text), count(*) FROM env AS e JOIN @run AS r ON e.id = r.env GROUP BY 1'),
@@ -179,6 +186,14 @@ SET plan_cache_mode = force_generic_plan;
 EXECUTE by_n (4, 'e5');
 EXPLAIN (VERBOSE, COSTS OFF) EXECUTE by_n (4, 'e5');
 SELECT env, count(*), sum(n + 4) FROM whole_run WHERE n > 4 AND env < 'e5' GROUP BY env HAVING count(*) > 4 ORDER BY env LIMIT 2;
+PREPARE skipped (bigint) AS SELECT count(*) FROM (SELECT id FROM run_ops.run WHERE n > 3 OFFSET $1) AS sub;
+EXECUTE skipped (0);
+EXECUTE skipped (5);
+SET plan_cache_mode = force_custom_plan;
+EXPLAIN (COSTS OFF) EXECUTE skipped (0);
+EXECUTE skipped (0);
+EXECUTE skipped (5);
+SET plan_cache_mode = force_generic_plan;
 PREPARE by_status (state) AS SELECT count(*) FROM run_ops.run WHERE status = $1;
 EXECUTE by_status ('done');
 RESET plan_cache_mode;

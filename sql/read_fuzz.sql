@@ -121,7 +121,7 @@ BEGIN
     WHEN 3 THEN query := 'SELECT r.* FROM {run} AS r WHERE ' || r || page; ordered := true;
     WHEN 4 THEN query := 'SELECT r.id, r.n FROM {run} AS r WHERE r.env = ' || pick('''e1''', '''e2''', '$1') || page; ordered := true;
     WHEN 5 THEN query := 'SELECT r.env, count(*), sum(r.n), min(r.note), max(r.created) FROM {run} AS r WHERE ' || r || ' GROUP BY r.env';
-    WHEN 24 THEN query := 'SELECT ' || pick('', 'r.n % 3, ', 'r.note, ') || 'count(*), count(r.parent), avg(r.n), sum(r.n) FILTER (WHERE r.note = ''a''), bool_or(r.n = 3) FROM {run} AS r WHERE '
+    WHEN 24 THEN query := 'SELECT ' || pick('', 'r.n % 3, ', 'r.note, ') || 'count(*), count(r.parent), avg(r.n), sum(r.n) FILTER (WHERE r.note = ''a''), bool_or(r.n = 3) FROM ' || pick('{run} AS r', '(SELECT q.* FROM {run} AS q WHERE q.n < 9 OFFSET 0) AS r') || ' WHERE '
       || pick(r, 'r.n < 7', 'r.note IS NULL') || pick('', ' GROUP BY 1') || ' HAVING count(*) <> 3';
       IF query NOT LIKE '%GROUP BY%' AND query NOT LIKE 'SELECT count%' OR query LIKE 'SELECT count%GROUP BY%' THEN query := replace(replace(replace(query, ' GROUP BY 1', ''), 'r.n % 3, ', ''), 'r.note, ', ''); END IF;
     WHEN 25 THEN query := 'SELECT e.note, count(*), avg(r.n), max(r.note) FROM env AS e ' || pick('', 'LEFT ', 'RIGHT ', 'FULL ') || 'JOIN {run} AS r ON r.env = e.id' || pick('', ' AND r.n < 5')

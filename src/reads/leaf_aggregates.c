@@ -493,8 +493,73 @@ add_group(Split *split, Expr *group, SortGroupClause *clause)
 	split->groups = lappend(split->groups, clause);
 }
 
-void
-aggregate_in_leaves(Query *query)
+/* The only entry that the query reads, or 0. */
+static Index
+single_entry(Query *query)
+{
+	if (list_length(query->jointree->fromlist) != 1 ||
+		!IsA(linitial(query->jointree->fromlist), RangeTblRef))
+		return 0;
+	return linitial_node(RangeTblRef, query->jointree->fromlist)->rtindex;
+}
+
+/*
+ * Is what the query reads a subquery of expressions over one view or another
+ * such subquery?  ORMs count the rows of subqueries.
+ */
+static bool
+reads_subquery(Query *query, ParamListInfo params)
+{
+	Index		rti = single_entry(query);
+	RangeTblEntry *rte;
+	UnionView	view;
+
+	if (rti == 0)
+		return false;
+	rte = rt_fetch(rti, query->rtable);
+	return rte->rtekind == RTE_SUBQUERY && !rte->security_barrier &&
+		is_plain_select(rte->subquery, params) && !rte->subquery->hasSubLinks &&
+		rt_fetch(single_entry(rte->subquery), rte->subquery->rtable)->rtekind == RTE_SUBQUERY &&
+		!is_union_view(rte->subquery, &view) &&
+		!is_not_for_leaves((Node *) query->targetList, NULL) &&
+		!is_not_for_leaves(query->havingQual, NULL) &&
+		!is_not_for_leaves(query->jointree->quals, NULL) &&
+		!contain_volatile_functions((Node *) rte->subquery->targetList) &&
+		!contain_volatile_functions(rte->subquery->jointree->quals);
+}
+
+/* Lets the query read what its subquery reads. */
+static void
+lift_subquery(Query *query)
+{
+	Index		rti = single_entry(query);
+	RangeTblEntry *rte = rt_fetch(rti, query->rtable);
+	Query	   *subquery = rte->subquery;
+	int			offset = list_length(query->rtable);
+	Node	   *quals = subquery->jointree->quals;
+	List	   *columns = subquery->targetList;
+
+	OffsetVarNodes((Node *) columns, offset, 0);
+	IncrementVarSublevelsUp((Node *) columns, -1, 1);
+	OffsetVarNodes(quals, offset, 0);
+	IncrementVarSublevelsUp(quals, -1, 1);
+
+	query->targetList = (List *) compat_replace_vars((Node *) query->targetList, rti, columns);
+	query->havingQual = compat_replace_vars(query->havingQual, rti, columns);
+	query->jointree->quals = make_and_qual(quals,
+										   compat_replace_vars(query->jointree->quals, rti, columns));
+	linitial_node(RangeTblRef, query->jointree->fromlist)->rtindex =
+		offset + single_entry(subquery);
+	compat_append_rtable(query, subquery);
+
+	/* the entry stays for the privileges on it; nothing reads it */
+	rte->subquery = makeNode(Query);
+	rte->subquery->commandType = CMD_SELECT;
+	rte->subquery->jointree = makeFromExpr(NIL, NULL);
+}
+
+static bool
+split_query(Query *query)
 {
 	Split		split = {0};
 	UnionView	view;
@@ -503,12 +568,9 @@ aggregate_in_leaves(Query *query)
 	Node	   *having;
 	ListCell   *lc;
 
-	if (!is_aggregation(query) || list_length(query->jointree->fromlist) != 1 ||
-		!IsA(linitial(query->jointree->fromlist), RangeTblRef))
-		return;
-	split.rti = linitial_node(RangeTblRef, query->jointree->fromlist)->rtindex;
-	if (!is_view_to_split(query, &split, &view, &leaves))
-		return;
+	split.rti = single_entry(query);
+	if (split.rti == 0 || !is_view_to_split(query, &split, &view, &leaves))
+		return false;
 
 	foreach(lc, query->groupClause)
 		add_group(&split,
@@ -518,12 +580,32 @@ aggregate_in_leaves(Query *query)
 	targets = (List *) split_mutator((Node *) query->targetList, &split);
 	having = split_mutator(query->havingQual, &split);
 	if (!can_be_split(&split))
-		return;
+		return false;
 
 	replace_view(query, &split, &view, leaves);
 	query->jointree->quals = NULL;
 	query->targetList = targets;
 	query->havingQual = having;
+	return true;
+}
+
+void
+aggregate_in_leaves(Query *query, ParamListInfo params)
+{
+	Query	   *lifted;
+
+	if (!is_aggregation(query))
+		return;
+	if (!reads_subquery(query, params))
+	{
+		(void) split_query(query);
+		return;
+	}
+	lifted = copyObject(query);
+	while (reads_subquery(lifted, params))
+		lift_subquery(lifted);
+	if (split_query(lifted))
+		*query = *lifted;
 }
 
 /* --- joins ------------------------------------------------------------------------ */

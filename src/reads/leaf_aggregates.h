@@ -6,6 +6,7 @@
 #ifndef RUN_OPS_LEAF_AGGREGATES_H
 #define RUN_OPS_LEAF_AGGREGATES_H
 
+#include "nodes/params.h"
 #include "nodes/parsenodes.h"
 
 /* run_ops_split.leaf_aggregates */
@@ -15,10 +16,10 @@ extern void leaf_aggregates_init(void);
 
 /*
  * If the query, which has not been planned, aggregates over one routed view and
- * nothing else, lets each leaf of the view aggregate its own rows.  Subqueries
- * are not looked at.
+ * nothing else, lets each leaf of the view aggregate its own rows.  The view may
+ * be in a subquery; aggregates of a subquery are not looked at.
  */
-extern void aggregate_in_leaves(Query *query);
+extern void aggregate_in_leaves(Query *query, ParamListInfo params);
 
 /*
  * The same for queries, also subqueries, that aggregate over a join of a view

@@ -207,10 +207,10 @@ plan_shortcuts(Query *query, Shortcuts *shortcuts)
 								 QTW_IGNORE_RC_SUBQUERIES);
 
 	/* after the shortcut, which may have taken the view out of the query */
-	if (!has_view || !leaf_aggregates)
+	if (!leaf_aggregates)
 		return;
-	aggregate_in_leaves(query);
-	shortcuts->joins |= (query->hasAggs || query->groupClause != NIL) &&
+	aggregate_in_leaves(query, shortcuts->params);
+	shortcuts->joins |= has_view && (query->hasAggs || query->groupClause != NIL) &&
 		query->jointree->fromlist != NIL &&
 		(list_length(query->jointree->fromlist) > 1 ||
 		 IsA(linitial(query->jointree->fromlist), JoinExpr));

@@ -16,6 +16,7 @@
 #include "optimizer/optimizer.h"
 #include "parser/parsetree.h"
 #include "utils/array.h"
+#include "utils/fmgroids.h"
 
 #include "ground/guard.h"
 #include "ids/id_shape.h"
@@ -23,64 +24,6 @@
 #include "reads/read_locks.h"
 #include "reads/seam_pruning.h"
 #include "reads/union_view.h"
-
-/*
- * Does the query consist of columns, one table or subquery, and a WHERE only?
- * If the query locks rows of the view, the rewriter has added the lock to this
- * query too.
- */
-static bool
-is_plain_select(Query *query)
-{
-	return query->commandType == CMD_SELECT &&
-		query->setOperations == NULL && query->jointree != NULL &&
-		list_length(query->jointree->fromlist) == 1 &&
-		IsA(linitial(query->jointree->fromlist), RangeTblRef) &&
-		!query->hasAggs && !query->hasWindowFuncs &&
-		!query->hasTargetSRFs &&
-		query->cteList == NIL && query->rowMarks == NIL &&
-		query->groupClause == NIL && query->groupingSets == NIL &&
-		query->havingQual == NULL && query->distinctClause == NIL &&
-		query->sortClause == NIL && query->limitOffset == NULL &&
-		query->limitCount == NULL;
-}
-
-bool
-is_union_view(Query *query, UnionView *view)
-{
-	RangeTblEntry *rte;
-
-	if (!is_plain_select(query) || query->hasSubLinks ||
-		query->jointree->quals == NULL)
-		return false;
-	view->query = query;
-	view->leaves_rti =
-		linitial_node(RangeTblRef, query->jointree->fromlist)->rtindex;
-	rte = rt_fetch(view->leaves_rti, query->rtable);
-	if (rte->rtekind != RTE_SUBQUERY || rte->subquery->setOperations == NULL)
-		return false;
-	view->leaves = rte->subquery;
-	if (view->leaves->sortClause != NIL || view->leaves->limitCount != NULL ||
-		view->leaves->limitOffset != NULL || view->leaves->cteList != NIL ||
-		view->leaves->rowMarks != NIL)
-		return false;
-
-	view->filter = (FuncExpr *) query->jointree->quals;
-	if (!IsA(view->filter, FuncExpr))
-		return false;
-	view->id = linitial(view->filter->args);
-	if (!is_column_of((Node *) view->id, view->leaves_rti))
-		return false;
-	if (is_resides((Node *) view->filter))
-	{
-		view->store = lsecond(view->filter->args);
-		return is_column_of((Node *) view->store, view->leaves_rti);
-	}
-	view->store = NULL;
-	return is_refuse_locks((Node *) view->filter);
-}
-
-/* --- which ids ------------------------------------------------------------------ */
 
 /*
  * Is the value of the expression known already?  Only constants and parameters
@@ -115,6 +58,80 @@ has_value(Node *node, ParamListInfo params, Datum *value, bool *isnull)
 	}
 	return false;
 }
+
+static bool
+skips_nothing(Node *offset, ParamListInfo params)
+{
+	Datum		value;
+	bool		isnull;
+	bool		is_int4;
+
+	if (offset == NULL)
+		return true;
+	/* a number in the query has been cast to bigint */
+	is_int4 = IsA(offset, FuncExpr) && ((FuncExpr *) offset)->funcid == F_INT8_INT4;
+	if (is_int4)
+		offset = linitial(((FuncExpr *) offset)->args);
+	return has_value(offset, params, &value, &isnull) &&
+		(isnull || GUARD(47, (is_int4 ? DatumGetInt32(value) : DatumGetInt64(value)) == 0));
+}
+
+/*
+ * If the query locks rows of the view, the rewriter has added the lock to this
+ * query too.
+ */
+bool
+is_plain_select(Query *query, ParamListInfo params)
+{
+	return query->commandType == CMD_SELECT &&
+		query->setOperations == NULL && query->jointree != NULL &&
+		list_length(query->jointree->fromlist) == 1 &&
+		IsA(linitial(query->jointree->fromlist), RangeTblRef) &&
+		!query->hasAggs && !query->hasWindowFuncs &&
+		!query->hasTargetSRFs &&
+		query->cteList == NIL && query->rowMarks == NIL &&
+		query->groupClause == NIL && query->groupingSets == NIL &&
+		query->havingQual == NULL && query->distinctClause == NIL &&
+		query->sortClause == NIL && query->limitCount == NULL &&
+		skips_nothing(query->limitOffset, params);
+}
+
+bool
+is_union_view(Query *query, UnionView *view)
+{
+	RangeTblEntry *rte;
+
+	if (!is_plain_select(query, NULL) || query->hasSubLinks ||
+		query->jointree->quals == NULL)
+		return false;
+	view->query = query;
+	view->leaves_rti =
+		linitial_node(RangeTblRef, query->jointree->fromlist)->rtindex;
+	rte = rt_fetch(view->leaves_rti, query->rtable);
+	if (rte->rtekind != RTE_SUBQUERY || rte->subquery->setOperations == NULL)
+		return false;
+	view->leaves = rte->subquery;
+	if (view->leaves->sortClause != NIL || view->leaves->limitCount != NULL ||
+		view->leaves->limitOffset != NULL || view->leaves->cteList != NIL ||
+		view->leaves->rowMarks != NIL)
+		return false;
+
+	view->filter = (FuncExpr *) query->jointree->quals;
+	if (!IsA(view->filter, FuncExpr))
+		return false;
+	view->id = linitial(view->filter->args);
+	if (!is_column_of((Node *) view->id, view->leaves_rti))
+		return false;
+	if (is_resides((Node *) view->filter))
+	{
+		view->store = lsecond(view->filter->args);
+		return is_column_of((Node *) view->store, view->leaves_rti);
+	}
+	view->store = NULL;
+	return is_refuse_locks((Node *) view->filter);
+}
+
+/* --- which ids ------------------------------------------------------------------ */
 
 /*
  * Are the ids of X known, and do all of them reside in the store?  Sets *any
@@ -238,7 +255,7 @@ add_leaves(UnionView *view, Node *setop, List **leaves)
 	leaf = palloc0(sizeof(UnionLeaf));
 	leaf->query = rt_fetch(((RangeTblRef *) setop)->rtindex,
 						   view->leaves->rtable)->subquery;
-	if (!is_plain_select(leaf->query) || list_length(leaf->query->rtable) != 1 ||
+	if (!is_plain_select(leaf->query, NULL) || list_length(leaf->query->rtable) != 1 ||
 		linitial_node(RangeTblEntry, leaf->query->rtable)->rtekind != RTE_RELATION)
 		return false;
 	if (view->store != NULL)

@@ -34,6 +34,12 @@ typedef struct IdColumn
 	AttrNumber	attno;
 } IdColumn;
 
+/*
+ * Does the query consist of columns, one table or subquery, and a WHERE only?
+ * An OFFSET that is known to be 0 does not count.
+ */
+extern bool is_plain_select(Query *query, ParamListInfo params);
+
 /* Is the query that of a view over several stores?  If so, fills in *view. */
 extern bool is_union_view(Query *query, UnionView *view);
 
