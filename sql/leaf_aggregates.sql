@@ -172,6 +172,12 @@ SELECT status, ok AND status = 'done', count(status), count(*) FILTER (WHERE sta
 EXPLAIN (VERBOSE, COSTS OFF) SELECT min(status) FROM run_ops_new.run;
 EXPLAIN (VERBOSE, COSTS OFF) SELECT r.id, s.id FROM run_ops_new.run AS r JOIN run_ops_new.step AS s ON s."runId" = r.id WHERE r.status = 'done' AND s.n = 7;
 SELECT count(*), min(r.status), max(r.status) FROM run_ops_new.run AS r JOIN run_ops_new.step AS s ON s."runId" = r.id WHERE r.status = 'done' AND s.n = 7;
+-- a label as a text that is cast
+PREPARE cast_text (text, text) AS SELECT count(*) FROM run_ops.run WHERE status = CAST($1 AS state) OR status IN (CAST($2 AS state), CAST('never'::text AS state));
+EXPLAIN (VERBOSE, COSTS OFF) EXECUTE cast_text ('done', E'it\'s \\d');
+EXECUTE cast_text ('done', E'it\'s \\d');
+SELECT count(*) FROM whole_run WHERE status <> 'queued';
+EXECUTE cast_text ('done', 'no label');
 -- statistics of the enum, and of it together with another column
 CREATE STATISTICS run_status (mcv) ON status, n FROM run_ops_new.run;
 ANALYZE run_ops_new.run;

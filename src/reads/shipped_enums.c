@@ -59,18 +59,32 @@ enum_column(Node *node)
 	return (Expr *) column;
 }
 
-static Expr *
-make_comparison(Oid function, Expr *column, Oid type, Datum label)
+/*
+ * The label, if the expression is one: a constant, or a cast of a constant text,
+ * as ORMs write it.  The store refuses a text that is no label, as the cast does.
+ */
+static Const *
+enum_label(Node *node)
 {
+	Const	   *label = (Const *) node;
 	Oid			output;
 	bool		is_varlena;
-	Const	   *value;
 
-	getTypeOutputInfo(type, &output, &is_varlena);
-	value = makeConst(TEXTOID, -1, DEFAULT_COLLATION_OID, -1,
-					  CStringGetTextDatum(OidOutputFunctionCall(output, label)), false, false);
+	/* enum_in() is stable, so the planner has left the cast, with a cstring */
+	if (IsA(node, CoerceViaIO) && get_typtype(((CoerceViaIO *) node)->resulttype) == TYPTYPE_ENUM)
+		label = (Const *) ((CoerceViaIO *) node)->arg;
+	if (!IsA(label, Const) || label->constisnull)
+		return NULL;
+	getTypeOutputInfo(label->consttype, &output, &is_varlena);
+	return makeConst(TEXTOID, -1, DEFAULT_COLLATION_OID, -1,
+					 CStringGetTextDatum(OidOutputFunctionCall(output, label->constvalue)), false, false);
+}
+
+static Expr *
+make_comparison(Oid function, Expr *column, Const *label)
+{
 	return make_opclause(function == F_ENUM_EQ ? TextEqualOperator : get_negator(TextEqualOperator),
-						 BOOLOID, false, column, (Expr *) value, InvalidOid,
+						 BOOLOID, false, column, (Expr *) label, InvalidOid,
 						 DEFAULT_COLLATION_OID);
 }
 
@@ -85,12 +99,35 @@ comparison(OpExpr *op)
 	for (int side = 0; side < 2; side++)
 	{
 		Expr	   *column = enum_column(list_nth(op->args, side));
-		Const	   *label = list_nth(op->args, 1 - side);
+		Const	   *label = enum_label(list_nth(op->args, 1 - side));
 
-		if (column != NULL && IsA(label, Const) && !label->constisnull)
-			return make_comparison(function, column, label->consttype, label->constvalue);
+		if (column != NULL && label != NULL)
+			return make_comparison(function, column, label);
 	}
 	return NULL;
+}
+
+/* The labels of an array as expressions; NIL if it has none. */
+static List *
+array_labels(Node *node)
+{
+	ArrayType  *array;
+	List	   *labels = NIL;
+	ArrayIterator iterator;
+	Datum		label;
+	bool		isnull;
+
+	if (IsA(node, ArrayExpr) && !((ArrayExpr *) node)->multidims)
+		return ((ArrayExpr *) node)->elements;
+	if (!IsA(node, Const) || ((Const *) node)->constisnull)
+		return NIL;
+	array = DatumGetArrayTypeP(((Const *) node)->constvalue);
+	iterator = array_create_iterator(array, 0, NULL);
+	while (array_iterate(iterator, &label, &isnull))
+		labels = lappend(labels, makeConst(ARR_ELEMTYPE(array), -1, InvalidOid, sizeof(Oid),
+										   label, isnull, true));
+	array_free_iterator(iterator);
+	return labels;
 }
 
 /* column = ANY (labels) or column <> ALL (labels) */
@@ -99,23 +136,19 @@ comparison_with_all(ScalarArrayOpExpr *op)
 {
 	Oid			function = get_opcode(op->opno);
 	Expr	   *column = enum_column(linitial(op->args));
-	Const	   *labels = lsecond(op->args);
-	ArrayType  *array;
 	List	   *comparisons = NIL;
-	ArrayIterator iterator;
-	Datum		label;
-	bool		isnull;
+	ListCell   *lc;
 
-	if (function != (op->useOr ? F_ENUM_EQ : F_ENUM_NE) || column == NULL ||
-		!IsA(labels, Const) || labels->constisnull)
+	if (function != (op->useOr ? F_ENUM_EQ : F_ENUM_NE) || column == NULL)
 		return NULL;
-	array = DatumGetArrayTypeP(labels->constvalue);
-	if (array_contains_nulls(array))
-		return NULL;
-	iterator = array_create_iterator(array, 0, NULL);
-	while (array_iterate(iterator, &label, &isnull))
-		comparisons = lappend(comparisons, make_comparison(function, column, ARR_ELEMTYPE(array), label));
-	array_free_iterator(iterator);
+	foreach(lc, array_labels(lsecond(op->args)))
+	{
+		Const	   *label = enum_label(lfirst(lc));
+
+		if (label == NULL)
+			return NULL;
+		comparisons = lappend(comparisons, make_comparison(function, column, label));
+	}
 	if (comparisons == NIL)
 		return NULL;
 	if (list_length(comparisons) == 1)
