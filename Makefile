@@ -74,8 +74,10 @@ MODULES_C = \
 	reads/seam_pruning \
 	reads/union_view \
 	reads/leaf_locks \
+	reads/leaf_aggregates \
 	reads/seam_shortcut \
 	reads/assumed_statistics \
+	reads/shipped_enums \
 	reads/foreign_plan \
 	reads/store_anti_join \
 	reads/run_ops_fdw \
@@ -119,7 +121,6 @@ SQL_PARTS = \
 	reads/seam_pruning \
 	reads/read_through \
 	reads/read_locks \
-	reads/store_counts \
 	writes/write_routing \
 	writes/in_doubt \
 	switch/split_mode \
@@ -150,7 +151,7 @@ REGRESS ?= \
 	read_locks \
 	leaf_locks \
 	read_fuzz \
-	store_counts \
+	leaf_aggregates \
 	lazy_fdw \
 	estimates \
 	store_anti_join \

@@ -72,7 +72,6 @@ SELECT view, store, rows, hostile FROM (
 SELECT run_ops.locate(view, 'run_' || repeat('n', 27)), run_ops.lock_row(view, '''_' || repeat('n', 27)), run_ops.locate(view, :'hostile')
   FROM run_ops.routed_table WHERE routing = 'shape';
 SELECT run_ops.upsert(view, jsonb_build_object(odd(6), :'hostile', odd(7), 'x')), run_ops.locate(view, :'hostile') FROM run_ops.routed_table WHERE routing = 'store';
-SELECT store, value, count FROM run_ops.routed_table, run_ops.store_counts(view, odd(7)) WHERE routing = 'shape' ORDER BY 1, 2;
 SELECT s.* FROM run_ops.routed_table, run_ops.find_strays(view) AS s;
 SELECT run_ops.owner_engine(:'hostile');
 SELECT run_ops.setting(:'hostile');

@@ -71,7 +71,6 @@ DELETE FROM run_ops."TaskRun";
 SELECT run_ops.lock_row('run_ops."TaskRun"', repeat('n', 27));
 SELECT run_ops.upsert('run_ops."TaskRun"', '{"id": "x"}');
 SELECT run_ops.locate('run_ops."TaskRun"', repeat('n', 27));
-SELECT * FROM run_ops.store_counts('run_ops."TaskRun"', 'status');
 SELECT refused($$SELECT * FROM dblink('new', 'SELECT 1') AS t (n int)$$);
 SELECT * FROM run_ops.audit_log;
 INSERT INTO run_ops.cleanup_queue VALUES ('environment', 'x', 'new');

@@ -117,12 +117,17 @@ DECLARE
   page text := ' ORDER BY r.created ' || pick('', 'DESC') || ', r.id LIMIT ' || pick('1', '5', '25', 'ALL') || ' OFFSET ' || pick('0', '3');
 BEGIN
   ordered := false;
-  CASE floor(random() * 24)::int
+  CASE floor(random() * 26)::int
     WHEN 0, 1 THEN query := 'SELECT r.* FROM {run} AS r WHERE ' || r;
     WHEN 2 THEN query := 'SELECT s.* FROM {step} AS s WHERE ' || s;
     WHEN 3 THEN query := 'SELECT r.* FROM {run} AS r WHERE ' || r || page; ordered := true;
     WHEN 4 THEN query := 'SELECT r.id, r.n FROM {run} AS r WHERE r.env = ' || pick('''e1''', '''e2''', '$1') || page; ordered := true;
     WHEN 5 THEN query := 'SELECT r.env, count(*), sum(r.n), min(r.note), max(r.created) FROM {run} AS r WHERE ' || r || ' GROUP BY r.env';
+    WHEN 24 THEN query := 'SELECT ' || pick('', 'r.n % 3, ', 'r.note, ') || 'count(*), count(r.parent), avg(r.n), sum(r.n) FILTER (WHERE r.note = ''a''), bool_or(r.n = 3) FROM ' || pick('{run} AS r', '(SELECT q.* FROM {run} AS q WHERE q.n < 9 OFFSET 0) AS r') || ' WHERE '
+      || pick(r, 'r.n < 7', 'r.note IS NULL') || pick('', ' GROUP BY 1') || ' HAVING count(*) <> 3';
+      IF query NOT LIKE '%GROUP BY%' AND query NOT LIKE 'SELECT count%' OR query LIKE 'SELECT count%GROUP BY%' THEN query := replace(replace(replace(query, ' GROUP BY 1', ''), 'r.n % 3, ', ''), 'r.note, ', ''); END IF;
+    WHEN 25 THEN query := 'SELECT e.note, count(*), avg(r.n), max(r.note) FROM env AS e ' || pick('', 'LEFT ', 'RIGHT ', 'FULL ') || 'JOIN {run} AS r ON r.env = e.id' || pick('', ' AND r.n < 5')
+      || ' WHERE ' || pick(r, 'e.id < ''e4''', 'r.note = ''a'' OR e.id = ''e2''') || ' GROUP BY e.note';
     WHEN 6 THEN query := 'SELECT DISTINCT r.note, r.env FROM {run} AS r WHERE ' || r;
     WHEN 7 THEN query := 'SELECT r.id, s.id FROM {run} AS r ' || pick('', 'LEFT ', 'RIGHT ', 'FULL ') || 'JOIN {step} AS s ON s."runId" = r.id WHERE ' || pick(r, s, r || ' AND ' || s);
     WHEN 8 THEN query := 'SELECT e.id, r.id, r.note FROM env AS e ' || pick('', 'LEFT ') || 'JOIN {run} AS r ON r.id = e.run_id AND ' || r;
@@ -192,5 +197,9 @@ SET app.seed = :seed;
 \set ECHO all
 
 SELECT * FROM compare(2600);
+-- groups are joined only if they are much cheaper than rows
+ALTER SERVER new OPTIONS (ADD fdw_tuple_cost '1');
+ALTER SERVER a OPTIONS (ADD fdw_tuple_cost '1');
+SELECT * FROM compare(400);
 SET run_ops_split.seam_pruning = off;
 SELECT * FROM compare(400);

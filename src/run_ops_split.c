@@ -19,6 +19,7 @@
 #include "ground/server_identity.h"
 #include "ground/snapshot_key.h"
 #include "reads/assumed_statistics.h"
+#include "reads/leaf_aggregates.h"
 #include "reads/leaf_locks.h"
 #include "reads/seam_pruning.h"
 #include "reads/seam_shortcut.h"
@@ -50,6 +51,7 @@ _PG_init(void)
 	assumed_statistics_init();
 	seam_pruning_init();
 	leaf_locks_init();
+	leaf_aggregates_init();
 	seam_shortcut_init();
 	store_anti_join_init();
 	collected_rows_init();

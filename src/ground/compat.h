@@ -26,6 +26,12 @@
 #define COMPAT_DEFAULT_FDW_TUPLE_COST 0.2
 #endif
 
+/*
+ * Does postgres_fdw write a comparison of a column with a constant without the
+ * type of the constant?
+ */
+#define COMPAT_COMPARES_WITHOUT_TYPE (PG_VERSION_NUM >= 150000)
+
 /* create_foreignscan_path() with only rows, costs and outer relations */
 #if PG_VERSION_NUM < 170000
 #define compat_create_foreignscan_path(root, rel, rows, startup, total, outer) \
@@ -96,6 +102,20 @@
 #define compat_replace_columns(node, rti, rte, targetlist) \
 	ReplaceVarsFromTargetList(node, rti, 0, rte, targetlist, 0, \
 							  REPLACEVARS_REPORT_ERROR, 0, NULL)
+#endif
+
+/* Replaces the columns of joins; needs optimizer/optimizer.h. */
+#if PG_VERSION_NUM < 160000
+#define compat_flatten_join_aliases(query, node) flatten_join_alias_vars(query, (Node *) (node))
+#else
+#define compat_flatten_join_aliases(query, node) flatten_join_alias_vars(NULL, query, (Node *) (node))
+#endif
+
+/* Do columns of the query refer to its groups through an entry of the range table? */
+#if PG_VERSION_NUM < 180000
+#define compat_has_group_rte(query) false
+#else
+#define compat_has_group_rte(query) ((query)->hasGroupRTE)
 #endif
 
 /* Marks the tables of a query: privileges are checked for the role. */

@@ -22,10 +22,16 @@
 #include "postgres.h"
 
 #include "access/detoast.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_collation.h"
 #include "catalog/pg_enum.h"
+#include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "mb/pg_wchar.h"
+#include "nodes/makefuncs.h"
+#include "nodes/nodeFuncs.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 
@@ -433,6 +439,20 @@ run_ops_resides(PG_FUNCTION_ARGS)
 }
 
 /*
+ * The bodies of the runOpsIds of a store, as a regular expression; NULL for
+ * "legacy", and for a text that is not the name of a store.
+ */
+static char *
+run_ops_id_pattern(const char *store)
+{
+	if (strcmp(store, STORE_NEW) == 0)
+		return psprintf("^[0-9a-v]{%d}[a-z0-9]1$", RUN_OPS_CORE_LENGTH);
+	if (strlen(store) == 1 && id_is_shard_char(store[0]))
+		return psprintf("^[0-9a-v]{%d}%c2$", RUN_OPS_CORE_LENGTH, store[0]);
+	return NULL;
+}
+
+/*
  * residency_condition(id text, store text) returns text
  *
  * Strict.  The condition resides(id, store) as SQL that a store without this
@@ -444,15 +464,69 @@ run_ops_residency_condition(PG_FUNCTION_ARGS)
 {
 	char	   *id = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	char	   *store = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	char	   *pattern = run_ops_id_pattern(store);
 	char	   *body = psprintf("substr(%s, strpos(%s, '_') + 1)", id, id);
+	char	   *condition;
 
+	if (pattern == NULL)
+		PG_RETURN_NULL();
+	condition = psprintf("%s ~ '%s'", body, pattern);
 	if (strcmp(store, STORE_NEW) == 0)
-		PG_RETURN_TEXT_P(cstring_to_text(psprintf("char_length(%s) = %d OR %s ~ '^[0-9a-v]{%d}[a-z0-9]1$'",
-												  body, KSUID_LENGTH,
-												  body, RUN_OPS_CORE_LENGTH)));
-	if (strlen(store) == 1 && id_is_shard_char(store[0]))
-		PG_RETURN_TEXT_P(cstring_to_text(psprintf("%s ~ '^[0-9a-v]{%d}%c2$'",
-												  body, RUN_OPS_CORE_LENGTH,
-												  store[0])));
-	PG_RETURN_NULL();
+		condition = psprintf("char_length(%s) - strpos(%s, '_') = %d OR %s", id, id, KSUID_LENGTH, condition);
+	PG_RETURN_TEXT_P(cstring_to_text(condition));
+}
+
+static Expr *
+make_operation(const char *name, Oid result, Expr *left, Expr *right, Oid collation)
+{
+	Oid			type = exprType((Node *) left);
+	Oid			opno = OpernameGetOprid(list_make2(makeString("pg_catalog"), makeString(pstrdup(name))),
+										type, type);
+
+	return make_opclause(opno, result, false, left, right, InvalidOid, collation);
+}
+
+static Expr *
+make_text_const(const char *value)
+{
+	return (Expr *) makeConst(TEXTOID, -1, DEFAULT_COLLATION_OID, -1,
+							  CStringGetTextDatum(value), false, false);
+}
+
+static Expr *
+make_int_const(int value)
+{
+	return (Expr *) makeConst(INT4OID, -1, InvalidOid, sizeof(int32), Int32GetDatum(value), false, true);
+}
+
+/* The same condition as residency_condition(), as an expression. */
+Node *
+id_residency_condition(Node *id, const char *store)
+{
+	char	   *pattern = run_ops_id_pattern(store);
+	Oid			collation = exprCollation(id);
+	Expr	   *start;
+	Expr	   *body;
+	Expr	   *length;
+	Expr	   *condition;
+
+	if (pattern == NULL || exprType(id) != TEXTOID || !OidIsValid(collation) ||
+		!get_collation_isdeterministic(collation))
+		return NULL;
+	start = (Expr *) makeFuncExpr(F_STRPOS, INT4OID, list_make2(id, make_text_const("_")),
+								  InvalidOid, collation, COERCE_EXPLICIT_CALL);
+	body = (Expr *) makeFuncExpr(F_SUBSTR_TEXT_INT4, TEXTOID,
+								 list_make2(id, make_operation("+", INT4OID, start, make_int_const(1), InvalidOid)),
+								 collation, collation, COERCE_EXPLICIT_CALL);
+	condition = make_operation("~", BOOLOID, body, make_text_const(pattern), collation);
+	if (strcmp(store, STORE_NEW) == 0)
+	{
+		length = (Expr *) makeFuncExpr(F_CHAR_LENGTH_TEXT, INT4OID, list_make1(id), InvalidOid,
+									   collation, COERCE_EXPLICIT_CALL);
+		length = make_operation("-", INT4OID, length, start, InvalidOid);
+		condition = make_orclause(list_make2(make_operation("=", BOOLOID, length, make_int_const(KSUID_LENGTH),
+															InvalidOid),
+											 condition));
+	}
+	return copyObject((Node *) condition);
 }

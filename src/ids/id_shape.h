@@ -6,6 +6,7 @@
 #define RUN_OPS_ID_SHAPE_H
 
 #include "fmgr.h"
+#include "nodes/primnodes.h"
 
 /* The formats an id body can have; see id_shape.c for the rule. */
 typedef enum IdKind
@@ -64,6 +65,15 @@ extern bool id_resides(IdShape shape, const char *store, int store_len);
 
 /* resides(id text, store text); exported to recognize calls of it in a plan */
 extern PGDLLEXPORT Datum run_ops_resides(PG_FUNCTION_ARGS);
+
+/*
+ * The condition resides(id, store) made of built-in functions, which a store
+ * without this extension can evaluate.  It is NULL, and not false, for a NULL
+ * id.  The result is NULL for "legacy", for a text that is not the name of a
+ * store, and if the collation of the id is nondeterministic, because PostgreSQL
+ * has no regular expressions for it.
+ */
+extern Node *id_residency_condition(Node *id, const char *store);
 
 /*
  * The kind, which is not ID_KIND_NONE, as the result of a function that

@@ -46,6 +46,7 @@
 #include "reads/foreign_plan.h"
 #include "reads/lookup_condition.h"
 #include "reads/seam_pruning.h"
+#include "reads/shipped_enums.h"
 #include "stores/foreign_scan.h"
 #include "stores/remote_rows.h"
 
@@ -553,6 +554,8 @@ static void
 storeGetForeignRelSize(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 {
 	List	   *key = remote_key(relid);
+	List	   *statistics = rel->statlist;
+	List	   *replaced;
 	ListCell   *lc;
 
 	if (key != NIL)
@@ -572,7 +575,14 @@ storeGetForeignRelSize(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 		rel->tuples = assumed_rows(relid);
 		rel->pages = (BlockNumber) Min(rel->tuples / 10, MaxBlockNumber);
 	}
+
+	/* estimates with stand-ins do not use the statistics of several columns */
+	replaced = replace_enum_conditions(root, rel);
+	if (replaced != NIL)
+		rel->statlist = NIL;
 	postgres_fdw_routine.GetForeignRelSize(root, rel, relid);
+	restore_enum_conditions(replaced);
+	rel->statlist = statistics;
 }
 
 static void
@@ -764,6 +774,23 @@ read_rows(PlannerInfo *root, RelOptInfo *rel, ForeignPath *path,
 	return plan;
 }
 
+/* postgres_fdw writes the conditions of all tables of a join. */
+static List *
+replace_all_enum_conditions(PlannerInfo *root)
+{
+	List	   *replaced = NIL;
+
+	for (int i = 1; i < root->simple_rel_array_size; i++)
+	{
+		RelOptInfo *rel = root->simple_rel_array[i];
+
+		if (rel != NULL && IS_SIMPLE_REL(rel) && rel->fdwroutine != NULL &&
+			rel->fdwroutine->GetForeignRelSize == storeGetForeignRelSize)
+			replaced = list_concat(replaced, replace_enum_conditions(root, rel));
+	}
+	return replaced;
+}
+
 /*
  * Our prechecks are added to the recheck quals.  There their parameters are
  * replaced as in every other expression of the plan, and they do no harm,
@@ -776,22 +803,54 @@ storeGetForeignPlan(PlannerInfo *root, RelOptInfo *rel, Oid relid,
 {
 	List	   *sets = NIL;
 	List	   *scan_clauses_sent;
+	List	   *replaced;
 	ForeignScan *plan;
 
 	if (!IS_SIMPLE_REL(rel))
-		return read_rows(root, rel, best_path,
-						 postgres_fdw_routine.GetForeignPlan(root, rel, relid, best_path,
-															 tlist, scan_clauses,
-															 outer_plan), 0);
+	{
+		replaced = replace_all_enum_conditions(root);
+		plan = postgres_fdw_routine.GetForeignPlan(root, rel, relid, best_path,
+												   tlist, scan_clauses,
+												   outer_plan);
+		restore_enum_conditions(replaced);
+		if (IS_UPPER_REL(rel))
+			restore_enums_of_grouping(plan, rel->reltarget);
+		return read_rows(root, rel, best_path, plan, 0);
+	}
+	replaced = replace_enum_conditions(root, rel);
 	scan_clauses_sent = stand_in_for_ids(root, rel, scan_clauses, &sets);
 	plan = postgres_fdw_routine.GetForeignPlan(root, rel, relid, best_path,
 											   tlist, scan_clauses_sent,
 											   outer_plan);
+	restore_enums_of_plan(plan, replaced);
+	restore_enum_conditions(replaced);
 	send_own_ids(plan, sets);
 	plan->fdw_recheck_quals =
 		list_concat_copy(plan->fdw_recheck_quals,
 						 derive_prechecks(root, rel, scan_clauses));
 	return read_rows(root, rel, best_path, plan, foreign_cost_options(relid).fetch_size);
+}
+
+/* The paths of postgres_fdw, which groups by enums as if they were text. */
+static void
+add_upper_paths(PlannerInfo *root, UpperRelationKind stage,
+				RelOptInfo *input, RelOptInfo *output, void *extra)
+{
+	PathTarget *target = output->reltarget;
+	PathTarget *stand_in = stage == UPPERREL_GROUP_AGG ? replace_enums_of_target(target) : NULL;
+	ListCell   *lc;
+
+	if (stand_in != NULL)
+		output->reltarget = stand_in;
+	postgres_fdw_routine.GetForeignUpperPaths(root, stage, input, output, extra);
+	output->reltarget = target;
+	foreach(lc, output->pathlist)
+	{
+		Path	   *path = lfirst(lc);
+
+		if (stand_in != NULL && path->pathtarget == stand_in)
+			path->pathtarget = target;
+	}
 }
 
 /* Do the rows of the relation need a lock that postgres_fdw does not write? */
@@ -878,7 +937,7 @@ storeGetForeignUpperPaths(PlannerInfo *root, UpperRelationKind stage,
 	List	   *others = output_rel->pathlist;
 
 	output_rel->pathlist = NIL;
-	postgres_fdw_routine.GetForeignUpperPaths(root, stage, input_rel, output_rel, extra);
+	add_upper_paths(root, stage, input_rel, output_rel, extra);
 	/* if rows of a leaf are locked, LIMIT is for the store, whatever the estimates say */
 	if (stage != UPPERREL_FINAL || output_rel->pathlist == NIL ||
 		!any_relation(root, output_rel, is_locked_leaf))

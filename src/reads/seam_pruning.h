@@ -5,7 +5,7 @@
 #ifndef RUN_OPS_SEAM_PRUNING_H
 #define RUN_OPS_SEAM_PRUNING_H
 
-#include "nodes/primnodes.h"
+#include "nodes/parsenodes.h"
 #include "utils/array.h"
 
 #include "reads/lookup_condition.h"

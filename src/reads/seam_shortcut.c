@@ -30,9 +30,11 @@
 #include "optimizer/planner.h"
 #include "parser/parsetree.h"
 #include "rewrite/rewriteManip.h"
+#include "utils/plancache.h"
 
 #include "ground/compat.h"
 #include "ground/guard.h"
+#include "reads/leaf_aggregates.h"
 #include "reads/leaf_locks.h"
 #include "reads/seam_pruning.h"
 #include "reads/seam_shortcut.h"
@@ -170,19 +172,25 @@ lock_rows(Query *query, Index rti, UnionView *view, ParamListInfo params)
 
 /* --- finding the views ---------------------------------------------------------- */
 
-static void plan_shortcuts(Query *query, ParamListInfo params);
+typedef struct Shortcuts
+{
+	ParamListInfo params;
+	bool		joins;			/* there are aggregates over a join with a view */
+} Shortcuts;
+
+static void plan_shortcuts(Query *query, Shortcuts *shortcuts);
 
 static bool
-plan_shortcuts_walker(Node *node, void *params)
+plan_shortcuts_walker(Node *node, void *shortcuts)
 {
 	if (node == NULL)
 		return false;
 	if (IsA(node, Query))
 	{
-		plan_shortcuts((Query *) node, params);
+		plan_shortcuts((Query *) node, shortcuts);
 		return false;
 	}
-	return expression_tree_walker(node, plan_shortcuts_walker, params);
+	return expression_tree_walker(node, plan_shortcuts_walker, shortcuts);
 }
 
 /*
@@ -190,9 +198,10 @@ plan_shortcuts_walker(Node *node, void *params)
  * reads only tables, it costs one test for each range table entry.
  */
 static void
-plan_shortcuts(Query *query, ParamListInfo params)
+plan_shortcuts(Query *query, Shortcuts *shortcuts)
 {
 	Index		rti = 0;
+	bool		has_view = false;
 	ListCell   *lc;
 
 	check_stack_depth();
@@ -206,32 +215,52 @@ plan_shortcuts(Query *query, ParamListInfo params)
 			continue;
 		if (is_union_view(rte->subquery, &view))
 		{
+			has_view = true;
 			if (seam_pruning)
-				(void) take_shortcut(query, rti, &view, NULL, params);
+				(void) take_shortcut(query, rti, &view, NULL, shortcuts->params);
 		}
 		else if (is_locked_union_view(rte->subquery, &view))
 		{
 			if (leaf_locks)
-				lock_rows(query, rti, &view, params);
+				lock_rows(query, rti, &view, shortcuts->params);
 		}
 		else
-			plan_shortcuts(rte->subquery, params);
+			plan_shortcuts(rte->subquery, shortcuts);
 	}
 	foreach(lc, query->cteList)
 		plan_shortcuts_walker(lfirst_node(CommonTableExpr, lc)->ctequery,
-							  params);
+							  shortcuts);
 	if (query->hasSubLinks)
-		(void) query_tree_walker(query, plan_shortcuts_walker, params,
+		(void) query_tree_walker(query, plan_shortcuts_walker, shortcuts,
 								 QTW_IGNORE_RC_SUBQUERIES);
+
+	/* after the shortcut, which may have taken the view out of the query */
+	if (!leaf_aggregates)
+		return;
+	aggregate_in_leaves(query, shortcuts->params);
+	shortcuts->joins |= has_view && (query->hasAggs || query->groupClause != NIL) &&
+		query->jointree->fromlist != NIL &&
+		(list_length(query->jointree->fromlist) > 1 ||
+		 IsA(linitial(query->jointree->fromlist), JoinExpr));
 }
 
 static PlannedStmt *
 seam_planner(Query *parse, const char *query_string, int cursor_options,
 			 ParamListInfo params)
 {
-	if (seam_pruning || leaf_locks)
-		plan_shortcuts(parse, params);
-	return next_planner(parse, query_string, cursor_options, params);
+	Shortcuts	shortcuts = {params, false};
+	Query	   *below;
+	PlannedStmt *plan;
+	PlannedStmt *plan_below;
+
+	if (seam_pruning || leaf_aggregates || leaf_locks)
+		plan_shortcuts(parse, &shortcuts);
+	below = shortcuts.joins ? copyObject(parse) : NULL;
+	plan = next_planner(parse, query_string, cursor_options, params);
+	if (below == NULL || !aggregate_below_joins(below))
+		return plan;
+	plan_below = next_planner(below, query_string, cursor_options, params);
+	return plan_below->planTree->total_cost < plan->planTree->total_cost ? plan_below : plan;
 }
 
 void
@@ -239,4 +268,6 @@ seam_shortcut_init(void)
 {
 	next_planner = planner_hook ? planner_hook : standard_planner;
 	planner_hook = seam_planner;
+	/* also the plan that is being made, if that is why this library is loaded */
+	ResetPlanCache();
 }

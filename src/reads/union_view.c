@@ -16,6 +16,7 @@
 #include "optimizer/optimizer.h"
 #include "parser/parsetree.h"
 #include "utils/array.h"
+#include "utils/fmgroids.h"
 
 #include "ground/guard.h"
 #include "ids/id_shape.h"
@@ -24,12 +25,55 @@
 #include "reads/seam_pruning.h"
 #include "reads/union_view.h"
 
-/*
- * Does the query consist of columns, one table or subquery, and a WHERE only,
- * perhaps with a row lock?
- */
+bool
+has_value(Node *node, ParamListInfo params, Datum *value, bool *isnull)
+{
+	node = without_relabeling(node);
+	if (IsA(node, Const))
+	{
+		*value = ((Const *) node)->constvalue;
+		*isnull = ((Const *) node)->constisnull;
+		return true;
+	}
+	if (IsA(node, Param) && params != NULL)
+	{
+		Param	   *param = (Param *) node;
+		ParamExternData *found;
+		ParamExternData workspace;
+
+		if (param->paramkind != PARAM_EXTERN || param->paramid <= 0 ||
+			param->paramid > params->numParams)
+			return false;
+		found = params->paramFetch == NULL ?
+			&params->params[param->paramid - 1] :
+			params->paramFetch(params, param->paramid, true, &workspace);
+		*value = found->value;
+		*isnull = found->isnull;
+		return found->ptype == param->paramtype &&
+			(found->pflags & PARAM_FLAG_CONST) != 0;
+	}
+	return false;
+}
+
 static bool
-is_plain_select(Query *query)
+skips_nothing(Node *offset, ParamListInfo params)
+{
+	Datum		value;
+	bool		isnull;
+	bool		is_int4;
+
+	if (offset == NULL)
+		return true;
+	/* a number in the query has been cast to bigint */
+	is_int4 = IsA(offset, FuncExpr) && ((FuncExpr *) offset)->funcid == F_INT8_INT4;
+	if (is_int4)
+		offset = linitial(((FuncExpr *) offset)->args);
+	return has_value(offset, params, &value, &isnull) &&
+		(isnull || GUARD(57, (is_int4 ? DatumGetInt32(value) : DatumGetInt64(value)) == 0));
+}
+
+bool
+is_plain_select(Query *query, ParamListInfo params)
 {
 	return query->commandType == CMD_SELECT &&
 		query->setOperations == NULL && query->jointree != NULL &&
@@ -38,9 +82,10 @@ is_plain_select(Query *query)
 		!query->hasAggs && !query->hasWindowFuncs &&
 		!query->hasTargetSRFs &&
 		query->cteList == NIL && query->groupClause == NIL &&
-		query->groupingSets == NIL && query->havingQual == NULL &&
-		query->distinctClause == NIL && query->sortClause == NIL &&
-		query->limitOffset == NULL && query->limitCount == NULL;
+		query->groupingSets == NIL &&
+		query->havingQual == NULL && query->distinctClause == NIL &&
+		query->sortClause == NIL && query->limitCount == NULL &&
+		skips_nothing(query->limitOffset, params);
 }
 
 static bool
@@ -48,7 +93,7 @@ match_view(Query *query, UnionView *view)
 {
 	RangeTblEntry *rte;
 
-	if (!is_plain_select(query) || query->hasSubLinks ||
+	if (!is_plain_select(query, NULL) || query->hasSubLinks ||
 		query->jointree->quals == NULL)
 		return false;
 	view->query = query;
@@ -95,36 +140,6 @@ is_locked_union_view(Query *query, UnionView *view)
 }
 
 /* --- which ids ------------------------------------------------------------------ */
-
-bool
-has_value(Node *node, ParamListInfo params, Datum *value, bool *isnull)
-{
-	node = without_relabeling(node);
-	if (IsA(node, Const))
-	{
-		*value = ((Const *) node)->constvalue;
-		*isnull = ((Const *) node)->constisnull;
-		return true;
-	}
-	if (IsA(node, Param) && params != NULL)
-	{
-		Param	   *param = (Param *) node;
-		ParamExternData *found;
-		ParamExternData workspace;
-
-		if (param->paramkind != PARAM_EXTERN || param->paramid <= 0 ||
-			param->paramid > params->numParams)
-			return false;
-		found = params->paramFetch == NULL ?
-			&params->params[param->paramid - 1] :
-			params->paramFetch(params, param->paramid, true, &workspace);
-		*value = found->value;
-		*isnull = found->isnull;
-		return found->ptype == param->paramtype &&
-			(found->pflags & PARAM_FLAG_CONST) != 0;
-	}
-	return false;
-}
 
 /*
  * Are the ids of X known, and do all of them reside in the store?  Sets *any
@@ -213,6 +228,19 @@ quals_select_leaf(Node *quals, IdColumn *id, ParamListInfo params,
 		lookup_selects_leaf(&condition, params, store);
 }
 
+bool
+has_id_condition(Node *quals, IdColumn *id)
+{
+	LookupCondition condition;
+
+	if (quals == NULL)
+		return false;
+	if (match_lookup_condition(quals, is_id_column, id, &condition) &&
+		is_bytewise_equality(&condition))
+		return true;
+	return expression_tree_walker(quals, has_id_condition, id);
+}
+
 /* --- which leaf ----------------------------------------------------------------- */
 
 /*
@@ -237,7 +265,7 @@ add_leaves(UnionView *view, Node *setop, List **leaves)
 	leaf = palloc0(sizeof(UnionLeaf));
 	leaf->query = rt_fetch(((RangeTblRef *) setop)->rtindex,
 						   view->leaves->rtable)->subquery;
-	if (!is_plain_select(leaf->query) || leaf->query->rowMarks != NIL ||
+	if (!is_plain_select(leaf->query, NULL) || leaf->query->rowMarks != NIL ||
 		list_length(leaf->query->rtable) != 1 ||
 		linitial_node(RangeTblEntry, leaf->query->rtable)->rtekind != RTE_RELATION)
 		return false;

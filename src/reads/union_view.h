@@ -34,6 +34,12 @@ typedef struct IdColumn
 	AttrNumber	attno;
 } IdColumn;
 
+/*
+ * Does the query consist of columns, one table or subquery, and a WHERE only,
+ * perhaps with a row lock?  An OFFSET that is known to be 0 does not count.
+ */
+extern bool is_plain_select(Query *query, ParamListInfo params);
+
 /* Is the query that of a view over several stores?  If so, fills in *view. */
 extern bool is_union_view(Query *query, UnionView *view);
 
@@ -65,5 +71,8 @@ extern bool has_value(Node *node, ParamListInfo params, Datum *value, bool *isnu
  */
 extern bool quals_select_leaf(Node *quals, IdColumn *id, ParamListInfo params,
 							  text *store);
+
+/* Is there a condition "id = X" or "id = ANY (X)" among the conditions? */
+extern bool has_id_condition(Node *quals, IdColumn *id);
 
 #endif							/* RUN_OPS_UNION_VIEW_H */

@@ -270,9 +270,9 @@ AS $$
                              FROM pg_db_role_setting AS s, unnest(s.setconfig) AS c
                             WHERE s.setdatabase = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
                               AND s.setrole = 0 AND c LIKE 'session\_preload\_libraries=%'),
-                          -- shown to members of pg_read_all_settings
+                          -- superusers and members of pg_read_all_settings see it
                           (SELECT g.reset_val FROM pg_settings AS g WHERE g.name = 'session_preload_libraries'))) AS p (libraries)
-   WHERE concat_ws(',', p.libraries, current_setting('shared_preload_libraries')) !~ '\mrun_ops_split\M'
+   WHERE concat_ws(',', p.libraries, (SELECT g.setting FROM pg_settings AS g WHERE g.name = 'shared_preload_libraries')) !~ '\mrun_ops_split\M'
 $$;
 COMMENT ON FUNCTION run_ops.preload_statement() IS
   'the statement by which new sessions of this database load the library from their start; NULL if they do';

@@ -83,6 +83,20 @@ for change in 'n = n + 1' "status = 'DONE'"; do
     "UPDATE run_ops.run SET $change WHERE batch < 5;" "UPDATE run SET $change WHERE batch < 5;" in_store
 done
 
+# counts made directly: in the local table, and by a client of the store
+counts() { # what target query
+  for _ in 1 2 3 4 5 6 7; do
+    echo "$(latency 5 "${3//TABLE/run_ops.run}") $(latency 5 "${3//TABLE/run}") $(in_store latency 5 "${3//TABLE/run}")"
+  done | awk '{ print $1 / ($2 + $3) }' | median | awk -v row="$1|both made directly|$2" '{ printf "%s|%.2f\n", row, $1 }'
+}
+count='SELECT count(*) FROM TABLE;' by_status='SELECT status, count(*) FROM TABLE GROUP BY status;'
+counts 'count(*) over both stores, each id tested' told "$count"
+counts 'count by status over both stores, each id tested' told "$by_status"
+sql -c "ALTER FOREIGN TABLE run_ops_new.run ADD CONSTRAINT proof CHECK (run_ops.resides(id, 'new'))"
+counts 'count(*) over both stores, proven by a CHECK' '<= 1.5' "$count"
+counts 'count by status over both stores, proven by a CHECK' '<= 1.5' "$by_status"
+sql -c 'ALTER FOREIGN TABLE run_ops_new.run DROP CONSTRAINT proof'
+
 # --- 1 ms a round trip ---------------------------------------------------------
 reach_store_at $slow_port
 against_stock() { # what target times script; TABLE in it stands for the table

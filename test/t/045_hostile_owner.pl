@@ -189,7 +189,7 @@ operator($_) foreach (
 	q(SELECT * FROM run_ops.find_strays('run_ops.ev')), q(SELECT * FROM run_ops.find_strays('run_ops.part')),
 	q(SELECT * FROM run_ops.find_strays('run_ops.tag')),
 	q(SELECT * FROM run_ops.in_doubt()),
-	q(SELECT * FROM run_ops.store_counts('run_ops.ev', 'kind')), q(SELECT * FROM run_ops.store_counts('run_ops.tag', 'note')),
+	q(SELECT kind, count(*) FROM run_ops.ev GROUP BY kind), q(SELECT note, count(*) FROM run_ops.tag GROUP BY note),
 	qq(SELECT run_ops.locate('run_ops.ev', '$legacy'), run_ops.locate('run_ops.ev', '$new'), run_ops.locate('run_ops.tag', 't')),
 	q(SELECT * FROM run_ops.stat_stores), q(SELECT * FROM run_ops.stat_routing), q(SELECT * FROM run_ops.stat_gates),
 	q(SELECT * FROM run_ops.record_check()), q(SELECT * FROM run_ops.repatriation_conflicts()),

@@ -34,7 +34,7 @@ my @statements = (
 	"INSERT INTO run_ops.tag VALUES ('t', 1)",
 	"SELECT run_ops.locate('run_ops.run', '$ksuid'), run_ops.lock_row('run_ops.run', '$ksuid')",
 	"SELECT run_ops.upsert('run_ops.run', '{\"id\": \"$ksuid\", \"n\": 5}')",
-	"SELECT run_ops.store_counts('run_ops.run', 'state')",
+	'SELECT state, count(*) FROM run_ops.run GROUP BY state',
 	'SELECT count(*) FROM run_ops.find_strays(\'run_ops.run\')',
 	'SELECT run_ops.repatriate()',
 	'SELECT run_ops.refresh_table(\'run_ops.run\')',

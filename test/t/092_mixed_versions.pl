@@ -61,7 +61,7 @@ foreach my $version (sort keys %remotes)
 	is($sql->(q(SELECT count(*), count(*) FILTER (WHERE n::text = (jsonb_populate_record(n, (to_jsonb(o) || c.links) - '{id,friendlyId}'::text[]))::text)
 		  FROM copied AS c JOIN run_ops."TaskRun" AS n ON n.id = c.new JOIN run_ops."TaskRun" AS o ON o.id = c.old)),
 		'20|20', "$version: what was written is read again");
-	is($sql->(q(SELECT store, sum(count) FROM run_ops.store_counts('run_ops."TaskRun"', 'status') GROUP BY 1 ORDER BY 1)), "legacy|20\nnew|20",
+	is($sql->(q(SELECT status, count(*) FROM run_ops."TaskRun" GROUP BY 1 ORDER BY 1)), $sql->(q(SELECT status, count(*) * 2 FROM "TaskRun" GROUP BY 1 ORDER BY 1)),
 		"$version: counted in each store");
 	is($sql->(q(SELECT run_ops.locate('run_ops."TaskRun"', new), run_ops.lock_row('run_ops."TaskRun"', new) FROM copied LIMIT 1)), 'new|t',
 		"$version: found and locked");

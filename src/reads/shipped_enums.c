@@ -1,0 +1,330 @@
+/*
+ * shipped_enums.c
+ *		Lets postgres_fdw ship what it would not, because a column is an enum.
+ *
+ * postgres_fdw ships nothing that contains a value of a user's type: it does not
+ * know whether the type is the same in the store.  Of a routed table it is: a
+ * gate compares the labels of enums.  The one idea: for a column of an enum,
+ * postgres_fdw is shown a column of type text.  It then writes "status = 'DONE'"
+ * and "GROUP BY status", without a type, as it does for a foreign table whose
+ * owner has declared an enum as text.  The store reads this as its own enum, and
+ * can use its indexes.
+ *
+ * The stand-ins exist only while postgres_fdw looks at a clause or writes it.
+ * The planner and the executor never see them: they would take an enum for a
+ * text.
+ *
+ * What depends on the order of the labels is not shipped, because it may differ:
+ * "<", ORDER BY, min() and max().  Nor is a comparison with a parameter, which
+ * postgres_fdw would write with the type text.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_collation.h"
+#include "catalog/pg_operator.h"
+#include "catalog/pg_type.h"
+#include "nodes/makefuncs.h"
+#include "nodes/nodeFuncs.h"
+#include "optimizer/cost.h"
+#include "optimizer/optimizer.h"
+#include "optimizer/tlist.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
+
+#include "ground/compat.h"
+#include "reads/shipped_enums.h"
+
+/* A condition while its stand-in is in its place. */
+typedef struct ReplacedCondition
+{
+	RestrictInfo *rinfo;
+	Expr	   *original;
+} ReplacedCondition;
+
+/* The stand-in for a column of an enum; NULL if it is something else. */
+static Expr *
+enum_column(Node *node)
+{
+	Var		   *column = (Var *) node;
+
+	if (!IsA(node, Var) || column->varlevelsup != 0 || column->varattno <= 0 ||
+		get_typtype(column->vartype) != TYPTYPE_ENUM)
+		return NULL;
+	column = copyObject(column);
+	column->vartype = TEXTOID;
+	column->vartypmod = -1;
+	column->varcollid = DEFAULT_COLLATION_OID;
+	return (Expr *) column;
+}
+
+/*
+ * The label, if the expression is one: a constant, or a cast of a constant text,
+ * as ORMs write it.  The store refuses a text that is no label, as the cast does.
+ */
+static Const *
+enum_label(Node *node)
+{
+	Const	   *label = (Const *) node;
+	Oid			output;
+	bool		is_varlena;
+
+	/* enum_in() is stable, so the planner has left the cast, with a cstring */
+	if (IsA(node, CoerceViaIO) && get_typtype(((CoerceViaIO *) node)->resulttype) == TYPTYPE_ENUM)
+		label = (Const *) ((CoerceViaIO *) node)->arg;
+	if (!IsA(label, Const) || label->constisnull)
+		return NULL;
+	getTypeOutputInfo(label->consttype, &output, &is_varlena);
+	return makeConst(TEXTOID, -1, DEFAULT_COLLATION_OID, -1,
+					 CStringGetTextDatum(OidOutputFunctionCall(output, label->constvalue)), false, false);
+}
+
+static Expr *
+make_comparison(Oid function, Expr *column, Const *label)
+{
+	return make_opclause(function == F_ENUM_EQ ? TextEqualOperator : get_negator(TextEqualOperator),
+						 BOOLOID, false, column, (Expr *) label, InvalidOid,
+						 DEFAULT_COLLATION_OID);
+}
+
+/* column = label, label = column, or the same with <> */
+static Expr *
+comparison(OpExpr *op)
+{
+	Oid			function = get_opcode(op->opno);
+
+	if (function != F_ENUM_EQ && function != F_ENUM_NE)
+		return NULL;
+	for (int side = 0; side < 2; side++)
+	{
+		Expr	   *column = enum_column(list_nth(op->args, side));
+		Const	   *label = enum_label(list_nth(op->args, 1 - side));
+
+		if (column != NULL && label != NULL)
+			return make_comparison(function, column, label);
+	}
+	return NULL;
+}
+
+/* The labels of an array as expressions; NIL if it has none. */
+static List *
+array_labels(Node *node)
+{
+	ArrayType  *array;
+	List	   *labels = NIL;
+	ArrayIterator iterator;
+	Datum		label;
+	bool		isnull;
+
+	if (IsA(node, ArrayExpr) && !((ArrayExpr *) node)->multidims)
+		return ((ArrayExpr *) node)->elements;
+	if (!IsA(node, Const) || ((Const *) node)->constisnull)
+		return NIL;
+	array = DatumGetArrayTypeP(((Const *) node)->constvalue);
+	iterator = array_create_iterator(array, 0, NULL);
+	while (array_iterate(iterator, &label, &isnull))
+		labels = lappend(labels, makeConst(ARR_ELEMTYPE(array), -1, InvalidOid, sizeof(Oid),
+										   label, isnull, true));
+	array_free_iterator(iterator);
+	return labels;
+}
+
+/* column = ANY (labels) or column <> ALL (labels) */
+static Expr *
+comparison_with_all(ScalarArrayOpExpr *op)
+{
+	Oid			function = get_opcode(op->opno);
+	Expr	   *column = enum_column(linitial(op->args));
+	List	   *comparisons = NIL;
+	ListCell   *lc;
+
+	if (function != (op->useOr ? F_ENUM_EQ : F_ENUM_NE) || column == NULL)
+		return NULL;
+	foreach(lc, array_labels(lsecond(op->args)))
+	{
+		Const	   *label = enum_label(lfirst(lc));
+
+		if (label == NULL)
+			return NULL;
+		comparisons = lappend(comparisons, make_comparison(function, column, label));
+	}
+	if (comparisons == NIL)
+		return NULL;
+	if (list_length(comparisons) == 1)
+		return linitial(comparisons);
+	return op->useOr ? make_orclause(comparisons) : make_andclause(comparisons);
+}
+
+/* Sets *found if there is a stand-in for something. */
+static Node *
+stand_in_mutator(Node *node, void *found)
+{
+	Expr	   *stand_in = NULL;
+
+	if (node == NULL)
+		return NULL;
+	if (IsA(node, OpExpr) && list_length(((OpExpr *) node)->args) == 2)
+		stand_in = comparison((OpExpr *) node);
+	else if (IsA(node, ScalarArrayOpExpr))
+		stand_in = comparison_with_all((ScalarArrayOpExpr *) node);
+	else if (IsA(node, NullTest) || (IsA(node, Aggref) && ((Aggref *) node)->aggfnoid == F_COUNT_ANY))
+	{
+		/* these look at the column, and not at its value */
+		Node	   *copy = expression_tree_mutator(node, stand_in_mutator, found);
+		Expr	  **column = IsA(copy, NullTest) ? &((NullTest *) copy)->arg :
+			&linitial_node(TargetEntry, ((Aggref *) copy)->args)->expr;
+
+		if ((stand_in = enum_column((Node *) *column)) == NULL)
+			return copy;
+		*column = stand_in;
+		stand_in = (Expr *) copy;
+	}
+	if (stand_in == NULL)
+		return expression_tree_mutator(node, stand_in_mutator, found);
+	*(bool *) found = true;
+	return (Node *) stand_in;
+}
+
+/* The expression with stand-ins; NULL if there are none. */
+static Expr *
+with_stand_ins(Expr *expr)
+{
+	bool		found = false;
+	Node	   *result = stand_in_mutator((Node *) expr, &found);
+
+	return found ? (Expr *) result : NULL;
+}
+
+/* --- conditions --------------------------------------------------------------------- */
+
+List *
+replace_enum_conditions(PlannerInfo *root, RelOptInfo *rel)
+{
+	List	   *replaced = NIL;
+	ListCell   *lc;
+
+	if (!COMPAT_COMPARES_WITHOUT_TYPE)
+		return NIL;
+	foreach(lc, rel->baserestrictinfo)
+	{
+		RestrictInfo *rinfo = lfirst_node(RestrictInfo, lc);
+		Expr	   *stand_in = with_stand_ins(rinfo->clause);
+		ReplacedCondition *condition;
+
+		if (stand_in == NULL)
+			continue;
+
+		/*
+		 * Keep the selectivity in the RestrictInfo.  Nothing may estimate that
+		 * of the stand-in: the statistics are those of the enum.
+		 */
+		(void) clause_selectivity(root, (Node *) rinfo, 0, JOIN_INNER, NULL);
+		if (rinfo->norm_selec < 0)
+			continue;
+		condition = palloc(sizeof(ReplacedCondition));
+		condition->rinfo = rinfo;
+		condition->original = rinfo->clause;
+		rinfo->clause = stand_in;
+		replaced = lappend(replaced, condition);
+	}
+	return replaced;
+}
+
+void
+restore_enum_conditions(List *replaced)
+{
+	ListCell   *lc;
+
+	foreach(lc, replaced)
+	{
+		ReplacedCondition *condition = lfirst(lc);
+
+		condition->rinfo->clause = condition->original;
+	}
+}
+
+static List *
+restore_list(List *quals, List *replaced)
+{
+	ListCell   *lc;
+	ListCell   *lc2;
+
+	/* postgres_fdw writes an UPDATE or DELETE from this list later */
+	quals = list_copy(quals);
+	foreach(lc, quals)
+	{
+		foreach(lc2, replaced)
+		{
+			ReplacedCondition *condition = lfirst(lc2);
+
+			if (lfirst(lc) == condition->rinfo->clause)
+				lfirst(lc) = condition->original;
+		}
+	}
+	return quals;
+}
+
+void
+restore_enums_of_plan(ForeignScan *plan, List *replaced)
+{
+	plan->scan.plan.qual = restore_list(plan->scan.plan.qual, replaced);
+	plan->fdw_recheck_quals = restore_list(plan->fdw_recheck_quals, replaced);
+}
+
+/* --- groups ------------------------------------------------------------------------- */
+
+static Expr *
+of_target(Expr *expr)
+{
+	Expr	   *column = enum_column((Node *) expr);
+
+	return column != NULL ? column : with_stand_ins(expr);
+}
+
+PathTarget *
+replace_enums_of_target(PathTarget *target)
+{
+	PathTarget *result = copy_pathtarget(target);
+	bool		any = false;
+	ListCell   *lc;
+
+	if (!COMPAT_COMPARES_WITHOUT_TYPE)
+		return NULL;
+	foreach(lc, result->exprs)
+	{
+		Expr	   *stand_in = of_target(lfirst(lc));
+
+		if (stand_in != NULL)
+		{
+			lfirst(lc) = stand_in;
+			any = true;
+		}
+	}
+	return any ? result : NULL;
+}
+
+void
+restore_enums_of_grouping(ForeignScan *plan, PathTarget *target)
+{
+	List	   *originals = list_concat_copy(target->exprs,
+											 pull_var_clause((Node *) target->exprs,
+															 PVC_INCLUDE_AGGREGATES |
+															 PVC_RECURSE_PLACEHOLDERS));
+	ListCell   *lc;
+	ListCell   *lc2;
+
+	plan->fdw_scan_tlist = copyObject(plan->fdw_scan_tlist);
+	foreach(lc, originals)
+	{
+		Expr	   *stand_in = of_target(lfirst(lc));
+
+		foreach(lc2, plan->fdw_scan_tlist)
+		{
+			TargetEntry *tle = lfirst_node(TargetEntry, lc2);
+
+			if (stand_in != NULL && equal(tle->expr, stand_in))
+				tle->expr = copyObject(lfirst(lc));
+		}
+	}
+}
