@@ -201,7 +201,7 @@ INSERT INTO member SELECT id(CASE WHEN n % 2 = 0 THEN 'legacy' ELSE 'new' END, n
 SELECT n, count(*) FROM member WHERE n >= 300 GROUP BY 1;
 -- a CTE that updates, joined with the view: it shows the rows as they were
 WITH u AS (UPDATE member SET n = -n WHERE grp = 3 RETURNING id, n)
-SELECT count(*), count(*) FILTER (WHERE v.n = -u.n) AS as_they_were FROM u JOIN member AS v USING (id);
+SELECT count(*), count(*) FILTER (WHERE v.n = -u.n) AS as_they_were FROM u JOIN (SELECT * FROM member OFFSET 0) AS v USING (id);
 WITH u AS (UPDATE member SET touched = 1 WHERE grp = 4 RETURNING id) SELECT (SELECT count(*) FROM u), sum(touched) FROM member;
 WITH d AS (DELETE FROM member WHERE grp = 5 RETURNING id), i AS (INSERT INTO member VALUES (id('legacy', 5000), 5, 0), (id('new', 5000), 5, 0) RETURNING id)
 SELECT (SELECT count(*) FROM d) AS deleted, (SELECT count(*) FROM i) AS inserted, count(*) FROM member;

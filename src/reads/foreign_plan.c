@@ -28,6 +28,7 @@
 #include "commands/defrem.h"
 #include "foreign/fdwapi.h"
 #include "foreign/foreign.h"
+#include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/clauses.h"
 #include "optimizer/cost.h"
@@ -47,6 +48,7 @@
 #include "reads/lookup_condition.h"
 #include "reads/seam_pruning.h"
 #include "reads/shipped_enums.h"
+#include "reads/union_view.h"
 #include "stores/foreign_scan.h"
 #include "stores/remote_rows.h"
 
@@ -728,6 +730,25 @@ single_relation(PlannerInfo *root, RelOptInfo *rel)
 #define FDW_PRIVATE_SQL 0
 #define FDW_PRIVATE_FETCH_SIZE 2
 
+/* Is it one row, because its key is given?  Then LIMIT can be applied here. */
+static bool
+is_one_row(RelOptInfo *rel, Oid relid)
+{
+	List	   *key = remote_key(relid);
+	IdColumn	id = {rel->relid, key ? linitial_int(key) : InvalidAttrNumber};
+	LookupCondition condition;
+	ListCell   *lc;
+
+	foreach(lc, list_length(key) == 1 ? rel->baserestrictinfo : NIL)
+	{
+		if (match_lookup_condition((Node *) lfirst_node(RestrictInfo, lc)->clause, is_id_column,
+								   &id, &condition) &&
+			!condition.is_array && is_bytewise_equality(&condition))
+			return true;
+	}
+	return false;
+}
+
 static LockFault
 lock_fault(PlannerInfo *root, RelOptInfo *rel, ForeignPath *path,
 		   ForeignScan *plan)
@@ -736,7 +757,8 @@ lock_fault(PlannerInfo *root, RelOptInfo *rel, ForeignPath *path,
 		return LOCK_FAULT_NONE;
 	if (plan->scan.plan.qual != NIL)
 		return LOCK_FAULT_CONDITION;
-	return limit_needed(root->parse) && !sends_limit(path) ?
+	return limit_needed(root->parse) && !sends_limit(path) &&
+		!is_one_row(rel, planner_rt_fetch(rel->relid, root)->relid) ?
 		LOCK_FAULT_LIMIT : LOCK_FAULT_NONE;
 }
 
@@ -947,15 +969,32 @@ storeGetForeignUpperPaths(PlannerInfo *root, UpperRelationKind stage,
 /*
  * The rows that a change of a join returns have columns of several tables.  It
  * is done row by row.
+ *
+ * The executor computes what the scan shows from the rows that the store returns.
+ * These are the new rows, from which the new values must not be computed again:
+ * that might fail.  Nothing reads them.
  */
 static bool
 storePlanDirectModify(PlannerInfo *root, ModifyTable *plan, Index target,
 					 int subplan_index)
 {
+	ListCell   *lc;
+
 	if (plan->returningLists != NIL &&
 		bms_membership(root->all_baserels) == BMS_MULTIPLE)
 		return false;
-	return postgres_fdw_routine.PlanDirectModify(root, plan, target, subplan_index);
+	if (!postgres_fdw_routine.PlanDirectModify(root, plan, target, subplan_index))
+		return false;
+	foreach(lc, IsA(outerPlan(plan), ForeignScan) ? outerPlan(plan)->targetlist : NIL)
+	{
+		TargetEntry *tle = lfirst_node(TargetEntry, lc);
+		Node	   *expr = (Node *) tle->expr;
+
+		if (!tle->resjunk)
+			tle->expr = (Expr *) makeNullConst(exprType(expr), exprTypmod(expr),
+											   exprCollation(expr));
+	}
+	return true;
 }
 
 void

@@ -39,6 +39,7 @@
 #include "ground/compat.h"
 #include "ground/key_set.h"
 #include "stores/foreign_modify.h"
+#include "stores/foreign_scan.h"
 #include "stores/read_gate.h"
 #include "stores/remote_change.h"
 #include "stores/remote_rows.h"
@@ -367,7 +368,10 @@ changed_before(StoreModify *modify)
 static int
 send_rows(StoreModify *modify)
 {
-	int			written = atoi(PQcmdTuples(remote_change_send(modify->change)));
+	int			written;
+
+	begin_scans_before_write(modify->statement);
+	written = atoi(PQcmdTuples(remote_change_send(modify->change)));
 
 	if (written > 0)
 		note_foreign_write(modify->change->relid);

@@ -75,12 +75,14 @@ typedef struct RemoteParams
 typedef struct StoreScan
 {
 	WireReader	reader;			/* must be first */
+	dlist_node	link;			/* in "scans" */
 	ForeignScanState *node;
 	Wire	   *wire;
 	WireStatement *statement;
 	int			level;			/* of the subtransaction in which it started */
 	ResourceOwner owner;
 	MemoryContextCallback cleanup;
+	MemoryContextCallback unlink;
 
 	const char *sql;
 	RemoteParams params;
@@ -110,6 +112,9 @@ typedef struct StoreScan
 	bool		has_returning;
 	bool		set_processed;
 } StoreScan;
+
+/* All scans of queries that are being executed. */
+static dlist_head scans = DLIST_STATIC_INIT(scans);
 
 /* ----------------------------------------------------------------
  *		What postgres_fdw has planned
@@ -261,6 +266,12 @@ forget_scan(void *arg)
 	wire_read_end(scan->wire, &scan->reader);
 }
 
+static void
+unlink_scan(void *arg)
+{
+	dlist_delete(&((StoreScan *) arg)->link);
+}
+
 static void store_scan_yield(WireReader *reader);
 static void store_scan_set_aside(WireReader *reader);
 
@@ -281,6 +292,10 @@ start_scan(ForeignScanState *node, WireNeed need)
 	scan->cleanup.func = forget_scan;
 	scan->cleanup.arg = scan;
 	MemoryContextRegisterResetCallback(estate->es_query_cxt, &scan->cleanup);
+	dlist_push_head(&scans, &scan->link);
+	scan->unlink.func = unlink_scan;
+	scan->unlink.arg = scan;
+	MemoryContextRegisterResetCallback(estate->es_query_cxt, &scan->unlink);
 	scan->sql = strVal(list_nth(plan->fdw_private, SCAN_SQL));
 	scan->in = TupleDescGetAttInMetadata(row_type(node));
 	if (plan->scan.scanrelid > 0)
@@ -674,6 +689,24 @@ begin_waiting_scans(PlanState *node, void *context)
 	return planstate_tree_walker(node, begin_waiting_scans, context);
 }
 
+void
+begin_scans_before_write(WireStatement *statement)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &scans)
+	{
+		StoreScan  *scan = dlist_container(StoreScan, link, iter.cur);
+		MemoryContext oldcontext;
+
+		if (scan->statement != statement || scan_to_begin(&scan->node->ss.ps) == NULL)
+			continue;
+		oldcontext = MemoryContextSwitchTo(scan->node->ss.ps.state->es_query_cxt);
+		begin_scan(scan);
+		MemoryContextSwitchTo(oldcontext);
+	}
+}
+
 /* How many rows a LIMIT surely requests: none, the first, or "all" as without it. */
 static bool
 limit_requests(LimitState *node, bool *all)
@@ -778,10 +811,56 @@ start_executor(QueryDesc *query, int eflags)
 		begin_in_query(query);
 }
 
+/* Does the statement write to a table of a store? */
+static bool
+writes_to_store(PlanState *node)
+{
+	ModifyTableState *statement = (ModifyTableState *) node;
+
+	return IsA(node, ModifyTableState) && statement->mt_nrels == 1 &&
+		statement->resultRelInfo[0].ri_FdwRoutine != NULL &&
+		is_store_table(statement->resultRelInfo[0].ri_FdwRoutine);
+}
+
+/*
+ * PostgreSQL executes statements below WITH that nothing reads at the end, and
+ * then checks foreign keys.  A store checks them after each statement, so "WITH c
+ * AS (DELETE FROM child ...) DELETE FROM parent" has to be executed there in the
+ * order in which it is written.
+ */
+static void
+run_unread_statements(EState *estate)
+{
+	bool		any = false;
+	ListCell   *lc;
+
+	foreach(lc, estate->es_auxmodifytables)
+		any |= writes_to_store(lfirst(lc));
+	if (!any)
+		return;
+	/* the last one is the first in the list */
+	for (int i = list_length(estate->es_auxmodifytables) - 1; i >= 0; i--)
+	{
+		PlanState  *statement = list_nth(estate->es_auxmodifytables, i);
+
+		if (statement->plan->targetlist != NIL)
+			continue;
+		/* without RETURNING it returns no row, and does all its work */
+		(void) ExecProcNode(statement);
+	}
+}
+
 /* A query that begins, or of which some rows were fetched. */
 static void
 run_executor(COMPAT_EXECUTOR_RUN_PARAMETERS)
 {
+	if (query->estate->es_auxmodifytables != NIL)
+	{
+		MemoryContext oldcontext = MemoryContextSwitchTo(query->estate->es_query_cxt);
+
+		run_unread_statements(query->estate);
+		MemoryContextSwitchTo(oldcontext);
+	}
 	/* subplans may use the connections before, and may not run at all */
 	if (query->operation == CMD_SELECT && ScanDirectionIsForward(direction) &&
 		query->plannedstmt->subplans == NIL)
@@ -825,6 +904,7 @@ modify(StoreScan *scan)
 	Oid			relid = RelationGetRelid(scan->node->resultRelInfo->ri_RelationDesc);
 
 	split_require_active(((ForeignScan *) scan->node->ss.ps.plan)->fs_server);
+	begin_scans_before_write(scan->statement);
 	evaluate_params(scan->node->ss.ps.ps_ExprContext, &scan->params);
 	wire_begin(scan->wire, WIRE_WRITE, scan->statement);
 	wire_send(scan->wire, scan->sql, scan->params.text.n, scan->params.values, false);

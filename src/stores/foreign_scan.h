@@ -8,6 +8,8 @@
 
 #include "foreign/fdwapi.h"
 
+#include "wire/wire.h"
+
 /* Why the store would lock rows of a view that the query does not return. */
 typedef enum LockFault
 {
@@ -28,6 +30,13 @@ extern Node *foreign_scan_plan(int fetch, bool locks, LockFault fault);
 
 /* Are these the callbacks of foreign tables that are executed here? */
 extern bool is_store_table(const FdwRoutine *routine);
+
+/*
+ * Begins the scans of a statement that have not begun, because it is about to write
+ * in the store: it must not see what it changes.  Scans that depend on the rows of
+ * other nodes cannot begin yet, and see it.
+ */
+extern void begin_scans_before_write(WireStatement *statement);
 
 /* Sets the callbacks. */
 extern void foreign_scan_routine(FdwRoutine *routine);

@@ -57,9 +57,6 @@
 
 #define OID_EQUAL_OPERATOR 607
 
-/* The names of our own common table expressions begin with this. */
-#define OUR_CTE "\001run_ops "
-
 /* run_ops_split.insert_conflicts */
 typedef enum InsertConflicts
 {
@@ -102,9 +99,10 @@ typedef struct Rewrite
 	List	   *ctes;			/* WITH of the top query */
 	CommonTableExpr *cte;		/* the one that is rewritten; NULL: the top */
 	ParamListInfo params;
+	List	   *own;			/* those of "ctes" that are added here */
 	List	   *groups;			/* of LeafGroup */
-	int			ncte;
 	ConflictClause *conflict;	/* of the INSERT that is rewritten */
+	bool		on_view;		/* a statement was on a view */
 } Rewrite;
 
 /* ----------------------------------------------------------------
@@ -172,6 +170,24 @@ insert_cte(Rewrite *rewrite, CommonTableExpr *cte)
 			place = foreach_current_index(lc);
 	}
 	rewrite->ctes = list_insert_nth(rewrite->ctes, place, cte);
+	rewrite->own = lappend(rewrite->own, cte);
+}
+
+/* A name that no other has; EXPLAIN may show it. */
+static char *
+new_cte_name(Rewrite *rewrite)
+{
+	for (int i = 1;; i++)
+	{
+		char	   *name = psprintf("run_ops %d", i);
+		bool		taken = false;
+		ListCell   *lc;
+
+		foreach(lc, rewrite->ctes)
+			taken |= strcmp(lfirst_node(CommonTableExpr, lc)->ctename, name) == 0;
+		if (!taken)
+			return name;
+	}
 }
 
 /* Adds a query to WITH of the top query. */
@@ -183,7 +199,7 @@ add_cte(Rewrite *rewrite, Query *query)
 		query->returningList;
 	ListCell   *lc;
 
-	cte->ctename = psprintf(OUR_CTE "%d", ++rewrite->ncte);
+	cte->ctename = new_cte_name(rewrite);
 	cte->ctematerialized = CTEMaterializeAlways;
 	cte->ctequery = (Node *) query;
 	cte->location = -1;
@@ -719,17 +735,17 @@ move_own_ctes(Rewrite *rewrite, Query *query)
 	foreach(lc, query->cteList)
 	{
 		CommonTableExpr *own = lfirst_node(CommonTableExpr, lc);
-		CteRename	rename = {own->ctename, psprintf(OUR_CTE "%d", ++rewrite->ncte)};
+		CteRename	rename = {own->ctename, new_cte_name(rewrite)};
 
 		(void) query_tree_walker(query, rename_cte_walker, &rename, QTW_EXAMINE_RTES_BEFORE);
 		own->ctename = rename.to;
+		insert_cte(rewrite, own);
 	}
 	foreach(lc, query->cteList)
 	{
 		CommonTableExpr *own = lfirst_node(CommonTableExpr, lc);
 
 		move_cte_references(castNode(Query, own->ctequery), 2, INT_MAX, -1);
-		insert_cte(rewrite, own);
 	}
 	query->cteList = NIL;
 	move_cte_references(query, 0, 0, 1);
@@ -1068,12 +1084,50 @@ rewrite_statement(Rewrite *rewrite, Query *query)
 
 	if (!find_target(query, &target))
 		return query;
+	rewrite->on_view = true;
 	rewrite->conflict = take_conflict_clause(rewrite->cte ? &query->cteList : &rewrite->ctes,
 											 query->resultRelation);
 	if (rewrite->cte && query->cteList)
 		move_own_ctes(rewrite, query);
 	return query->commandType == CMD_INSERT ? insert_into_view(rewrite, query, &target) :
 		change_view(rewrite, query, &target);
+}
+
+/*
+ * Statements below WITH that nothing reads need no RETURNING.  So foreign_scan.c
+ * can tell them, and executes them first.
+ */
+static void
+mark_unread(Rewrite *rewrite)
+{
+	ListCell   *lc;
+	ListCell   *lc2;
+	List	   *unread = NIL;
+
+	foreach(lc, rewrite->ctes)
+	{
+		CommonTableExpr *cte = lfirst_node(CommonTableExpr, lc);
+
+		if (cte->cterefcount == 0 && !list_member_ptr(rewrite->own, cte))
+			unread = lappend(unread, cte->ctename);
+	}
+	foreach(lc, rewrite->groups)
+	{
+		LeafGroup  *group = lfirst(lc);
+
+		if (group->last && list_member_ptr(unread, group->last))
+			unread = list_concat(unread, group->others);
+	}
+	foreach(lc, rewrite->ctes)
+	{
+		CommonTableExpr *cte = lfirst_node(CommonTableExpr, lc);
+
+		foreach(lc2, unread)
+		{
+			if (strcmp(cte->ctename, lfirst(lc2)) == 0)
+				castNode(Query, cte->ctequery)->returningList = NIL;
+		}
+	}
 }
 
 static Query *
@@ -1095,6 +1149,8 @@ to_leaf_statements(Query *query, ParamListInfo params, List **groups)
 	}
 	rewrite.cte = NULL;
 	query = rewrite_statement(&rewrite, query);
+	if (rewrite.on_view)
+		mark_unread(&rewrite);
 	query->cteList = rewrite.ctes;
 	if (rewrite.groups)
 		query->hasModifyingCTE = true;

@@ -247,7 +247,7 @@ $control_plane->safe_psql('postgres', join(';', "SET client_min_messages = warni
 my $views = $control_plane->safe_psql('postgres', q(SELECT DISTINCT c.relnamespace::regnamespace FROM run_ops.routed_table AS t JOIN pg_class AS c ON c.oid = t.view));
 # what rewrites statements; each is on in one segment and off in another
 my @rewritings = split /\n/, $control_plane->safe_psql('postgres', q(LOAD 'run_ops_split';
-	SELECT name FROM pg_settings WHERE name LIKE 'run\_ops\_split.%' AND vartype = 'bool' AND name !~ 'cache|mint'));
+	SELECT name FROM pg_settings WHERE name LIKE 'run\_ops\_split.%' AND vartype = 'bool' AND name !~ 'cache|mint|leaf_locks'));
 note "settings that are switched: @rewritings";
 
 # --- what statements are made of ----------------------------------------------------------------------
@@ -397,7 +397,7 @@ my %statement;
 		my $item = $two eq 'item';
 		my $on_two = $item ? 'x.n < ' . int rand 50 : where($two);
 		return pick(
-			"WITH u AS (UPDATE $one AS x SET n = x.n + 1 WHERE " . where($one) . " RETURNING x.id, x.n) SELECT count(*), sum(u.n), sum(v.n) FROM u JOIN $one AS v USING (id)",
+			"WITH u AS (UPDATE $one AS x SET n = x.n + 1 WHERE " . where($one) . " RETURNING x.id, x.n) SELECT count(*), sum(u.n), sum(v.n) FROM u JOIN (SELECT * FROM $one OFFSET 0) AS v USING (id)",
 			"WITH a AS (DELETE FROM $one AS x WHERE x.id IN (" . some_ids($one, 3) . ") RETURNING x.id), b AS (DELETE FROM $two AS x WHERE $on_two RETURNING x.id) SELECT 'a', id FROM a UNION ALL SELECT 'b', id FROM b",
 			"WITH a AS (UPDATE $one AS x SET n = x.n + 1 WHERE " . where($one) . " RETURNING x.id), b AS (UPDATE $two AS x SET n = x.n + 1 WHERE $on_two RETURNING x.id) SELECT (SELECT count(*) FROM a), (SELECT count(*) FROM b), (SELECT sum(n) FROM $two)",
 			"WITH i AS (" . new_rows($one, 3) . " RETURNING id, n) SELECT i.id, i.n, (SELECT count(*) FROM $one) FROM i",
@@ -450,7 +450,7 @@ my %statement;
 			"UPDATE $t AS x SET parent = (SELECT max(" . ($default ? 'z.k' : 'z.id') . ") FROM $t AS z WHERE z.kind = x.kind AND z.k < x.k) WHERE " . where($t) . returning('x'),
 			"UPDATE $t AS x SET n = x.n + 1 WHERE " . where($t) . returning('x', 'x.parent'),
 			"WITH d AS (DELETE FROM $t AS x WHERE x.kind = '$kind' AND x.k > 1 AND x.parent = " . ($default ? $from : id($kind, $from)) . " RETURNING x.id) DELETE FROM $t AS x WHERE x.id = " . id($kind, $from) . ' AND x.k > 1 AND x.parent IS DISTINCT FROM '
-			  . ($default ? $from : id($kind, $from)) . ' RETURNING x.id, (SELECT count(*) FROM d)');
+			  . ($default ? $from : id($kind, $from)) . ' RETURNING x.id');
 	},
 	child => sub {
 		my ($kind, $k) = (pick('L', 'N'), new_k());
@@ -458,7 +458,7 @@ my %statement;
 		return pick(
 			'INSERT INTO item (id, keeper, att, kind, n) VALUES ' . join(', ', map { my $s = pick('L', 'N'); "('item" . new_k() . "', " . id($s, 1 + int rand 22) . ', ' . pick('NULL', id($s, 1 + int rand 20), id($s, 1 + int rand 20)) . ", '$s', " . int(rand 50) . ')' } 1 .. 3) . ' RETURNING item.*',
 			"DELETE FROM att AS x WHERE x.id IN $few" . returning('x'), "DELETE FROM keeper AS x WHERE x.id IN $few" . returning('x'),
-			"WITH a AS (DELETE FROM att AS x WHERE x.id IN $few RETURNING x.id), b AS (DELETE FROM item AS x WHERE x.n < " . int(rand 40) . ' RETURNING x.id, x.att) ' . pick('SELECT * FROM b UNION ALL SELECT id, NULL FROM a', 'SELECT id, NULL FROM a UNION ALL SELECT * FROM b'),
+			"WITH a AS (DELETE FROM att AS x WHERE x.id IN $few RETURNING x.id), b AS (DELETE FROM item AS x WHERE x.n < " . int(rand 40) . ' RETURNING x.id, NULL::text) ' . pick('SELECT * FROM b UNION ALL SELECT id, NULL FROM a', 'SELECT id, NULL FROM a UNION ALL SELECT * FROM b'),
 			"WITH a AS (DELETE FROM item AS x WHERE x.keeper IN $few RETURNING x.id), b AS (DELETE FROM keeper AS x WHERE x.id IN $few RETURNING x.id) SELECT * FROM a UNION ALL SELECT * FROM b",
 			"WITH a AS (INSERT INTO keeper (id, kind, k, grp, n) VALUES (" . id($kind, $k) . ", '$kind', $k, 1, 1) RETURNING id) INSERT INTO item (id, keeper, kind, n) SELECT 'item' || right(a.id, 12), a.id, '$kind', 5 FROM a RETURNING *",
 			"UPDATE item AS x SET att = " . id($kind, 1 + int rand 20) . ", n = x.n + 1 WHERE x.kind = '$kind' AND x.n < " . int(rand 50) . ' RETURNING x.*',
@@ -576,7 +576,7 @@ my %sequence = (
 	conflict_prepared => sub {
 		my $p = 'p' . new_k();
 		my $sql = "INSERT INTO conf AS x (id, kind, k, n, u) VALUES (\$1, CASE WHEN \$1 LIKE 'run_c%' THEN 'L' ELSE 'N' END, right(\$1, 9)::int, \$2, right(\$1, 9)::int) ON CONFLICT "
-		  . pick('(id) DO UPDATE SET n = x.n % 900 + $2', '(id) DO UPDATE SET n = EXCLUDED.n + $2 WHERE x.n <> $2', '(kind, u) DO UPDATE SET t = x.t || $2', 'DO NOTHING', '(kind, u) DO NOTHING') . returning('x');
+		  . pick('(id) DO UPDATE SET n = x.n % 900 + $2', '(id) DO UPDATE SET n = EXCLUDED.n + $2 WHERE x.n <> $2', '(kind, u) DO UPDATE SET t = x.t || $2::text', 'DO NOTHING', '(kind, u) DO NOTHING') . returning('x');
 		return ('SET plan_cache_mode = force_' . pick('generic', 'generic', 'custom') . '_plan', "PREPARE $p (text, int) AS $sql", (map { "EXECUTE $p (" . pick(any_id('conf'), id(pick('L', 'N'), new_k())) . ', ' . int(rand 6) . ')' } 1 .. 2 + rand 6), "DEALLOCATE $p", 'RESET plan_cache_mode');
 	},
 	lock_prepared => sub {
