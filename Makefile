@@ -156,6 +156,7 @@ REGRESS ?= \
 	estimates \
 	store_anti_join \
 	write_routing \
+	collected_rows \
 	one_statement \
 	column_equality \
 	cross_seam_guard \

@@ -393,9 +393,13 @@ check_all_changed(StoreModify *modify, int sent, int written)
 {
 	Relation	rel = modify->target->ri_RelationDesc;
 	const char *name = remote_table_name(RelationGetRelid(rel));
+	PGresult   *answer;
 
-	if (written < sent && modify->operation != CMD_INSERT &&
-		strcmp(PQgetvalue(wire_exec(modify->wire, WIRE_WRITE, SKIPS_ROWS, 1, &name), 0, 0), "f") == 0)
+	if (written >= sent || modify->operation == CMD_INSERT)
+		return;
+	answer = wire_exec(modify->wire, WIRE_WRITE, SKIPS_ROWS, 1, &name);
+	remote_result_check(answer, 1, 1);
+	if (strcmp(PQgetvalue(answer, 0, 0), "f") == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
 				 errmsg("row of table %s in store \"%s\" was already changed by an operation triggered by the current command",
@@ -568,6 +572,7 @@ send_set(StoreModify *modify)
 	}
 	else if (modify->operation == CMD_INSERT)
 	{
+		remote_result_check(change->result, Min(written, sent), 0);
 		modify->nrows = written;
 		for (int i = 0; i < written; i++)
 			modify->answers[i] = i;

@@ -197,6 +197,7 @@ write_many(RemoteChange *change)
 	values[0] = remote_table_name(change->relid);
 	values[1] = array_of(names, list_length(all), 1);
 	types = wire_exec(change->wire, WIRE_WRITE, COLUMN_TYPES, 2, values);
+	remote_result_check(types, list_length(all), 2);
 
 	initStringInfo(&sql);
 	initStringInfo(&arrays);
@@ -391,6 +392,9 @@ remote_change_send(RemoteChange *change)
 	wire_begin(change->wire, WIRE_WRITE, change->statement);
 	wire_send(change->wire, sql, nvalues, values, false);
 	change->result = wire_take_whole(change->wire);
+	if (change->returning)
+		remote_result_check(change->result, atoi(PQcmdTuples(change->result)),
+							list_length(change->returned) + (n > 1 && change->operation != CMD_INSERT));
 	MemoryContextSwitchTo(oldcontext);
 	MemoryContextReset(change->values_context);
 	return change->result;

@@ -208,6 +208,21 @@ conversion_context(void *arg)
 		errcontext("column \"%s\" of a row from a store", context->column);
 }
 
+void
+remote_result_check(PGresult *result, int rows, int fields)
+{
+	if (PQnfields(result) < fields)
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_INCONSISTENT_DESCRIPTOR_INFORMATION),
+				 errmsg("a store returned %d columns in place of %d",
+						PQnfields(result), fields)));
+	if (PQntuples(result) != rows)
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_INCONSISTENT_DESCRIPTOR_INFORMATION),
+				 errmsg("a store returned %d rows in place of %d",
+						PQntuples(result), rows)));
+}
+
 ItemPointer
 remote_row_values(PGresult *result, int row, AttInMetadata *in, List *attrs,
 				  const char *relation, Datum *values, bool *nulls)
@@ -219,11 +234,8 @@ remote_row_values(PGresult *result, int row, AttInMetadata *in, List *attrs,
 	ListCell   *lc;
 
 	/* a store that has another number of columns has changed since */
-	if (attrs != NIL && PQnfields(result) < list_length(attrs))
-		ereport(ERROR,
-				(errcode(ERRCODE_FDW_INCONSISTENT_DESCRIPTOR_INFORMATION),
-				 errmsg("a store returned %d columns in place of %d",
-						PQnfields(result), list_length(attrs))));
+	if (attrs != NIL)
+		remote_result_check(result, PQntuples(result), list_length(attrs));
 
 	memset(values, 0, sizeof(Datum) * in->tupdesc->natts);
 	memset(nulls, true, sizeof(bool) * in->tupdesc->natts);

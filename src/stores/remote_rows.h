@@ -54,6 +54,12 @@ extern int	remote_text_begin(RemoteText *text);
 extern void remote_text_end(int nest_level);
 
 /*
+ * Raises an error if the result does not have that many rows and at least that
+ * many fields: a store may answer anything.
+ */
+extern void remote_result_check(PGresult *result, int rows, int fields);
+
+/*
  * Converts the fields of one row, in the order of "attrs", into values of the
  * columns with these numbers; other columns are null.  Returns the ctid, if it
  * is among them.  "relation" is for messages; it may be NULL.

@@ -277,6 +277,21 @@ $$;
 COMMENT ON FUNCTION run_ops.preload_statement() IS
   'the statement by which new sessions of this database load the library from their start; NULL if they do';
 
+CREATE FUNCTION run_ops.preload() RETURNS void
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  statement text := run_ops.preload_statement();
+BEGIN
+  IF statement IS NOT NULL THEN
+    EXECUTE statement;
+  END IF;
+EXCEPTION WHEN insufficient_privilege THEN NULL;
+END $$;
+COMMENT ON FUNCTION run_ops.preload() IS
+  'lets new sessions of this database load the library from their start; without the right to do so, nothing happens, and the gate preload says it';
+REVOKE EXECUTE ON FUNCTION run_ops.preload() FROM PUBLIC;
+
 CREATE FUNCTION run_ops.attach_table(
     legacy         regclass,
     routing        run_ops.routing DEFAULT NULL,
@@ -297,7 +312,6 @@ DECLARE
   grant_row   record;
   store       text;
   strays      bigint;
-  preload     text := run_ops.preload_statement();
 BEGIN
   t := run_ops.propose_routing(legacy, routing, route_column, store_schema, store_table,
                                column_names, store_defaults);
@@ -354,13 +368,7 @@ BEGIN
       USING DETAIL = format('The view accesses the table as role %I.', current_user),
             HINT = format('From PostgreSQL 15 on: ALTER VIEW %s SET (security_invoker = true); callers then need privileges on the tables of the view, and a user mapping.', view_text);
   END IF;
-  -- without the right to do so, the gate "preload" says it
-  IF preload IS NOT NULL THEN
-    BEGIN
-      EXECUTE preload;
-    EXCEPTION WHEN insufficient_privilege THEN NULL;
-    END;
-  END IF;
+  PERFORM run_ops.preload();
   RETURN t.view;
 END $$;
 COMMENT ON FUNCTION run_ops.attach_table(regclass, run_ops.routing, name, name, name, jsonb, jsonb, name, name) IS

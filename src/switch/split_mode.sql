@@ -260,6 +260,8 @@ BEGIN
   END IF;
   PERFORM run_ops.refuse_taken_names(t) FROM run_ops.routed_table AS t;
   PERFORM run_ops.bind_server();
+  -- a restored database does not have the setting
+  PERFORM run_ops.preload();
   PERFORM run_ops.in_attempts('SELECT run_ops.stop_tracking()') WHERE EXISTS (SELECT FROM run_ops.change_tracking AS n WHERE n.forward IS NULL);
   -- In a copy that was made with split on, bind_server() has set it off.  But
   -- the views, the write lock and repatriated rows are still those of split on,

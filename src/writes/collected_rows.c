@@ -37,6 +37,7 @@
 #include "utils/tuplestore.h"
 
 #include "ground/compat.h"
+#include "ground/key_set.h"
 #include "ground/rights.h"
 #include "writes/collected_rows.h"
 #include "writes/routed_view.h"
@@ -59,6 +60,7 @@ typedef struct CollectedRows
 	TupleDesc	desc;			/* the old row, the new row, as far as there are */
 	Bitmapset  *columns;		/* that an UPDATE sets */
 	Tuplestorestate *rows;
+	HTAB	   *seen;			/* keys of the old rows */
 	ArrayBuildState *routes;	/* what the old rows have in the columns by */
 	ArrayBuildState *keys;		/* which a few of them are found, if there are */
 	bool		writing;
@@ -253,7 +255,25 @@ add_to_array(ArrayBuildState *array, TriggerData *trigdata, AttrNumber attno, bo
 	return accumArrayResult(array, value, false, type, CurrentMemoryContext);
 }
 
-static void
+/* As in a table, a row that the statement meets several times is changed once. */
+static bool
+is_met_again(CollectedRows *collected, TriggerData *trigdata, RoutedView *view)
+{
+	StringInfoData key;
+
+	initStringInfo(&key);
+	for (int i = 0; i < view->nkeys; i++)
+	{
+		char	   *value = SPI_getvalue(trigdata->tg_trigtuple, view->desc, view->keys[i]);
+
+		appendBinaryStringInfo(&key, value ? value : "", value ? strlen(value) + 1 : 1);
+	}
+	if (collected->seen == NULL)
+		collected->seen = key_set_create(collected->context);
+	return !key_set_add(collected->seen, key.data, key.len);
+}
+
+static bool
 collect_changed(CollectedRows *collected, TriggerData *trigdata)
 {
 	TupleDesc	desc = RelationGetDescr(trigdata->tg_relation);
@@ -262,6 +282,8 @@ collect_changed(CollectedRows *collected, TriggerData *trigdata)
 	Datum		values[2];
 	bool		nulls[2] = {false, false};
 
+	if (is_met_again(collected, trigdata, view))
+		return false;
 	values[0] = heap_copy_tuple_as_datum(trigdata->tg_trigtuple, desc);
 	if (TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event))
 	{
@@ -273,20 +295,26 @@ collect_changed(CollectedRows *collected, TriggerData *trigdata)
 	if (view->nkeys == 1)
 		collected->keys = add_to_array(collected->keys, trigdata, view->keys[0], first);
 	tuplestore_putvalues(collected->rows, collected->desc, values, nulls);
+	return true;
 }
 
-/* Remembers the row.  Returns it as it will be written, or as it was. */
+/*
+ * Remembers the row.  Returns it as it will be written, or as it was; NULL if it
+ * does not count.
+ */
 static HeapTuple
 collect_row(CollectedRows *collected, TriggerData *trigdata)
 {
 	MemoryContext oldcontext = MemoryContextSwitchTo(collected->context);
+	bool		counts = true;
 
 	if (TRIGGER_FIRED_BY_INSERT(trigdata->tg_event))
 		collect_inserted(collected, trigdata);
 	else
-		collect_changed(collected, trigdata);
+		counts = collect_changed(collected, trigdata);
 	MemoryContextSwitchTo(oldcontext);
-	return TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event) ? trigdata->tg_newtuple :
+	return !counts ? NULL :
+		TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event) ? trigdata->tg_newtuple :
 		trigdata->tg_trigtuple;
 }
 
@@ -299,14 +327,6 @@ static const char *
 column_name(RoutedView *view, AttrNumber attno)
 {
 	return quote_identifier(NameStr(TupleDescAttr(view->desc, attno - 1)->attname));
-}
-
-/* The key of a row, as fields of a relation or of a composite value. */
-static void
-append_key(StringInfo sql, RoutedView *view, const char *row)
-{
-	for (int i = 0; i < view->nkeys; i++)
-		appendStringInfo(sql, "%s%s.%s", i ? ", " : "", row, column_name(view, view->keys[i]));
 }
 
 static char *
@@ -354,8 +374,7 @@ statement_text(CollectedRows *collected, RoutedView *view)
 }
 
 static uint64
-execute(RoutedView *view, const char *sql, ArrayBuildState **arrays, int narrays,
-		bool read_only)
+execute(RoutedView *view, const char *sql, ArrayBuildState **arrays, int narrays)
 {
 	Oid			types[2];
 	Datum		values[2];
@@ -372,22 +391,9 @@ execute(RoutedView *view, const char *sql, ArrayBuildState **arrays, int narrays
 	statement = rights_prepare(sql, view->owner,
 							   view->security_invoker ? InvalidOid : view->owner,
 							   n, types, CURSOR_OPT_CUSTOM_PLAN, CurrentMemoryContext);
-	if (rights_execute(statement, values, NULL, read_only, 0, NULL) < 0)
+	if (rights_execute(statement, values, NULL, false, 0, NULL) < 0)
 		elog(ERROR, "could not write the rows of view \"%s\"", get_rel_name(view->relid));
 	return SPI_processed;
-}
-
-/* As in a table, a row that the statement meets several times is changed once. */
-static uint64
-count_rows(RoutedView *view)
-{
-	StringInfoData sql;
-
-	initStringInfo(&sql);
-	appendStringInfoString(&sql, "SELECT DISTINCT ");
-	append_key(&sql, view, "(r.o)");
-	appendStringInfoString(&sql, " FROM " COLLECTED_ROWS " AS r");
-	return execute(view, sql.data, NULL, 0, true);
 }
 
 static void
@@ -411,8 +417,8 @@ write_collected(CollectedRows *collected)
 	if (SPI_register_relation(enr) != SPI_OK_REL_REGISTER)
 		elog(ERROR, "could not register the rows");
 	written = execute(view, statement_text(collected, view),
-					  (ArrayBuildState *[]) {collected->routes, collected->keys}, 2, false);
-	if (collected->operation != TRIGGER_EVENT_INSERT && written != count_rows(view))
+					  (ArrayBuildState *[]) {collected->routes, collected->keys}, 2);
+	if (collected->operation != TRIGGER_EVENT_INSERT && written != tuplestore_tuple_count(collected->rows))
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 				 errmsg("could not serialize access due to concurrent update"),

@@ -24,7 +24,6 @@
 #include "access/table.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_collation.h"
-#include "catalog/pg_operator.h"
 #include "catalog/pg_type.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
@@ -44,6 +43,7 @@
 #include "utils/lsyscache.h"
 #include "utils/plancache.h"
 #include "utils/rel.h"
+#include "utils/typcache.h"
 
 #include "ground/compat.h"
 #include "ids/id_shape.h"
@@ -54,8 +54,6 @@
 #include "writes/conflict_clause.h"
 #include "writes/leaf_statements.h"
 #include "writes/routed_view.h"
-
-#define OID_EQUAL_OPERATOR 607
 
 /* run_ops_split.insert_conflicts */
 typedef enum InsertConflicts
@@ -514,8 +512,7 @@ refuse_generated(Target *target, Oid leaf, AttrNumber attno, AttrNumber shown)
 static void
 translate_target_list(Query *query, Target *target, UnionLeaf *leaf, List *columns)
 {
-	AttrNumber	route = leaf->store || query->commandType == CMD_UPDATE ?
-		route_column(target) : InvalidAttrNumber;
+	AttrNumber	route = route_column(target);
 	Oid			relid = leaf_relation(leaf)->relid;
 	ListCell   *lc;
 
@@ -682,6 +679,14 @@ evaluate_subqueries_once(Rewrite *rewrite, Query *query, Index but)
 		(void) evaluate_sublinks_once((Node *) query->jointree, rewrite);
 		(void) evaluate_sublinks_once((Node *) query->targetList, rewrite);
 	}
+	/* those that the planner would put in the place of their only reader */
+	foreach(lc, rewrite->ctes)
+	{
+		CommonTableExpr *cte = lfirst_node(CommonTableExpr, lc);
+
+		if (cte->ctematerialized == CTEMaterializeDefault && may_differ(cte->ctequery, NULL))
+			cte->ctematerialized = CTEMaterializeAlways;
+	}
 }
 
 /* ----------------------------------------------------------------
@@ -778,7 +783,6 @@ put_in_place(Rewrite *rewrite, List *queries)
 	return last;
 }
 
-/* A statement without rows; one leaf is enough for it, with a false condition. */
 static Query *
 change_view(Rewrite *rewrite, Query *query, Target *target)
 {
@@ -814,6 +818,7 @@ change_view(Rewrite *rewrite, Query *query, Target *target)
 		if (leaf_condition(target, leaf, query, columns, &condition))
 			queries = lappend(queries, change_of_leaf(query, target, leaf, columns, condition));
 	}
+	/* no store can have such rows, but the statement has a count */
 	if (queries == NIL)
 	{
 		UnionLeaf  *leaf = linitial(target->leaves);
@@ -898,7 +903,9 @@ insert_into_leaf(Rewrite *rewrite, Query *query, Target *target, UnionLeaf *leaf
 static Node *
 is_leaf(Node *expression, UnionLeaf *leaf)
 {
-	return (Node *) make_opclause(OID_EQUAL_OPERATOR, BOOLOID, false, (Expr *) expression,
+	Oid			equal = lookup_type_cache(OIDOID, TYPECACHE_EQ_OPR)->eq_opr;
+
+	return (Node *) make_opclause(equal, BOOLOID, false, (Expr *) expression,
 								  (Expr *) make_oid(leaf_relation(leaf)->relid),
 								  InvalidOid, InvalidOid);
 }

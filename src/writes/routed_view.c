@@ -22,6 +22,7 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
 #include "ground/compat.h"
@@ -139,14 +140,50 @@ column_number(RoutedView *view, const char *column)
 	return attno;
 }
 
-/* Adds the generated columns of a table, by their numbers in the view. */
+/*
+ * Raises an error if the table does not have the columns of the view, which keeps
+ * the names from the time when it was created, as the foreign tables do.  The
+ * local table has the columns of the view in the same order.  Comparing them in
+ * order detects two columns that have swapped names.
+ */
+static void
+refuse_renamed(RoutedView *view, Relation rel)
+{
+	TupleDesc	desc = RelationGetDescr(rel);
+	bool		by_order = rel->rd_rel->relkind != RELKIND_FOREIGN_TABLE;
+	int			next = 0;
+
+	for (int i = 0; i < view->desc->natts; i++)
+	{
+		char	   *column = NameStr(TupleDescAttr(view->desc, i)->attname);
+
+		while (next < desc->natts && TupleDescAttr(desc, next)->attisdropped)
+			next++;
+		if (by_order ? next < desc->natts &&
+			strcmp(NameStr(TupleDescAttr(desc, next)->attname), column) == 0 :
+			get_attnum(RelationGetRelid(rel), column) > 0)
+		{
+			next++;
+			continue;
+		}
+		refuse_stale(view, psprintf(_("Column \"%s\" of the view is no longer a column of that name in table \"%s\"."),
+									column, RelationGetRelationName(rel)));
+	}
+}
+
+/*
+ * Adds the generated columns of a table, by their numbers in the view.  Raises an
+ * error if it lacks a column of the view.
+ */
 static void
 add_generated_columns(RoutedView *view, Oid relid)
 {
 	Relation	rel = table_open(relid, AccessShareLock);
 	TupleDesc	desc = RelationGetDescr(rel);
-	MemoryContext oldcontext = MemoryContextSwitchTo(view->context);
+	MemoryContext oldcontext;
 
+	refuse_renamed(view, rel);
+	oldcontext = MemoryContextSwitchTo(view->context);
 	for (int i = 0; i < desc->natts; i++)
 	{
 		Form_pg_attribute att = TupleDescAttr(desc, i);
@@ -321,12 +358,18 @@ get_routed_view(Oid relid)
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 	before = invalidations;
+	/*
+	 * The definition of the view is the newest one, whatever the statement sees:
+	 * it may have waited for who has changed it.
+	 */
+	PushActiveSnapshot(GetLatestSnapshot());
 	/* the writer needs no privileges on the registry */
 	GetUserIdAndSecContext(&userid, &sec_context);
 	SetUserIdAndSecContext(rel->rd_rel->relowner,
 						   sec_context | SECURITY_LOCAL_USERID_CHANGE);
 	view = look_up_view(rel);
 	SetUserIdAndSecContext(userid, sec_context);
+	PopActiveSnapshot();
 	entry = hash_search(routed_views, &relid, HASH_ENTER, &found);
 	/* from here on nothing fails, so the entry will refer to the view */
 	if (found)
