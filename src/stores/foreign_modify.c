@@ -692,8 +692,13 @@ storeEndForeignModify(EState *estate, ResultRelInfo *target)
 {
 	StoreModify *modify = target->ri_FdwState;
 
-	if (modify)
-		wire_leave(modify->statement);
+	if (modify == NULL)
+		return;
+	wire_leave(modify->statement);
+	/* its temporary files belong to the statement */
+	if (modify->rows)
+		tuplestore_end(modify->rows);
+	modify->rows = NULL;
 }
 
 static int
