@@ -527,9 +527,12 @@ translate_target_list(Query *query, Target *target, UnionLeaf *leaf, List *colum
 		refuse_generated(target, relid, column->varattno, tle->resno);
 		if (query->commandType == CMD_UPDATE && tle->resno == route &&
 			column->vartype == TEXTOID)
+			/* the view's column, as in all other expressions until they are replaced */
 			tle->expr = make_run_ops_call("id_that_stays", TEXTOID,
 										  list_make4(make_oid(target->relid), make_oid(relid),
-													 copyObject(column), tle->expr));
+													 makeVar(target->source, tle->resno, column->vartype,
+															 column->vartypmod, column->varcollid, 0),
+													 tle->expr));
 		tle->resno = column->varattno;
 	}
 }
@@ -653,6 +656,30 @@ evaluate_sublinks_once(Node *node, Rewrite *rewrite)
 	return expression_tree_walker(node, evaluate_sublinks_once, rewrite);
 }
 
+/* "SELECT * FROM f()" */
+static Query *
+function_as_subquery(RangeTblEntry *rte)
+{
+	Query	   *result = makeNode(Query);
+	RangeTblRef *ref = makeNode(RangeTblRef);
+	List	   *names;
+	List	   *vars;
+	ListCell   *lc;
+	ListCell   *lc2;
+
+	expandRTE(rte, 1, 0, -1, true, &names, &vars);
+	result->commandType = CMD_SELECT;
+	result->canSetTag = true;
+	result->rtable = list_make1(rte);
+	ref->rtindex = 1;
+	result->jointree = makeFromExpr(list_make1(ref), NULL);
+	forboth(lc, names, lc2, vars)
+		result->targetList = lappend(result->targetList,
+									 makeTargetEntry(lfirst(lc2), list_length(result->targetList) + 1,
+													 strVal(lfirst(lc)), false));
+	return result;
+}
+
 static void
 evaluate_subqueries_once(Rewrite *rewrite, Query *query, Index but)
 {
@@ -661,11 +688,16 @@ evaluate_subqueries_once(Rewrite *rewrite, Query *query, Index but)
 	foreach(lc, query->rtable)
 	{
 		RangeTblEntry *rte = lfirst_node(RangeTblEntry, lc);
+		Query	   *subquery = NULL;
 
-		if (rte->rtekind == RTE_SUBQUERY && foreach_current_index(lc) + 1 != but &&
-			must_run_once(rte->subquery))
+		if (rte->rtekind == RTE_SUBQUERY && foreach_current_index(lc) + 1 != but)
+			subquery = rte->subquery;
+		else if (rte->rtekind == RTE_FUNCTION && !contain_var_clause((Node *) rte->functions) &&
+				 !checkExprHasSubLink((Node *) rte->functions))
+			subquery = function_as_subquery(rte);
+		if (subquery && must_run_once(subquery))
 		{
-			RangeTblEntry *reader = evaluate_once(rewrite, rte->subquery, 0);
+			RangeTblEntry *reader = evaluate_once(rewrite, subquery, 0);
 
 			reader->alias = rte->alias;
 			reader->eref = rte->eref;
@@ -678,6 +710,7 @@ evaluate_subqueries_once(Rewrite *rewrite, Query *query, Index but)
 	{
 		(void) evaluate_sublinks_once((Node *) query->jointree, rewrite);
 		(void) evaluate_sublinks_once((Node *) query->targetList, rewrite);
+		(void) evaluate_sublinks_once((Node *) query->returningList, rewrite);
 	}
 	/* those that the planner would put in the place of their only reader */
 	foreach(lc, rewrite->ctes)
@@ -879,6 +912,11 @@ insert_into_leaf(Rewrite *rewrite, Query *query, Target *target, UnionLeaf *leaf
 		ReplaceVarsFromTargetList((Node *) result->returningList, view, 0,
 								  rt_fetch(view, result->rtable), columns,
 								  REPLACEVARS_REPORT_ERROR, 0, &result->hasSubLinks);
+	/* of a view on the view */
+	result->withCheckOptions = (List *)
+		ReplaceVarsFromTargetList((Node *) result->withCheckOptions, view, 0,
+								  rt_fetch(view, result->rtable), columns,
+								  REPLACEVARS_REPORT_ERROR, 0, &result->hasSubLinks);
 	result->resultRelation = rti;
 	add_defaults(result, leaf_relation(leaf)->relid);
 	/* the planner wants it in the order of the table */
@@ -971,6 +1009,7 @@ rows_to_insert(Rewrite *rewrite, Query *query, Target *target)
 	source->commandType = CMD_SELECT;
 	source->resultRelation = 0;
 	source->returningList = NIL;
+	source->withCheckOptions = NIL;
 	source->targetList = NIL;
 	source->override = OVERRIDING_NOT_SET;
 	compat_permissions(source, rt_fetch(query->resultRelation, source->rtable))->requiredPerms = 0;
@@ -1030,6 +1069,7 @@ insert_rows(Rewrite *rewrite, Query *query, Target *target)
 	query->rtable = list_make2(rt_fetch(query->resultRelation, query->rtable),
 							   make_cte_entry(rows, rewrite->cte ? 1 : 0));
 	ChangeVarNodes((Node *) query->returningList, query->resultRelation, 1, 0);
+	ChangeVarNodes((Node *) query->withCheckOptions, query->resultRelation, 1, 0);
 	if (rewrite->conflict && rewrite->conflict->view != 1)
 	{
 		ChangeVarNodes((Node *) rewrite->conflict->expr, rewrite->conflict->view, 1, 0);
@@ -1038,7 +1078,8 @@ insert_rows(Rewrite *rewrite, Query *query, Target *target)
 	query->resultRelation = 1;
 	ref->rtindex = 2;
 	query->jointree = makeFromExpr(list_make1(ref), NULL);
-	query->hasSubLinks = checkExprHasSubLink((Node *) query->returningList);
+	query->hasSubLinks = checkExprHasSubLink((Node *) query->returningList) ||
+		checkExprHasSubLink((Node *) query->withCheckOptions);
 	query->hasTargetSRFs = false;
 	foreach(lc, query->targetList)
 	{
@@ -1071,6 +1112,11 @@ insert_into_view(Rewrite *rewrite, Query *query, Target *target)
 	Expr	   *id = given ? given->expr :
 		(Expr *) makeNullConst(TEXTOID, -1, DEFAULT_COLLATION_OID);
 
+	/* to the rewriter a view has no identity columns */
+	if (query->override == OVERRIDING_USER_VALUE)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("OVERRIDING USER VALUE is not supported for views over several stores")));
 	if (target->view.store != NULL && query->jointree->fromlist == NIL &&
 		!query->hasTargetSRFs && !contain_volatile_functions((Node *) id) &&
 		!contain_subplans((Node *) id))
@@ -1192,12 +1238,23 @@ find_cte_plan(PlannedStmt *stmt, const char *name, SubPlan **found)
 static void
 set_can_set_tag(ModifyTable *plan, bool can_set_tag)
 {
-	ForeignScan *scan = (ForeignScan *) outerPlan(plan);
+	Plan	   *rows = outerPlan(plan);
+	List	   *scans;
+	ListCell   *lc;
 
 	plan->canSetTag = can_set_tag;
-	if (!bms_is_empty(plan->fdwDirectModifyPlans))
-		lfirst(list_nth_cell(castNode(ForeignScan, scan)->fdw_private, DIRECT_SET_PROCESSED)) =
-			compat_make_boolean(can_set_tag);
+	/* children of the local table may be of other servers */
+	if (IsA(rows, Result) && outerPlan(rows))
+		rows = outerPlan(rows);
+	scans = IsA(rows, Append) ? ((Append *) rows)->appendplans : list_make1(rows);
+	foreach(lc, scans)
+	{
+		ForeignScan *scan = lfirst(lc);
+
+		if (IsA(scan, ForeignScan) && scan->operation != CMD_SELECT)
+			lfirst(list_nth_cell(scan->fdw_private, DIRECT_SET_PROCESSED)) =
+				compat_make_boolean(can_set_tag);
+	}
 }
 
 /*
