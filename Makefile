@@ -158,6 +158,7 @@ REGRESS ?= \
 	write_routing \
 	collected_rows \
 	one_statement \
+	leaf_statements \
 	column_equality \
 	cross_seam_guard \
 	cross_store_writes \

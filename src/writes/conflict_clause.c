@@ -180,7 +180,7 @@ replace_relation(Node *node, Index from, RangeTblEntry *view, List *columns)
 									 REPLACEVARS_REPORT_ERROR, 0, NULL);
 }
 
-/* Names the columns of the leaf in SET, which may have DEFAULT. */
+/* Names the columns of the leaf in SET, which may have DEFAULT: generated ones keep it. */
 static void
 translate_set(OnConflictExpr *expr, Relation leaf, List *columns)
 {
@@ -192,7 +192,8 @@ translate_set(OnConflictExpr *expr, Relation leaf, List *columns)
 		Var		   *column = castNode(Var, get_tle_by_resno(columns, tle->resno)->expr);
 
 		tle->resno = column->varattno;
-		if (IsA(tle->expr, SetToDefault))
+		if (IsA(tle->expr, SetToDefault) &&
+			!TupleDescAttr(RelationGetDescr(leaf), tle->resno - 1)->attgenerated)
 		{
 			Node	   *value = build_column_default(leaf, tle->resno);
 
@@ -209,6 +210,7 @@ add_native_clause(Query *query, ConflictClause *clause, Relation leaf, List *col
 	OnConflictExpr *expr = copyObject(clause->expr);
 	RangeTblEntry *excluded;
 	Index		rti = list_length(query->rtable) + 1;
+	ListCell   *lc;
 
 	excluded = addRangeTableEntryForRelation(make_parsestate(NULL), leaf, RowExclusiveLock,
 											 makeAlias("excluded", NIL), false, false)->p_rte;
@@ -226,6 +228,11 @@ add_native_clause(Query *query, ConflictClause *clause, Relation leaf, List *col
 	expr->exclRelIndex = rti;
 	expr->exclRelTlist = BuildOnConflictExcludedTargetlist(leaf, rti);
 	translate_set(expr, leaf, columns);
+	foreach(lc, expr->onConflictSet)
+	{
+		if (IsA(lfirst_node(TargetEntry, lc)->expr, SetToDefault))
+			expr->onConflictSet = foreach_delete_current(expr->onConflictSet, lc);
+	}
 	query->onConflict = expr;
 }
 
@@ -260,12 +267,6 @@ refuse_expression(const char *what)
 			 errhint("Compute the value in the SELECT of the INSERT, and use EXCLUDED.")));
 }
 
-static bool
-is_built_in_type(Node *node)
-{
-	return exprType(node) < FirstGenbkiObjectId;
-}
-
 static Node *
 make_part(RemoteExpression *remote, Node *node, char *text)
 {
@@ -294,29 +295,76 @@ replace_column(RemoteExpression *remote, Var *var)
 												 castNode(Var, column->expr)->varattno)));
 }
 
+/* A constant as the store reads it. */
+static char *
+constant_text(Const *value)
+{
+	FmgrInfo	output;
+	RemoteText	text = {.output = &output};
+	int			nest_level;
+	char	   *result;
+
+	if (value->constisnull)
+		return pstrdup("NULL");
+	remote_text_add(&text, value->consttype);
+	nest_level = remote_text_begin(&text);
+	result = quote_literal_cstr(OutputFunctionCall(&output, value->constvalue));
+	remote_text_end(nest_level);
+	return result;
+}
+
 /* A part that is the same for all rows. */
 static Node *
 replace_value(RemoteExpression *remote, Node *node)
 {
-	if (IsA(node, Const) && is_built_in_type(node))
-		return node;
-	if (IsA(node, Const) && remote->values == NULL)
-	{
-		Const	   *value = (Const *) node;
-		Oid			output;
-		bool		is_varlena;
+	Oid			type = exprType(node);
+	char	   *text;
 
-		getTypeOutputInfo(value->consttype, &output, &is_varlena);
-		return make_part(remote, node, value->constisnull ? pstrdup("NULL") :
-						 quote_literal_cstr(OidOutputFunctionCall(output, value->constvalue)));
-	}
 	if (remote->values == NULL)
-		refuse_expression(_("The condition of the index has a value that is not constant."));
-	*remote->values = lappend(*remote->values, node);
+	{
+		if (!IsA(node, Const))
+			refuse_expression(_("The condition of the index has a value that is not constant."));
+		text = constant_text((Const *) node);
+	}
+	else
+	{
+		if (contain_volatile_functions(node))
+			refuse_expression(_("It uses a volatile function."));
+		*remote->values = lappend(*remote->values, node);
+		text = psprintf(REMOTE_VALUE, list_length(*remote->values));
+	}
 	/* the store knows the type of a user from the context */
-	return make_part(remote, node,
-					 psprintf(is_built_in_type(node) ? REMOTE_VALUE "::%s" : REMOTE_VALUE,
-							  list_length(*remote->values), format_type_be_qualified(exprType(node))));
+	if (type < FirstGenbkiObjectId)
+		text = psprintf("%s::%s", text,
+						format_type_extended(type, -1, FORMAT_TYPE_TYPEMOD_GIVEN | FORMAT_TYPE_FORCE_QUALIFY));
+	return make_part(remote, node, text);
+}
+
+/* "CASE a WHEN b" as "CASE WHEN a = b" */
+static Node *
+replace_case_test(Node *node, Node *value)
+{
+	if (node == NULL || IsA(node, CaseExpr))
+		return node;
+	if (IsA(node, CaseTestExpr))
+		return copyObject(value);
+	return expression_tree_mutator(node, replace_case_test, value);
+}
+
+static CaseExpr *
+without_case_test(CaseExpr *expr)
+{
+	CaseExpr   *result = copyObject(expr);
+	ListCell   *lc;
+
+	foreach(lc, result->args)
+	{
+		CaseWhen   *when = lfirst_node(CaseWhen, lc);
+
+		when->expr = (Expr *) replace_case_test((Node *) when->expr, (Node *) result->arg);
+	}
+	result->arg = NULL;
+	return result;
 }
 
 /* Is the function the same in the store? */
@@ -336,10 +384,10 @@ replace_parts(Node *node, RemoteExpression *remote)
 		return replace_column(remote, (Var *) node);
 	if (IsA(node, List))
 		return expression_tree_mutator(node, replace_parts, remote);
-	if (IsA(node, CaseTestExpr))
-		return node;
-	if (!contain_var_clause(node) && !IsA(node, CaseWhen))
+	if (!IsA(node, CaseWhen) && !contain_var_clause(node))
 		return replace_value(remote, node);
+	if (IsA(node, CaseExpr) && ((CaseExpr *) node)->arg)
+		node = (Node *) without_case_test((CaseExpr *) node);
 	switch (nodeTag(node))
 	{
 		case T_OpExpr:
@@ -358,7 +406,7 @@ replace_parts(Node *node, RemoteExpression *remote)
 			break;
 		case T_RelabelType:
 		case T_CoerceViaIO:
-			if (is_built_in_type(node))
+			if (exprType(node) < FirstGenbkiObjectId)
 				break;
 			/* fall through */
 		default:
@@ -366,34 +414,41 @@ replace_parts(Node *node, RemoteExpression *remote)
 	}
 	if (check_functions_in_node(node, is_not_shippable, NULL))
 		refuse_expression(_("It uses a function that is not built in, or not immutable."));
-	return expression_tree_mutator(node, replace_parts, remote);
+	/* the length of a type, and the keywords of SQL's own functions, are constants */
+	if (exprIsLengthCoercion(node, NULL))
+	{
+		FuncExpr   *call = copyObject((FuncExpr *) node);
+
+		linitial(call->args) = replace_parts(linitial(call->args), remote);
+		return (Node *) call;
+	}
+	node = expression_tree_mutator(node, replace_parts, remote);
+	if (IsA(node, FuncExpr) && ((FuncExpr *) node)->funcformat == COERCE_SQL_SYNTAX)
+		((FuncExpr *) node)->funcformat = COERCE_EXPLICIT_CALL;
+	return node;
 }
 
-/* Replaces the parameters of replace_parts() by their texts. */
+/*
+ * Replaces the parameters of replace_parts() by their texts.  There is no other
+ * "$": all constants were replaced, and functions are built in.
+ */
 static char *
 insert_texts(const char *sql, List *texts)
 {
 	StringInfoData result;
-	char		quote = '\0';
 
 	initStringInfo(&result);
 	while (*sql)
 	{
-		long		n;
 		char	   *end;
 
-		if (quote == '\0' && *sql == '$' && (n = strtol(sql + 1, &end, 10)) >= FIRST_PART)
+		if (*sql != '$')
 		{
-			appendStringInfoString(&result, list_nth(texts, n - FIRST_PART));
-			sql = end;
+			appendStringInfoChar(&result, *sql++);
 			continue;
 		}
-		/* a quote within a quoted text is doubled */
-		if (quote == '\0' && (*sql == '\'' || *sql == '"'))
-			quote = *sql;
-		else if (*sql == quote)
-			quote = '\0';
-		appendStringInfoChar(&result, *sql++);
+		appendStringInfoString(&result, list_nth(texts, strtol(sql + 1, &end, 10) - FIRST_PART));
+		sql = end;
 	}
 	return result.data;
 }
@@ -442,20 +497,23 @@ static void
 append_update(StringInfo sql, RemoteExpression *remote)
 {
 	OnConflictExpr *expr = copyObject(remote->clause->expr);
-	List	   *shown = NIL;
 	ListCell   *lc;
 
-	foreach(lc, expr->onConflictSet)
-		shown = lappend_int(shown, lfirst_node(TargetEntry, lc)->resno);
 	translate_set(expr, remote->leaf, remote->columns);
 	appendStringInfoString(sql, " DO UPDATE SET");
 	foreach(lc, expr->onConflictSet)
 	{
 		TargetEntry *tle = lfirst_node(TargetEntry, lc);
+		Expr	   *value = tle->expr;
 
+		/* the column there has the domain */
+		while (IsA(value, CoerceToDomain) &&
+			   ((CoerceToDomain *) value)->coercionformat == COERCE_IMPLICIT_CAST)
+			value = ((CoerceToDomain *) value)->arg;
 		appendStringInfo(sql, "%s %s = %s", foreach_current_index(lc) ? "," : "",
 						 remote_column_name(RelationGetRelid(remote->leaf), tle->resno),
-						 remote_expression(remote, (Node *) tle->expr));
+						 IsA(value, SetToDefault) ? "DEFAULT" :
+						 remote_expression(remote, (Node *) value));
 	}
 	if (expr->onConflictWhere)
 		appendStringInfo(sql, " WHERE %s", remote_expression(remote, expr->onConflictWhere));
