@@ -68,6 +68,9 @@ UPDATE item SET n = f.a + f.ord FROM nextval('public.count_calls') WITH ORDINALI
 SELECT DISTINCT n FROM item;
 WITH u AS (UPDATE item SET s = s || '!' RETURNING id, s, (SELECT nextval('public.count_calls')) AS call)
   SELECT short(id), s, call FROM u ORDER BY id;
+CREATE TYPE pair AS (a int, b text);
+CREATE FUNCTION pairs() RETURNS SETOF pair LANGUAGE sql AS $$ SELECT nextval('public.count_calls')::int, 'b' $$;
+WITH u AS (UPDATE item SET n = p.a FROM pairs() AS p WHERE item.n < 9 RETURNING id, n, p.b, p) SELECT short(id), n, b, p FROM u ORDER BY id;
 UPDATE item AS a SET n = b.n + 1 FROM ROWS FROM (generate_series(3, 3), nextval('public.count_calls')) AS b (n, call) WHERE a.s LIKE 's' || b.n || '%';
 SELECT short(id), n, s, (SELECT last_value FROM count_calls) AS calls FROM item ORDER BY id;
 
@@ -144,5 +147,11 @@ INSERT INTO kind AS k (id, p) VALUES (n(3), 4) ON CONFLICT (id) DO UPDATE SET p 
 -- # What is refused, though a table accepts it
 INSERT INTO kind (id) VALUES (l(1)) ON CONFLICT (id) DO UPDATE SET n = nextval('public.count_calls');
 INSERT INTO kind (id) OVERRIDING USER VALUE VALUES (l(20));
+CREATE RULE also AS ON INSERT TO kind DO ALSO INSERT INTO claimed VALUES (NEW.id);
+INSERT INTO kind (id) VALUES (l(1)) ON CONFLICT (id) DO NOTHING;
+DROP RULE also ON kind;
+CREATE RULE kept AS ON DELETE TO public.kind DO INSTEAD NOTHING;
+DELETE FROM kind;
+DROP RULE kept ON public.kind;
 CREATE VIEW on_top AS SELECT * FROM kind;
 INSERT INTO on_top (id) VALUES (l(1)) ON CONFLICT (id) DO NOTHING;

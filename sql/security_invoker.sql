@@ -67,6 +67,19 @@ RESET ROLE;
 SELECT id, owner, n FROM run ORDER BY id;
 SELECT * FROM dblink('new', 'SELECT id, owner, n FROM run ORDER BY id') AS t (id text, owner text, n int);
 
+-- A plan that was made for one role does not serve another one.
+SET plan_cache_mode = force_generic_plan;
+PREPARE add (text, text) AS INSERT INTO run_ops.run VALUES ($1, $2, 1);
+EXECUTE add (cuid(3), 'nobody');
+SET ROLE regress_ann;
+EXECUTE add (cuid(4), 'regress_ben');
+EXECUTE add (cuid(4), 'regress_ann');
+SET ROLE regress_ben;
+EXECUTE add (cuid(5), 'regress_ann');
+RESET ROLE;
+RESET plan_cache_mode;
+SELECT id, owner FROM run WHERE id > cuid(2) ORDER BY id;
+
 -- It stays when split is switched off.
 SELECT run_ops.swap_views(false);
 SELECT reloptions FROM pg_class WHERE oid = 'run_ops.run'::regclass;

@@ -31,6 +31,7 @@
 #include "parser/analyze.h"
 #include "parser/parse_relation.h"
 #include "parser/parsetree.h"
+#include "rewrite/prs2lock.h"
 #include "rewrite/rewriteHandler.h"
 #include "rewrite/rewriteManip.h"
 #include "utils/builtins.h"
@@ -58,6 +59,21 @@ static post_parse_analyze_hook_type next_post_parse_analyze = NULL;
  * ----------------------------------------------------------------
  */
 
+/* With rules of somebody else it is refused, as it is for any table. */
+static bool
+has_our_rule_only(Relation view)
+{
+	int			n = 0;
+
+	for (int i = 0; view->rd_rules && i < view->rd_rules->numLocks; i++)
+	{
+		CmdType		event = view->rd_rules->rules[i]->event;
+
+		n += event == CMD_INSERT || event == CMD_UPDATE;
+	}
+	return n == 1;
+}
+
 static bool
 is_insert_into_our_view(Query *query)
 {
@@ -71,7 +87,7 @@ is_insert_into_our_view(Query *query)
 	if (rte->rtekind != RTE_RELATION || rte->relkind != RELKIND_VIEW)
 		return false;
 	rel = table_open(rte->relid, NoLock);
-	result = is_routed_view(rel);
+	result = is_routed_view(rel) && has_our_rule_only(rel);
 	table_close(rel, NoLock);
 	return result;
 }

@@ -34,6 +34,8 @@
 #include "optimizer/planner.h"
 #include "parser/parse_relation.h"
 #include "parser/parsetree.h"
+#include "rewrite/prs2lock.h"
+#include "rewrite/rewriteDefine.h"
 #include "rewrite/rewriteHandler.h"
 #include "rewrite/rewriteManip.h"
 #include "storage/lmgr.h"
@@ -417,6 +419,23 @@ translate_columns(Bitmapset *columns, List *leaf_columns)
 	return result;
 }
 
+/* The rewriter has finished, so they would be ignored. */
+static void
+refuse_rules(Relation rel, CmdType operation)
+{
+	for (int i = 0; rel->rd_rules && i < rel->rd_rules->numLocks; i++)
+	{
+		RewriteRule *rule = rel->rd_rules->rules[i];
+
+		if (rule->event == operation && rule->enabled != RULE_DISABLED)
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("table \"%s\" has rules, which are not supported behind a view over several stores",
+							RelationGetRelationName(rel)),
+					 errhint("Use triggers.")));
+	}
+}
+
 /*
  * Makes the leaf the target of the query, at this place in its range table.
  * Access is checked as for any view: of the writer to the view, and of the
@@ -439,6 +458,7 @@ set_target(Query *query, Target *target, UnionLeaf *leaf, Index rti,
 		rte->inh = false;
 	rel = table_open(rte->relid, NoLock);
 	rte->relkind = rel->rd_rel->relkind;
+	refuse_rules(rel, query->commandType);
 	granted = compat_add_permissions(query, rte);
 	granted->checkAsUser = of_leaf->checkAsUser;
 	granted->selectedCols = of_leaf->selectedCols;
@@ -683,28 +703,34 @@ function_as_subquery(RangeTblEntry *rte)
 static void
 evaluate_subqueries_once(Rewrite *rewrite, Query *query, Index but)
 {
-	ListCell   *lc;
-
-	foreach(lc, query->rtable)
+	for (Index rti = 1; rti <= list_length(query->rtable); rti++)
 	{
-		RangeTblEntry *rte = lfirst_node(RangeTblEntry, lc);
+		RangeTblEntry *rte = rt_fetch(rti, query->rtable);
 		Query	   *subquery = NULL;
+		RangeTblEntry *reader;
 
-		if (rte->rtekind == RTE_SUBQUERY && foreach_current_index(lc) + 1 != but)
+		if (rte->rtekind == RTE_SUBQUERY && rti != but)
 			subquery = rte->subquery;
 		else if (rte->rtekind == RTE_FUNCTION && !contain_var_clause((Node *) rte->functions) &&
 				 !checkExprHasSubLink((Node *) rte->functions))
 			subquery = function_as_subquery(rte);
-		if (subquery && must_run_once(subquery))
+		if (subquery == NULL || !must_run_once(subquery))
+			continue;
+		if (rte->rtekind == RTE_FUNCTION)
 		{
-			RangeTblEntry *reader = evaluate_once(rewrite, subquery, 0);
+			List	   *columns = copyObject(subquery->targetList);
 
-			reader->alias = rte->alias;
-			reader->eref = rte->eref;
-			reader->lateral = false;
-			reader->inFromCl = rte->inFromCl;
-			lfirst(lc) = reader;
+			/* a whole row has the type of the function, not record */
+			ChangeVarNodes((Node *) columns, 1, rti, 0);
+			*query = *(Query *) ReplaceVarsFromTargetList((Node *) query, rti, 0, rte, columns,
+														  REPLACEVARS_REPORT_ERROR, 0, NULL);
 		}
+		reader = evaluate_once(rewrite, subquery, 0);
+		reader->alias = rte->alias;
+		reader->eref = rte->eref;
+		reader->lateral = false;
+		reader->inFromCl = rte->inFromCl;
+		lfirst(list_nth_cell(query->rtable, rti - 1)) = reader;
 	}
 	if (query->hasSubLinks)
 	{
@@ -1319,11 +1345,17 @@ leaf_planner(Query *parse, const char *query_string, int cursor_options,
 			 ParamListInfo params)
 {
 	List	   *groups = NIL;
+	bool		row_security;
 	PlannedStmt *stmt;
 	ListCell   *lc;
 
 	parse = to_leaf_statements(parse, params, &groups);
+	row_security = parse->hasRowSecurity;
+	foreach(lc, parse->cteList)
+		row_security |= castNode(Query, lfirst_node(CommonTableExpr, lc)->ctequery)->hasRowSecurity;
 	stmt = next_planner(parse, query_string, cursor_options, params);
+	/* the plan cache has looked at the query before the leaves were in it */
+	stmt->dependsOnRole |= row_security;
 	foreach(lc, groups)
 		join_leaf_plans(stmt, lfirst(lc));
 	return stmt;
