@@ -39,6 +39,7 @@ CALL everywhere($$
   CREATE TABLE kind (gone int, id text PRIMARY KEY, n int, d date, i interval, f float8, c char(5), b bit(3), m mood, ms mood[], t text, p positive,
     double int GENERATED ALWAYS AS (n * 2) STORED, key text);
   ALTER TABLE kind DROP gone;
+  CREATE TABLE part (id text PRIMARY KEY, "runId" text);
   CREATE UNIQUE INDEX ON kind (key) WHERE d > '2020-02-01' AND m <> 'it''s $1900000000 \ "x"'$$);
 CREATE TABLE claimed (id text);
 CREATE SEQUENCE count_calls;
@@ -46,6 +47,7 @@ CREATE SEQUENCE count_calls;
 \if :split
 SELECT run_ops.attach_store('new', 'new') \g /dev/null
 SELECT run_ops.attach_table(t, 'shape') FROM unnest('{item,kind}'::regclass[]) AS t \g /dev/null
+SELECT run_ops.attach_table('part', 'anchor', 'runId') \g /dev/null
 SELECT run_ops.swap_views(true) \g /dev/null
 SET search_path = run_ops, public;
 \endif
@@ -153,5 +155,10 @@ DROP RULE also ON kind;
 CREATE RULE kept AS ON DELETE TO public.kind DO INSTEAD NOTHING;
 DELETE FROM kind;
 DROP RULE kept ON public.kind;
+-- it would move to this database
+INSERT INTO part VALUES ('one', n(1)), ('two', l(2)), ('three', NULL);
+UPDATE part SET "runId" = NULL WHERE id = 'one';
+UPDATE part SET "runId" = NULL WHERE id <> 'one';
+\echo UPDATE :ROW_COUNT
 CREATE VIEW on_top AS SELECT * FROM kind;
 INSERT INTO on_top (id) VALUES (l(1)) ON CONFLICT (id) DO NOTHING;

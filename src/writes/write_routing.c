@@ -19,6 +19,7 @@
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
+#include "utils/syscache.h"
 #include "utils/plancache.h"
 #include "utils/rel.h"
 
@@ -202,6 +203,20 @@ run_ops_leaf_of_new_row(PG_FUNCTION_ARGS)
 	PG_RETURN_OID(view->tables[table].relid);
 }
 
+/* Does the table itself refuse NULL there? */
+static bool
+is_never_null(Oid relid, const char *column)
+{
+	HeapTuple	tuple = SearchSysCacheAttName(relid, column);
+	bool		result;
+
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	result = ((Form_pg_attribute) GETSTRUCT(tuple))->attnotnull;
+	ReleaseSysCache(tuple);
+	return result;
+}
+
 /*
  * id_that_stays(view oid, leaf oid, old_id text, new_id text) returns text
  *
@@ -214,13 +229,17 @@ run_ops_id_that_stays(PG_FUNCTION_ARGS)
 	RouteId		was = make_route_id(PG_GETARG_DATUM(2), PG_ARGISNULL(2));
 	RouteId		is = make_route_id(PG_GETARG_DATUM(3), PG_ARGISNULL(3));
 	RoutedView *view;
+	const char *column;
 	Oid			leaf;
 	int			to;
 
-	if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || is.isnull)
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
 		PG_RETURN_NULL();
 	view = get_routed_view(PG_GETARG_OID(0));
 	leaf = PG_GETARG_OID(1);
+	column = NameStr(TupleDescAttr(view->desc, view->route_column - 1)->attname);
+	if (is.isnull && is_never_null(leaf, column))
+		PG_RETURN_NULL();
 	to = table_of_shape(view, is.shape);
 	if (was.shape.kind != ID_KIND_NONE)
 		refuse_unclassifiable(view, is);
@@ -232,9 +251,10 @@ run_ops_id_that_stays(PG_FUNCTION_ARGS)
 						get_rel_name(view->relid), store_of_table(view, leaf),
 						view->tables[to].store),
 				 errdetail("The new value of column \"%s\" belongs in store \"%s\".",
-						   NameStr(TupleDescAttr(view->desc, view->route_column - 1)->attname),
-						   view->tables[to].store),
+						   column, view->tables[to].store),
 				 errhint("Insert a new row and delete the old one.")));
+	if (is.isnull)
+		PG_RETURN_NULL();
 	PG_RETURN_DATUM(is.value);
 }
 
