@@ -229,6 +229,7 @@ run_ops_id_that_stays(PG_FUNCTION_ARGS)
 	RouteId		was = make_route_id(PG_GETARG_DATUM(2), PG_ARGISNULL(2));
 	RouteId		is = make_route_id(PG_GETARG_DATUM(3), PG_ARGISNULL(3));
 	RoutedView *view;
+	AttrNumber	attno;
 	const char *column;
 	Oid			leaf;
 	int			to;
@@ -237,7 +238,9 @@ run_ops_id_that_stays(PG_FUNCTION_ARGS)
 		PG_RETURN_NULL();
 	view = get_routed_view(PG_GETARG_OID(0));
 	leaf = PG_GETARG_OID(1);
-	column = NameStr(TupleDescAttr(view->desc, view->route_column - 1)->attname);
+	/* a key of several columns has no route column, and its first one counts */
+	attno = view->route_column ? view->route_column : view->keys[0];
+	column = NameStr(TupleDescAttr(view->desc, attno - 1)->attname);
 	if (is.isnull && is_never_null(leaf, column))
 		PG_RETURN_NULL();
 	to = table_of_shape(view, is.shape);
