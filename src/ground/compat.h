@@ -92,16 +92,28 @@
 
 /*
  * Replaces the columns of a range table entry by what a target list has for
- * them; needs rewrite/rewriteManip.h.
+ * them; needs rewrite/rewriteManip.h.  RETURNING may show OLD and NEW of the target
+ * of a statement, which is at "target" afterwards.
  */
 #if PG_VERSION_NUM < 180000
-#define compat_replace_columns(node, rti, rte, targetlist) \
+#define compat_replace_target(node, rti, rte, targetlist, target) \
 	ReplaceVarsFromTargetList(node, rti, 0, rte, targetlist, \
 							  REPLACEVARS_REPORT_ERROR, 0, NULL)
 #else
-#define compat_replace_columns(node, rti, rte, targetlist) \
-	ReplaceVarsFromTargetList(node, rti, 0, rte, targetlist, 0, \
+#define compat_replace_target(node, rti, rte, targetlist, target) \
+	ReplaceVarsFromTargetList(node, rti, 0, rte, targetlist, target, \
 							  REPLACEVARS_REPORT_ERROR, 0, NULL)
+#endif
+#define compat_replace_columns(node, rti, rte, targetlist) \
+	compat_replace_target(node, rti, rte, targetlist, 0)
+
+/* The names and columns of a range table entry; needs parser/parse_relation.h. */
+#if PG_VERSION_NUM < 180000
+#define compat_expand_entry(rte, rti, names, vars) \
+	expandRTE(rte, rti, 0, -1, true, names, vars)
+#else
+#define compat_expand_entry(rte, rti, names, vars) \
+	expandRTE(rte, rti, 0, VAR_RETURNING_DEFAULT, -1, true, names, vars)
 #endif
 
 /* Replaces the columns of joins; needs optimizer/optimizer.h. */

@@ -189,13 +189,6 @@ at_relation(List *columns, Index from, Index to)
 	return result;
 }
 
-static Node *
-replace_relation(Node *node, Index from, RangeTblEntry *view, List *columns)
-{
-	return ReplaceVarsFromTargetList(node, from, 0, view, columns,
-									 REPLACEVARS_REPORT_ERROR, 0, NULL);
-}
-
 /* Names the columns of the leaf in SET, which may have DEFAULT: generated ones keep it. */
 static void
 translate_set(OnConflictExpr *expr, Relation leaf, List *columns)
@@ -237,10 +230,10 @@ add_native_clause(Query *query, ConflictClause *clause, Relation leaf, List *col
 	OffsetVarNodes((Node *) expr, FAR_AWAY, 0);
 	expr->exclRelTlist = NIL;
 	expr = (OnConflictExpr *)
-		replace_relation((Node *) expr, clause->expr->exclRelIndex + FAR_AWAY, view,
-						 at_relation(columns, query->resultRelation, rti));
+		compat_replace_columns((Node *) expr, clause->expr->exclRelIndex + FAR_AWAY, view,
+							   at_relation(columns, query->resultRelation, rti));
 	expr = (OnConflictExpr *)
-		replace_relation((Node *) expr, clause->view + FAR_AWAY, view, columns);
+		compat_replace_columns((Node *) expr, clause->view + FAR_AWAY, view, columns);
 	expr->exclRelIndex = rti;
 	expr->exclRelTlist = BuildOnConflictExcludedTargetlist(leaf, rti);
 	translate_set(expr, leaf, columns);

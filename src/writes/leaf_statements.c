@@ -574,11 +574,8 @@ change_of_leaf(Query *query, Target *target, UnionLeaf *leaf, List *columns,
 	ChangeVarNodes((Node *) result->returningList, result->resultRelation, rti, 0);
 	ChangeVarNodes((Node *) result->withCheckOptions, result->resultRelation, rti, 0);
 	view->securityQuals = NIL;
-	result = (Query *) ReplaceVarsFromTargetList((Node *) result, rti, 0, view, columns,
-												 REPLACEVARS_REPORT_ERROR, 0, NULL);
-	security = (List *) ReplaceVarsFromTargetList((Node *) security, rti, 0, view, columns,
-												  REPLACEVARS_REPORT_ERROR, 0,
-												  &result->hasSubLinks);
+	result = (Query *) compat_replace_target((Node *) result, rti, view, columns, rti);
+	security = (List *) compat_replace_columns((Node *) security, rti, view, columns);
 	set_target(result, target, leaf, rti, columns);
 	result->resultRelation = rti;
 	if (condition && checkExprHasSubLink(condition))
@@ -687,7 +684,7 @@ function_as_subquery(RangeTblEntry *rte)
 	ListCell   *lc;
 	ListCell   *lc2;
 
-	expandRTE(rte, 1, 0, -1, true, &names, &vars);
+	compat_expand_entry(rte, 1, &names, &vars);
 	result->commandType = CMD_SELECT;
 	result->canSetTag = true;
 	result->rtable = list_make1(rte);
@@ -703,6 +700,8 @@ function_as_subquery(RangeTblEntry *rte)
 static void
 evaluate_subqueries_once(Rewrite *rewrite, Query *query, Index but)
 {
+	ListCell   *lc;
+
 	for (Index rti = 1; rti <= list_length(query->rtable); rti++)
 	{
 		RangeTblEntry *rte = rt_fetch(rti, query->rtable);
@@ -722,8 +721,7 @@ evaluate_subqueries_once(Rewrite *rewrite, Query *query, Index but)
 
 			/* a whole row has the type of the function, not record */
 			ChangeVarNodes((Node *) columns, 1, rti, 0);
-			*query = *(Query *) ReplaceVarsFromTargetList((Node *) query, rti, 0, rte, columns,
-														  REPLACEVARS_REPORT_ERROR, 0, NULL);
+			*query = *(Query *) compat_replace_columns((Node *) query, rti, rte, columns);
 		}
 		reader = evaluate_once(rewrite, subquery, 0);
 		reader->alias = rte->alias;
@@ -935,14 +933,12 @@ insert_into_leaf(Rewrite *rewrite, Query *query, Target *target, UnionLeaf *leaf
 	translate_target_list(result, target, leaf, columns);
 	set_target(result, target, leaf, rti, columns);
 	result->returningList = (List *)
-		ReplaceVarsFromTargetList((Node *) result->returningList, view, 0,
-								  rt_fetch(view, result->rtable), columns,
-								  REPLACEVARS_REPORT_ERROR, 0, &result->hasSubLinks);
+		compat_replace_target((Node *) result->returningList, view,
+							  rt_fetch(view, result->rtable), columns, rti);
 	/* of a view on the view */
 	result->withCheckOptions = (List *)
-		ReplaceVarsFromTargetList((Node *) result->withCheckOptions, view, 0,
-								  rt_fetch(view, result->rtable), columns,
-								  REPLACEVARS_REPORT_ERROR, 0, &result->hasSubLinks);
+		compat_replace_target((Node *) result->withCheckOptions, view,
+							  rt_fetch(view, result->rtable), columns, rti);
 	result->resultRelation = rti;
 	add_defaults(result, leaf_relation(leaf)->relid);
 	/* the planner wants it in the order of the table */
