@@ -111,7 +111,7 @@ BEGIN
 END $$;
 CREATE TABLE through (n int);
 CREATE TRIGGER through BEFORE INSERT ON through FOR EACH ROW EXECUTE FUNCTION into_the_store();
-SELECT format('dbname=%s host=%s port=%s user=%s options=''-c track_counts=off -c run_ops_split.cross_store_writes=error''',
+SELECT format('dbname=%s host=%s port=%s user=%s options=''-c session_preload_libraries= -c track_counts=off -c run_ops_split.cross_store_writes=error''',
               current_database(), :'legacy_host', :'legacy_port', current_user) AS here \gset
 CREATE FUNCTION written_beside(here text, command text, loaded boolean) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE result text := '-';

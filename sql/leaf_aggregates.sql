@@ -136,11 +136,23 @@ SELECT c.* FROM (VALUES
   ('SELECT e.id, (SELECT count(*) FROM @step AS s WHERE s."runId" = e.id) FROM env AS e'),
   ('SELECT env, count(*) FROM @run WHERE env IN (SELECT id FROM env) GROUP BY env'),
   ('SELECT count(*) FROM @run AS r JOIN @step AS s ON s."runId" = r.id')) AS v (q), compare(v.q) AS c;
+-- Since version 17, a group that has one value has no key, and a condition is
+-- written the other way round.
+CREATE FUNCTION explained(options text, query text) RETURNS SETOF text LANGUAGE plpgsql AS $$
+DECLARE
+  line text;
+BEGIN
+  FOR line IN EXECUTE format('EXPLAIN (%s) %s', options, query) LOOP
+    IF line !~ 'Group Key: run_\d.env$' THEN
+      RETURN NEXT replace(line, '(e.id = "*SELECT* 1".group1)', '("*SELECT* 1".group1 = e.id)');
+    END IF;
+  END LOOP;
+END $$;
 -- Joins with local tables: each leaf groups by the columns that the join needs,
 -- if that is cheaper.
-EXPLAIN (COSTS OFF) SELECT e.name, count(*) FROM run_ops.run AS r JOIN env AS e ON e.id = r.env WHERE r.n < 8 GROUP BY e.name;
+SELECT explained('COSTS OFF', $$SELECT e.name, count(*) FROM run_ops.run AS r JOIN env AS e ON e.id = r.env WHERE r.n < 8 GROUP BY e.name$$);
 ALTER SERVER new OPTIONS (ADD fdw_tuple_cost '1');
-EXPLAIN (VERBOSE, COSTS OFF) SELECT e.name, count(*), avg(r.n) FROM run_ops.run AS r JOIN env AS e ON e.id = r.env WHERE r.n < 8 GROUP BY e.name;
+SELECT explained('VERBOSE, COSTS OFF', $$SELECT e.name, count(*), avg(r.n) FROM run_ops.run AS r JOIN env AS e ON e.id = r.env WHERE r.n < 8 GROUP BY e.name$$);
 SELECT c.* FROM (VALUES
   ('SELECT e.name, count(*), avg(r.n), max(r.created) FROM @run AS r JOIN env AS e ON e.id = r.env WHERE r.n < 8 GROUP BY e.name'),
   ('SELECT e.name, r.ok, count(*) FROM env AS e, @run AS r WHERE r.env = e.id AND e.id < ''e5'' AND r.status <> ''done'' GROUP BY e.name, r.ok'),
@@ -261,7 +273,7 @@ ALTER VIEW run_ops.run RESET (security_barrier);
 CREATE VIEW open_run AS SELECT env AS e, n FROM run_ops.run WHERE n < 8;
 SELECT count(*) FROM open_run;
 CREATE VIEW counts AS SELECT env, count(*) AS n FROM run_ops.run GROUP BY env;
-EXPLAIN (VERBOSE, COSTS OFF) SELECT * FROM counts WHERE env = 'e1';
+SELECT explained('VERBOSE, COSTS OFF', $$SELECT * FROM counts WHERE env = 'e1'$$);
 
 -- The condition that a store evaluates is the same as resides(): a million
 -- random strings.

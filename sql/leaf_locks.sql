@@ -142,8 +142,18 @@ END $$;
 SET plan_cache_mode = force_generic_plan;
 PREPARE by_id (text) AS SELECT n FROM run_ops.run WHERE id = $1 FOR UPDATE;
 EXPLAIN (VERBOSE, COSTS OFF) EXECUTE by_id (:'cuid');
-EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) EXECUTE by_id (:'cuid');
-EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) EXECUTE by_id (:'ksuid');
+CREATE FUNCTION executed(query text) RETURNS SETOF text LANGUAGE plpgsql AS $$
+DECLARE
+  line text;
+BEGIN
+  FOR line IN EXECUTE 'EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF, BUFFERS OFF) ' || query LOOP
+    IF line !~ 'Index Searches' THEN
+      RETURN NEXT regexp_replace(line, '(rows=\d+)\.\d+', '\1');
+    END IF;
+  END LOOP;
+END $$;
+SELECT executed(format('EXECUTE by_id (%L)', :'cuid'));
+SELECT executed(format('EXECUTE by_id (%L)', :'ksuid'));
 PREPARE by_ids (text[], int, int) AS SELECT n FROM run_ops.run WHERE id = ANY ($1) ORDER BY n LIMIT $2 OFFSET $3 FOR UPDATE SKIP LOCKED;
 EXPLAIN (VERBOSE, COSTS OFF) EXECUTE by_ids (ARRAY[:'cuid', :'ksuid'], 1, 1);
 EXECUTE by_ids (ARRAY[:'cuid', :'ksuid'], 1, 1);

@@ -33,6 +33,8 @@ BEGIN
   code := 'none';
 EXCEPTION WHEN OTHERS THEN
   GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, on_constraint = CONSTRAINT_NAME, of_table = TABLE_NAME, of_column = COLUMN_NAME;
+  -- RESTRICT has an SQLSTATE of its own from version 18 on
+  code := replace(code, '23001', '23503');
 END $$;
 SELECT id('legacy', 1) AS l1, id('legacy', 2) AS l2, id('legacy', 3) AS l3, id('legacy', 99) AS l99,
        id('new', 1) AS n1, id('new', 2) AS n2, id('new', 3) AS n3, id('new', 99) AS n99,

@@ -116,6 +116,13 @@
 	expandRTE(rte, rti, 0, VAR_RETURNING_DEFAULT, -1, true, names, vars)
 #endif
 
+/* Does RETURNING show OLD or NEW by name?  Needs optimizer/optimizer.h. */
+#if PG_VERSION_NUM < 180000
+#define compat_returns_old_or_new(returning) false
+#else
+#define compat_returns_old_or_new(returning) contain_vars_returning_old_or_new((Node *) (returning))
+#endif
+
 /* Replaces the columns of joins; needs optimizer/optimizer.h. */
 #if PG_VERSION_NUM < 160000
 #define compat_flatten_join_aliases(query, node) flatten_join_alias_vars(query, (Node *) (node))
@@ -123,11 +130,37 @@
 #define compat_flatten_join_aliases(query, node) flatten_join_alias_vars(NULL, query, (Node *) (node))
 #endif
 
-/* Do columns of the query refer to its groups through an entry of the range table? */
+/*
+ * Lets the columns of a query without grouping sets refer to its groups by their
+ * expressions, as before 18, and not through an entry of the range table.
+ */
 #if PG_VERSION_NUM < 180000
-#define compat_has_group_rte(query) false
+#define compat_flatten_groups(query) ((void) 0)
 #else
-#define compat_has_group_rte(query) ((query)->hasGroupRTE)
+#include "optimizer/optimizer.h"
+
+static inline void
+compat_flatten_groups(Query *query)
+{
+	ListCell   *lc;
+
+	if (!query->hasGroupRTE)
+		return;
+	query->targetList = (List *) flatten_group_exprs(NULL, query, (Node *) query->targetList);
+	query->havingQual = flatten_group_exprs(NULL, query, query->havingQual);
+	query->hasGroupRTE = false;
+	/* the entry stays, because others are counted; nothing reads it */
+	foreach(lc, query->rtable)
+	{
+		RangeTblEntry *rte = lfirst_node(RangeTblEntry, lc);
+
+		if (rte->rtekind == RTE_GROUP)
+		{
+			rte->rtekind = RTE_RESULT;
+			rte->groupexprs = NIL;
+		}
+	}
+}
 #endif
 
 /* Marks the tables of a query: privileges are checked for the role. */

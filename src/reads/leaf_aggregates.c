@@ -437,7 +437,7 @@ is_aggregation(Query *query)
 		(query->hasAggs || query->groupClause != NIL) &&
 		query->setOperations == NULL && query->groupingSets == NIL &&
 		!query->hasWindowFuncs && !query->hasTargetSRFs && !query->hasSubLinks &&
-		!compat_has_group_rte(query) && query->rowMarks == NIL;
+		query->rowMarks == NIL;
 }
 
 /*
@@ -595,8 +595,10 @@ aggregate_in_leaves(Query *query, ParamListInfo params)
 {
 	Query	   *lifted;
 
-	if (!is_aggregation(query))
+	if (!is_aggregation(query) || single_entry(query) == 0 ||
+		rt_fetch(single_entry(query), query->rtable)->rtekind != RTE_SUBQUERY)
 		return;
+	compat_flatten_groups(query);
 	if (!reads_subquery(query, params))
 	{
 		(void) split_query(query);
@@ -809,6 +811,7 @@ aggregate_below_joins(Query *query)
 	(void) query_tree_walker(query, aggregate_below_joins_walker, &any, 0);
 	if (is_aggregation(query))
 	{
+		compat_flatten_groups(query);
 		for (Index rti = 1; rti <= list_length(query->rtable); rti++)
 		{
 			if (aggregate_below_join(query, rti))

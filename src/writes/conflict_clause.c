@@ -542,6 +542,11 @@ add_remote_clause(Query *query, ConflictClause *clause, Relation leaf, List *col
 	StringInfoData sql;
 	ListCell   *lc;
 
+	/* to the executor, a row that was updated there is a new one */
+	if (clause->expr->action == ONCONFLICT_UPDATE && compat_returns_old_or_new(query->returningList))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("OLD and NEW in RETURNING are not supported with ON CONFLICT DO UPDATE for views over several stores")));
 	initStringInfo(&sql);
 	append_arbiter(&sql, &remote);
 	remote.values = &values;
