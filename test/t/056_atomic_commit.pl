@@ -89,7 +89,7 @@ like(failing_gates($control_plane), qr/^atomic commit new: max_prepared_transact
 is(failing_gates($control_plane, 'run_ops_split.cross_store_writes = warn'), '', '... with atomic only');
 here('SET run_ops_split.cross_store_writes = warn; SELECT run_ops.enable_split()');
 ($ret, $out, $err) = $control_plane->psql('postgres', insert(1));
-like($err, qr/ERROR:  prepared transactions are disabled\nHINT:  Set max_prepared_transactions.*\nCONTEXT:  statement in store "new": PREPARE TRANSACTION/, 'a transaction fails');
+like($err, qr/ERROR:  prepared transactions are disabled\nHINT:  Set "?max_prepared_transactions"?.*\nCONTEXT:  statement in store "new": PREPARE TRANSACTION/, 'a transaction fails');
 is(stored(1), '0 0', '... in both databases');
 
 $store->append_conf('postgresql.conf', 'max_prepared_transactions = 20');
