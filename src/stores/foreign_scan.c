@@ -581,6 +581,7 @@ store_scan_set_aside(WireReader *reader)
 					 errmsg("ctid of a row in a store is not available here"),
 					 errdetail("The rows had to be kept until they are wanted.")));
 		tuplestore_putvalues(scan->aside, desc, values, nulls);
+		MemoryContextSwitchTo(context);
 	}
 	MemoryContextDelete(row_context);
 	CurrentResourceOwner = oldowner;
