@@ -14,7 +14,7 @@ INSERT INTO task (title, functions) VALUES
   ('Switch', 'configure_split check_split acknowledge withdraw_acknowledgement acknowledgeable_gates enable_split disable_split split_enabled databases_co_resident server_identity trust_standby grant_admin admin_functions'),
   ('The way back, and forward again', 'repatriate repatriation_conflicts verify_repatriation move_strays remove_leftovers'),
   ('Read', 'locate find_strays lock_row resides'),
-  ('Write', 'upsert store_write_lock allow_strays in_doubt resolve_in_doubt'),
+  ('Write', 'store_write_lock allow_strays in_doubt resolve_in_doubt'),
   ('Ids', 'owner_engine try_owner_engine is_classifiable classify_kind resolve_shard id_timestamp friendly_id id_body generate_cuid generate_ksuid generate_run_ops_id generate_run_ops_id_v2'),
   ('Mint', 'mint_run_id mint_batch_id mint_waitpoint_id resolve_mint_kind resolve_inherited_mint_kind effective_mint_kind'),
   ('Waitpoints', 'resolve_unblock_store select_store_for_waitpoint'),

@@ -25,19 +25,13 @@ SELECT a.attname, a.atttypid::regtype, run_ops.equality_operator(a.attrelid, a.a
 SELECT run_ops.equality_operator('odd', 'place');
 SELECT run_ops.equality_operator('odd', 'nothing');
 
--- Upsert finds the row under any spelling.
+-- ON CONFLICT finds the row of its store under any spelling.
 INSERT INTO run_ops.label VALUES ('Here', 1);
 INSERT INTO run_ops_new.label VALUES ('There', 1);
-SELECT run_ops.upsert('run_ops.label', '{"name": "HERE", "n": 2}'), run_ops.upsert('run_ops.label', '{"name": "there", "n": 2}'),
-       run_ops.upsert('run_ops.label', '{"name": "other", "n": 2}'), run_ops.upsert('run_ops.label', '{"name": "OTHER"}');
+INSERT INTO run_ops.label VALUES ('HERE', 2), ('other', 2) ON CONFLICT (name) DO UPDATE SET n = EXCLUDED.n RETURNING *;
+INSERT INTO run_ops.label VALUES ('OTHER', 3) ON CONFLICT DO NOTHING RETURNING *;
+UPDATE run_ops.label SET n = 2 WHERE name = 'there' RETURNING *;
 SELECT * FROM run_ops.label ORDER BY name;
--- and waits for who upserts the same key, under any spelling
-BEGIN;
-SELECT run_ops.upsert('run_ops.label', '{"name": "Other", "n": 3}');
-SELECT count(*) AS locks FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid();
-SELECT run_ops.upsert('run_ops.label', '{"name": "oTHER", "n": 3}');
-SELECT count(*) AS locks FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid();
-COMMIT;
 
 -- So do those that look for a row.
 \set VERBOSITY terse
@@ -51,7 +45,8 @@ INSERT INTO run_ops_new.use VALUES ('00000000-0000-0000-0000-000000000003', 'her
 SELECT store, key, missing FROM run_ops.in_doubt() ORDER BY key;
 -- An id as text is compared as what the column is.
 SELECT run_ops.locate('run_ops.use', '00000000-0000-0000-0000-000000000001'), run_ops.locate('run_ops.use', '00000000-0000-0000-0000-000000000003');
-SELECT run_ops.upsert('run_ops.use', '{"id": "00000000-0000-0000-0000-000000000001", "code": "a", "label": "there"}', '{code}');
+INSERT INTO run_ops.use VALUES ('00000000-0000-0000-0000-000000000001', 'there', 'a')
+  ON CONFLICT (id) DO UPDATE SET label = EXCLUDED.label WHERE use.code = EXCLUDED.code;
 SELECT * FROM run_ops.use ORDER BY id;
 
 \c postgres

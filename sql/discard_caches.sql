@@ -38,11 +38,9 @@ WITH i AS (INSERT INTO run_ops.run (id) VALUES ('run_37dGaqAyHnlXVhBy5x4pckK50bC
   INSERT INTO run_ops.step SELECT 'inner', id, 4 FROM i RETURNING id;
 DELETE FROM run_ops.step WHERE id = 'inner';
 DELETE FROM run_ops.run WHERE id = 'run_37dGaqAyHnlXVhBy5x4pckK50bC' RETURNING id;
-SELECT run_ops.upsert('run_ops.step', jsonb_build_object('id', 's2', 'runId', :'ksuid', 'n', 20)),
-       run_ops.lock_row('run_ops.run', :'ksuid'), run_ops.locate('run_ops.run', :'cuid');
-SET run_ops_split.insert_conflicts = skip;
-INSERT INTO run_ops.run (id) VALUES (:'cuid'), (:'ksuid');
-RESET run_ops_split.insert_conflicts;
+INSERT INTO run_ops.step VALUES ('s2', :'ksuid', 20) ON CONFLICT (id) DO UPDATE SET n = EXCLUDED.n RETURNING n;
+SELECT run_ops.lock_row('run_ops.run', :'ksuid'), run_ops.locate('run_ops.run', :'cuid');
+INSERT INTO run_ops.run (id) VALUES (:'cuid'), (:'ksuid') ON CONFLICT DO NOTHING;
 INSERT INTO run_ops.run (id) VALUES (:'cuid2'), ('run_short');
 DO $$ BEGIN
   UPDATE run_ops.run SET n = 0;

@@ -71,7 +71,9 @@ SELECT view, store, rows, hostile FROM (
   xmltable('//row' PASSING x COLUMNS rows int PATH 'n', hostile int PATH 'h') ORDER BY 2;
 SELECT run_ops.locate(view, 'run_' || repeat('n', 27)), run_ops.lock_row(view, '''_' || repeat('n', 27)), run_ops.locate(view, :'hostile')
   FROM run_ops.routed_table WHERE routing = 'shape';
-SELECT run_ops.upsert(view, jsonb_build_object(odd(6), :'hostile', odd(7), 'x')), run_ops.locate(view, :'hostile') FROM run_ops.routed_table WHERE routing = 'store';
+SELECT format('INSERT INTO %s (%I, %I) VALUES (%L, ''x'') ON CONFLICT (%2$I) DO UPDATE SET %3$I = EXCLUDED.%3$I', view, odd(6), odd(7), :'hostile')
+  FROM run_ops.routed_table WHERE routing = 'store' \gexec
+SELECT run_ops.locate(view, :'hostile') FROM run_ops.routed_table WHERE routing = 'store';
 SELECT s.* FROM run_ops.routed_table, run_ops.find_strays(view) AS s;
 SELECT run_ops.owner_engine(:'hostile');
 SELECT run_ops.setting(:'hostile');

@@ -92,9 +92,9 @@ SELECT runs, steps, (SELECT count(*) FROM broken()) AS broken FROM here;
 ROLLBACK;
 -- with the ways to insert that look for conflicts
 BEGIN;
-SET LOCAL run_ops_split.insert_conflicts = skip;
-INSERT INTO run_ops.run VALUES (old_id(10), 'key 5', NULL, 10), (old_id(11), 'old 1', NULL, 11);
-SELECT id, key FROM run WHERE n IN (10, 11);
+INSERT INTO run_ops.run VALUES (old_id(10), 'key 5', NULL, 10), (old_id(11), 'old 1', NULL, 11) ON CONFLICT DO NOTHING;
+INSERT INTO run_ops.run VALUES (old_id(12), 'key 6', NULL, 12), (old_id(13), 'old 1', NULL, 13) ON CONFLICT (key) DO UPDATE SET n = EXCLUDED.n;
+SELECT id, key, n FROM run WHERE n IN (10, 11, 12, 13) ORDER BY n;
 ROLLBACK;
 
 -- A leftover satisfies no foreign key.

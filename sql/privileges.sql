@@ -69,7 +69,7 @@ INSERT INTO run_ops."TaskRun" (id) VALUES ('x');
 UPDATE run_ops."TaskRun" SET id = id;
 DELETE FROM run_ops."TaskRun";
 SELECT run_ops.lock_row('run_ops."TaskRun"', repeat('n', 27));
-SELECT run_ops.upsert('run_ops."TaskRun"', '{"id": "x"}');
+INSERT INTO run_ops."TaskRun" (id) VALUES ('x') ON CONFLICT DO NOTHING;
 SELECT run_ops.locate('run_ops."TaskRun"', repeat('n', 27));
 SELECT refused($$SELECT * FROM dblink('new', 'SELECT 1') AS t (n int)$$);
 SELECT * FROM run_ops.audit_log;

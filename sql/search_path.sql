@@ -133,7 +133,8 @@ UPDATE run_ops."TaskRunTag" SET name = 'b' WHERE name OPERATOR(pg_catalog.=) 'ne
 DELETE FROM run_ops."TaskRunTag" WHERE name OPERATOR(pg_catalog.=) 'b';
 DELETE FROM run_ops."TaskRun" WHERE id OPERATOR(pg_catalog.=) pg_catalog.repeat('N', 27);
 -- who does may lack the rights, but not choose the code
-SELECT run_ops.upsert('run_ops."TaskRunTag"', '{"id": "ttttttttttttttttttttttttttt", "name": "t", "friendlyId": "t", "projectId": "p"}');
+INSERT INTO run_ops."TaskRunTag" (id, name, "friendlyId", "projectId") VALUES ('ttttttttttttttttttttttttttt', 't', 't', 'p')
+  ON CONFLICT (id) DO UPDATE SET name = EXCLUDED.name RETURNING name;
 RESET ROLE;
 SELECT run_ops.locate('run_ops."TaskRunTag"', pg_catalog.repeat('t', 27)), run_ops.lock_row('run_ops."TaskRunTag"', pg_catalog.repeat('t', 27));
 DROP TRIGGER careless ON public."TaskRun";

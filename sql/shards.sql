@@ -69,10 +69,8 @@ SELECT count(*) FROM (SELECT FROM "TaskRun" WHERE queue = 'q' ORDER BY "createdA
 UPDATE "TaskRun" SET status = 'DEQUEUED', "attemptNumber" = 1 WHERE "runtimeEnvironmentId" = 'env' RETURNING resolve_shard(id), status;
 UPDATE "Waitpoint" SET status = 'COMPLETED' WHERE status = 'PENDING' RETURNING resolve_shard(id);
 UPDATE "TaskRun" SET id = generate_ksuid() WHERE id = :'shard_id';
-SET run_ops_split.insert_conflicts = skip;
-INSERT INTO "TaskRun" SELECT * FROM "TaskRun" WHERE id = :'shard_id' RETURNING id;
-RESET run_ops_split.insert_conflicts;
-SELECT upsert('"TaskRun"', jsonb_build_object('id', :'shard_id', 'queue', 'other'));
+INSERT INTO "TaskRun" SELECT * FROM "TaskRun" WHERE id = :'shard_id' ON CONFLICT DO NOTHING RETURNING id;
+INSERT INTO "TaskRun" SELECT * FROM "TaskRun" WHERE id = :'shard_id' ON CONFLICT (id) DO UPDATE SET queue = 'other' RETURNING queue;
 DELETE FROM "TaskRunExecutionSnapshot" WHERE description = 'a' RETURNING description;
 SELECT id = :'shard_id' AS shard, queue FROM "TaskRun" WHERE queue <> 'q';
 SELECT * FROM rows_in_stores();

@@ -41,9 +41,7 @@
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
-#include "utils/guc.h"
 #include "utils/lsyscache.h"
-#include "utils/plancache.h"
 #include "utils/rel.h"
 #include "utils/typcache.h"
 
@@ -57,20 +55,6 @@
 #include "writes/leaf_statements.h"
 #include "writes/routed_view.h"
 
-/* run_ops_split.insert_conflicts */
-typedef enum InsertConflicts
-{
-	INSERT_CONFLICTS_ERROR,
-	INSERT_CONFLICTS_SKIP
-} InsertConflicts;
-
-static const struct config_enum_entry insert_conflicts_options[] = {
-	{"error", INSERT_CONFLICTS_ERROR, false},
-	{"skip", INSERT_CONFLICTS_SKIP, false},
-	{NULL, 0, false}
-};
-
-static int	insert_conflicts = INSERT_CONFLICTS_ERROR;
 
 static planner_hook_type next_planner = NULL;
 static ExecutorStart_hook_type next_executor_start = NULL;
@@ -950,11 +934,6 @@ insert_into_leaf(Rewrite *rewrite, Query *query, Target *target, UnionLeaf *leaf
 		add_conflict_clause(result, rewrite->conflict, rel, columns, route_column(target));
 		table_close(rel, NoLock);
 	}
-	else if (insert_conflicts == INSERT_CONFLICTS_SKIP)
-	{
-		result->onConflict = makeNode(OnConflictExpr);
-		result->onConflict->action = ONCONFLICT_NOTHING;
-	}
 	add_row_security(result);
 	return result;
 }
@@ -1379,26 +1358,9 @@ start_executor(QueryDesc *query, int eflags)
 	next_executor_start(query, eflags);
 }
 
-/* The setting is part of plans. */
-static void
-assign_insert_conflicts(int value, void *extra)
-{
-	if (value != insert_conflicts)
-		ResetPlanCache();
-}
-
 void
 leaf_statements_init(void)
 {
-	DefineCustomEnumVariable("run_ops_split.insert_conflicts",
-							 "What INSERT through a view over several stores does with a row whose key exists.",
-							 "\"error\" raises an error. \"skip\" skips the row, as ON CONFLICT DO NOTHING does.",
-							 &insert_conflicts,
-							 INSERT_CONFLICTS_ERROR,
-							 insert_conflicts_options,
-							 PGC_USERSET,
-							 0,
-							 NULL, assign_insert_conflicts, NULL);
 	/* reads/seam_shortcut.c is there already, and comes after this */
 	next_planner = planner_hook ? planner_hook : standard_planner;
 	planner_hook = leaf_planner;

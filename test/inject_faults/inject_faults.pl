@@ -114,9 +114,8 @@ my @scenarios = (
 		INSERT INTO run_ops.tag VALUES ('x', 1);
 		INSERT INTO run_ops.step VALUES ('y', '$new', 1), ('z', '$old', 1);) ],
 	[ 'insert or skip', qq(
-		SET LOCAL run_ops_split.insert_conflicts = skip;
-		INSERT INTO run_ops.run (id, n) VALUES ('$old', 3), ('$new', 3), ('run_000000000000000000000000004', 3);
-		SET LOCAL run_ops_split.insert_conflicts = error;) ],
+		INSERT INTO run_ops.run (id, n) VALUES ('$old', 3), ('$new', 3), ('run_000000000000000000000000004', 3) ON CONFLICT DO NOTHING;
+		INSERT INTO run_ops.run AS r (id, n) VALUES ('$old', 3), ('$new', 3) ON CONFLICT (id) DO UPDATE SET n = r.n + EXCLUDED.n RETURNING *;) ],
 	[ 'update', q(
 		UPDATE run_ops.run SET n = n + 1, state = 'done';
 		UPDATE run_ops.tag SET n = n + 1;

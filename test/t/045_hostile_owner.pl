@@ -170,16 +170,15 @@ operator(qq(SET SESSION AUTHORIZATION writer;
 	INSERT INTO run_ops.tag VALUES ('t', 'a')), 'INSERT by a writer');
 operator(qq(SET SESSION AUTHORIZATION writer;
 	UPDATE run_ops.ev SET kind = 'foul', n = n + 1; UPDATE run_ops.part SET note = 'c'; UPDATE run_ops.tag SET note = 'c';
-	SELECT run_ops.upsert('run_ops.ev', '{"id": "$legacy", "note": "d"}'), run_ops.upsert('run_ops.ev', '{"id": "$new", "note": "d"}');
-	SET run_ops_split.insert_conflicts = skip;
-	INSERT INTO run_ops.ev (id) VALUES ('$legacy'), ('$new')), 'UPDATE and upsert by a writer');
+	INSERT INTO run_ops.ev (id, note) VALUES ('$legacy', 'd'), ('$new', 'd') ON CONFLICT (id) DO UPDATE SET note = EXCLUDED.note;
+	INSERT INTO run_ops.ev (id) VALUES ('$legacy'), ('$new') ON CONFLICT DO NOTHING), 'UPDATE and ON CONFLICT by a writer');
 operator(qq(SET SESSION AUTHORIZATION writer;
 	SELECT run_ops.lock_row('run_ops.ev', '$legacy'), run_ops.lock_row('run_ops.ev', '$new'), run_ops.lock_row('run_ops.tag', 't');
 	DELETE FROM run_ops.part WHERE "evId" = '$legacy'), 'lock_row and DELETE by a writer');
 # a statement that somebody else's function writes for the writer
 $control_plane->safe_psql('postgres', q(
 	CREATE FUNCTION public.flush() RETURNS int SECURITY DEFINER LANGUAGE sql AS $$
-	  SELECT (run_ops.upsert('run_ops.tag', '{"id": "u", "note": "e"}') IS NULL)::int $$;
+	  INSERT INTO run_ops.tag VALUES ('u', 'e') ON CONFLICT (id) DO UPDATE SET note = EXCLUDED.note RETURNING 0 $$;
 	ALTER FUNCTION public.flush() OWNER TO writer));
 operator(qq(SET SESSION AUTHORIZATION writer; INSERT INTO run_ops.ev (id) VALUES ('@{[cuid(2)]}'), ('@{[ksuid(2)]}') RETURNING public.flush()),
 	'a function in RETURNING');

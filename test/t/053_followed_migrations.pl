@@ -72,7 +72,7 @@ like(writes('id'), qr/view "run" is out of date.*Column "id" of the view is no l
 here(q(SELECT run_ops.refresh_table('run_ops.run')));
 is(writes('uid'), $all, 'refreshed, the session goes on');
 is(here(q(SELECT key_columns, route_column FROM run_ops.routed_table WHERE view = 'run_ops.run'::regclass)), '{uid}|uid', 'the registry knows the name');
-is(here("SELECT run_ops.locate('run_ops.run', '" . ksuid(1) . "'), run_ops.upsert('run_ops.run', '{\"uid\": \"" . ksuid(1) . "\", \"n\": 5}')"), 'new|updated', 'the row is found by it');
+is(here("SELECT run_ops.locate('run_ops.run', '" . ksuid(1) . "'); INSERT INTO run_ops.run (uid, n) VALUES ('" . ksuid(1) . "', 5) ON CONFLICT (uid) DO UPDATE SET n = run.n + EXCLUDED.n RETURNING n"), "new\n6", 'the row is found by it');
 is(here(q(SELECT option_value FROM pg_foreign_table, pg_options_to_table(ftoptions) WHERE ftrelid = 'run_ops_new.run'::regclass AND option_name = 'key')), 'uid', 'and in the store');
 my ($ret, $stdout, $stderr) = $control_plane->psql('postgres', "INSERT INTO run VALUES ('" . ksuid(3) . "')");
 like($stderr, qr/row does not belong in table "run".*The shape of "uid"/s, 'the write lock holds');

@@ -159,10 +159,10 @@ sub upserts
 		my %row = (id => "'$id'", runId => "'$id'", at => "timestamptz '2026-01-02 03:04:05.678901+00' + $_ * interval '3 days'", s => $_ % 2 ? "'done'::status" : "'open'::status",
 			seq => $_, tags => q(ARRAY['it''s', E'"\\\\\n', NULL]), marks => q('{open,done}'::status[]), sh => q('up'::text), n => 77, note => q(E'by upsert() "\\\\''\n'));
 		my @names = sort keys %row;
-		[ sprintf(q(SELECT run_ops.upsert('T', jsonb_build_object(%s))), join ', ', map { "'$_', $row{$_}" } @names),
-			sprintf(q(INSERT INTO T (%s) VALUES (%s) ON CONFLICT (%s) DO UPDATE SET %s RETURNING CASE xmax WHEN 0 THEN 'inserted' ELSE 'updated' END),
-				join(', ', map { qq("$_") } @names), join(', ', @row{@names}), $key,
-				join ', ', map { my $name = $_; (grep { $_ eq $name } @keys) ? () : qq("$_" = EXCLUDED."$_") } @names) ];
+		sprintf q(INSERT INTO T (%s) VALUES (%s) ON CONFLICT (%s) DO UPDATE SET %s RETURNING id, s, tags, marks, n, twice, note),
+			join(', ', map { qq("$_") } @names), join(', ', @row{@names}), $key,
+			# "runId" decides where a row is
+			join ', ', map { my $name = $_; (grep { $_ eq $name } @keys, 'runId') ? () : qq("$_" = EXCLUDED."$_") } @names;
 	} 14, 15, 41;
 }
 

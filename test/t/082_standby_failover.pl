@@ -71,7 +71,7 @@ is($following->query_safe($reads[1]), '4', 'with the row of the store');
 
 # a standby writes nothing, into no store
 foreach my $write ("INSERT INTO run_ops.run (id) VALUES ('" . ksuid(9) . "')", "UPDATE run_ops.run SET n = 9 WHERE id = '$ksuid'",
-	'DELETE FROM run_ops_new.run', "SELECT run_ops.upsert('run_ops.run', '{\"id\": \"$ksuid\", \"n\": 9}')", 'SELECT run_ops.repatriate()',
+	'DELETE FROM run_ops_new.run', "INSERT INTO run_ops.run (id, n) VALUES ('$ksuid', 9) ON CONFLICT (id) DO UPDATE SET n = 9", 'SELECT run_ops.repatriate()',
 	'SELECT run_ops.disable_split()')
 {
 	my ($ret, $out, $err) = $standby->psql('postgres', $write);

@@ -33,7 +33,7 @@ my @statements = (
 	"DELETE FROM run_ops.run WHERE id = '$ksuid'",
 	"INSERT INTO run_ops.tag VALUES ('t', 1)",
 	"SELECT run_ops.locate('run_ops.run', '$ksuid'), run_ops.lock_row('run_ops.run', '$ksuid')",
-	"SELECT run_ops.upsert('run_ops.run', '{\"id\": \"$ksuid\", \"n\": 5}')",
+	"INSERT INTO run_ops.run (id, n) VALUES ('$ksuid', 5) ON CONFLICT (id) DO UPDATE SET n = 5 RETURNING n",
 	'SELECT state, count(*) FROM run_ops.run GROUP BY state',
 	'SELECT count(*) FROM run_ops.find_strays(\'run_ops.run\')',
 	'SELECT run_ops.repatriate()',
