@@ -187,6 +187,20 @@ private_exporter() {
   export RUN_OPS_EXPORTER
 }
 
+# the packages of examples/python
+private_python() {
+  local package
+  import_them() { python3 -c 'import django, sqlalchemy, psycopg2' 2>/dev/null; }
+  if ! import_them; then
+    for package in python3-psycopg2 python3-sqlalchemy python3-django python3-asgiref python3-sqlparse python3-tz; do
+      unpack_package "$package" || break
+      PYTHONPATH=$WORK/$package/usr/lib/python3/dist-packages${PYTHONPATH:+:$PYTHONPATH}
+    done
+    export PYTHONPATH
+    import_them || echo 'examples/python IS NOT TESTED: Django, SQLAlchemy or psycopg2 cannot be had'
+  fi
+}
+
 # pg_cron, into the private PostgreSQL
 private_cron() {
   local major package

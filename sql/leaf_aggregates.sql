@@ -190,6 +190,8 @@ EXPLAIN (VERBOSE, COSTS OFF) EXECUTE cast_text ('done', E'it\'s \\d');
 EXECUTE cast_text ('done', E'it\'s \\d');
 SELECT count(*) FROM whole_run WHERE status <> 'queued';
 EXECUTE cast_text ('done', 'no label');
+-- beside a lookup through an index as well
+SELECT count(*) FROM run_ops_new.run WHERE id = 'none' AND status = CAST('done'::text AS state);
 -- statistics of the enum, and of it together with another column
 CREATE STATISTICS run_status (mcv) ON status, n FROM run_ops_new.run;
 ANALYZE run_ops_new.run;

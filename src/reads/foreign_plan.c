@@ -166,12 +166,15 @@ static bool
 is_indexed_lookup(PlannerInfo *root, RelOptInfo *rel, Oid relid,
 				  ForeignPath *path, List *clauses)
 {
+	List	   *replaced;
 	ForeignScan *plan;
 
 	if (!has_lookup_by_index(root, clauses, rel, relid))
 		return false;
+	replaced = replace_enum_conditions(root, rel);
 	plan = postgres_fdw_routine.GetForeignPlan(root, rel, relid, path, NIL,
 											   clauses, NULL);
+	restore_enum_conditions(replaced);
 	return has_lookup_by_index(root, plan->fdw_recheck_quals, rel, relid);
 }
 
