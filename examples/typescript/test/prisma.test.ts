@@ -7,6 +7,7 @@ import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { after, test } from "node:test";
+import knex, { type Knex } from "knex";
 import { close, pool, prisma } from "../src/database.js";
 import type { Prisma } from "../src/generated/client.js";
 import { mintRunId } from "../src/runs.js";
@@ -20,6 +21,7 @@ interface Place {
   environmentId: string;
   projectId: string;
   newRun(values?: Partial<Prisma.TaskRunUncheckedCreateInput>): Promise<Prisma.TaskRunUncheckedCreateInput>;
+  newRunOfOther: Place["newRun"]; // a child of the other run
   newWaitpoint(): Promise<Prisma.WaitpointUncheckedCreateInput>;
   newSnapshot(runId: string): Prisma.TaskRunExecutionSnapshotUncheckedCreateInput;
 }
@@ -35,8 +37,8 @@ const text = () => randomBytes(12).toString("hex");
 
 async function place(environmentId: string, other: string): Promise<Place> {
   const { projectId } = await prisma.runtimeEnvironment.findUniqueOrThrow({ where: { id: environmentId } });
-  const newRun: Place["newRun"] = async (values = {}) => {
-    const { id, friendly_id: friendlyId } = await mintRunId(environmentId);
+  const mint = (parent: string | null): Place["newRun"] => async (values = {}) => {
+    const { id, friendly_id: friendlyId } = await mintRunId(environmentId, parent);
     return {
       id,
       friendlyId,
@@ -50,6 +52,7 @@ async function place(environmentId: string, other: string): Promise<Place> {
       ...values,
     };
   };
+  const newRun = mint(null);
   const { id } = await prisma.taskRun.create({ data: await newRun() });
   return {
     id,
@@ -57,6 +60,7 @@ async function place(environmentId: string, other: string): Promise<Place> {
     environmentId,
     projectId,
     newRun,
+    newRunOfOther: mint(other),
     async newWaitpoint() {
       const [minted] = await prisma.$queryRaw<[{ id: string }]>`SELECT run_ops.mint_waitpoint_id(${id}) AS id`;
       return {
@@ -235,42 +239,42 @@ tryOut("createManyAndReturn", async ({ newRun }) => {
   assert.deepEqual(runs, data.map(({ id }) => ({ id, status: "PENDING" })));
 });
 
-tryOut(
-  "createMany with skipDuplicates",
-  async ({ id, newRun }) => {
-    const data = [await newRun({ id }), await newRun()];
-    assert.deepEqual(await prisma.taskRun.createMany({ data, skipDuplicates: true }), { count: 1 });
-  },
-  async ({ id, newRun }) => {
-    const data = [await newRun({ id }), await newRun()];
-    const ids = { id: { in: data.map((run) => run.id) } };
-    const count = await prisma.$transaction(async (tx) => {
-      const there = new Set((await tx.taskRun.findMany({ where: ids, select: { id: true } })).map((run) => run.id));
-      await tx.$executeRaw`SET LOCAL run_ops_split.insert_conflicts = skip`;
-      return (await tx.taskRun.createMany({ data: data.filter((run) => !there.has(run.id)) })).count;
-    });
-    assert.equal(count, 1);
-  },
-);
+tryOut("createMany with skipDuplicates", async ({ id, other, newRun, newRunOfOther }) => {
+  const added = [await newRun(), await newRunOfOther()];
+  const data = [await newRun({ id }), await newRunOfOther({ id: other }), ...added];
+  assert.deepEqual(await prisma.taskRun.createMany({ data, skipDuplicates: true }), { count: 2 });
+  assert.deepEqual(await prisma.taskRun.createMany({ data, skipDuplicates: true }), { count: 0 });
+  assert.equal(await prisma.taskRun.count({ where: { id: { in: added.map((run) => run.id) } } }), 2);
+});
 
-tryOut(
-  "upsert by key",
-  async ({ id, newRun }) => {
-    const update = { output: "again" };
-    assert.equal((await prisma.taskRun.upsert({ where: { id }, create: await newRun({ id }), update })).output, "again");
-  },
-  async ({ id, newRun }) => {
-    const upsert = async (row: object) => {
-      const [{ did }] = await prisma.$queryRaw<[{ did: string }]>`
-        SELECT run_ops.upsert('run_ops."TaskRun"', ${row}::jsonb) AS did`;
-      return did;
-    };
-    assert.equal(await upsert({ id, output: "again" }), "updated");
-    const row = { ...(await newRun()), updatedAt: new Date() };
-    assert.equal(await upsert(row), "inserted");
-    assert.equal(await upsert(row), "updated");
-  },
-);
+tryOut("upsert by key", async ({ newRun }) => {
+  const create = await newRun();
+  const { id } = create;
+  const upsert = (again: string) =>
+    prisma.taskRun.upsert({ where: { id }, create: { ...create, output: "first" }, update: { output: again, depth: { increment: 1 } } });
+  assert.equal((await upsert("again")).output, "first");
+  const run = await upsert("again");
+  assert.deepEqual([run.output, run.depth], ["again", 1]);
+  assert.deepEqual(await prisma.taskRun.findUnique({ where: { id } }), run);
+});
+
+tryOut("upsert by another unique column", async ({ id, newRun }) => {
+  for (const create of [await newRun({ friendlyId: `run_${id}` }), await newRun()]) {
+    const { friendlyId } = create;
+    for (const _ of [1, 2]) await prisma.taskRun.upsert({ where: { friendlyId }, create, update: { depth: { increment: 1 } } });
+    const depth = friendlyId === `run_${id}` ? 2 : 1; // the first one was there
+    assert.deepEqual((await prisma.taskRun.findMany({ where: { friendlyId } })).map((run) => run.depth), [depth]);
+  }
+});
+
+tryOut("upserts of one key at once", async ({ id: runId, newSnapshot }) => {
+  const id = text();
+  const create = { ...newSnapshot(runId), id };
+  const upsert = () => prisma.taskRunExecutionSnapshot.upsert({ where: { id }, create, update: { description: "again" } });
+  const found = await Promise.all([upsert(), upsert(), upsert(), upsert()]);
+  assert.deepEqual(found.map((s) => s.description).sort(), ["again", "again", "again", "trial"]);
+  assert.equal(await prisma.taskRunExecutionSnapshot.count({ where: { id } }), 1);
+});
 
 tryOut("upsert that reads first", async ({ id, newRun }) => {
   const run = await prisma.taskRun.upsert({
@@ -294,21 +298,14 @@ tryOut("connectOrCreate", async (here) => {
   assert.equal(await prisma.taskRunWaitpoint.count({ where: { taskRunId: here.id, waitpointId: data.id } }), 1);
 });
 
-tryOut(
-  "connect of an implicit many-to-many",
-  async (here) => {
-    const waitpoint = await prisma.waitpoint.create({ data: await here.newWaitpoint() });
-    await prisma.taskRun.update({ where: { id: here.id }, data: { waitpoints: { connect: { id: waitpoint.id } } } });
-    const run = await prisma.taskRun.findUnique({ where: { id: here.id }, include: { waitpoints: true } });
-    assert.deepEqual(run?.waitpoints.map((w) => w.id), [waitpoint.id]);
-  },
-  async (here) => {
-    const waitpoint = await prisma.waitpoint.create({ data: await here.newWaitpoint() });
-    await prisma.$executeRaw`INSERT INTO run_ops."_WaitpointRunConnections" ("A", "B") VALUES (${here.id}, ${waitpoint.id})`;
-    const run = await prisma.taskRun.findUnique({ where: { id: here.id }, include: { waitpoints: true } });
-    assert.deepEqual(run?.waitpoints.map((w) => w.id), [waitpoint.id]);
-  },
-);
+tryOut("connect of an implicit many-to-many", async (here) => {
+  const waitpoint = await prisma.waitpoint.create({ data: await here.newWaitpoint() });
+  const connect = () => prisma.taskRun.update({ where: { id: here.id }, data: { waitpoints: { connect: { id: waitpoint.id } } } });
+  await connect();
+  await connect(); // skips the row that is there
+  const run = await prisma.taskRun.findUnique({ where: { id: here.id }, include: { waitpoints: true } });
+  assert.deepEqual(run?.waitpoints.map((w) => w.id), [waitpoint.id]);
+});
 
 tryOut("include, filter and disconnect of an implicit many-to-many", async (here) => {
   const waitpoint = await prisma.waitpoint.create({ data: await here.newWaitpoint() });
@@ -536,8 +533,6 @@ tryOut("$queryRaw with FOR UPDATE", async ({ id }) => {
     const rows = await tx.$queryRaw<unknown[]>`SELECT id FROM run_ops."TaskRun" WHERE id = ${id} FOR UPDATE`;
     assert.equal(rows.length, 1);
     const somebodyElse = prisma.$transaction([
-      // the first statement of a new session would be refused
-      prisma.$queryRaw`SELECT id FROM run_ops."TaskRun" WHERE id = ${id}`,
       prisma.$executeRaw`SET LOCAL statement_timeout = '500ms'`,
       prisma.$queryRaw`SELECT id FROM run_ops."TaskRun" WHERE id = ${id} FOR UPDATE`,
     ]);
@@ -563,6 +558,93 @@ tryOut("named prepared statements of node-postgres", async ({ id }) => {
     const { rows } = await pool.query({ name: "by id", text: 'SELECT id FROM run_ops."TaskRun" WHERE id = $1', values: [id] });
     assert.deepEqual(rows, [{ id }]);
   }
+});
+
+const insertRun = `
+  INSERT INTO run_ops."TaskRun" AS r (id, "friendlyId", payload, queue, "runtimeEnvironmentId", "projectId",
+                                      "taskIdentifier", "traceId", "spanId", "updatedAt")
+  SELECT unnest($1::text[]), unnest($2::text[]), '{}', 'q', $3, $4, 'trial', 't', 's', now()`;
+
+tryOut("ON CONFLICT of node-postgres", async ({ id, other, environmentId, projectId, newRun, newRunOfOther }) => {
+  const runs = [await newRun({ id }), await newRunOfOther({ id: other }), await newRun(), await newRunOfOther()];
+  const values = [runs.map((r) => r.id), runs.map((r) => r.friendlyId), environmentId, projectId];
+  const ids = async (clause: string) => (await pool.query<{ id: string }>(insertRun + clause, values)).rows.map((r) => r.id).sort();
+  const all = runs.map((r) => r.id).sort();
+  assert.deepEqual(await ids("ON CONFLICT (id) DO NOTHING RETURNING r.id"), [runs[2]!.id, runs[3]!.id].sort());
+  assert.deepEqual(await ids("ON CONFLICT DO NOTHING RETURNING r.id"), []);
+  assert.deepEqual(await ids('ON CONFLICT (id) DO UPDATE SET depth = r.depth + 1, "updatedAt" = now() RETURNING r.id'), all);
+  assert.deepEqual(await ids("ON CONFLICT (id) DO UPDATE SET queue = EXCLUDED.queue WHERE r.depth > 0 RETURNING r.id"), all);
+});
+
+// Jobs of both stores.
+async function enqueue({ newRun, newRunOfOther }: Place): Promise<{ queue: string; ids: string[] }> {
+  const queue = text();
+  const data = [await newRun({ queue }), await newRun({ queue }), await newRunOfOther({ queue }), await newRunOfOther({ queue })];
+  await prisma.taskRun.createMany({ data });
+  return { queue, ids: data.map((run) => run.id).sort() };
+}
+
+tryOut("FOR UPDATE SKIP LOCKED of node-postgres", async (here) => {
+  const { queue, ids } = await enqueue(here);
+  const client = await pool.connect();
+  try {
+    await client.query("BEGIN");
+    const lock = 'SELECT id FROM run_ops."TaskRun" WHERE queue = $1';
+    const mine = await client.query<{ id: string }>(`${lock} AND id = ANY ($2) FOR UPDATE`, [queue, [ids[0], ids[3]]]);
+    const theirs = await pool.query<{ id: string }>(`${lock} FOR UPDATE SKIP LOCKED`, [queue]);
+    assert.deepEqual(mine.rows.map((r) => r.id).sort(), [ids[0], ids[3]]);
+    assert.deepEqual(theirs.rows.map((r) => r.id).sort(), [ids[1], ids[2]]);
+    await assert.rejects(pool.query(`${lock} FOR UPDATE NOWAIT`, [queue]), { code: "55P03" });
+  } finally {
+    await client.query("ROLLBACK");
+    client.release();
+  }
+  // workers that share a queue: each job is taken once
+  const taken: string[] = [];
+  const worker = async () => {
+    const { rows } = await pool.query<{ id: string }>(
+      `UPDATE run_ops."TaskRun" SET status = 'EXECUTING' WHERE id IN (
+         SELECT id FROM run_ops."TaskRun" WHERE queue = $1 AND status = 'PENDING'
+          ORDER BY "createdAt", id LIMIT 1 FOR UPDATE SKIP LOCKED) RETURNING id`,
+      [queue],
+    );
+    taken.push(...rows.map((r) => r.id));
+  };
+  for (let round = 0; round < 4; round++) await Promise.all([worker(), worker()]);
+  assert.deepEqual(taken.sort(), ids);
+});
+
+// Another builder of queries ----------------------------------------------------------
+
+const db = knex({ client: "pg", connection: {}, pool: { min: 0, max: 2 } });
+const table = (k: Knex) => k("TaskRun").withSchema("run_ops");
+
+tryOut("Knex: onConflict().ignore() and .merge()", async ({ id, other, newRun, newRunOfOther }) => {
+  const runs = [await newRun({ id }), await newRunOfOther({ id: other }), await newRun(), await newRunOfOther()];
+  const rows = runs.map((run) => ({ ...run, updatedAt: new Date(), output: "merged" }));
+  const ignored = await table(db).insert(rows).onConflict("id").ignore().returning("id");
+  assert.deepEqual(ignored.map((r) => r.id).sort(), [runs[2]!.id, runs[3]!.id].sort());
+  await table(db).insert(rows).onConflict("id").merge(["output", "updatedAt"]);
+  const found = await table(db).whereIn("id", runs.map((run) => run.id)).andWhere("output", "merged");
+  assert.equal(found.length, 4);
+});
+
+tryOut("Knex: merge() of all columns", async ({ newRun }) => {
+  const row = { ...(await newRun()), updatedAt: new Date() };
+  for (const output of ["first", "again"]) {
+    const [merged] = await table(db).insert({ ...row, output }).onConflict("id").merge().returning(["id", "output"]);
+    assert.deepEqual(merged, { id: row.id, output });
+  }
+});
+
+tryOut("Knex: forUpdate().skipLocked()", async (here) => {
+  const { queue, ids } = await enqueue(here);
+  await db.transaction(async (trx) => {
+    const locked = await table(trx).select("id").where({ queue }).whereIn("id", [ids[0]!, ids[3]!]).forUpdate();
+    const rest = await table(db).select("id").where({ queue }).forUpdate().skipLocked();
+    assert.deepEqual(locked.map((r) => r.id).sort(), [ids[0], ids[3]]);
+    assert.deepEqual(rest.map((r) => r.id).sort(), [ids[1], ids[2]]);
+  });
 });
 
 // The table -------------------------------------------------------------------------
@@ -612,7 +694,7 @@ const runs = {
   new: (await place(environments.new, "")).id,
 };
 
-after(close);
+after(() => Promise.all([close(), db.destroy()]));
 
 test("each line of the table is tried, and each trial is a line", () => {
   assert.deepEqual([...trials.keys()], lines.map((line) => line.operation));
