@@ -55,7 +55,6 @@
 #include "writes/leaf_statements.h"
 #include "writes/routed_view.h"
 
-
 static planner_hook_type next_planner = NULL;
 static ExecutorStart_hook_type next_executor_start = NULL;
 
