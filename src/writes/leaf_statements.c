@@ -1012,7 +1012,7 @@ rows_to_insert(Rewrite *rewrite, Query *query, Target *target)
 	source->withCheckOptions = NIL;
 	source->targetList = NIL;
 	source->override = OVERRIDING_NOT_SET;
-	compat_permissions(source, rt_fetch(query->resultRelation, source->rtable))->requiredPerms = 0;
+	compat_check_nothing(rt_fetch(query->resultRelation, source->rtable));
 	/* the top is two levels above now, or one more than before */
 	move_cte_references(source, 0, INT_MAX, rewrite->cte ? 1 : 2);
 
