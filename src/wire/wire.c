@@ -57,8 +57,12 @@ PG_FUNCTION_INFO_V1(run_ops_disconnect_stores);
 /* so many ends of commands are not followed by that of their flight */
 #define MAX_EMPTY 3
 
-/* an answer that is on its way when an error comes is waited for that long */
+/*
+ * An answer that is on its way when an error comes is received for that long, and
+ * waited for that long if a transaction would be lost with the connection.
+ */
 #define ANSWER_PATIENCE 100
+#define TRANSACTION_PATIENCE 1000
 
 /*
  * What the text of values means must not depend on the defaults of the store's
@@ -612,7 +616,7 @@ bool
 wire_is_free(Wire *wire)
 {
 	if (GetCurrentTransactionNestLevel() > 1 &&
-		(IsolationUsesXactSnapshot() || (wire->depth > 0 && !wire->brief)))
+		(IsolationUsesXactSnapshot() || wire->depth > 0))
 		return false;
 	return wire->connection.conn != NULL && !wire->stale && !wire->broken &&
 		!wire->running && wire->streaming == NULL;
@@ -1010,17 +1014,21 @@ commit_there(Wire *wire)
 /*
  * Ends what a command is doing there when an error has interrupted it here.  The
  * rest of an answer that is on its way already is received, for that is cheaper
- * than another connection.
+ * than another connection.  If a transaction goes on there ("outlives"), with its
+ * locks, rows and cursors, the answer is waited for.
  */
 static void
-interrupt_command(Wire *wire)
+interrupt_command(Wire *wire, bool outlives)
 {
 	TimestampTz since = GetCurrentTimestamp();
 
 	while (next_expected(wire) != '\0')
 	{
-		bool		on_its_way = connection_has_result(&wire->connection) &&
-			!TimestampDifferenceExceeds(since, GetCurrentTimestamp(), ANSWER_PATIENCE);
+		int			left = (outlives ? TRANSACTION_PATIENCE : ANSWER_PATIENCE) -
+			(int) TimestampDifferenceMilliseconds(since, GetCurrentTimestamp());
+		bool		on_its_way = left > 0 &&
+			(outlives ? connection_await_result(&wire->connection, left) :
+			 connection_has_result(&wire->connection));
 		PGresult   *result = on_its_way ? PQgetResult(wire->connection.conn) : NULL;
 
 		if (!on_its_way || is_copy(result))
@@ -1042,7 +1050,7 @@ rollback_there(Wire *wire)
 {
 	wire->connection.committing = false;
 	if (wire->running && wire->connection.conn)
-		interrupt_command(wire);
+		interrupt_command(wire, false);
 	if (wire->depth > 0)
 	{
 		/* with their cursors; a query outside the transaction goes on */
@@ -1403,7 +1411,7 @@ end_of_subtransaction(SubXactEvent event, SubTransactionId mySubid,
 			continue;
 		}
 		if (wire->running && wire->running_level >= level && wire->connection.conn)
-			interrupt_command(wire);
+			interrupt_command(wire, wire->depth > 0 && wire->base < level);
 		if (wire->apart || wire->depth == 0)
 			continue;
 		if (wire->base >= level)

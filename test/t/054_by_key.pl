@@ -189,7 +189,8 @@ foreach my $layout (sort keys %layouts)
 	here(fill($layout, 1));
 	there($once_filled{$layout}) if $once_filled{$layout};
 	is(difference("run_ops.$layout", "expected_$layout"), $no_difference, "$layout: rows of every kind are as they were inserted");
-	same("run_ops.$layout", $layout, $_) foreach (upserts($layouts{$layout}[0]), @statements);
+	# ON CONFLICT does not see the rows of the children that inherit, whose keys are not in the index of the parent
+	same("run_ops.$layout", $layout, $_) foreach ($layout eq 'inherited' ? () : upserts($layouts{$layout}[0]), @statements);
 
 	# the foreign table itself, whose rows are all NEW
 	here(fill($layout, 0));

@@ -449,8 +449,8 @@ my %statement;
 			"UPDATE $t AS x SET parent = NULL WHERE " . where($t) . returning('x'),
 			"UPDATE $t AS x SET parent = (SELECT max(" . ($default ? 'z.k' : 'z.id') . ") FROM $t AS z WHERE z.kind = x.kind AND z.k < x.k) WHERE " . where($t) . returning('x'),
 			"UPDATE $t AS x SET n = x.n + 1 WHERE " . where($t) . returning('x', 'x.parent'),
-			"WITH d AS (DELETE FROM $t AS x WHERE x.kind = '$kind' AND x.k > 1 AND x.parent = " . ($default ? $from : id($kind, $from)) . " RETURNING x.id) DELETE FROM $t AS x WHERE x.id = " . id($kind, $from) . ' AND x.k > 1 AND x.parent IS DISTINCT FROM '
-			  . ($default ? $from : id($kind, $from)) . ' RETURNING x.id');
+			# two statements in a store: the first must not delete a row of the second by a cascade, which a ring of parents would do
+			"WITH d AS (DELETE FROM $t AS x WHERE x.kind = '$kind' AND x.k > 1 AND x.parent = " . ($default ? $from : id($kind, $from)) . " RETURNING x.id) DELETE FROM $t AS x WHERE x.id = " . id($kind, $from) . ' AND x.k > 1 AND x.parent IS NULL RETURNING x.id');
 	},
 	child => sub {
 		my ($kind, $k) = (pick('L', 'N'), new_k());
