@@ -157,7 +157,7 @@ sub upserts
 		my $id = ksuid($_);
 		# the key as it is in the filled table
 		my %row = (id => "'$id'", runId => "'$id'", at => "timestamptz '2026-01-02 03:04:05.678901+00' + $_ * interval '3 days'", s => $_ % 2 ? "'done'::status" : "'open'::status",
-			seq => $_, tags => q(ARRAY['it''s', E'"\\\\\n', NULL]), marks => q('{open,done}'::status[]), sh => q('up'::text), n => 77, note => q(E'by upsert() "\\\\''\n'));
+			seq => $_, tags => q(ARRAY['it''s', E'"\\\\\n', NULL]), marks => q('{open,done}'::status[]), sh => q('up'::text), n => 77, note => q(E'by ON CONFLICT "\\\\''\n'));
 		my @names = sort keys %row;
 		sprintf q(INSERT INTO T (%s) VALUES (%s) ON CONFLICT (%s) DO UPDATE SET %s RETURNING id, s, tags, marks, n, twice, note),
 			join(', ', map { qq("$_") } @names), join(', ', @row{@names}), $key,
