@@ -610,7 +610,7 @@ static void resolve_in_passing(Wire *wire);
 
 /*
  * In a subtransaction, an error elsewhere may end the connection while it is read,
- * so it must have no transaction that outlasts the statement.
+ * and a transaction there with it, which others may need.
  */
 bool
 wire_is_free(Wire *wire)
