@@ -334,7 +334,32 @@ FETCH 2 FROM c;
 FETCH 2 FROM joined;
 MOVE ALL FROM c;
 COMMIT;
--- the same with rescans
+-- rows that come early, with a FETCH in a subtransaction that is rolled back
+BEGIN;
+DECLARE c CURSOR FOR SELECT n FROM lazy.run ORDER BY n;
+MOVE 150 FROM c;
+SAVEPOINT s;
+MOVE 2000 FROM c;
+ROLLBACK TO s;
+FETCH 1 FROM c;
+MOVE ALL FROM c;
+COMMIT;
+-- in a subtransaction that is over, and in a younger one of the same depth
+BEGIN;
+SAVEPOINT s;
+DECLARE c CURSOR FOR SELECT n FROM lazy.run ORDER BY n;
+DECLARE joined CURSOR FOR SELECT w.nr, r.n FROM wanted w JOIN runs r ON r.id = w.id WHERE nr > 100 ORDER BY nr;
+MOVE 150 FROM c;
+RELEASE s;
+SAVEPOINT s;
+MOVE 2000 FROM c;
+FETCH 1 FROM joined;
+ROLLBACK TO s;
+FETCH 1 FROM c;
+FETCH 1 FROM joined;
+MOVE ALL FROM c;
+COMMIT;
+-- the first row in a subtransaction that is rolled back, with rescans
 BEGIN;
 DECLARE c SCROLL CURSOR FOR SELECT l.n, (SELECT r.n FROM lazy.run r WHERE r.n = l.n + 1) FROM local l ORDER BY l.n;
 SAVEPOINT s;

@@ -79,7 +79,7 @@ typedef struct StoreScan
 	ForeignScanState *node;
 	Wire	   *wire;
 	WireStatement *statement;
-	int			level;			/* of the subtransaction in which it started */
+	SubTransactionId started_in;
 	ResourceOwner owner;
 	MemoryContextCallback cleanup;
 	MemoryContextCallback unlink;
@@ -285,7 +285,7 @@ start_scan(ForeignScanState *node, WireNeed need)
 	scan->node = node;
 	scan->reader.yield = store_scan_yield;
 	scan->reader.set_aside = store_scan_set_aside;
-	scan->level = GetCurrentTransactionNestLevel();
+	scan->started_in = GetCurrentSubTransactionId();
 	scan->owner = CurrentResourceOwner;
 	scan->wire = wire_get(plan->fs_server, compat_scan_user(node));
 	scan->statement = wire_join(scan->wire, estate, need, estate->es_query_cxt);
@@ -423,9 +423,23 @@ receive_chunk(StoreScan *scan)
 }
 
 /*
+ * Is the subtransaction over in which the scan started, or is there a younger one?
+ * Then what is asked of the store now is lost if the current one is rolled back,
+ * though the local cursor goes on.
+ */
+static bool
+in_other_subtransaction(StoreScan *scan)
+{
+	return GetCurrentSubTransactionId() != scan->started_in;
+}
+
+/*
  * The next rows of a cursor.  Who has read that many will read on: so the store
  * prepares the next ones meanwhile.  It keeps all rows of a FETCH before it sends
  * the first, and this server has them in memory, so there are not too many.
+ *
+ * In another subtransaction nothing is requested ahead: the store's cursor would
+ * be behind those rows also after ROLLBACK TO, which nobody waits for.
  */
 static void
 next_chunk(StoreScan *scan)
@@ -447,7 +461,8 @@ next_chunk(StoreScan *scan)
 	}
 	row_size = PQresultMemorySize(scan->chunk) / Max(PQntuples(scan->chunk), 1) + 1;
 	scan->fetching = Min(scan->fetching * 2, Min(MAX_FETCH, MAX_FETCH_BYTES / row_size + 1));
-	if (!scan->ended && scan->fetching >= FETCH_AHEAD)
+	if (!scan->ended && scan->fetching >= FETCH_AHEAD &&
+		!in_other_subtransaction(scan))
 	{
 		wire_begin(scan->wire, scan->statement->need, scan->statement);
 		request_chunk(scan);
@@ -455,7 +470,7 @@ next_chunk(StoreScan *scan)
 }
 
 /*
- * A cursor that is opened in a younger subtransaction than the scan (the first
+ * A cursor that is opened in another subtransaction than the scan (the first
  * FETCH from a local cursor may come after a SAVEPOINT) would be closed when
  * that is rolled back, so there is none, and all rows are read at once.
  */
@@ -463,8 +478,7 @@ static void
 begin_scan(StoreScan *scan)
 {
 	ForeignScanState *node = scan->node;
-	bool		at_once = scan->rewind ||
-		GetCurrentTransactionNestLevel() > scan->level;
+	bool		at_once = scan->rewind || in_other_subtransaction(scan);
 	WireNeed	need = scan->statement->need;
 
 	report_lock_fault(scan->fault, scan->relation);
@@ -955,6 +969,13 @@ bool
 is_store_table(const FdwRoutine *routine)
 {
 	return routine->IterateForeignScan == storeIterateForeignScan;
+}
+
+void
+set_direct_modify_counts(ForeignScan *plan, bool counts)
+{
+	lfirst(list_nth_cell(plan->fdw_private, DIRECT_SET_PROCESSED)) =
+		compat_make_boolean(counts);
 }
 
 void

@@ -7,6 +7,7 @@
 #define RUN_OPS_FOREIGN_SCAN_H
 
 #include "foreign/fdwapi.h"
+#include "nodes/plannodes.h"
 
 #include "wire/wire.h"
 
@@ -37,6 +38,12 @@ extern bool is_store_table(const FdwRoutine *routine);
  * other nodes cannot begin yet, and see it.
  */
 extern void begin_scans_before_write(WireStatement *statement);
+
+/*
+ * Do the rows that a store changes by itself count for the statement?  For the plan
+ * of an UPDATE or DELETE of such a table.
+ */
+extern void set_direct_modify_counts(ForeignScan *plan, bool counts);
 
 /* Sets the callbacks. */
 extern void foreign_scan_routine(FdwRoutine *routine);

@@ -50,6 +50,7 @@
 #include "reads/lookup_condition.h"
 #include "reads/seam_pruning.h"
 #include "reads/union_view.h"
+#include "stores/foreign_scan.h"
 #include "writes/collected_rows.h"
 #include "writes/conflict_clause.h"
 #include "writes/leaf_statements.h"
@@ -1232,9 +1233,6 @@ find_cte_plan(PlannedStmt *stmt, const char *name, SubPlan **found)
 	return NULL;
 }
 
-/* Where postgres_fdw keeps the same for a change that a store executes by itself. */
-#define DIRECT_SET_PROCESSED 3
-
 static void
 set_can_set_tag(ModifyTable *plan, bool can_set_tag)
 {
@@ -1252,8 +1250,7 @@ set_can_set_tag(ModifyTable *plan, bool can_set_tag)
 		ForeignScan *scan = lfirst(lc);
 
 		if (IsA(scan, ForeignScan) && scan->operation != CMD_SELECT)
-			lfirst(list_nth_cell(scan->fdw_private, DIRECT_SET_PROCESSED)) =
-				compat_make_boolean(can_set_tag);
+			set_direct_modify_counts(scan, can_set_tag);
 	}
 }
 
@@ -1291,7 +1288,6 @@ join_leaf_plans(PlannedStmt *stmt, LeafGroup *group)
 	{
 		Plan	   *plan = lfirst(lc);
 
-		append->plan.startup_cost = Min(append->plan.startup_cost, plan->startup_cost);
 		append->plan.total_cost += plan->total_cost;
 		append->plan.plan_rows += plan->plan_rows;
 		append->plan.plan_width = Max(append->plan.plan_width, plan->plan_width);
