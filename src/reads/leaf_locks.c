@@ -27,9 +27,6 @@
 #include "postgres.h"
 
 #include "catalog/pg_class.h"
-#include "catalog/pg_collation.h"
-#include "catalog/pg_operator.h"
-#include "catalog/pg_type.h"
 #include "common/int.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
@@ -157,64 +154,6 @@ lock_leaf(Query *leaf, RowMarkClause *mark)
 	mark->pushedDown = true;
 }
 
-static Expr *
-call(Oid function, Oid result, Oid collation, List *args)
-{
-	return (Expr *) makeFuncExpr(function, result, args,
-								 result == TEXTOID ? collation : InvalidOid,
-								 collation, COERCE_EXPLICIT_CALL);
-}
-
-static Expr *
-text_const(const char *value)
-{
-	return (Expr *) makeConst(TEXTOID, -1, DEFAULT_COLLATION_OID, -1,
-							  CStringGetTextDatum(value), false, false);
-}
-
-static Expr *
-int_const(int value)
-{
-	return (Expr *) makeConst(INT4OID, -1, InvalidOid, sizeof(int32),
-							  Int32GetDatum(value), false, true);
-}
-
-/*
- * The filter resides(id, store) as run_ops.residency_condition() writes it: in
- * functions that a store has.  NULL for "legacy", whose rows are here.
- */
-static Expr *
-remote_filter(Var *id, const char *store)
-{
-	Oid			collation = id->varcollid;
-	bool		is_new = strcmp(store, STORE_NEW) == 0;
-	Expr	   *start;
-	Expr	   *body;
-	Expr	   *matches;
-	Expr	   *length;
-
-	if (!is_new && (strlen(store) != 1 || !id_is_shard_char(store[0])))
-		return NULL;
-	start = call(F_STRPOS, INT4OID, collation,
-				 list_make2(id, text_const("_")));
-	start = call(F_INT4PL, INT4OID, InvalidOid,
-				 list_make2(start, int_const(1)));
-	body = call(F_SUBSTR_TEXT_INT4, TEXTOID, collation, list_make2(id, start));
-	matches = make_opclause(OID_TEXT_REGEXEQ_OP, BOOLOID, false, body,
-							text_const(psprintf("^[0-9a-v]{%d}%s$",
-												RUN_OPS_CORE_LENGTH,
-												is_new ? "[a-z0-9]1" :
-												psprintf("%c2", store[0]))),
-							InvalidOid, collation);
-	if (!is_new)
-		return matches;
-	length = call(F_CHAR_LENGTH_TEXT, INT4OID, collation, list_make1(body));
-	return make_orclause(list_make2(make_opclause(Int4EqualOperator, BOOLOID, false,
-												  length, int_const(KSUID_LENGTH),
-												  InvalidOid, InvalidOid),
-									matches));
-}
-
 /*
  * An expression of the query on the view as one of the leaf.  Columns of outer
  * queries are further away there.
@@ -318,7 +257,7 @@ lock_rows_of_leaf(Query *query, Index rti, UnionView *view, Query *leaf,
 	TargetEntry *id_tle = get_tle_by_resno(leaf->targetList, view->id->varattno);
 	TargetEntry *store_tle = get_tle_by_resno(leaf->targetList, view->store->varattno);
 	Const	   *store = (Const *) store_tle->expr;
-	Expr	   *filter = NULL;
+	Node	   *filter = NULL;
 	Expr	   *precheck = NULL;
 	bool		exact = false;
 
@@ -329,16 +268,16 @@ lock_rows_of_leaf(Query *query, Index rti, UnionView *view, Query *leaf,
 	if (!exact)
 	{
 		if (linitial_node(RangeTblEntry, leaf->rtable)->relkind == RELKIND_FOREIGN_TABLE)
-			filter = copyObject(remote_filter((Var *) id_tle->expr,
-											  TextDatumGetCString(store->constvalue)));
+			filter = id_residency_condition((Node *) id_tle->expr,
+											TextDatumGetCString(store->constvalue));
 		if (filter == NULL)
 		{
 			FuncExpr   *resides = copyObject(view->filter);
 
 			resides->args = list_make2(copyObject(id_tle->expr), copyObject(store));
-			filter = (Expr *) resides;
+			filter = (Node *) resides;
 		}
-		leaf->jointree->quals = make_and_qual(leaf->jointree->quals, (Node *) filter);
+		leaf->jointree->quals = make_and_qual(leaf->jointree->quals, filter);
 	}
 	add_order(query, rti, leaf);
 	leaf->limitCount = leaf_limit(query);
