@@ -223,7 +223,6 @@ sub query
 	return ('SELECT (SELECT count(*) FROM big WHERE g = b.k), b.id FROM b WHERE b.id < 12') if $n == 26;
 	return ('SELECT DISTINCT ON (x.g) x.g, x.id FROM big AS x WHERE x.id <= ' . $rows . ' ORDER BY x.g, x.id DESC', 1) if $n == 27;
 	return ('SELECT x.id, 10 / (x.n - 5) FROM a AS x WHERE ' . on_a() . ' ORDER BY x.id', 1) if $n == 28;
-	return ('SELECT x.id FROM a AS x TABLESAMPLE SYSTEM (100)', 0) if rand() < 0.1;
 	return ('SELECT o.id, i.id FROM b AS o, ' . pick('b', 'big', 'part') . ' AS i WHERE i.id = o.id + $2 AND o.k = 1 AND here(o.id)');
 }
 sub ordered_query
@@ -475,7 +474,9 @@ foreach (1 .. $transactions)
 	push @script, { psql => '\set ON_ERROR_ROLLBACK ' . pick('on', 'off') };
 	push @script, { psql => '\set FETCH_COUNT ' . pick(0, 0, 0, 7, 150) } if rand() < 0.2;
 	$kind{ pick('statements', 'block', 'block', 'cursors', 'cursors') }->();
-	add("SELECT '$_', count(*), md5(string_agg(x::text, ',' ORDER BY x::text COLLATE \"C\")) FROM $_ AS x") foreach (pick('a', 'strict', 'audited'), 'b', pick('part', 'nothing', 'loc', 'log'));
+	# a sequence goes on after ROLLBACK, and a foreign table fires fewer triggers in vain
+	add("SELECT '$_', count(*), md5(string_agg(x::text, ',' ORDER BY x::text COLLATE \"C\")) FROM $_ AS x")
+	  foreach (pick('a', 'strict', 'audited'), 'b', pick('part', 'nothing', 'loc', '(SELECT what FROM log)'));
 }
 
 # --- the three runs -----------------------------------------------------------------------------
