@@ -8,19 +8,7 @@
 \set name one_statement
 \i test/fixtures/two_stores.sql
 \set ECHO none
-SET client_min_messages = warning;
-SET run_ops_split.cross_store_writes = allow;
-\getenv plain RUN_OPS_PLAIN
-\if :{?plain} \else \set plain '' \endif
-SELECT set_config('app.plain', :'plain', false) = '' AS split \gset
--- a command in every database
-CREATE PROCEDURE everywhere(command text) LANGUAGE plpgsql SET search_path = public AS $$
-BEGIN
-  EXECUTE command;
-  IF current_setting('app.plain') = '' THEN
-    PERFORM dblink_exec('new', command);
-  END IF;
-END $$;
+\i test/fixtures/or_plain_tables.sql
 -- ids of both stores, which have a number
 CREATE FUNCTION id(store text, k int) RETURNS text IMMUTABLE LANGUAGE sql
   RETURN CASE store WHEN 'legacy' THEN 'run_c' || lpad(k::text, 24, '0') ELSE 'run_' || lpad(k::text, 27, '0') END;

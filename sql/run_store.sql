@@ -9,11 +9,7 @@
 \set name run_store
 \i test/fixtures/two_stores.sql
 \set ECHO none
-SET client_min_messages = warning;
-SET run_ops_split.cross_store_writes = allow;
-\getenv plain RUN_OPS_PLAIN
-\if :{?plain} \else \set plain '' \endif
-SELECT :'plain' = '' AS split \gset
+\i test/fixtures/or_plain_tables.sql
 \if :split
 SELECT run_ops.attach_store('new', 'new') \g /dev/null
 SELECT count(*) FROM run_ops.attach_all_tables() \g /dev/null

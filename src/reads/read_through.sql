@@ -91,8 +91,8 @@ BEGIN
       '%s in every store; a row does not say which store it is in, so each read queries all stores, and if two stores '
       'have a key, the row of "new" is shown: the keys of the local rows that a query reads are sent to each store', t.legacy)
     ELSE format('%s in every store; the shape of "%s" tells the store of a row', t.legacy, t.route_column) END);
-  -- A rule that does nothing makes PostgreSQL refuse INSERT ... ON CONFLICT.
-  -- Without the rule, the triggers of the view would ignore the clause.
+  -- In a session without the library, a rule that does nothing makes PostgreSQL
+  -- refuse INSERT ... ON CONFLICT.  The triggers of the view would ignore the clause.
   IF split THEN
     EXECUTE format('CREATE OR REPLACE RULE refuse_on_conflict AS ON UPDATE TO %s DO ALSO NOTHING', t.view);
   ELSIF run_ops.has_union_rule(t.view) THEN
