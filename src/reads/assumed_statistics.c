@@ -59,21 +59,22 @@ local_table(Oid foreign_table)
 	Oid			view;
 	Oid			local;
 
-	if (local_tables == NULL)
+	if (local_tables != NULL)
 	{
-		HASHCTL		ctl = {.keysize = sizeof(Oid),.entrysize = sizeof(LocalTable)};
-
-		local_tables = hash_create("run_ops_split local tables", 64, &ctl,
-								   HASH_ELEM | HASH_BLOBS);
+		found = hash_search(local_tables, &foreign_table, HASH_FIND, NULL);
+		if (found != NULL)
+			return found->local;
 	}
-	found = hash_search(local_tables, &foreign_table, HASH_FIND, NULL);
-	if (found != NULL)
-		return found->local;
 	view = own_table_oid("routed_store", "foreign_table", foreign_table, "view");
 	local = OidIsValid(view) ?
 		own_table_oid("routed_table", "view", view, "legacy") : InvalidOid;
 	if (OidIsValid(local))
 	{
+		HASHCTL		ctl = {.keysize = sizeof(Oid),.entrysize = sizeof(LocalTable)};
+
+		if (local_tables == NULL)
+			local_tables = hash_create("run_ops_split local tables", 64, &ctl,
+									   HASH_ELEM | HASH_BLOBS);
 		found = hash_search(local_tables, &foreign_table, HASH_ENTER, NULL);
 		found->local = local;
 	}
