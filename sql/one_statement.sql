@@ -309,3 +309,39 @@ BEGIN
   END LOOP;
 END $$;
 SELECT n / 1000 AS times, count(*) FROM member GROUP BY 1 ORDER BY 1;
+
+-- # Several changes below WITH
+--
+-- All of them see the rows from before the statement.
+CALL everywhere('TRUNCATE member, on_cascade');
+INSERT INTO member SELECT id(store, k), k % 3, 0 FROM unnest('{legacy,new}'::text[]) AS store, generate_series(1, 6) AS k;
+WITH a AS (UPDATE member SET n = 1 WHERE n = 0) UPDATE member SET n = 2 WHERE n = 1;
+\echo UPDATE :ROW_COUNT
+SELECT n, count(*) FROM member GROUP BY n;
+WITH a AS (UPDATE member SET n = 2 WHERE n = 1 RETURNING id), b AS (UPDATE member SET n = 3 WHERE n = 2 RETURNING id)
+  SELECT (SELECT count(*) FROM a) AS a, (SELECT count(*) FROM b) AS b;
+WITH a AS (INSERT INTO member VALUES (id('legacy', 7), 7, 2), (id('new', 7), 7, 2)) UPDATE member SET n = 4 WHERE n = 2;
+\echo UPDATE :ROW_COUNT
+WITH a AS (INSERT INTO member VALUES (id('legacy', 8), 8, 2), (id('new', 8), 8, 2)), b AS (DELETE FROM member WHERE grp = 7 RETURNING id, n)
+  UPDATE member SET n = 5 FROM b WHERE member.n = 4 AND b.id = id('new', 7) RETURNING short(member.id), member.n;
+SELECT n, count(*) FROM member GROUP BY n ORDER BY n;
+-- a condition that depends on what another change returns
+WITH a AS (DELETE FROM member WHERE grp = 8 RETURNING id) UPDATE member SET n = 6 WHERE grp = 0 AND (SELECT count(*) FROM a) = 2;
+\echo UPDATE :ROW_COUNT
+WITH a AS (DELETE FROM member WHERE grp = 0 RETURNING *) INSERT INTO member SELECT id, grp, n + 1 FROM a;
+\echo INSERT :ROW_COUNT
+-- the actions of foreign keys come after the last of them, in either order
+INSERT INTO on_cascade SELECT id(store, k), k, CASE WHEN k > 1 THEN id(store, k - 1) END FROM unnest('{legacy,new}'::text[]) AS store, generate_series(1, 6) AS k;
+BEGIN;
+WITH a AS (DELETE FROM on_cascade WHERE n = 2) DELETE FROM on_cascade WHERE n = 4;
+\echo DELETE :ROW_COUNT
+SELECT short(id) FROM on_cascade ORDER BY id;
+ROLLBACK;
+BEGIN;
+WITH a AS (DELETE FROM on_cascade WHERE n = 4), b AS (DELETE FROM on_cascade WHERE n = 5), c AS (UPDATE member SET n = 7 WHERE grp = 1)
+  DELETE FROM on_cascade WHERE n = 2 RETURNING short(id);
+SELECT short(id) FROM on_cascade ORDER BY id;
+SELECT count(*) FROM member WHERE n = 7;
+ROLLBACK;
+WITH a AS (DELETE FROM on_cascade WHERE n = 1), b AS (DELETE FROM on_cascade WHERE n = 2), c AS (DELETE FROM on_cascade WHERE n = 6) SELECT;
+SELECT count(*) FROM on_cascade;

@@ -24,6 +24,7 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "commands/defrem.h"
 #include "foreign/fdwapi.h"
@@ -970,6 +971,36 @@ storeGetForeignUpperPaths(PlannerInfo *root, UpperRelationKind stage,
 }
 
 /*
+ * Does the statement also change other rows on this server, below WITH?  The store
+ * would see them; see foreign_modify.c.
+ */
+static bool
+is_one_of_several_changes(PlannerInfo *root, Oid serverid)
+{
+	Query	   *statement;
+	int			changes = 0;
+	ListCell   *lc;
+
+	while (root->parent_root)
+		root = root->parent_root;
+	statement = root->parse;
+	foreach(lc, lappend(list_copy(statement->cteList), NULL))
+	{
+		CommonTableExpr *cte = lfirst(lc);
+		Query	   *query = cte ? castNode(Query, cte->ctequery) : statement;
+		RangeTblEntry *target;
+
+		if (query->commandType == CMD_SELECT || query->resultRelation == 0)
+			continue;
+		target = rt_fetch(query->resultRelation, query->rtable);
+		if (target->relkind == RELKIND_FOREIGN_TABLE &&
+			GetForeignServerIdByRelId(target->relid) == serverid)
+			changes++;
+	}
+	return changes > 1;
+}
+
+/*
  * The rows that a change of a join returns have columns of several tables.  It
  * is done row by row.
  *
@@ -985,6 +1016,8 @@ storePlanDirectModify(PlannerInfo *root, ModifyTable *plan, Index target,
 
 	if (plan->returningLists != NIL &&
 		bms_membership(root->all_baserels) == BMS_MULTIPLE)
+		return false;
+	if (is_one_of_several_changes(root, GetForeignServerIdByRelId(planner_rt_fetch(target, root)->relid)))
 		return false;
 	if (!postgres_fdw_routine.PlanDirectModify(root, plan, target, subplan_index))
 		return false;

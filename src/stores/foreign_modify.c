@@ -10,6 +10,10 @@
  * written, all rows of the plan are read, into a tuplestore, and then they are
  * sent as one set.  What the plan reads in the store is never changed by the
  * statement itself, and constraints are checked there for all rows together.
+ * The same holds for several changes of one statement, below WITH or of the tables
+ * of several stores: first all rows are read, and what a store is sent of changes
+ * that return nothing is one statement, below WITH as well.  A change that needs what
+ * another one returns comes after that.
  * The executor does not know of this: it still gets row after row from the plan.
  * Only where it has to see each row before the next is read, they are written
  * one by one: triggers of the foreign table, WITH CHECK OPTION, COPY, partitions.
@@ -84,6 +88,11 @@ typedef struct StoreModify
 	ExecProcNodeMtd read_plan;
 	List	   *new_columns;	/* of UPDATE, in the order of the plan */
 	bool		counts;			/* for the number of rows of the query */
+	bool		waits;			/* its rows depend on those of another change */
+	bool		filled;			/* the next set is in "change" */
+	bool		whole;			/* and it is all there is */
+	bool		sent;			/* it was sent with that of another change */
+	int			written;		/* rows that are to be counted then */
 	Tuplestorestate *rows;
 	TupleTableSlot *stored;		/* a row of "rows" */
 	TupleTableSlot *given;		/* the same, of the kind that the plan returns */
@@ -364,17 +373,31 @@ changed_before(StoreModify *modify)
 	return true;
 }
 
-/* Sends what was added.  Returns how many rows the store has written. */
+/*
+ * Sends what was added, and before it the whole of other changes.  Returns how many
+ * rows the store has written of the last one.
+ */
 static int
-send_rows(StoreModify *modify)
+send_rows(StoreModify *modify, List *others)
 {
+	List	   *before = NIL;
 	int			written;
+	ListCell   *lc;
 
 	begin_scans_before_write(modify->statement);
-	written = atoi(PQcmdTuples(remote_change_send(modify->change)));
-
+	foreach(lc, others)
+		before = lappend(before, ((StoreModify *) lfirst(lc))->change);
+	written = atoi(PQcmdTuples(remote_change_send(modify->change, before)));
 	if (written > 0)
-		note_foreign_write(modify->change->relid);
+		note_statement_write(modify->statement, modify->change->relid);
+	foreach(lc, others)
+	{
+		StoreModify *other = lfirst(lc);
+
+		note_statement_write(other->statement, other->change->relid);
+		other->filled = false;
+		other->nrows = other->row = 0;
+	}
 	return written;
 }
 
@@ -431,7 +454,7 @@ storeExecForeignBatchInsert(EState *estate, ResultRelInfo *target,
 
 	for (int i = 0; i < *n; i++)
 		add_row(modify, slots[i], plan_slots[i]);
-	*n = send_rows(modify);
+	*n = send_rows(modify, NIL);
 	MemoryContextReset(modify->row_context);
 	for (int i = 0; modify->returning && i < *n; i++)
 		store_returned(modify, i, slots[i]);
@@ -451,7 +474,7 @@ storeExecForeignOne(EState *estate, ResultRelInfo *target,
 	else
 	{
 		add_row(modify, slot, plan_slot);
-		if (changed_before(modify) || send_rows(modify) == 0)
+		if (changed_before(modify) || send_rows(modify, NIL) == 0)
 			return NULL;
 	}
 	if (answer < 0)
@@ -468,6 +491,8 @@ storeExecForeignOne(EState *estate, ResultRelInfo *target,
  *		All rows of the plan, as one set
  * ----------------------------------------------------------------
  */
+
+static TupleTableSlot *give_row(PlanState *plan);
 
 /* Reads all rows of the plan. */
 static void
@@ -495,6 +520,53 @@ gather(StoreModify *modify)
 		tuplestore_puttupleslot(modify->rows, slot);
 		ResetPerTupleExprContext(modify->estate);
 		CHECK_FOR_INTERRUPTS();
+	}
+	plan->ExecProcNode = give_row;
+}
+
+static bool reads_returned_rows(PlanState *plan);
+
+static bool
+is_change_or_reads_it(PlanState *node, void *context)
+{
+	if (IsA(node, ModifyTableState) ||
+		(IsA(node, CteScanState) && reads_returned_rows(((CteScanState *) node)->cteplanstate)))
+		return true;
+	return planstate_tree_walker(node, is_change_or_reads_it, context);
+}
+
+/* Does the plan read what a change below WITH returns?  Subqueries may do so for it. */
+static bool
+reads_returned_rows(PlanState *plan)
+{
+	int			param = -1;
+
+	check_stack_depth();
+	while ((param = bms_next_member(plan->plan->allParam, param)) >= 0)
+	{
+		SubPlanState *subplan = plan->state->es_param_exec_vals[param].execPlan;
+
+		if (subplan && reads_returned_rows(subplan->planstate))
+			return true;
+	}
+	return is_change_or_reads_it(plan, NULL);
+}
+
+/* The changes of a statement whose rows can be read before anything is written. */
+static void
+gather_all(EState *estate)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &gathering)
+	{
+		StoreModify *modify = dlist_container(StoreModify, node, iter.cur);
+
+		if (modify->estate != estate || modify->rows != NULL || modify->waits)
+			continue;
+		modify->waits = reads_returned_rows(modify->plan);
+		if (!modify->waits)
+			gather(modify);
 	}
 }
 
@@ -538,36 +610,52 @@ match_answers(StoreModify *modify, int sent)
 	pfree(answer_of);
 }
 
-/*
- * Sends the next set.  False if there is no row left.  modify->nrows is how many
- * rows are to be given to the executor: none if nothing is returned, and what
- * INSERT returns does not depend on the row that was given.
- */
-static bool
-send_set(StoreModify *modify)
+/* Puts the next rows into the set. */
+static void
+fill_set(StoreModify *modify)
 {
 	RemoteChange *change = get_change(modify);
-	int			sent;
-	int			written;
 
+	if (modify->filled)
+		return;
+	modify->filled = true;
 	modify->nrows = modify->row = 0;
 	tuplestore_select_read_pointer(modify->rows, 0);
-	while (MemoryContextMemAllocated(change->values_context, true) < MAX_SET_BYTES &&
-		   tuplestore_gettupleslot(modify->rows, true, false, modify->stored))
+	while (MemoryContextMemAllocated(change->values_context, true) < MAX_SET_BYTES)
 	{
 		CHECK_FOR_INTERRUPTS();
+		modify->whole = !tuplestore_gettupleslot(modify->rows, true, false, modify->stored);
+		if (modify->whole)
+			break;
 		add_row(modify, modify->stored, modify->stored);
 		note_answer(modify, changed_before(modify) ? -1 : change->n);
 	}
-	if (modify->nrows == 0)
+}
+
+/* Can what the change writes be a part of the statement that another one sends? */
+static bool
+can_be_part(StoreModify *modify)
+{
+	if (modify->returning || modify->counts || modify->rows == NULL)
 		return false;
-	sent = change->n;
-	written = sent > 0 ? send_rows(modify) : 0;
+	fill_set(modify);
+	return modify->whole && modify->change->n > 0;
+}
+
+/* Sends the set, and with it those of other changes. */
+static void
+send_set(StoreModify *modify, List *others)
+{
+	RemoteChange *change = modify->change;
+	int			sent = change->n;
+	int			written = sent > 0 ? send_rows(modify, others) : 0;
+
+	modify->filled = false;
 	check_all_changed(modify, sent, written);
+	modify->written = 0;
 	if (!modify->returning)
 	{
-		if (modify->counts)
-			modify->estate->es_processed += written;
+		modify->written = modify->counts ? written : 0;
 		modify->nrows = 0;
 	}
 	else if (modify->operation == CMD_INSERT)
@@ -579,6 +667,54 @@ send_set(StoreModify *modify)
 	}
 	else
 		match_answers(modify, sent);
+}
+
+/*
+ * Sends the next set.  False if there is no row left.  modify->nrows is how many
+ * rows are to be given to the executor: none if nothing is returned, and what
+ * INSERT returns does not depend on the row that was given.
+ *
+ * With it go the sets of other changes in the same store.  The one whose rows are
+ * counted, which is the last in the statement, comes last there as well.
+ */
+static bool
+next_set(StoreModify *modify)
+{
+	StoreModify *last = modify;
+	List	   *others = NIL;
+	dlist_iter	iter;
+
+	if (modify->sent)
+	{
+		modify->sent = false;
+		modify->estate->es_processed += modify->written;
+		return true;
+	}
+	fill_set(modify);
+	if (modify->nrows == 0)
+		return false;
+	dlist_foreach(iter, &gathering)
+	{
+		StoreModify *other = dlist_container(StoreModify, node, iter.cur);
+
+		if (other == modify || other->statement != modify->statement || other->sent)
+			continue;
+		if (other->counts && other->rows != NULL && can_be_part(modify))
+		{
+			fill_set(other);
+			if (other->change->n > 0)
+				last = other;
+		}
+		else if (can_be_part(other))
+			others = lappend(others, other);
+	}
+	if (last != modify)
+		others = lappend(others, modify);
+	send_set(last, others);
+	if (last == modify)
+		modify->estate->es_processed += modify->written;
+	else
+		last->sent = true;
 	return true;
 }
 
@@ -597,12 +733,13 @@ give_row(PlanState *plan)
 	}
 	if (modify->rows == NULL)
 	{
-		gather(modify);
-		plan->ExecProcNode = give_row;
+		gather_all(modify->estate);
+		if (modify->rows == NULL)
+			gather(modify);
 	}
 	while (modify->row == modify->nrows)
 	{
-		if (!send_set(modify))
+		if (!next_set(modify))
 			return NULL;
 	}
 	modify->row++;
@@ -616,6 +753,28 @@ static void
 forget_gathering(void *arg)
 {
 	dlist_delete(&((StoreModify *) arg)->node);
+}
+
+/* A row that another change of the statement changes is not changed again. */
+static void
+share_changed(StoreModify *modify)
+{
+	dlist_iter	iter;
+
+	if (modify->operation == CMD_INSERT)
+		return;
+	dlist_foreach(iter, &gathering)
+	{
+		StoreModify *other = dlist_container(StoreModify, node, iter.cur);
+
+		if (other->estate != modify->estate || other->operation == CMD_INSERT ||
+			RelationGetRelid(other->target->ri_RelationDesc) != RelationGetRelid(modify->target->ri_RelationDesc))
+			continue;
+		if (other->changed == NULL)
+			other->changed = key_set_create(modify->estate->es_query_cxt);
+		modify->changed = other->changed;
+		return;
+	}
 }
 
 /*
@@ -632,6 +791,7 @@ begin_gathering(StoreModify *modify, ModifyTableState *statement)
 	modify->counts = statement->canSetTag;
 	if (modify->operation == CMD_UPDATE)
 		modify->new_columns = linitial(((ModifyTable *) statement->ps.plan)->updateColnosLists);
+	share_changed(modify);
 	dlist_push_head(&gathering, &modify->node);
 	forget->func = forget_gathering;
 	forget->arg = modify;

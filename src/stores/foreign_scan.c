@@ -91,6 +91,7 @@ typedef struct StoreScan
 	const char *relation;		/* for messages; NULL for a join */
 	ExprState  *precheck;		/* NULL: no precheck */
 	LockFault	fault;			/* the scan must not begin */
+	bool		depends;		/* the query depends on other nodes */
 	bool		rewind;			/* the rows may be wanted again */
 	bool		whole;			/* all are wanted */
 	int			fetch;			/* rows of a FETCH; 0: no cursor */
@@ -249,6 +250,14 @@ init_precheck(ForeignScanState *node)
 	return ExecInitQual(prechecks, (PlanState *) node);
 }
 
+static bool
+depends_on_nodes(Node *expr, void *context)
+{
+	if (expr && IsA(expr, Param) && ((Param *) expr)->paramkind == PARAM_EXEC)
+		return true;
+	return expression_tree_walker(expr, depends_on_nodes, context);
+}
+
 /* ----------------------------------------------------------------
  *		Start and end
  * ----------------------------------------------------------------
@@ -337,6 +346,7 @@ storeBeginForeignScan(ForeignScanState *node, int eflags)
 	scan->fault = lthird_int(how);
 	scan->attrs = list_nth(plan->fdw_private, SCAN_ATTRS);
 	scan->rewind = (eflags & (EXEC_FLAG_REWIND | EXEC_FLAG_BACKWARD)) != 0;
+	scan->depends = depends_on_nodes((Node *) plan->fdw_exprs, NULL);
 	scan->precheck = init_precheck(node);
 }
 
@@ -375,7 +385,8 @@ storeReScanForeignScan(ForeignScanState *node)
 	if (scan == NULL)
 		return;
 	scan->precheck_done = false;
-	if (scan->begun && scan->rewind && node->ss.ps.chgParam == NULL)
+	if (scan->begun && scan->rewind &&
+		(node->ss.ps.chgParam == NULL || !scan->depends))
 		tuplestore_rescan(scan->aside);
 	else if (scan->begun)
 		finish_remote(scan);
@@ -469,6 +480,50 @@ next_chunk(StoreScan *scan)
 	}
 }
 
+void
+note_statement_write(WireStatement *statement, Oid relid)
+{
+	MemoryContext oldcontext = MemoryContextSwitchTo(GetMemoryChunkContext(statement));
+
+	statement->changed = list_append_unique_oid(statement->changed, relid);
+	MemoryContextSwitchTo(oldcontext);
+	note_foreign_write(relid);
+}
+
+void
+refuse_read_after_write(WireStatement *statement, Oid relid)
+{
+	if (!list_member_oid(statement->changed, relid))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("cannot read rows of foreign table \"%s\" that the same statement has changed",
+					get_rel_name(relid)),
+			 errdetail("The store would show the new rows, where a table shows those from before the statement."),
+			 errhint("Read the rows in a statement of its own. Or use what RETURNING returns.")));
+}
+
+/* The tables that the remote query of a scan reads. */
+static void
+refuse_to_begin_after_write(StoreScan *scan)
+{
+	ForeignScan *plan = (ForeignScan *) scan->node->ss.ps.plan;
+	EState	   *estate = scan->node->ss.ps.state;
+	int			rti = -1;
+
+	if (scan->statement->changed == NIL)
+		return;
+	if (plan->scan.scanrelid > 0)
+		refuse_read_after_write(scan->statement, exec_rt_fetch(plan->scan.scanrelid, estate)->relid);
+	while ((rti = bms_next_member(plan->fs_relids, rti)) >= 0)
+	{
+		RangeTblEntry *rte = exec_rt_fetch(rti, estate);
+
+		if (rte->rtekind == RTE_RELATION)
+			refuse_read_after_write(scan->statement, rte->relid);
+	}
+}
+
 /*
  * A cursor that is opened in another subtransaction than the scan (the first
  * FETCH from a local cursor may come after a SAVEPOINT) would be closed when
@@ -483,6 +538,7 @@ begin_scan(StoreScan *scan)
 
 	report_lock_fault(scan->fault, scan->relation);
 	split_require_active(((ForeignScan *) node->ss.ps.plan)->fs_server);
+	refuse_to_begin_after_write(scan);
 	evaluate_params(node->ss.ps.ps_ExprContext, &scan->params);
 	scan->begun = true;
 	if (scan->fetch > 0 && !at_once &&
@@ -657,22 +713,23 @@ storeIterateForeignScan(ForeignScanState *node)
  */
 
 /*
- * The scan of a node, if that is one of ours and can begin.  A scan with
- * parameters of other nodes cannot.
+ * The scan of a node, if that is one of ours and can begin.  A scan whose remote
+ * query has parameters of other nodes cannot.
  */
 static StoreScan *
 scan_to_begin(PlanState *node)
 {
 	ForeignScanState *state = (ForeignScanState *) node;
+	ForeignScan *plan = (ForeignScan *) node->plan;
 	StoreScan  *scan;
 
 	if (!IsA(node, ForeignScanState) ||
 		state->fdwroutine->IterateForeignScan != storeIterateForeignScan ||
-		((ForeignScan *) node->plan)->operation != CMD_SELECT ||
-		!bms_is_empty(node->plan->allParam))
+		plan->operation != CMD_SELECT ||
+		depends_on_nodes((Node *) plan->fdw_recheck_quals, NULL))
 		return NULL;
 	scan = state->fdw_state;
-	return scan != NULL && !scan->begun &&
+	return scan != NULL && !scan->begun && !scan->depends &&
 		ExecQual(scan->precheck, node->ps_ExprContext) ? scan : NULL;
 }
 
@@ -696,7 +753,7 @@ begin_waiting_scans(PlanState *node, void *context)
 
 	if (is_skipped(node))
 		return false;
-	scan = scan_to_begin(node);
+	scan = bms_is_empty(node->plan->allParam) ? scan_to_begin(node) : NULL;
 	if (scan)
 		begin_scan(scan);
 	if (scan && scan->cursor)
@@ -716,6 +773,8 @@ begin_scans_before_write(WireStatement *statement)
 
 		if (scan->statement != statement || scan_to_begin(&scan->node->ss.ps) == NULL)
 			continue;
+		/* conditions that are tested here may have other values in each rescan */
+		scan->rewind |= !bms_is_empty(scan->node->ss.ps.plan->allParam);
 		oldcontext = MemoryContextSwitchTo(scan->node->ss.ps.state->es_query_cxt);
 		begin_scan(scan);
 		MemoryContextSwitchTo(oldcontext);
@@ -792,7 +851,7 @@ begin_certain_scans(PlanState *node, bool all)
 		case T_UniqueState:
 			break;
 		case T_ForeignScanState:
-			scan = scan_to_begin(node);
+			scan = bms_is_empty(node->plan->allParam) ? scan_to_begin(node) : NULL;
 			if (scan)
 				scan->whole = all;
 			if (scan && !scan->rewind && scan->statement->need != WIRE_WRITE &&
@@ -919,6 +978,7 @@ modify(StoreScan *scan)
 	Oid			relid = RelationGetRelid(scan->node->resultRelInfo->ri_RelationDesc);
 
 	split_require_active(((ForeignScan *) scan->node->ss.ps.plan)->fs_server);
+	refuse_to_begin_after_write(scan);
 	begin_scans_before_write(scan->statement);
 	evaluate_params(scan->node->ss.ps.ps_ExprContext, &scan->params);
 	wire_begin(scan->wire, WIRE_WRITE, scan->statement);
@@ -927,7 +987,7 @@ modify(StoreScan *scan)
 	scan->row = 0;
 	scan->begun = true;
 	if (atol(PQcmdTuples(scan->chunk)) > 0)
-		note_foreign_write(relid);
+		note_statement_write(scan->statement, relid);
 }
 
 static TupleTableSlot *

@@ -39,6 +39,15 @@ extern bool is_store_table(const FdwRoutine *routine);
  */
 extern void begin_scans_before_write(WireStatement *statement);
 
+/* Notes that a statement has changed rows of a foreign table; also for COMMIT. */
+extern void note_statement_write(WireStatement *statement, Oid relid);
+
+/*
+ * Raises an error if the statement has changed rows of the foreign table: a read
+ * in the store would show the new ones, and one of a table shows the old ones.
+ */
+extern void refuse_read_after_write(WireStatement *statement, Oid relid);
+
 /*
  * Do the rows that a store changes by itself count for the statement?  For the plan
  * of an UPDATE or DELETE of such a table.

@@ -86,7 +86,7 @@ append_insert(StringInfo sql, RemoteChange *change)
 
 /* The values of the clause come after those of the rows. */
 static void
-append_conflict(StringInfo sql, RemoteChange *change)
+append_conflict(StringInfo sql, RemoteChange *change, int param)
 {
 	if (change->conflict == NULL)
 		return;
@@ -100,50 +100,52 @@ append_conflict(StringInfo sql, RemoteChange *change)
 			appendStringInfoChar(sql, *c);
 			continue;
 		}
-		appendStringInfo(sql, "$%ld", list_length(change->columns) + strtol(c + 1, &end, 10));
+		appendStringInfo(sql, "$%ld", param + list_length(change->columns) + strtol(c + 1, &end, 10));
 		c = end;
 	}
 }
 
-/* INSERT of one row. */
+/* INSERT of one row.  The first parameter is the one after "param". */
 static void
-write_insert(RemoteChange *change)
+append_insert_one(StringInfo sql, RemoteChange *change, int param)
 {
-	StringInfoData sql;
-
-	initStringInfo(&sql);
-	append_insert(&sql, change);
-	appendStringInfoString(&sql, change->columns ? " VALUES (" : " DEFAULT VALUES");
+	append_insert(sql, change);
+	appendStringInfoString(sql, change->columns ? " VALUES (" : " DEFAULT VALUES");
 	for (int n = 1; n <= list_length(change->columns); n++)
-		appendStringInfo(&sql, "%s$%d", n > 1 ? ", " : "", n);
+		appendStringInfo(sql, "%s$%d", n > 1 ? ", " : "", param + n);
 	if (change->columns)
-		appendStringInfoChar(&sql, ')');
-	append_conflict(&sql, change);
-	append_returning(&sql, change);
-	change->one = sql.data;
+		appendStringInfoChar(sql, ')');
+	append_conflict(sql, change, param);
+	append_returning(sql, change);
 }
 
 /* UPDATE or DELETE of one row; the store infers the types of the parameters. */
 static void
-write_change(RemoteChange *change)
+append_change_one(StringInfo sql, RemoteChange *change, int param)
 {
-	StringInfoData sql;
 	ListCell   *lc;
-	int			n = list_length(change->keys);
+	int			n = param + list_length(change->keys);
 
-	initStringInfo(&sql);
-	appendStringInfo(&sql, change->operation == CMD_UPDATE ? "UPDATE %s AS t" : "DELETE FROM %s AS t",
+	appendStringInfo(sql, change->operation == CMD_UPDATE ? "UPDATE %s AS t" : "DELETE FROM %s AS t",
 					 remote_table_name(change->relid));
 	foreach(lc, change->columns)
-		appendStringInfo(&sql, "%s %s = $%d", foreach_current_index(lc) ? "," : " SET",
+		appendStringInfo(sql, "%s %s = $%d", foreach_current_index(lc) ? "," : " SET",
 						 remote_column_name(change->relid, lfirst_int(lc)), ++n);
 	foreach(lc, change->keys)
-		appendStringInfo(&sql, "%s t.%s OPERATOR(pg_catalog.=) $%d",
+		appendStringInfo(sql, "%s t.%s OPERATOR(pg_catalog.=) $%d",
 						 foreach_current_index(lc) ? " AND" : " WHERE",
 						 remote_column_name(change->relid, lfirst_int(lc)),
-						 foreach_current_index(lc) + 1);
-	append_returning(&sql, change);
-	change->one = sql.data;
+						 param + foreach_current_index(lc) + 1);
+	append_returning(sql, change);
+}
+
+static void
+append_one(StringInfo sql, RemoteChange *change, int param)
+{
+	if (change->operation == CMD_INSERT)
+		append_insert_one(sql, change, param);
+	else
+		append_change_one(sql, change, param);
 }
 
 /* A list of texts as the store reads an array. */
@@ -178,28 +180,49 @@ array_of(const char *const *texts, int n, int step)
 	return array.data;
 }
 
-/* The statement for a set; asks the store for the types of the columns. */
+/* Asks the store for the types of the columns, once. */
 static void
-write_many(RemoteChange *change)
+find_types(RemoteChange *change)
 {
 	List	   *all = list_concat_copy(change->keys, change->columns);
 	const char **names = palloc(sizeof(char *) * list_length(all));
 	const char *values[2];
-	StringInfoData sql;
-	StringInfoData arrays;
-	StringInfoData written;
-	StringInfoData condition;
 	PGresult   *types;
 	ListCell   *lc;
 
+	if (change->types)
+		return;
 	foreach(lc, all)
 		names[foreach_current_index(lc)] = remote_column_identifier(change->relid, lfirst_int(lc));
 	values[0] = remote_table_name(change->relid);
 	values[1] = array_of(names, list_length(all), 1);
 	types = wire_exec(change->wire, WIRE_WRITE, COLUMN_TYPES, 2, values);
 	remote_result_check(types, list_length(all), 2);
+	change->types = MemoryContextAlloc(change->context, sizeof(char *) * list_length(all));
+	change->as_it_is = MemoryContextAlloc(change->context, sizeof(bool) * list_length(all));
+	for (int i = 0; i < list_length(all); i++)
+	{
+		if (PQgetisnull(types, i, 0))
+			ereport(ERROR,
+					(errcode(ERRCODE_FDW_COLUMN_NAME_NOT_FOUND),
+					 errmsg("column \"%s\" of table %s does not exist in store \"%s\"",
+							names[i], values[0], wire_store(change->wire))));
+		change->types[i] = MemoryContextStrdup(change->context, PQgetvalue(types, i, 0));
+		change->as_it_is[i] = strcmp(PQgetvalue(types, i, 1), "t") == 0;
+	}
+}
 
-	initStringInfo(&sql);
+/* The statement for a set. */
+static void
+append_many(StringInfo sql, RemoteChange *change, int param)
+{
+	List	   *all = list_concat_copy(change->keys, change->columns);
+	const char *table = remote_table_name(change->relid);
+	StringInfoData arrays;
+	StringInfoData written;
+	StringInfoData condition;
+	ListCell   *lc;
+
 	initStringInfo(&arrays);
 	initStringInfo(&written);
 	initStringInfo(&condition);
@@ -207,17 +230,12 @@ write_many(RemoteChange *change)
 	{
 		int			i = foreach_current_index(lc);
 		const char *column = remote_column_name(change->relid, lfirst_int(lc));
-		const char *type = PQgetvalue(types, i, 0);
-		bool		as_it_is = strcmp(PQgetvalue(types, i, 1), "t") == 0;
+		const char *type = change->types[i];
+		bool		as_it_is = change->as_it_is[i];
 		char	   *value = as_it_is ? psprintf("r.v%d", i + 1) :
 			psprintf("r.v%d::%s", i + 1, type);
 
-		if (PQgetisnull(types, i, 0))
-			ereport(ERROR,
-					(errcode(ERRCODE_FDW_COLUMN_NAME_NOT_FOUND),
-					 errmsg("column \"%s\" of table %s does not exist in store \"%s\"",
-							names[i], values[0], wire_store(change->wire))));
-		appendStringInfo(&arrays, "%spg_catalog.unnest($%d::%s[])", i ? ", " : "", i + 1,
+		appendStringInfo(&arrays, "%spg_catalog.unnest($%d::%s[])", i ? ", " : "", param + i + 1,
 						 as_it_is ? type : "pg_catalog.text");
 		if (i < list_length(change->keys))
 			appendStringInfo(&condition, "%s t.%s OPERATOR(pg_catalog.=) %s",
@@ -230,22 +248,21 @@ write_many(RemoteChange *change)
 
 	if (change->operation == CMD_INSERT)
 	{
-		append_insert(&sql, change);
-		appendStringInfo(&sql, " SELECT %s FROM", written.data);
+		append_insert(sql, change);
+		appendStringInfo(sql, " SELECT %s FROM", written.data);
 	}
 	else if (change->operation == CMD_UPDATE)
-		appendStringInfo(&sql, "UPDATE %s AS t SET %s FROM", values[0], written.data);
+		appendStringInfo(sql, "UPDATE %s AS t SET %s FROM", table, written.data);
 	else
-		appendStringInfo(&sql, "DELETE FROM %s AS t USING", values[0]);
-	appendStringInfo(&sql, " ROWS FROM (%s) WITH ORDINALITY AS r (", arrays.data);
+		appendStringInfo(sql, "DELETE FROM %s AS t USING", table);
+	appendStringInfo(sql, " ROWS FROM (%s) WITH ORDINALITY AS r (", arrays.data);
 	for (int i = 1; i <= list_length(all); i++)
-		appendStringInfo(&sql, "v%d, ", i);
-	appendStringInfo(&sql, "n)%s", condition.data);
-	append_conflict(&sql, change);
-	append_returning(&sql, change);
+		appendStringInfo(sql, "v%d, ", i);
+	appendStringInfo(sql, "n)%s", condition.data);
+	append_conflict(sql, change, param);
+	append_returning(sql, change);
 	if (change->returning && change->operation != CMD_INSERT)
-		appendStringInfoString(&sql, ", r.n");
-	change->many = MemoryContextStrdup(change->context, sql.data);
+		appendStringInfoString(sql, ", r.n");
 }
 
 static void
@@ -281,10 +298,6 @@ describe(Relation rel, CmdType operation, List *columns, const char *conflict,
 					 errdetail("It has no option \"key\", so the store cannot be told which row is meant."),
 					 errhint("Set the option to the columns that identify a row, or write a statement that the store can execute by itself.")));
 	}
-	if (operation == CMD_INSERT)
-		write_insert(change);
-	else
-		write_change(change);
 	return change;
 }
 
@@ -292,7 +305,11 @@ char *
 remote_change_text(Relation rel, CmdType operation, List *columns,
 				   const char *conflict, bool returning)
 {
-	return describe(rel, operation, columns, conflict, returning)->one;
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	append_one(&sql, describe(rel, operation, columns, conflict, returning), 0);
+	return sql.data;
 }
 
 RemoteChange *
@@ -357,45 +374,73 @@ remote_change_forget_last(RemoteChange *change)
 	change->n--;
 }
 
-PGresult *
-remote_change_send(RemoteChange *change)
+/*
+ * Appends the statement for the rows that were added, whose first parameter is the
+ * one after "param", and stores its values.
+ */
+static void
+take_rows(RemoteChange *change, StringInfo sql, int param, const char **values)
 {
 	int			n = change->n;
-	const char *sql = change->one;
-	const char *const *values = change->values;
-	int			nvalues = change->nvalues;
-	MemoryContext oldcontext = MemoryContextSwitchTo(change->values_context);
 
-	forget_result(change);
 	/* first of all, because an error may lead here again */
 	change->n = 0;
-	if (n > 1 && nvalues > 0)
+	if (n > 1 && change->nvalues > 0)
 	{
-		const char **arrays = palloc(sizeof(char *) * nvalues);
-
-		if (change->many == NULL)
-			write_many(change);
-		sql = change->many;
-		for (int i = 0; i < nvalues; i++)
-			arrays[i] = array_of(&values[i], n, nvalues);
-		values = arrays;
+		find_types(change);
+		append_many(sql, change, param);
+		for (int i = 0; i < change->nvalues; i++)
+			values[i] = array_of(&change->values[i], n, change->nvalues);
+	}
+	else
+	{
+		append_one(sql, change, param);
+		if (change->nvalues > 0)
+			memcpy(values, change->values, sizeof(char *) * change->nvalues);
 	}
 	if (change->nextra > 0)
-	{
-		const char **all = palloc(sizeof(char *) * (nvalues + change->nextra));
+		memcpy(values + change->nvalues, change->extra, sizeof(char *) * change->nextra);
+}
 
-		memcpy(all, values, sizeof(char *) * nvalues);
-		memcpy(all + nvalues, change->extra, sizeof(char *) * change->nextra);
-		values = all;
-		nvalues += change->nextra;
+PGresult *
+remote_change_send(RemoteChange *change, List *before)
+{
+	int			n = change->n;
+	List	   *all;
+	StringInfoData sql;
+	const char **values;
+	int			nvalues = 0;
+	MemoryContext oldcontext = MemoryContextSwitchTo(change->values_context);
+	ListCell   *lc;
+
+	forget_result(change);
+	all = lappend(list_copy(before), change);
+	foreach(lc, all)
+		nvalues += ((RemoteChange *) lfirst(lc))->nvalues + ((RemoteChange *) lfirst(lc))->nextra;
+	values = palloc(sizeof(char *) * Max(nvalues, 1));
+	initStringInfo(&sql);
+	nvalues = 0;
+	foreach(lc, all)
+	{
+		RemoteChange *part = lfirst(lc);
+
+		if (part != change)
+			appendStringInfo(&sql, "%s w%d AS (", foreach_current_index(lc) ? "," : "WITH",
+							 foreach_current_index(lc) + 1);
+		take_rows(part, &sql, nvalues, values + nvalues);
+		if (part != change)
+			appendStringInfoString(&sql, ") ");
+		nvalues += part->nvalues + part->nextra;
 	}
 	wire_begin(change->wire, WIRE_WRITE, change->statement);
-	wire_send(change->wire, sql, nvalues, values, false);
+	wire_send(change->wire, sql.data, nvalues, values, false);
 	change->result = wire_take_whole(change->wire);
 	if (change->returning)
 		remote_result_check(change->result, atoi(PQcmdTuples(change->result)),
 							list_length(change->returned) + (n > 1 && change->operation != CMD_INSERT));
 	MemoryContextSwitchTo(oldcontext);
+	foreach(lc, before)
+		MemoryContextReset(((RemoteChange *) lfirst(lc))->values_context);
 	MemoryContextReset(change->values_context);
 	return change->result;
 }

@@ -34,8 +34,8 @@ typedef struct RemoteChange
 	int			nvalues;		/* of one row */
 	RemoteText	text;			/* of the keys, and then of the columns */
 	List	   *returned;		/* the columns of a returned row, in order */
-	char	   *one;			/* the statement for one row */
-	char	   *many;			/* for a set */
+	const char **types;			/* of the columns in the store; NULL: not known */
+	bool	   *as_it_is;		/* can an array have the type? */
 	PGresult   *result;			/* of the last statement */
 	MemoryContextCallback cleanup;
 	MemoryContext values_context;
@@ -73,8 +73,11 @@ extern void remote_change_forget_last(RemoteChange *change);
  * many rows the store has written, and has them if they are returned: those of
  * UPDATE and DELETE of a set with the number of the row in the set, from 1 on, as
  * last column.  It stays until the next call.  Errors are those of the store.
+ *
+ * The rows of "before", a list of RemoteChange for the same wire which return
+ * nothing, are written by the same statement.
  */
-extern PGresult *remote_change_send(RemoteChange *change);
+extern PGresult *remote_change_send(RemoteChange *change, List *before);
 
 /* The text of the statement for one row, for EXPLAIN. */
 extern char *remote_change_text(Relation rel, CmdType operation, List *columns,

@@ -33,6 +33,7 @@ typedef struct WireStatement
 	int			scans;			/* how many of its nodes take part */
 	int			running;		/* and have not ended */
 	WireNeed	need;
+	List	   *changed;		/* foreign tables whose rows it has changed */
 	MemoryContextCallback forget;
 } WireStatement;
 

@@ -1255,6 +1255,19 @@ set_can_set_tag(ModifyTable *plan, bool can_set_tag)
 }
 
 /*
+ * The local table comes first: with routing "store" its rows depend on what the
+ * stores have, which must not be what the statement changes there.
+ */
+static List *
+add_leaf_plan(PlannedStmt *stmt, List *plans, Plan *plan)
+{
+	Index		target = castNode(ModifyTable, plan)->nominalRelation;
+
+	return rt_fetch(target, stmt->rtable)->relkind == RELKIND_FOREIGN_TABLE ?
+		lappend(plans, plan) : lcons(plan, plans);
+}
+
+/*
  * Makes the statements of a group one plan.  It takes the place of the last one,
  * because what the others refer to is initialized before that.
  */
@@ -1274,14 +1287,14 @@ join_leaf_plans(PlannedStmt *stmt, LeafGroup *group)
 		Plan	  **other = find_cte_plan(stmt, lfirst(lc), &subplan);
 
 		set_can_set_tag(castNode(ModifyTable, *other), last->canSetTag);
-		append->appendplans = lappend(append->appendplans, *other);
+		append->appendplans = add_leaf_plan(stmt, append->appendplans, *other);
 		*other = NULL;
 		stmt->planTree->initPlan = list_delete_ptr(stmt->planTree->initPlan, subplan);
 	}
 	if (group->last == NULL)
 		append->plan.initPlan = stmt->planTree->initPlan;
 	last->plan.initPlan = NIL;
-	append->appendplans = lappend(append->appendplans, last);
+	append->appendplans = add_leaf_plan(stmt, append->appendplans, &last->plan);
 	append->first_partial_plan = list_length(append->appendplans);
 	compat_no_pruning(append);
 	foreach(lc, append->appendplans)
