@@ -460,17 +460,6 @@ receive_and_ignore(Wire *wire, bool report_errors)
 }
 
 static void
-receive_all(Wire *wire)
-{
-	/* a cancel here is the end of the connection */
-	wire->running = next_expected(wire) != '\0';
-	wire->running_level = GetCurrentTransactionNestLevel();
-	while (next_expected(wire) != '\0')
-		receive_and_ignore(wire, false);
-	wire->running = false;
-}
-
-static void
 fly(Wire *wire, char what, const char *sql, int nvalues, const char *const *values)
 {
 	if (!PQsendQueryParams(wire->connection.conn, sql, nvalues, NULL, values,
@@ -488,28 +477,50 @@ end_flight(Wire *wire)
 }
 
 static void
+receive_all(Wire *wire)
+{
+	/* an error has come before the last command of a flight */
+	if (next_expected(wire) != '\0' && wire->expected.data[wire->expected.len - 1] != 's')
+		end_flight(wire);
+	/* a cancel here is the end of the connection */
+	wire->running = next_expected(wire) != '\0';
+	wire->running_level = GetCurrentTransactionNestLevel();
+	while (next_expected(wire) != '\0')
+		receive_and_ignore(wire, false);
+	wire->running = false;
+}
+
+static void
 fly_settings(Wire *wire)
 {
 	fly(wire, 'c', psprintf(SETTINGS, wire->pooled ? "true" : "false"), 0, NULL);
 }
 
 /*
- * Sends a command in a flight of its own, and does not wait.  No error: this is
- * also called when one is under way.  If it does not fly, the connection goes.
+ * Sends commands in a flight of their own, and does not wait.  No error: this is
+ * also called when one is under way.  If they do not fly, the connection goes.
  */
 static void
-send_unawaited(Wire *wire, const char *sql)
+send_both_unawaited(Wire *wire, const char *first, const char *second)
 {
-	if (wire->connection.conn == NULL)
+	PGconn	   *conn = wire->connection.conn;
+
+	if (conn == NULL)
 		return;
-	if (!PQsendQueryParams(wire->connection.conn, sql, 0, NULL, NULL, NULL, NULL, 0) ||
-		!PQpipelineSync(wire->connection.conn) ||
-		PQflush(wire->connection.conn) < 0)
+	if ((first && !PQsendQueryParams(conn, first, 0, NULL, NULL, NULL, NULL, 0)) ||
+		!PQsendQueryParams(conn, second, 0, NULL, NULL, NULL, NULL, 0) ||
+		!PQpipelineSync(conn) || PQflush(conn) < 0)
 	{
 		lose_connection(wire);
 		return;
 	}
-	appendStringInfoString(&wire->expected, "us");
+	appendStringInfoString(&wire->expected, first ? "uus" : "us");
+}
+
+static void
+send_unawaited(Wire *wire, const char *sql)
+{
+	send_both_unawaited(wire, NULL, sql);
 }
 
 /* ----------------------------------------------------------------
@@ -665,18 +676,24 @@ wire_add(Wire *wire, const char *sql, int nvalues, const char *const *values)
 	fly(wire, 'c', sql, nvalues, values);
 }
 
-void
-wire_send(Wire *wire, const char *sql, int nvalues, const char *const *values,
-		  bool row_by_row)
+/*
+ * Ends a flight with a command whose answer is read, and perhaps one more.  If
+ * that fails, nobody knows what has flown.
+ */
+static void
+send_last(Wire *wire, const char *sql, int nvalues, const char *const *values,
+		  bool row_by_row, const char *after)
 {
 	connection_begin_statement(&wire->connection, sql);
-	fly(wire, 'd', sql, nvalues, values);
-	end_flight(wire);
-	wire->running = true;
-	wire->running_level = GetCurrentTransactionNestLevel();
 	wire->row_by_row = row_by_row;
+	wire->running_level = GetCurrentTransactionNestLevel();
 	PG_TRY();
 	{
+		fly(wire, 'd', sql, nvalues, values);
+		if (after)
+			fly(wire, 'u', after, 0, NULL);
+		end_flight(wire);
+		wire->running = true;
 		connection_flush(&wire->connection);
 	}
 	PG_CATCH();
@@ -685,6 +702,13 @@ wire_send(Wire *wire, const char *sql, int nvalues, const char *const *values,
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
+}
+
+void
+wire_send(Wire *wire, const char *sql, int nvalues, const char *const *values,
+		  bool row_by_row)
+{
+	send_last(wire, sql, nvalues, values, row_by_row, NULL);
 }
 
 PGresult *
@@ -1072,9 +1096,9 @@ rollback_there(Wire *wire)
 /* When the transaction is rolled back, a store has that long to finish preparing. */
 #define PREPARE_PATIENCE 1000
 
-/* A command outside a transaction, which nothing may share its flight with. */
+/* A command outside a transaction.  Nothing may share its flight but what comes after it. */
 static void
-send_alone(Wire *wire, const char *sql)
+send_alone(Wire *wire, const char *sql, const char *after)
 {
 	if (wire->connection.conn == NULL)
 		ereport(ERROR,
@@ -1082,19 +1106,23 @@ send_alone(Wire *wire, const char *sql)
 				 errmsg("connection to store \"%s\" was lost", wire->connection.store)));
 	wire->connection.limit = store_timeout;
 	receive_all(wire);
-	wire_send(wire, sql, 0, NULL, false);
+	send_last(wire, sql, 0, NULL, false, after);
 }
 
 static PGresult *
 run_alone(void *wire, const char *sql)
 {
-	send_alone(wire, sql);
+	send_alone(wire, sql, NULL);
 	return wire_receive_whole(wire);
 }
 
 /*
  * The first phase.  All stores prepare at the same time; what has only been read
  * is committed before, because that can fail for a serializable transaction.
+ *
+ * A transaction pooler would give the connection to others now.  They could wait
+ * for rows that are prepared, and the second phase for a connection.  So BEGIN
+ * flies with PREPARE TRANSACTION and keeps the connection until then.
  */
 static void
 prepare_everywhere(void)
@@ -1120,7 +1148,8 @@ prepare_everywhere(void)
 		receive_all(wire);
 		atomic_commit_name(wire->prepared,
 						   GetUserMapping(wire->userid, wire->serverid)->umid);
-		send_alone(wire, psprintf("PREPARE TRANSACTION '%s'", wire->prepared));
+		send_alone(wire, psprintf("PREPARE TRANSACTION '%s'", wire->prepared),
+				   wire->pooled ? "BEGIN" : NULL);
 	}
 	dlist_foreach(iter, &wires)
 	{
@@ -1190,7 +1219,9 @@ stop_preparing(Wire *wire)
 	if (wire->running)
 	{
 		answer = last_answer(wire, PREPARE_PATIENCE);
-		if (answer != NULL && strcmp(PQcmdStatus(answer), "PREPARE TRANSACTION") == 0)
+		/* after BEGIN it is not known, and if it has not there is nothing to roll back */
+		if (answer != NULL &&
+			strcmp(PQcmdStatus(answer), wire->pooled ? "BEGIN" : "PREPARE TRANSACTION") == 0)
 			forget_transaction(wire);
 		PQclear(answer);
 	}
@@ -1240,7 +1271,8 @@ finish_everywhere(bool commit)
 			continue;
 		snprintf(sql, sizeof(sql), "%s PREPARED '%s'",
 				 commit ? "COMMIT" : "ROLLBACK", wire->prepared);
-		send_unawaited(wire, sql);
+		/* the end of what keeps a pooled connection */
+		send_both_unawaited(wire, wire->pooled ? "COMMIT" : NULL, sql);
 	}
 	dlist_foreach(iter, &wires)
 	{

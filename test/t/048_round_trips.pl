@@ -16,6 +16,8 @@ use SplitServers;
 
 my ($control_plane, $store) = split_servers();
 sub here { return $control_plane->safe_psql('postgres', shift) }
+$store->append_conf('postgresql.conf', 'max_prepared_transactions = 20');
+$store->restart;
 here('SELECT run_ops.enable_split()');
 # 1,000 rows of the store, 10 of this database; of the tags 2,000 each, 100 of them in both
 $store->safe_psql('postgres', q(
@@ -153,6 +155,25 @@ takes(qq(BEGIN; SELECT count(*) FROM (SELECT FROM run_ops.run WHERE n >= 0 ORDER
 takes('SET run_ops_split.cross_store_writes = allow; BEGIN; INSERT INTO note VALUES (1); ' . $insert->(5011) . '; COMMIT', '', 2,
 	'a row of a table of this database and one of the store in one transaction');
 takes('BEGIN; ' . $insert->(5012) . qq(; INSERT INTO run_ops.run VALUES ('$other', 'open', 1); COMMIT), '', 2, 'a LEGACY row and a NEW one in one transaction');
+
+# --- atomic commit --------------------------------------------------------------------------------
+
+# PREPARE TRANSACTION, and COMMIT PREPARED, which others must see when the client
+# has its answer; with a pooler the same
+foreach my $pooled (0, 1)
+{
+	my ($n, $name) = $pooled ? (5300, ', pooled') : (5200, '');
+	here(q(ALTER SERVER new OPTIONS (ADD pooled 'true'))) if $pooled;
+	$session->query('SET run_ops_split.cross_store_writes = atomic');
+	takes("BEGIN; INSERT INTO note VALUES ($n); " . $insert->($n + 1) . '; COMMIT', '', 3, "atomic$name: a row of each database in one transaction");
+	takes('BEGIN; ' . $insert->($n + 2) . '; SAVEPOINT s; ' . $insert->($n + 3) . "; RELEASE s; INSERT INTO note VALUES ($n + 1); COMMIT", '', 4,
+		"atomic$name: two rows of the store, a savepoint between them");
+	takes("BEGIN; INSERT INTO note VALUES ($n + 2); " . $insert->($n + 4) . '; ROLLBACK', '', 1, "atomic$name: rolled back");
+	takes($insert->($n + 5), '', 2, "atomic$name: a row of the store only");
+	takes('BEGIN; ' . new_read(7) . "INSERT INTO note VALUES ($n + 3); COMMIT", 7, 1, "atomic$name: a row of the store read");
+}
+here('ALTER SERVER new OPTIONS (DROP pooled)');
+$session->query('RESET run_ops_split.cross_store_writes');
 
 # --- what stays open in the store between statements ---------------------------------------------
 

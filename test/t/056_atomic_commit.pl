@@ -12,6 +12,7 @@ use warnings;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use lib 'test/t';
+use HeldCommits;
 use SplitServers;
 use Test::More;
 
@@ -23,6 +24,7 @@ my ($control_plane, $store) = split_servers(conf => q(
 	run_ops_split.store_timeout = 120s
 	run_ops_split.store_retry_pause = 0));
 
+my $commits = HeldCommits->new($control_plane);
 sub here { return $control_plane->safe_psql('postgres', shift) }
 sub there { return $store->safe_psql('postgres', shift) }
 
@@ -242,58 +244,26 @@ foreach my $crash (0, 1)
 
 # --- killed between the phases ---------------------------------------------------
 
-# Commits wait for a standby that does not exist, from now on.  The first of them
-# has sent a notification, so that others who do wait before their commits.
-my @held;
-sub hold_commits
-{
-	here(q(ALTER SYSTEM SET synchronous_standby_names = 'nobody'));
-	$control_plane->reload;
-	for (;;)
-	{
-		my ($o, $e) = ('', '');
-		my $probe = start_psql(q(BEGIN; SELECT pg_logical_emit_message(true, 'x', 'x'); NOTIFY nobody; COMMIT), \$o, \$e);
-		push @held, $probe;
-		while ($probe->pumpable)
-		{
-			return if here(q(SELECT count(*) = 1 FROM pg_stat_activity WHERE query LIKE '%NOTIFY nobody%' AND wait_event = 'SyncRep')) eq 't';
-			$probe->pump_nb;
-		}
-	}
-}
-sub release_commits
-{
-	here('ALTER SYSTEM RESET synchronous_standby_names');
-	$control_plane->reload;
-	$_->finish foreach splice @held;
-	return;
-}
-sub forget_commits
-{
-	$control_plane->append_conf('postgresql.auto.conf', q(synchronous_standby_names = ''));
-	$_->finish foreach splice @held;
-	return;
-}
 sub commit_waits { return $control_plane->poll_query_until('postgres', "SELECT count(*) = 1 FROM pg_stat_activity WHERE query LIKE '%INSERT%' AND wait_event = '$_[0]'") }
 
 foreach my $crash (0, 1)
 {
 	my $n = 40 + $crash;
-	hold_commits();
+	$commits->hold;
 	$writer = start_psql('BEGIN; ' . insert($n) . '; NOTIFY somebody; COMMIT', \$out, \$err);
 	ok($control_plane->poll_query_until('postgres', q(SELECT count(*) = 1 FROM pg_locks WHERE NOT granted AND locktype = 'object' AND database = 0)),
 		'a transaction is about to commit here');
 	is(left(), '1', '... and has prepared there');
 	if ($crash)
 	{
-		restart_after_crash($control_plane, sub { $writer->finish; forget_commits() });
+		restart_after_crash($control_plane, sub { $writer->finish; $commits->forget });
 		is(resolved(), 'new rolled back', 'the server crashes: it is rolled back');
 	}
 	else
 	{
 		here("SELECT pg_terminate_backend(@{[pid_of_writer()]})");
 		$writer->finish;
-		release_commits();
+		$commits->release;
 	}
 	nothing_left('... nothing is left');
 	is(stored($n), '0 0', '... in both databases');
@@ -303,7 +273,7 @@ foreach my $crash (0, 1)
 sub stop_between
 {
 	my ($n, $settings) = @_;
-	hold_commits();
+	$commits->hold;
 	($out, $err) = ('', '');
 	$writer = start_psql(($settings // '') . insert($n), \$out, \$err);
 	ok(commit_waits('SyncRep'), 'a transaction has committed here');
@@ -316,12 +286,12 @@ is(resolved(), 'new in progress', 'while it is on its way nobody else finishes i
 is(left(), '1', '... really');
 here("SELECT pg_terminate_backend(@{[pid_of_writer()]})");
 $writer->finish;
-release_commits();
+$commits->release;
 nothing_left('the session is terminated: nothing is left');
 is(stored(50), '1 1', '... both have committed');
 
 stop_between(51);
-restart_after_crash($control_plane, sub { $writer->finish; forget_commits() });
+restart_after_crash($control_plane, sub { $writer->finish; $commits->forget });
 is(stored(51), '1 0', 'the server crashes: one has committed');
 is(here('SET run_ops_split.cross_store_writes = warn; SELECT store, prepared, oldest_prepared BETWEEN \'0\' AND interval \'1 h\' FROM run_ops.stat_stores ORDER BY store'),
 	"legacy|0|\nnew|1|t", 'stat_stores shows what is left');
@@ -336,7 +306,7 @@ my $connection = q(SELECT pid FROM pg_stat_activity WHERE application_name = 'ru
 
 stop_between(60);
 restart_after_crash($store);
-release_commits();
+$commits->release;
 $writer->finish;
 like($err, $warning, 'the store crashes: a warning');
 is(left(), '1', '... one is left');
@@ -345,13 +315,13 @@ is(stored(60), '1 1', '... both have committed');
 is(left(), '0', '... nothing is left');
 
 # in one session: what it has written is seen by its next statement
-hold_commits();
+$commits->hold;
 my $session = $control_plane->background_psql('postgres', on_error_stop => 0);
 $session->{stdin} .= insert(61) . ";\n\\echo == done\n";
 $session->{run}->pump_nb;
 ok(commit_waits('SyncRep'), 'a session has committed here');
 is(there("SELECT pg_terminate_backend(($connection))"), 't', 'its connection is lost');
-release_commits();
+$commits->release;
 is($session->query("SELECT n FROM run_ops.run WHERE id = '@{[ksuid(61)]}'") =~ s/.*== done\n//sr, '61', 'it goes on, and sees what it has written');
 like($session->{stderr}, qr/WARNING:  transaction is committed, but/, '... after a warning');
 $session->quit;
@@ -362,7 +332,7 @@ is(left(), '0', '... nothing is left');
 stop_between(62, q(SET run_ops_split.store_timeout = '1s'; ));
 my $frozen = there($connection);
 kill 'STOP', $frozen;
-release_commits();
+$commits->release;
 $writer->finish;
 like($err, $warning, 'the store does not answer: a warning');
 kill 'CONT', $frozen;
@@ -375,7 +345,7 @@ is(left(), '0', '... nothing is left');
 stop_between(63);
 $frozen = there($connection);
 kill 'STOP', $frozen;
-release_commits();
+$commits->release;
 ok(commit_waits('Extension'), 'a session waits for COMMIT PREPARED');
 restart_after_crash($control_plane, sub { $writer->finish; kill 'CONT', $frozen });
 ok($store->poll_query_until('postgres', "SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = $frozen"), 'the server crashes, the store goes on');
@@ -427,7 +397,8 @@ ok($store->poll_query_until('postgres', $waits), 'another one prepares');
 $control_plane->wait_for_catchup($standby, 'replay', here('SELECT pg_current_wal_flush_lsn()'));
 $control_plane->stop('immediate');
 $holder->quit;
-$_->finish foreach ($writer, $committer, splice @held);
+$_->finish foreach ($writer, $committer);
+$commits->forget;
 ok($store->poll_query_until('postgres', 'SELECT count(*) = 2 FROM pg_prepared_xacts'), 'the control plane is gone, both are prepared');
 my ($other) = grep { $_ ne $committed } split /\n/, the_name();
 

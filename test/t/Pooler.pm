@@ -65,16 +65,17 @@ sub reconnect
 	return;
 }
 
+# It waits for open transactions, unless it is killed.
 sub stop
 {
-	my ($self) = @_;
+	my ($self, $signal) = @_;
 	my $pid = delete $self->{pid} or return;
 	local $?;
-	kill 'INT', $pid;
+	kill $signal // 'INT', $pid;
 	waitpid $pid, 0;
 	return;
 }
 
-sub DESTROY { return shift->stop }
+sub DESTROY { return shift->stop('KILL') }
 
 1;
