@@ -155,6 +155,7 @@ rights_execute(RightsStatement *statement, Datum *values, const char *nulls,
 	ParamListInfo params = makeParamList(statement->nargs);
 	SPIExecuteOptions options = {0};
 
+	Assert(values != NULL || statement->nargs == 0);
 	for (int i = 0; i < statement->nargs; i++)
 	{
 		ParamExternData *param = &params->params[i];

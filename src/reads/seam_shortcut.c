@@ -126,6 +126,7 @@ take_shortcut(Query *query, Index rti, UnionView *view, RowMarkClause *mark,
 	{
 		UnionLeaf  *leaf = lfirst(lc);
 
+		Assert(leaf->query != NULL);
 		if (leaf->query != chosen)
 			compat_append_rtable(chosen, leaf->query);
 	}

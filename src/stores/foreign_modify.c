@@ -731,6 +731,7 @@ give_row(PlanState *plan)
 		if (modify->plan == plan)
 			break;
 	}
+	Assert(modify != NULL && modify->plan == plan);
 	if (modify->rows == NULL)
 	{
 		gather_all(modify->estate);

@@ -406,12 +406,15 @@ password_required(UserMapping *user)
 static bool
 passes_scram_keys(ForeignServer *server, UserMapping *user)
 {
-	const char *option = option_value(server->options, "use_scram_passthrough");
+	const char *option;
 	bool		wanted = false;
 
+	if (!compat_has_scram_keys())
+		return false;
+	option = option_value(server->options, "use_scram_passthrough");
 	if (option == NULL)
 		option = option_value(user->options, "use_scram_passthrough");
-	return compat_has_scram_keys() && option && parse_bool(option, &wanted) && wanted;
+	return option && parse_bool(option, &wanted) && wanted;
 }
 
 static bool

@@ -266,7 +266,7 @@ typedef struct RemoteExpression
 
 #define FIRST_PART 1900000000
 
-static void
+pg_noreturn static void
 refuse_expression(const char *what)
 {
 	ereport(ERROR,
@@ -456,6 +456,7 @@ insert_texts(const char *sql, List *texts)
 			appendStringInfoChar(&result, *sql++);
 			continue;
 		}
+		Assert(texts != NIL);
 		appendStringInfoString(&result, list_nth(texts, strtol(sql + 1, &end, 10) - FIRST_PART));
 		sql = end;
 	}
