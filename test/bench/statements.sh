@@ -83,6 +83,16 @@ for change in 'n = n + 1' "status = 'DONE'"; do
     "UPDATE run_ops.run SET $change WHERE batch < 5;" "UPDATE run SET $change WHERE batch < 5;" in_store
 done
 
+# a row here and one in the store; nobody waits for a disk
+both="BEGIN; UPDATE run_ops.run SET n = n + 1 WHERE id = '$legacy'; UPDATE run_ops.run SET n = n + 1 WHERE id = '$new'; COMMIT;"
+cross_store_writes() { # value command ...
+  PGOPTIONS="$PGOPTIONS -c client_min_messages=error -c run_ops_split.cross_store_writes=$1" "${@:2}"
+}
+atomic() { # distance
+  cross_store_writes atomic row "a row here and one in the store, atomic commit$1" 'with warn' told 200 "$both" "$both" 'cross_store_writes warn'
+}
+atomic ''
+
 # counts made directly: in the local table, and by a client of the store
 counts() { # what target query
   for _ in 1 2 3 4 5 6 7; do
@@ -115,6 +125,7 @@ insert='INSERT INTO TABLE (id, status, n, payload)'
 new_row="'run_' || substr(md5(random()::text) || md5(random()::text), 1, 27), 'PENDING', 0, 'p'"
 against_stock 'INSERT of one row in the store' told 50 "$insert VALUES ($new_row);"
 against_stock 'INSERT of 5,000 rows in the store, batches of 100' told 3 "$insert SELECT $new_row FROM generate_series(1, 5000);"
+atomic ', 1 ms'
 
 # Three servers that lead to the table, each with a connection of its own.
 sql <<SQL
