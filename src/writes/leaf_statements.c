@@ -824,6 +824,21 @@ put_in_place(Rewrite *rewrite, List *queries)
 	return last;
 }
 
+/*
+ * Leaves only the columns of the view, for whole rows of it.  Each leaf copies the
+ * query, and all leaves in it as many times.
+ */
+static void
+forget_leaves(Query *query, Target *target)
+{
+	RangeTblEntry *view = rt_fetch(target->source, query->rtable);
+	Query	   *columns = makeNode(Query);
+
+	columns->commandType = CMD_SELECT;
+	columns->targetList = view->subquery->targetList;
+	view->subquery = columns;
+}
+
 static Query *
 change_view(Rewrite *rewrite, Query *query, Target *target)
 {
@@ -832,6 +847,7 @@ change_view(Rewrite *rewrite, Query *query, Target *target)
 	IdColumn	id = {target->source, route_column(target)};
 	ListCell   *lc;
 
+	forget_leaves(query, target);
 	/* the quick way: the ids are known, so their leaf needs no condition */
 	foreach(lc, target->leaves)
 	{
