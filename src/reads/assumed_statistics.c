@@ -12,6 +12,9 @@
  *
  * PostgreSQL has no statistics for a UNION ALL either.  Its columns have as many
  * values as those of its leaves together.
+ *
+ * Of many stores, what is assumed adds up.  So a plan that reads such a table has
+ * no JIT: it would compile for seconds what then reads a few rows.
  */
 #include "postgres.h"
 
@@ -19,8 +22,12 @@
 #include "access/table.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_statistic.h"
+#include "jit/jit.h"
+#include "miscadmin.h"
 #include "optimizer/optimizer.h"
 #include "optimizer/pathnode.h"
+#include "optimizer/planner.h"
+#include "parser/parsetree.h"
 #include "utils/hsearch.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -39,6 +46,7 @@
 #define ASSUMED_ROWS_PER_VALUE 100
 
 static get_relation_stats_hook_type next_get_relation_stats = NULL;
+static planner_hook_type next_planner = NULL;
 
 /*
  * The local tables of foreign tables, looked up once per session.  An answer
@@ -81,19 +89,19 @@ local_table(Oid foreign_table)
 	return local;
 }
 
-/* The number of rows in a table when it was last vacuumed or analyzed, or 0. */
+/* The number of rows in a table when it was last vacuumed or analyzed, or -1. */
 static double
 known_rows(Oid relid)
 {
 	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
-	double		rows = 0;
+	double		rows = -1;
 
 	if (HeapTupleIsValid(tuple))
 	{
 		rows = ((Form_pg_class) GETSTRUCT(tuple))->reltuples;
 		ReleaseSysCache(tuple);
 	}
-	return Max(rows, 0);
+	return rows;
 }
 
 double
@@ -243,9 +251,83 @@ assume_statistics(PlannerInfo *root, RangeTblEntry *rte, AttrNumber attno,
 	return vardata->statsTuple != NULL;
 }
 
+/* ----------------------------------------------------------------
+ *		No JIT for assumed costs
+ * ----------------------------------------------------------------
+ */
+
+static bool reads_assumed(Plan *plan, PlannedStmt *stmt);
+
+static bool
+any_reads_assumed(List *plans, PlannedStmt *stmt)
+{
+	ListCell   *lc;
+
+	foreach(lc, plans)
+	{
+		if (reads_assumed(lfirst(lc), stmt))
+			return true;
+	}
+	return false;
+}
+
+static bool
+is_assumed(ForeignScan *scan, PlannedStmt *stmt)
+{
+	int			rti = -1;
+
+	while ((rti = bms_next_member(scan->fs_relids, rti)) >= 0)
+	{
+		RangeTblEntry *rte = rt_fetch(rti, stmt->rtable);
+
+		if (rte->rtekind == RTE_RELATION && OidIsValid(local_table(rte->relid)) &&
+			known_rows(rte->relid) < 0)
+			return true;
+	}
+	return false;
+}
+
+/* Does the plan read a table of a store that was never analyzed? */
+static bool
+reads_assumed(Plan *plan, PlannedStmt *stmt)
+{
+	if (plan == NULL)
+		return false;
+	check_stack_depth();
+	switch (nodeTag(plan))
+	{
+		case T_ForeignScan:
+			return is_assumed((ForeignScan *) plan, stmt);
+		case T_Append:
+			return any_reads_assumed(((Append *) plan)->appendplans, stmt);
+		case T_MergeAppend:
+			return any_reads_assumed(((MergeAppend *) plan)->mergeplans, stmt);
+		case T_CustomScan:
+			return any_reads_assumed(((CustomScan *) plan)->custom_plans, stmt);
+		case T_SubqueryScan:
+			return reads_assumed(((SubqueryScan *) plan)->subplan, stmt);
+		default:
+			return reads_assumed(outerPlan(plan), stmt) || reads_assumed(innerPlan(plan), stmt);
+	}
+}
+
+static PlannedStmt *
+assuming_planner(Query *query, const char *query_string, int cursor_options,
+				 ParamListInfo params)
+{
+	PlannedStmt *stmt = next_planner(query, query_string, cursor_options, params);
+
+	if (stmt->jitFlags != PGJIT_NONE &&
+		(reads_assumed(stmt->planTree, stmt) || any_reads_assumed(stmt->subplans, stmt)))
+		stmt->jitFlags = PGJIT_NONE;
+	return stmt;
+}
+
 void
 assumed_statistics_init(void)
 {
+	next_planner = planner_hook ? planner_hook : standard_planner;
+	planner_hook = assuming_planner;
 	next_get_relation_stats = get_relation_stats_hook;
 	get_relation_stats_hook = assume_statistics;
 }
