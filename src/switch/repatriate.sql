@@ -328,7 +328,8 @@ BEGIN
     RAISE EXCEPTION 'batch_size must be at least 1' USING ERRCODE = 'invalid_parameter_value';
   END IF;
   PERFORM run_ops.start_progress(going_forward);
-  IF tracked THEN
+  -- Once a pass and not once a range: it is a question for every store.
+  IF tracked AND NOT EXISTS (SELECT FROM run_ops.copy_progress AS c WHERE c.forward = going_forward AND NOT c.finished) THEN
     gap := run_ops.tracking_gap(going_forward);
     IF gap IS NOT NULL THEN
       RAISE NOTICE 'comparing all rows again' USING DETAIL = gap;
@@ -337,7 +338,8 @@ BEGIN
       RETURN QUERY SELECT NULL::regclass, NULL::text, 0::bigint, false;
       RETURN;
     END IF;
-  ELSIF NOT EXISTS (SELECT FROM run_ops.copy_progress AS c WHERE c.forward = going_forward AND (c.finished OR c.position IS NOT NULL))
+  ELSIF NOT tracked
+        AND NOT EXISTS (SELECT FROM run_ops.copy_progress AS c WHERE c.forward = going_forward AND (c.finished OR c.position IS NOT NULL))
         AND run_ops.start_tracking(going_forward) THEN
     -- returns, so that the triggers are committed before the first row is copied
     RETURN QUERY SELECT NULL::regclass, NULL::text, 0::bigint, false;
