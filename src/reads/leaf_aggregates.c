@@ -309,10 +309,14 @@ leaf_filter(UnionView *view, UnionLeaf *leaf)
 {
 	RangeTblEntry *rte = linitial_node(RangeTblEntry, leaf->query->rtable);
 	TargetEntry *id = get_tle_by_resno(leaf->query->targetList, view->id->varattno);
-	TargetEntry *store = get_tle_by_resno(leaf->query->targetList, view->store->varattno);
+	TargetEntry *store;
 	FuncExpr   *filter = copyObject(view->filter);
 	Node	   *condition = NULL;
 
+	/* routing "store": the leaf itself says which of its rows are shown */
+	if (view->store == NULL)
+		return NULL;
+	store = get_tle_by_resno(leaf->query->targetList, view->store->varattno);
 	if (IsA(id->expr, Var) &&
 		is_proven_by_check(rte->relid, rte->inh, ((Var *) id->expr)->varattno, (Const *) store->expr))
 		return NULL;
@@ -452,7 +456,7 @@ is_view_to_split(Query *query, Split *split, UnionView *view, List **leaves)
 	ListCell   *lc;
 
 	if (rte->rtekind != RTE_SUBQUERY || rte->security_barrier ||
-		!is_union_view(rte->subquery, view) || view->store == NULL)
+		!is_union_view(rte->subquery, view))
 		return false;
 	split->id = view->id->varattno;
 	*leaves = union_leaves(view);
