@@ -155,6 +155,7 @@ REGRESS ?= \
 	lazy_fdw \
 	estimates \
 	store_anti_join \
+	many_stores \
 	write_routing \
 	collected_rows \
 	one_statement \

@@ -26,7 +26,7 @@ AS $$
     FROM run_ops.routed_store AS r WHERE r.view = t.view
 $$;
 COMMENT ON FUNCTION run_ops.copies(run_ops.routed_table) IS
-  'the local table and the foreign tables of a routed table, by store; the lowest precedence is queried first, and its row is shown if two stores have the key';
+  'the local table and the foreign tables of a routed table, by store; the lowest precedence is queried first';
 
 CREATE FUNCTION run_ops.view_query(t run_ops.routed_table, split boolean) RETURNS text
   LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
@@ -34,9 +34,7 @@ AS $$
 DECLARE
   columns text := run_ops.column_list(t.legacy, '');
   keys    text;
-  seen    text[] := '{}';  -- conditions that exclude the keys of the leaves so far
-  leaves  text[] := '{}';
-  leaf    record;
+  same    text;
 BEGIN
   IF NOT split THEN
     RETURN format('SELECT %s FROM %s', columns, t.legacy);
@@ -49,18 +47,20 @@ BEGIN
          FROM run_ops.copies(t) AS c WHERE c.store <> 'legacy'),
       t.route_column);
   END IF;
-  keys := (SELECT string_agg(format('y.%1$I %2$s x.%1$I', k, run_ops.equality_operator(t.legacy, k)), ' AND ') FROM unnest(t.key_columns) AS k);
-  -- each leaf leaves out the keys of the leaves before it
-  FOR leaf IN
-    SELECT c.relation FROM run_ops.copies(t) AS c ORDER BY c.precedence, c.store
-  LOOP
-    leaves := leaves || concat_ws(' WHERE ',
-      format('SELECT %s FROM %s AS x', run_ops.column_list(t.legacy, 'x.'), leaf.relation),
-      nullif(array_to_string(seen, ' AND '), ''));
-    seen := seen || format('NOT EXISTS (SELECT FROM %s AS y WHERE %s)', leaf.relation, keys);
-  END LOOP;
-  RETURN format('SELECT %s FROM (%s) AS u WHERE run_ops.refuse_locks(u.%I)',
-    run_ops.column_list(t.legacy, 'u.'), array_to_string(leaves, ' UNION ALL '), t.key_columns[1]);
+  SELECT string_agg(quote_ident(k), ', '), string_agg(format('y.%1$I %2$s x.%1$I', k, run_ops.equality_operator(t.legacy, k)), ' AND ')
+    INTO keys, same FROM unnest(t.key_columns) AS k;
+  -- Only the local table leaves out keys, with one anti join for all stores: the
+  -- number of relations in the plan grows with that of the stores.
+  RETURN (
+    SELECT format('SELECT %s FROM (%sSELECT %s FROM %s AS x%s) AS u WHERE run_ops.refuse_locks(u.%I)',
+             run_ops.column_list(t.legacy, 'u.'),
+             string_agg(format('SELECT %s FROM %s AS x UNION ALL ', run_ops.column_list(t.legacy, 'x.'), c.relation),
+                        '' ORDER BY c.precedence, c.store),
+             run_ops.column_list(t.legacy, 'x.'), t.legacy,
+             format(' WHERE NOT EXISTS (SELECT FROM (%s) AS y WHERE %s)',
+                    string_agg(format('SELECT %s FROM %s AS y', keys, c.relation), ' UNION ALL ' ORDER BY c.precedence, c.store), same),
+             t.key_columns[1])
+      FROM run_ops.copies(t) AS c WHERE c.store <> 'legacy');
 END $$;
 COMMENT ON FUNCTION run_ops.view_query(run_ops.routed_table, boolean) IS
   'the query of the view of a routed table with split off or on';
@@ -88,8 +88,8 @@ BEGIN
   EXECUTE format('COMMENT ON VIEW %s IS %L', t.view, CASE
     WHEN NOT split THEN format('%s; split is off', t.legacy)
     WHEN t.routing = 'store' THEN format(
-      '%s in every store; a row does not say which store it is in, so each read queries all stores, and if two stores '
-      'have a key, the row of "new" is shown: the keys of the local rows that a query reads are sent to each store', t.legacy)
+      '%s in every store; a row does not say which store it is in, so each read queries all stores. A local row is not shown if '
+      'a store has its key: the keys of the local rows that a query reads are sent to all stores', t.legacy)
     ELSE format('%s in every store; the shape of "%s" tells the store of a row', t.legacy, t.route_column) END);
   -- In a session without the library, a rule that does nothing makes PostgreSQL
   -- refuse INSERT ... ON CONFLICT.  The triggers of the view would ignore the clause.
@@ -197,24 +197,34 @@ DECLARE
   same text := (SELECT string_agg(format('x.%1$I %2$s y.%1$I', k, run_ops.equality_operator(t.legacy, k)), ' AND ') FROM unnest(t.key_columns) AS k);
   copy record;
 BEGIN
+  IF t.routing = 'store' THEN
+    RETURN QUERY SELECT a.* FROM run_ops.copies(t) AS c, LATERAL run_ops.as_owner(t.legacy, format(
+        'SELECT ''legacy''::text, jsonb_build_object(%s), %L::text FROM %s AS x JOIN %s AS y ON %s',
+        keys, c.store, t.legacy, c.relation, same)) AS a (store text, key jsonb, belongs_to text)
+     WHERE c.store <> 'legacy';
+    -- the keys of all stores at once, because the pairs of stores would be many
+    RETURN QUERY SELECT a.* FROM (
+        SELECT string_agg(format('SELECT %L::text AS run_ops_store, %s AS run_ops_place, %s FROM %s AS x', c.store,
+                                 row_number, (SELECT string_agg(format('x.%I', k), ', ') FROM unnest(t.key_columns) AS k), c.relation), ' UNION ALL ') AS rows
+          FROM (SELECT *, row_number() OVER (ORDER BY o.precedence, o.store) FROM run_ops.copies(t) AS o WHERE o.store <> 'legacy') AS c
+        HAVING count(*) > 1) AS q,
+      LATERAL run_ops.as_owner(t.legacy, format(
+        'SELECT x.run_ops_store, jsonb_build_object(%s), x.run_ops_first FROM (SELECT *, first_value(run_ops_store) '
+        'OVER (PARTITION BY %s ORDER BY run_ops_place) AS run_ops_first FROM (%s) AS r) AS x WHERE x.run_ops_store <> x.run_ops_first',
+        keys, (SELECT string_agg(format('r.%I', k), ', ') FROM unnest(t.key_columns) AS k), q.rows)) AS a (store text, key jsonb, belongs_to text);
+    RETURN;
+  END IF;
   FOR copy IN SELECT * FROM run_ops.copies(t) AS c ORDER BY c.store LOOP
-    IF t.routing <> 'store' THEN
-      -- The second condition says the same in SQL that the store can evaluate,
-      -- so that the store sends strays only.
-      RETURN QUERY SELECT a.* FROM run_ops.as_owner(t.legacy, format(
-        'SELECT %1$L::text, jsonb_build_object(%2$s), coalesce(run_ops.resolve_shard(x.%3$I), ''legacy''::text) FROM %4$s AS x '
-        'WHERE NOT run_ops.resides(x.%3$I, %1$L)%5$s',
-        copy.store, keys, t.route_column, copy.relation, CASE WHEN copy.store <> 'legacy' THEN format(
-          ' AND (NOT (%s) OR x.%I IS NULL)', run_ops.residency_condition(format('x.%I', t.route_column), copy.store),
-          t.route_column) END)) AS a (store text, key jsonb, belongs_to text);
-    ELSIF copy.store = 'legacy' THEN
-      RETURN QUERY SELECT a.* FROM run_ops.copies(t) AS c, LATERAL run_ops.as_owner(t.legacy, format(
-          'SELECT ''legacy''::text, jsonb_build_object(%s), %L::text FROM %s AS x JOIN %s AS y ON %s',
-          keys, c.store, copy.relation, c.relation, same)) AS a (store text, key jsonb, belongs_to text)
-       WHERE c.store <> 'legacy';
-    END IF;
+    -- The second condition says the same in SQL that the store can evaluate,
+    -- so that the store sends strays only.
+    RETURN QUERY SELECT a.* FROM run_ops.as_owner(t.legacy, format(
+      'SELECT %1$L::text, jsonb_build_object(%2$s), coalesce(run_ops.resolve_shard(x.%3$I), ''legacy''::text) FROM %4$s AS x '
+      'WHERE NOT run_ops.resides(x.%3$I, %1$L)%5$s',
+      copy.store, keys, t.route_column, copy.relation, CASE WHEN copy.store <> 'legacy' THEN format(
+        ' AND (NOT (%s) OR x.%I IS NULL)', run_ops.residency_condition(format('x.%I', t.route_column), copy.store),
+        t.route_column) END)) AS a (store text, key jsonb, belongs_to text);
   END LOOP;
 END $$;
 COMMENT ON FUNCTION run_ops.find_strays(regclass) IS
-  'rows that the view does not show with split on: the shape of their id says that they belong in another store, or, with routing "store", a row of another store has the same key; reads the whole table in every store';
+  'rows in the wrong store while split is on: the shape of their id says that they belong in another store, so that the view does not show them; or, with routing "store", another store has a row with the same key, so that the view does not show the local row, or shows the rows of both stores. Reads the whole table in every store.';
 REVOKE EXECUTE ON FUNCTION run_ops.find_strays(regclass) FROM PUBLIC;

@@ -2,13 +2,13 @@
  * store_anti_join.c
  *		Rows whose keys are not in the table of a store.
  *
- * A view of routing "store" shows rows of a table only if the tables before it
- * do not have their keys (NOT EXISTS).  PostgreSQL has two plans for that: a
- * lookup in the store for each row, or fetching all keys of the store.  The one
- * idea is a third plan: read the rows, send their keys as sets, and let the store
- * answer which of them it has.  Then the number of round trips hardly depends on
- * the number of rows.  The rows keep their order, and sets begin small, so a page
- * of ordered rows needs one set.
+ * A view of routing "store" shows rows of the local table only if no store has
+ * their keys (NOT EXISTS).  PostgreSQL has two plans for that: a lookup in the
+ * stores for each row, or fetching all keys of the stores.  The one idea is a
+ * third plan: read the rows, send their keys as sets to all stores at the same
+ * time, and let each answer which of them it has.  Then the number of round trips
+ * hardly depends on the number of rows and stores.  The rows keep their order, and
+ * sets begin small, so a page of ordered rows needs one set.
  *
  * This is for the anti joins of the views.  Only keys of a few types are sent,
  * whose equality is the same in every database.
@@ -18,8 +18,10 @@
 #include "catalog/pg_type.h"
 #include "commands/explain.h"
 #include "executor/executor.h"
+#include "foreign/foreign.h"
 #include "miscadmin.h"
 #include "nodes/extensible.h"
+#include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/cost.h"
 #include "optimizer/optimizer.h"
@@ -49,13 +51,29 @@
 
 static set_join_pathlist_hook_type next_set_join_pathlist = NULL;
 
-typedef struct AntiJoinState
+/* The table of a store whose keys are excluded. */
+typedef struct KeyTable
 {
-	CustomScanState css;		/* must be first */
+	RelOptInfo *rel;
+	Oid			relid;
+	List	   *columns;		/* numbers, in the order of the lookups */
+} KeyTable;
+
+/* A store while the plan is executed. */
+typedef struct AskedStore
+{
 	Wire	   *wire;
 	WireStatement *statement;
 	Oid			serverid;
 	const char *sql;
+	bool		shared;			/* it is asked for keys of several tables */
+} AskedStore;
+
+typedef struct AntiJoinState
+{
+	CustomScanState css;		/* must be first */
+	AskedStore *stores;			/* none in EXPLAIN */
+	int			nstores;
 	List	   *keys;			/* ExprStates */
 	FmgrInfo   *output;			/* of each key */
 
@@ -96,16 +114,11 @@ is_column_of_rel(Node *expr, void *arg)
 	return is_column_of(expr, ((RelOptInfo *) arg)->relid);
 }
 
-/*
- * The lookups that the join clauses consist of.  NIL if there is another
- * clause, or if the store cannot find the rows through an index.
- */
-static List *
-key_lookups(PlannerInfo *root, RelOptInfo *outerrel, RelOptInfo *innerrel,
-			Oid relid, List *clauses)
+/* Adds the lookups that clauses consist of.  False if there is another clause. */
+static bool
+add_lookups(PlannerInfo *root, RelOptInfo *outerrel, RelOptInfo *innerrel,
+			List *clauses, List **lookups)
 {
-	List	   *result = NIL;
-	bool		indexed = false;
 	ListCell   *lc;
 
 	foreach(lc, clauses)
@@ -118,16 +131,78 @@ key_lookups(PlannerInfo *root, RelOptInfo *outerrel, RelOptInfo *innerrel,
 			!is_plain_equality(lookup) ||
 			contain_volatile_functions(lookup->values) ||
 			!bms_is_subset(pull_varnos(root, lookup->values), outerrel->relids))
-			return NIL;
-		indexed |= remote_column_is_indexed(relid, ((Var *) lookup->column)->varattno);
-		result = lappend(result, lookup);
+			return false;
+		*lookups = lappend(*lookups, lookup);
 	}
-	return indexed ? result : NIL;
+	return true;
+}
+
+/*
+ * The relation as a table of which a store can look up the rows.  "columns" are
+ * the Vars that its parent in a UNION ALL consists of, or NIL.
+ */
+static KeyTable *
+key_table(PlannerInfo *root, RelOptInfo *rel, List *columns, List *lookups)
+{
+	KeyTable   *table = palloc0(sizeof(KeyTable));
+	bool		indexed = false;
+	ListCell   *lc;
+
+	if (rel->fdwroutine == NULL || !is_store_table(rel->fdwroutine))
+		return NULL;
+	table->rel = rel;
+	table->relid = planner_rt_fetch(rel->relid, root)->relid;
+	foreach(lc, lookups)
+	{
+		Var		   *column = (Var *) ((LookupCondition *) lfirst(lc))->column;
+
+		if (columns != NIL)
+			column = list_nth(columns, column->varattno - 1);
+		if (column == NULL || !is_column_of((Node *) column, rel->relid))
+			return NULL;
+		table->columns = lappend_int(table->columns, column->varattno);
+		indexed |= remote_column_is_indexed(table->relid, column->varattno);
+	}
+	return indexed ? table : NULL;
+}
+
+/*
+ * The tables that the inner relation consists of: it is one, or a UNION ALL of
+ * some.  NIL if it is something else, or if a store cannot find the rows through
+ * an index.
+ */
+static List *
+key_tables(PlannerInfo *root, RelOptInfo *innerrel, List *lookups)
+{
+	List	   *tables = NIL;
+	KeyTable   *table;
+	ListCell   *lc;
+
+	if (innerrel->rtekind != RTE_SUBQUERY)
+	{
+		table = key_table(root, innerrel, NIL, lookups);
+		return table ? list_make1(table) : NIL;
+	}
+	if (!planner_rt_fetch(innerrel->relid, root)->inh)
+		return NIL;
+	foreach(lc, root->append_rel_list)
+	{
+		AppendRelInfo *child = lfirst_node(AppendRelInfo, lc);
+
+		if (child->parent_relid != innerrel->relid)
+			continue;
+		table = key_table(root, root->simple_rel_array[child->child_relid],
+						  child->translated_vars, lookups);
+		if (table == NULL)
+			return NIL;
+		tables = lappend(tables, table);
+	}
+	return tables;
 }
 
 /* The numbers of the keys that the table has. */
 static char *
-remote_query(Oid relid, List *lookups)
+remote_query(KeyTable *table, List *lookups)
 {
 	StringInfoData sql;
 	StringInfoData names;
@@ -146,11 +221,36 @@ remote_query(Oid relid, List *lookups)
 						 format_type_be_qualified(exprType(lookup->values)));
 		appendStringInfo(&names, "k%d, ", i);
 		appendStringInfo(&condition, "%st.%s OPERATOR(pg_catalog.=) k.k%d", i > 1 ? " AND " : "",
-						 remote_column_name(relid, ((Var *) lookup->column)->varattno), i);
+						 remote_column_name(table->relid, list_nth_int(table->columns, i - 1)), i);
 	}
 	return psprintf("SELECT k.n FROM ROWS FROM (%s) WITH ORDINALITY AS k (%sn) "
 					"WHERE EXISTS (SELECT FROM %s AS t WHERE %s)",
-					sql.data, names.data, remote_table_name(relid), condition.data);
+					sql.data, names.data, remote_table_name(table->relid), condition.data);
+}
+
+/*
+ * The columns of the excluded tables that the join shows, although they are NULL:
+ * whole rows in UPDATE and DELETE, for EvalPlanQual, and any of LEFT JOIN ...
+ * WHERE ... IS NULL.  Sets *others if there is another expression of them.
+ */
+static List *
+shown_columns(PlannerInfo *root, RelOptInfo *joinrel, RelOptInfo *innerrel,
+			  bool *others)
+{
+	List	   *columns = NIL;
+	ListCell   *lc;
+
+	*others = false;
+	foreach(lc, joinrel->reltarget->exprs)
+	{
+		Node	   *expr = lfirst(lc);
+
+		if (!bms_overlap(pull_varnos(root, expr), innerrel->relids))
+			continue;
+		*others |= !IsA(expr, Var);
+		columns = lappend(columns, expr);
+	}
+	return columns;
 }
 
 static Node *create_state(CustomScan *scan);
@@ -173,37 +273,51 @@ plan_anti_join(PlannerInfo *root, RelOptInfo *rel, CustomPath *path,
 {
 	CustomScan *scan = makeNode(CustomScan);
 	Plan	   *outer = linitial(custom_plans);
-	RelOptInfo *innerrel = linitial(path->custom_private);
-	List	   *lookups = lsecond(path->custom_private);
-	Oid			relid = planner_rt_fetch(innerrel->relid, root)->relid;
+	List	   *lookups = linitial(path->custom_private);
+	List	   *tables = lsecond(path->custom_private);
+	List	   *columns = lthird(path->custom_private);
+	List	   *queries = NIL;
+	List	   *oids = NIL;
 	ListCell   *lc;
 
 	scan->methods = &scan_methods;
 	scan->flags = path->flags;
 	scan->scan.plan.targetlist = tlist;
 	scan->custom_plans = custom_plans;
-	/* the rows are those of the outer plan */
+	/* the rows are those of the outer plan, and NULL for what is excluded */
 	scan->custom_scan_tlist = copyObject(outer->targetlist);
+	foreach(lc, columns)
+		scan->custom_scan_tlist =
+			lappend(scan->custom_scan_tlist,
+					makeTargetEntry(copyObject(lfirst(lc)), list_length(scan->custom_scan_tlist) + 1,
+									NULL, false));
 	foreach(lc, lookups)
 		scan->custom_exprs = lappend(scan->custom_exprs,
 									 copyObject(((LookupCondition *) lfirst(lc))->values));
-	scan->custom_private = list_make2(makeString(remote_query(relid, lookups)),
-									  list_make2_oid(innerrel->serverid, innerrel->userid));
+	foreach(lc, tables)
+	{
+		KeyTable   *table = lfirst(lc);
+
+		queries = lappend(queries, makeString(remote_query(table, lookups)));
+		oids = lappend_oid(lappend_oid(oids, table->rel->serverid), table->rel->userid);
+	}
+	scan->custom_private = list_make2(queries, oids);
 	return &scan->scan.plan;
 }
 
 /*
  * A set costs as much as two rescans of a foreign table, so that a single key is
- * looked up, and a key in it about as much as a row that is fetched.
+ * looked up, and a key in it about as much as a row that is fetched.  Several stores
+ * answer at the same time.
  */
 static void
 add_anti_join_path(PlannerInfo *root, RelOptInfo *joinrel, Path *outer,
-				   RelOptInfo *innerrel, Oid relid, List *lookups)
+				   List *lookups, List *tables, List *columns)
 {
 	CustomPath *path = makeNode(CustomPath);
-	CostOptions options = foreign_cost_options(relid);
+	CostOptions options = foreign_cost_options(((KeyTable *) linitial(tables))->relid);
 	Cost		set = 2 * options.startup_cost * RESCAN_STARTUP_SHARE;
-	Cost		run = outer->rows * (cpu_tuple_cost + 2 * options.tuple_cost);
+	Cost		run = outer->rows * (cpu_tuple_cost + 2 * options.tuple_cost * list_length(tables));
 	double		first = Min(MIN_SET / Max(outer->rows, 1), 1);
 
 	path->path.pathtype = T_CustomScan;
@@ -217,7 +331,7 @@ add_anti_join_path(PlannerInfo *root, RelOptInfo *joinrel, Path *outer,
 	path->path.pathkeys = outer->pathkeys;
 	path->flags = COMPAT_CUSTOMPATH_SUPPORT_PROJECTION;
 	path->custom_paths = list_make1(outer);
-	path->custom_private = list_make2(innerrel, lookups);
+	path->custom_private = list_make3(lookups, tables, columns);
 	path->methods = &path_methods;
 	add_path(joinrel, &path->path);
 }
@@ -228,16 +342,12 @@ add_anti_join_path(PlannerInfo *root, RelOptInfo *joinrel, Path *outer,
  * hardly a key is in two stores.
  */
 static void
-expect_all_rows(RelOptInfo *joinrel, RelOptInfo *outerrel, Oid relid,
-				List *lookups)
+expect_all_rows(RelOptInfo *joinrel, RelOptInfo *outerrel, KeyTable *table)
 {
-	List	   *key = remote_key(relid);
-	List	   *columns = NIL;
+	List	   *key = remote_key(table->relid);
 	ListCell   *lc;
 
-	foreach(lc, lookups)
-		columns = lappend_int(columns, ((Var *) ((LookupCondition *) lfirst(lc))->column)->varattno);
-	if (key == NIL || list_difference_int(key, columns) != NIL)
+	if (key == NIL || list_difference_int(key, table->columns) != NIL)
 		return;
 	joinrel->rows = Max(joinrel->rows, outerrel->rows);
 	foreach(lc, joinrel->pathlist)
@@ -254,30 +364,31 @@ add_anti_join_paths(PlannerInfo *root, RelOptInfo *joinrel, RelOptInfo *outerrel
 					RelOptInfo *innerrel, JoinType jointype,
 					JoinPathExtraData *extra)
 {
-	List	   *lookups;
-	Oid			relid;
+	List	   *lookups = NIL;
+	List	   *tables;
+	List	   *columns;
+	bool		others;
 	ListCell   *lc;
 
 	if (next_set_join_pathlist)
 		next_set_join_pathlist(root, joinrel, outerrel, innerrel, jointype, extra);
 	if (jointype != JOIN_ANTI || innerrel->reloptkind != RELOPT_BASEREL ||
-		innerrel->fdwroutine == NULL || !is_store_table(innerrel->fdwroutine) ||
-		!GUARD(46, innerrel->baserestrictinfo == NIL) ||
 		!bms_is_empty(innerrel->lateral_relids) ||
-		/* LEFT JOIN ... WHERE ... IS NULL, and a column of the table is shown */
-		bms_overlap(pull_varnos(root, (Node *) joinrel->reltarget->exprs), innerrel->relids))
+		!add_lookups(root, outerrel, innerrel, extra->restrictlist, &lookups) ||
+		/* with "id = X" in the query, both sides are compared with X */
+		!GUARD(46, add_lookups(root, outerrel, innerrel, innerrel->baserestrictinfo, &lookups)))
 		return;
-	relid = planner_rt_fetch(innerrel->relid, root)->relid;
-	lookups = key_lookups(root, outerrel, innerrel, relid, extra->restrictlist);
-	if (lookups == NIL)
+	tables = lookups ? key_tables(root, innerrel, lookups) : NIL;
+	columns = shown_columns(root, joinrel, innerrel, &others);
+	if (tables == NIL || others)
 		return;
-	expect_all_rows(joinrel, outerrel, relid, lookups);
+	expect_all_rows(joinrel, outerrel, linitial(tables));
 	foreach(lc, outerrel->pathlist)
 	{
 		Path	   *outer = lfirst(lc);
 
 		if (outer->param_info == NULL)
-			add_anti_join_path(root, joinrel, outer, innerrel, relid, lookups);
+			add_anti_join_path(root, joinrel, outer, lookups, tables, columns);
 	}
 }
 
@@ -291,18 +402,31 @@ begin_anti_join(CustomScanState *node, EState *estate, int eflags)
 {
 	AntiJoinState *state = (AntiJoinState *) node;
 	CustomScan *scan = (CustomScan *) node->ss.ps.plan;
+	List	   *queries = linitial(scan->custom_private);
 	List	   *oids = lsecond(scan->custom_private);
-	Oid			userid = lsecond_oid(oids);
 	ListCell   *lc;
 
 	node->custom_ps = list_make1(ExecInitNode(linitial(scan->custom_plans), estate,
 											  eflags & ~(EXEC_FLAG_REWIND | EXEC_FLAG_BACKWARD | EXEC_FLAG_MARK)));
-	state->sql = strVal(linitial(scan->custom_private));
 	if (eflags & EXEC_FLAG_EXPLAIN_ONLY)
 		return;
-	state->serverid = linitial_oid(oids);
-	state->wire = wire_get(state->serverid, compat_checked_user(userid));
-	state->statement = wire_join(state->wire, estate, WIRE_READ_MANY, estate->es_query_cxt);
+	state->stores = palloc0(sizeof(AskedStore) * list_length(queries));
+	foreach(lc, queries)
+	{
+		AskedStore *store = &state->stores[state->nstores];
+
+		store->sql = strVal(lfirst(lc));
+		store->serverid = list_nth_oid(oids, 2 * state->nstores);
+		store->wire = wire_get(store->serverid,
+							   compat_checked_user(list_nth_oid(oids, 2 * state->nstores + 1)));
+		store->statement = wire_join(store->wire, estate, WIRE_READ_MANY, estate->es_query_cxt);
+		for (int i = 0; i < state->nstores; i++)
+		{
+			if (state->stores[i].wire == store->wire)
+				state->stores[i].shared = store->shared = true;
+		}
+		state->nstores++;
+	}
 	state->keys = ExecInitExprList(scan->custom_exprs, &node->ss.ps);
 	state->output = palloc(sizeof(FmgrInfo) * list_length(state->keys));
 	foreach(lc, scan->custom_exprs)
@@ -338,7 +462,13 @@ add_to_set(AntiJoinState *state, TupleTableSlot *row, ArrayBuildState **arrays)
 	TupleTableSlot *slot = state->css.ss.ss_ScanTupleSlot;
 	ListCell   *lc;
 
-	ExecCopySlot(slot, row);
+	slot_getallattrs(row);
+	ExecStoreAllNullTuple(slot);
+	for (int i = 0; i < row->tts_tupleDescriptor->natts; i++)
+	{
+		slot->tts_values[i] = row->tts_values[i];
+		slot->tts_isnull[i] = row->tts_isnull[i];
+	}
 	state->rows[state->n++] = ExecCopySlotMinimalTuple(slot);
 	ResetExprContext(econtext);
 	econtext->ecxt_scantuple = slot;
@@ -356,20 +486,12 @@ add_to_set(AntiJoinState *state, TupleTableSlot *row, ArrayBuildState **arrays)
 	MemoryContextSwitchTo(state->context);
 }
 
+/* Marks the keys that the store has. */
 static void
-ask_for_set(AntiJoinState *state, ArrayBuildState **arrays)
+receive_keys(AntiJoinState *state, AskedStore *store)
 {
-	int			nkeys = list_length(state->keys);
-	const char **values = palloc(sizeof(char *) * nkeys);
-	PGresult   *found;
+	PGresult   *found = wire_receive_whole(store->wire);
 
-	for (int i = 0; i < nkeys; i++)
-		values[i] = OidOutputFunctionCall(F_ARRAY_OUT,
-										  makeArrayResult(arrays[i], CurrentMemoryContext));
-	split_require_active(state->serverid);
-	wire_begin(state->wire, state->statement->need, state->statement);
-	wire_send(state->wire, state->sql, nkeys, values, false);
-	found = wire_receive_whole(state->wire);
 	for (int i = 0; i < PQntuples(found); i++)
 	{
 		int			number = atoi(PQgetvalue(found, i, 0));
@@ -378,8 +500,37 @@ ask_for_set(AntiJoinState *state, ArrayBuildState **arrays)
 			ereport(ERROR,
 					(errcode(ERRCODE_FDW_ERROR),
 					 errmsg("store \"%s\" returned a key that it was not asked for",
-							wire_store(state->wire))));
+							wire_store(store->wire))));
 		state->exists[number - 1] = true;
+	}
+}
+
+/* All stores look for the keys at the same time. */
+static void
+ask_for_set(AntiJoinState *state, ArrayBuildState **arrays)
+{
+	int			nkeys = list_length(state->keys);
+	const char **values = palloc(sizeof(char *) * nkeys);
+	bool	   *answered = palloc0(sizeof(bool) * state->nstores);
+
+	for (int i = 0; i < nkeys; i++)
+		values[i] = OidOutputFunctionCall(F_ARRAY_OUT,
+										  makeArrayResult(arrays[i], CurrentMemoryContext));
+	for (int i = 0; i < state->nstores; i++)
+	{
+		AskedStore *store = &state->stores[i];
+
+		split_require_active(store->serverid);
+		answered[i] = store->shared || wire_must_be_awaited(store->wire);
+		wire_begin(store->wire, store->statement->need, store->statement);
+		wire_send(store->wire, store->sql, nkeys, values, false);
+		if (answered[i])
+			receive_keys(state, store);
+	}
+	for (int i = 0; i < state->nstores; i++)
+	{
+		if (!answered[i])
+			receive_keys(state, &state->stores[i]);
 	}
 }
 
@@ -449,7 +600,10 @@ next_row(ScanState *node)
 static bool
 recheck_row(ScanState *node, TupleTableSlot *slot)
 {
-	return !TupIsNull(next_row(node));
+	/* the macro evaluates its argument twice */
+	TupleTableSlot *row = next_row(node);
+
+	return !TupIsNull(row);
 }
 
 static TupleTableSlot *
@@ -480,15 +634,31 @@ end_anti_join(CustomScanState *node)
 	AntiJoinState *state = (AntiJoinState *) node;
 
 	ExecEndNode(linitial(node->custom_ps));
-	if (state->statement)
-		wire_leave(state->statement);
+	for (int i = 0; i < state->nstores; i++)
+		wire_leave(state->stores[i].statement);
 }
 
 static void
 explain_anti_join(CustomScanState *node, List *ancestors, ExplainState *es)
 {
-	if (es->verbose)
-		ExplainPropertyText("Remote SQL", ((AntiJoinState *) node)->sql, es);
+	List	   *private = ((CustomScan *) node->ss.ps.plan)->custom_private;
+	List	   *queries = NIL;
+	List	   *servers = NIL;
+	ListCell   *lc;
+
+	if (!es->verbose)
+		return;
+	foreach(lc, (List *) linitial(private))
+	{
+		Oid			serverid = list_nth_oid(lsecond(private), 2 * foreach_current_index(lc));
+
+		queries = list_append_unique(queries, lfirst(lc));
+		servers = lappend(servers, GetForeignServer(serverid)->servername);
+	}
+	if (list_length(servers) > 1)
+		ExplainPropertyList("Servers", servers, es);
+	foreach(lc, queries)
+		ExplainPropertyText("Remote SQL", strVal(lfirst(lc)), es);
 }
 
 static const CustomExecMethods exec_methods = {

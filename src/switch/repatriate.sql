@@ -645,7 +645,9 @@ DECLARE
   tracked boolean := run_ops.finish_copy(false);
 BEGIN
   FOR r IN SELECT t, s.store FROM run_ops.routed_table AS t JOIN run_ops.routed_store AS s ON s.view = t.view
-            WHERE t.routing = 'store' LOOP
+            WHERE t.routing = 'store'
+            -- if two stores have a key, the row of "new" stays
+            ORDER BY t.view, s.store = 'new', s.store LOOP
     staging := run_ops.staging_table(r.t, r.store);
     keys := (SELECT string_agg(quote_ident(k), ', ') FROM unnest((r.t).key_columns) AS k);
     same := (SELECT string_agg(format('x.%I %s y.%1$I', k, run_ops.equality_operator((r.t).legacy, k)), ' AND ') FROM unnest((r.t).key_columns) AS k);

@@ -624,12 +624,17 @@ static void resolve_in_passing(Wire *wire);
  * and a transaction there with it, which others may need.
  */
 bool
+wire_must_be_awaited(Wire *wire)
+{
+	return GetCurrentTransactionNestLevel() > 1 &&
+		(IsolationUsesXactSnapshot() || wire->depth > 0);
+}
+
+bool
 wire_is_free(Wire *wire)
 {
-	if (GetCurrentTransactionNestLevel() > 1 &&
-		(IsolationUsesXactSnapshot() || wire->depth > 0))
-		return false;
-	return wire->connection.conn != NULL && !wire->stale && !wire->broken &&
+	return !wire_must_be_awaited(wire) &&
+		wire->connection.conn != NULL && !wire->stale && !wire->broken &&
 		!wire->running && wire->streaming == NULL;
 }
 

@@ -65,6 +65,12 @@ extern WireStatement *wire_join(Wire *wire, void *query, WireNeed need,
 extern void wire_leave(WireStatement *statement);
 
 /*
+ * Would a transaction be lost with the connection if something else failed while
+ * an answer comes?  Then the answer has to be received at once.
+ */
+extern bool wire_must_be_awaited(Wire *wire);
+
+/*
  * May a query be sent whose answer is read later?  The connection is open, and
  * nothing is on its way that somebody reads, or lost if something else fails.
  */

@@ -114,6 +114,15 @@ takes_at_most("UPDATE run_ops.run SET n = 2 WHERE id = '" . ksuid(9999) . q('), 
 takes("DELETE FROM run_ops.run WHERE id = '$one'", '', 2, 'one row deleted by its id');
 is(here("SELECT count(*) FROM run_ops.run WHERE id = '$one'"), 0, 'and it is gone');
 
+# rows that do not say in which store they are: 2,000 here, of which the store has 100
+my $changed = sub { "SET run_ops_split.cross_store_writes = allow; BEGIN; WITH c AS (" . shift . ') SELECT count(*), sum(n) FROM c; ROLLBACK' };
+takes_at_most($changed->('UPDATE run_ops.tag SET n = n + 1 WHERE n <= 1950 RETURNING n'), '1950|1904175', 7, 'rows of a table with 2,000 rows on either side updated');
+takes_at_most($changed->(q(UPDATE run_ops.tag SET n = n + 1 WHERE id LIKE '%7' AND n <= 1900 RETURNING n)), '190|181070', 5, 'some of its rows updated, all of this database');
+takes_at_most($changed->('UPDATE run_ops.tag AS t SET n = t.n + w.n FROM (VALUES (1), (2)) AS w (n) WHERE t.n = w.n * 900 RETURNING t.n'), '2|2703', 4, 'rows of a join updated');
+takes_at_most($changed->('DELETE FROM run_ops.tag WHERE n <= 1900 RETURNING n'), '1900|1805950', 7, 'rows of it deleted');
+takes_at_most($changed->(q(UPDATE run_ops.tag SET n = 0 WHERE id = 'tag 1' RETURNING n)), '1|0', 4, 'one of its rows updated by its key, of this database');
+takes_at_most($changed->(q(UPDATE run_ops.tag SET n = 0 WHERE id = 'tag 1950' RETURNING n)), '1|0', 4, 'one of its rows updated by its key, of both');
+
 # 5,000 rows in batches of 100
 here(q(ALTER FOREIGN TABLE run_ops_new.run OPTIONS (SET batch_size '100')));
 foreach my $table ('run_ops_new.run', 'run_ops.run')
