@@ -125,6 +125,7 @@ SQL_PARTS = \
 	writes/in_doubt \
 	switch/split_mode \
 	switch/distinct_database \
+	switch/kept_objects \
 	switch/split_gates \
 	switch/repatriate \
 	switch/changed_rows \

@@ -243,6 +243,7 @@ BEGIN
   IF NOT EXISTS (SELECT FROM run_ops.store AS s WHERE s.name = store) THEN
     RAISE EXCEPTION 'store "%" is not attached', store USING ERRCODE = 'undefined_object';
   END IF;
+  PERFORM run_ops.refuse_incomplete() WHERE store <> 'legacy';
   -- The commands below run as the owner of a table.  A deferred trigger would run
   -- at commit as the caller, so PostgreSQL refuses deferred triggers there.
   SET CONSTRAINTS ALL IMMEDIATE;

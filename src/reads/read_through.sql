@@ -75,6 +75,18 @@ $$;
 COMMENT ON FUNCTION run_ops.has_union_rule(oid) IS
   'whether a view has the rule that build_view() creates for a union';
 
+CREATE FUNCTION run_ops.view_comment(t run_ops.routed_table, split boolean) RETURNS text
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT CASE
+    WHEN NOT split THEN format('%s; split is off', t.legacy)
+    WHEN t.routing = 'store' THEN format(
+      '%s in every store; a row does not say which store it is in, so each read queries all stores. A local row is not shown if '
+      'a store has its key: the keys of the local rows that a query reads are sent to all stores', t.legacy)
+    ELSE format('%s in every store; the shape of "%s" tells the store of a row', t.legacy, t.route_column) END
+$$;
+COMMENT ON FUNCTION run_ops.view_comment(run_ops.routed_table, boolean) IS 'the comment of the view of a routed table with split off or on';
+
 CREATE FUNCTION run_ops.build_view(t run_ops.routed_table, split boolean) RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -85,12 +97,8 @@ DECLARE
 BEGIN
   PERFORM run_ops.refuse_taken_names(t) WHERE split;
   EXECUTE format('CREATE OR REPLACE VIEW %s%s AS %s', t.view, options, run_ops.view_query(t, split));
-  EXECUTE format('COMMENT ON VIEW %s IS %L', t.view, CASE
-    WHEN NOT split THEN format('%s; split is off', t.legacy)
-    WHEN t.routing = 'store' THEN format(
-      '%s in every store; a row does not say which store it is in, so each read queries all stores. A local row is not shown if '
-      'a store has its key: the keys of the local rows that a query reads are sent to all stores', t.legacy)
-    ELSE format('%s in every store; the shape of "%s" tells the store of a row', t.legacy, t.route_column) END);
+  EXECUTE format('COMMENT ON VIEW %s IS %L', t.view, run_ops.view_comment(t, split));
+  UPDATE run_ops.routed_table AS r SET view_name = t.view::text WHERE r.view = t.view AND r.view_name <> t.view::text;
   -- In a session without the library, a rule that does nothing makes PostgreSQL
   -- refuse INSERT ... ON CONFLICT.  The triggers of the view would ignore the clause.
   IF split THEN
@@ -113,8 +121,8 @@ BEGIN
   PERFORM run_ops.lock_registry();
   PERFORM run_ops.bind_server() WHERE split;
   UPDATE run_ops.split_state SET enabled = split WHERE enabled <> split;
-  FOR t IN SELECT * FROM run_ops.routed_table AS r ORDER BY r.view LOOP
-    PERFORM run_ops.build_view(t, split);
+  FOR t IN SELECT * FROM run_ops.routed_table AS r WHERE run_ops.is_relation(r.legacy, '{r,p}') ORDER BY r.view LOOP
+    PERFORM run_ops.build_view(run_ops.create_dropped_view(t), split);
   END LOOP;
 END $$;
 COMMENT ON FUNCTION run_ops.swap_views(boolean) IS
@@ -197,6 +205,7 @@ DECLARE
   same text := (SELECT string_agg(format('x.%1$I %2$s y.%1$I', k, run_ops.equality_operator(t.legacy, k)), ' AND ') FROM unnest(t.key_columns) AS k);
   copy record;
 BEGIN
+  PERFORM run_ops.refuse_incomplete();
   IF t.routing = 'store' THEN
     RETURN QUERY SELECT a.* FROM run_ops.copies(t) AS c, LATERAL run_ops.as_owner(t.legacy, format(
         'SELECT ''legacy''::text, jsonb_build_object(%s), %L::text FROM %s AS x JOIN %s AS y ON %s',

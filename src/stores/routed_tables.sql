@@ -110,6 +110,13 @@ COMMENT ON FUNCTION run_ops.refuse_table_differences(run_ops.routed_table[], tex
   'raises one error with all differences of these tables in these stores, if there are any';
 REVOKE EXECUTE ON FUNCTION run_ops.refuse_table_differences(run_ops.routed_table[], text[]) FROM PUBLIC;
 
+CREATE FUNCTION run_ops.key_option(t run_ops.routed_table) RETURNS text
+  LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT string_agg(quote_ident(k.name), ', ' ORDER BY k.ord) FROM unnest(t.key_columns) WITH ORDINALITY AS k (name, ord)
+$$;
+COMMENT ON FUNCTION run_ops.key_option(run_ops.routed_table) IS 'the option key of the foreign tables of a routed table';
+
 CREATE FUNCTION run_ops.import_table(store text, t run_ops.routed_table) RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -119,6 +126,13 @@ DECLARE
   item          record;
 BEGIN
   PERFORM run_ops.refuse_table_differences(ARRAY[t], ARRAY[store]);
+  PERFORM run_ops.make_own_schema(run_ops.foreign_schema(store));
+  -- A restored schema without its registry, or DROP EXTENSION, has left a foreign
+  -- table.  Its view may be a union that reads it.
+  IF run_ops.is_relation(to_regclass(foreign_table), '{f}') THEN
+    PERFORM run_ops.build_view(t, false);
+    EXECUTE format('DROP FOREIGN TABLE %s', foreign_table);
+  END IF;
   EXECUTE format('IMPORT FOREIGN SCHEMA %I LIMIT TO (%I) FROM SERVER %I INTO %I OPTIONS (import_default ''true'', import_generated ''false'')',
                  t.store_schema, t.store_table, store_server, run_ops.foreign_schema(store));
   FOR item IN SELECT * FROM jsonb_each_text(t.column_names) LOOP
@@ -165,8 +179,7 @@ BEGIN
     EXECUTE format('ALTER FOREIGN TABLE %s ALTER COLUMN %I OPTIONS (ADD indexed ''true'')',
                    foreign_table, item.name);
   END LOOP;
-  EXECUTE format('ALTER FOREIGN TABLE %s OPTIONS (ADD key %L)', foreign_table,
-                 (SELECT string_agg(quote_ident(k.name), ', ' ORDER BY k.ord) FROM unnest(t.key_columns) WITH ORDINALITY AS k (name, ord)));
+  EXECUTE format('ALTER FOREIGN TABLE %s OPTIONS (ADD key %L)', foreign_table, run_ops.key_option(t));
   INSERT INTO run_ops.routed_store VALUES (t.view, store, foreign_table::regclass);
 END $$;
 COMMENT ON FUNCTION run_ops.import_table(text, run_ops.routed_table) IS
@@ -292,6 +305,65 @@ COMMENT ON FUNCTION run_ops.preload() IS
   'lets new sessions of this database load the library from their start; without the right to do so, nothing happens, and the gate preload says it';
 REVOKE EXECUTE ON FUNCTION run_ops.preload() FROM PUBLIC;
 
+CREATE FUNCTION run_ops.create_view(t run_ops.routed_table) RETURNS regclass
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  taken     regclass := to_regclass(t.view_name);
+  grant_row record;
+BEGIN
+  -- A view that DROP EXTENSION or a restored schema has left is used again.  Its
+  -- definition is not lost: it is one of the two that every routed table has.
+  IF taken IS NOT NULL AND NOT EXISTS (
+       SELECT FROM pg_class AS c JOIN pg_roles AS r ON r.oid = c.relowner
+        WHERE c.oid = taken AND c.relkind = 'v' AND (r.rolsuper OR r.rolname = current_user)
+          AND NOT EXISTS (SELECT FROM run_ops.routed_table AS o WHERE o.view = c.oid)
+          AND (run_ops.has_union_rule(c.oid) OR obj_description(c.oid, 'pg_class') = run_ops.view_comment(t, false))) THEN
+    RAISE EXCEPTION 'relation % already exists', t.view_name
+      USING ERRCODE = 'duplicate_table',
+            HINT = 'Specify another view_schema or view_name for the view, or drop or rename the relation.';
+  END IF;
+  IF taken IS NULL AND t.view IS NOT NULL THEN  -- its schema may be gone, too
+    EXECUTE format('CREATE SCHEMA IF NOT EXISTS %I', (parse_ident(t.view_name))[1]);
+  END IF;
+  EXECUTE format('CREATE OR REPLACE VIEW %s AS %s', t.view_name, run_ops.view_query(t, false));
+  -- roles with privileges on the table get the same privileges on the view
+  FOR grant_row IN
+    SELECT a.privilege_type, CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END AS grantee
+      FROM pg_class AS c, aclexplode(c.relacl) AS a
+     WHERE c.oid = t.legacy AND a.grantee <> c.relowner
+       AND a.privilege_type IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE')
+  LOOP
+    EXECUTE format('GRANT USAGE ON SCHEMA %I TO %s', (parse_ident(t.view_name))[1], grant_row.grantee);
+    EXECUTE format('GRANT %s ON %s TO %s', grant_row.privilege_type, t.view_name, grant_row.grantee);
+  END LOOP;
+  RETURN t.view_name::regclass;
+END $$;
+COMMENT ON FUNCTION run_ops.create_view(run_ops.routed_table) IS
+  'creates the view of a routed table with its definition for split off, or takes over one that the extension has created before';
+REVOKE EXECUTE ON FUNCTION run_ops.create_view(run_ops.routed_table) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.create_dropped_view(t run_ops.routed_table) RETURNS run_ops.routed_table
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  dropped regclass := t.view;
+BEGIN
+  IF NOT run_ops.is_relation(dropped, '{v}') THEN
+    t.view := run_ops.create_view(t);
+    UPDATE run_ops.routed_table AS r SET view = t.view WHERE r.view = dropped;
+    UPDATE run_ops.routed_store AS r SET view = t.view WHERE r.view = dropped;
+    UPDATE run_ops.leftover AS l SET view = t.view WHERE l.view = dropped;
+    -- the changes that were tracked so far have the old OID
+    UPDATE run_ops.change_tracking SET forward = NULL;
+    UPDATE run_ops.copy_progress SET finished = false, position = NULL;
+  END IF;
+  RETURN t;
+END $$;
+COMMENT ON FUNCTION run_ops.create_dropped_view(run_ops.routed_table) IS
+  'creates the view of a routed table again if it was dropped, and returns the routed table with the new view';
+REVOKE EXECUTE ON FUNCTION run_ops.create_dropped_view(run_ops.routed_table) FROM PUBLIC;
+
 CREATE FUNCTION run_ops.attach_table(
     legacy         regclass,
     routing        run_ops.routing DEFAULT NULL,
@@ -308,8 +380,6 @@ AS $$
 #variable_conflict use_variable
 DECLARE
   t           run_ops.routed_table;
-  view_text   text;
-  grant_row   record;
   store       text;
   strays      bigint;
 BEGIN
@@ -326,16 +396,9 @@ BEGIN
       USING ERRCODE = 'duplicate_object',
             HINT = format('After a migration: SELECT run_ops.refresh_table(%L);', legacy);
   END IF;
-  view_text := format('%I.%I', view_schema,
+  t.view_name := format('%I.%I', view_schema,
     coalesce(view_name, (SELECT c.relname FROM pg_class AS c WHERE c.oid = legacy)));
-  IF to_regclass(view_text) IS NOT NULL THEN
-    RAISE EXCEPTION 'relation % already exists', view_text
-      USING ERRCODE = 'duplicate_table',
-            HINT = 'Specify another view_schema or view_name for the view.';
-  END IF;
-
-  EXECUTE format('CREATE VIEW %s AS %s', view_text, run_ops.view_query(t, false));
-  t.view := view_text::regclass;
+  t.view := run_ops.create_view(t);
   INSERT INTO run_ops.routed_table SELECT t.*;
   FOR store IN SELECT s.name FROM run_ops.store AS s WHERE s.server IS NOT NULL ORDER BY s.name LOOP
     PERFORM run_ops.import_table(store, t);
@@ -353,20 +416,10 @@ BEGIN
     END IF;
   END IF;
 
-  -- roles with privileges on the table get the same privileges on the view
-  FOR grant_row IN
-    SELECT a.privilege_type, CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END AS grantee
-      FROM pg_class AS c, aclexplode(c.relacl) AS a
-     WHERE c.oid = legacy AND a.grantee <> c.relowner
-       AND a.privilege_type IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE')
-  LOOP
-    EXECUTE format('GRANT USAGE ON SCHEMA %I TO %s', view_schema, grant_row.grantee);
-    EXECUTE format('GRANT %s ON %s TO %s', grant_row.privilege_type, view_text, grant_row.grantee);
-  END LOOP;
   IF (SELECT c.relrowsecurity FROM pg_class AS c WHERE c.oid = legacy) THEN
-    RAISE WARNING 'row security policies of table % do not apply to the users of view %', legacy, view_text
+    RAISE WARNING 'row security policies of table % do not apply to the users of view %', legacy, t.view_name
       USING DETAIL = format('The view accesses the table as role %I.', current_user),
-            HINT = format('From PostgreSQL 15 on: ALTER VIEW %s SET (security_invoker = true); callers then need privileges on the tables of the view, and a user mapping.', view_text);
+            HINT = format('From PostgreSQL 15 on: ALTER VIEW %s SET (security_invoker = true); callers then need privileges on the tables of the view, and a user mapping.', t.view_name);
   END IF;
   PERFORM run_ops.preload();
   RETURN t.view;
@@ -429,11 +482,14 @@ AS $$
 #variable_conflict use_variable
 DECLARE
   t       run_ops.routed_table;
-  old     run_ops.routed_store;
+  old     run_ops.routed_store[];
+  store   text;
   names   jsonb;
   renamed record;
 BEGIN
   t := run_ops.routed(view);
+  PERFORM run_ops.refuse_without_table(t);
+  t := run_ops.create_dropped_view(t);
   -- Locks only the view, and before the foreign tables.  Queries lock them in
   -- the same order; another order could deadlock.
   EXECUTE format('ALTER VIEW %s OWNER TO %s', t.view, (SELECT c.relowner::regrole FROM pg_class AS c WHERE c.oid = t.view));
@@ -462,14 +518,19 @@ BEGIN
      WHERE r.view = t.view
     RETURNING * INTO t;
   END IF;
-  -- the view may still use the old foreign table, so it is dropped after the new
-  -- one has replaced it
-  FOR old IN DELETE FROM run_ops.routed_store AS r WHERE r.view = t.view RETURNING * LOOP
-    EXECUTE format('ALTER FOREIGN TABLE %s RENAME TO %I', old.foreign_table,
-                   'replaced_' || old.foreign_table::oid);
-    PERFORM run_ops.import_table(old.store, t);
-    PERFORM run_ops.build_view(t, run_ops.split_enabled());
-    EXECUTE format('DROP FOREIGN TABLE %s', old.foreign_table);
+  -- the view may still use the old foreign tables, so they are dropped after the
+  -- new ones have replaced them
+  WITH gone AS (DELETE FROM run_ops.routed_store AS r WHERE r.view = t.view RETURNING r.*)
+  SELECT array_agg(g) INTO old FROM gone AS g WHERE run_ops.is_relation(g.foreign_table, '{f}');
+  FOR i IN 1 .. coalesce(cardinality(old), 0) LOOP
+    EXECUTE format('ALTER FOREIGN TABLE %s RENAME TO %I', old[i].foreign_table, 'replaced_' || old[i].foreign_table::oid);
+  END LOOP;
+  FOR store IN SELECT s.name FROM run_ops.store AS s WHERE s.server IS NOT NULL ORDER BY s.name LOOP
+    PERFORM run_ops.import_table(store, t);
+  END LOOP;
+  PERFORM run_ops.build_view(t, run_ops.split_enabled());
+  FOR i IN 1 .. coalesce(cardinality(old), 0) LOOP
+    EXECUTE format('DROP FOREIGN TABLE %s', old[i].foreign_table);
   END LOOP;
   PERFORM run_ops.guard_leftovers() WHERE EXISTS (SELECT FROM run_ops.leftover);
 END $$;
@@ -493,18 +554,30 @@ CREATE FUNCTION run_ops.detach_table(view regclass) RETURNS void
 AS $$
 #variable_conflict use_variable
 DECLARE
-  t             run_ops.routed_table;
-  foreign_table regclass;
+  t              run_ops.routed_table;
+  foreign_tables regclass[];
+  relation       regclass;
 BEGIN
   PERFORM run_ops.lock_registry();
   t := run_ops.routed(view);
-  PERFORM run_ops.refuse_while_split(format('detach %s', t.view));
-  PERFORM run_ops.refuse_leftovers();  -- exist with split off only in a copy
-  EXECUTE format('DROP VIEW %s', t.view);
-  FOR foreign_table IN SELECT r.foreign_table FROM run_ops.routed_store AS r WHERE r.view = t.view LOOP
-    EXECUTE format('DROP FOREIGN TABLE %s', foreign_table);
-  END LOOP;
+  -- without its table there is nothing to show, and there are no leftovers
+  IF run_ops.is_relation(t.legacy, '{r,p}') THEN
+    PERFORM run_ops.refuse_while_split(format('detach %s', t.view));
+    PERFORM run_ops.refuse_leftovers();  -- exist with split off only in a copy
+  END IF;
+  WITH gone AS (DELETE FROM run_ops.routed_store AS r WHERE r.view = t.view RETURNING r.foreign_table)
+  SELECT array_agg(g.foreign_table) INTO foreign_tables FROM gone AS g;
+  DELETE FROM run_ops.leftover AS l WHERE l.view = t.view;
   DELETE FROM run_ops.routed_table AS r WHERE r.view = t.view;
+  IF run_ops.is_relation(t.view, '{v}') THEN
+    EXECUTE format('DROP VIEW %s', t.view);
+  END IF;
+  FOREACH relation IN ARRAY coalesce(foreign_tables, '{}') LOOP
+    IF run_ops.is_relation(relation, '{f}') THEN
+      EXECUTE format('DROP FOREIGN TABLE %s', relation);
+    END IF;
+  END LOOP;
+  PERFORM run_ops.guard_leftovers() WHERE EXISTS (SELECT FROM run_ops.leftover);
 END $$;
 COMMENT ON FUNCTION run_ops.detach_table(regclass) IS
   'drops the view and the foreign tables of a routed table, but does not change the tables themselves. Raises an error while split is on.';

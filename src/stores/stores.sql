@@ -15,6 +15,13 @@ COMMENT ON COLUMN run_ops.store.name IS 'the name of the store in all functions 
 COMMENT ON COLUMN run_ops.store.server IS 'the foreign server of the store; NULL for legacy';
 INSERT INTO run_ops.store VALUES ('legacy', NULL);
 
+CREATE FUNCTION run_ops.is_relation(relation oid, kinds "char"[]) RETURNS boolean
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = relation AND c.relkind = ANY (kinds))
+$$;
+COMMENT ON FUNCTION run_ops.is_relation(oid, "char"[]) IS 'whether a relation exists and is of one of these kinds, as in pg_class.relkind';
+
 CREATE TYPE run_ops.routing AS ENUM ('shape', 'anchor', 'store');
 COMMENT ON TYPE run_ops.routing IS
   'how the store of a row is found: shape = by the id of the row, anchor = by a column with the id of a run or batch, store = no id decides, and the row stays where it was inserted';
@@ -28,11 +35,13 @@ CREATE TABLE run_ops.routed_table (
   store_schema   name NOT NULL,
   store_table    name NOT NULL,
   column_names   jsonb NOT NULL,
-  store_defaults jsonb NOT NULL
+  store_defaults jsonb NOT NULL,
+  view_name      text NOT NULL
 );
 COMMENT ON TABLE run_ops.routed_table IS
   'the tables that exist in every store and are reached through one view';
 COMMENT ON COLUMN run_ops.routed_table.view IS 'the view that the application queries';
+COMMENT ON COLUMN run_ops.routed_table.view_name IS 'the name of the view when the extension last created it, with its schema, for a view that was dropped';
 COMMENT ON COLUMN run_ops.routed_table.legacy IS 'the table in this database';
 COMMENT ON COLUMN run_ops.routed_table.routing IS 'how the store of a row is found';
 COMMENT ON COLUMN run_ops.routed_table.route_column IS
@@ -57,8 +66,10 @@ COMMENT ON COLUMN run_ops.routed_store.store IS 'the store';
 COMMENT ON COLUMN run_ops.routed_store.foreign_table IS 'the foreign table, in schema run_ops_<store>';
 
 SELECT pg_catalog.pg_extension_config_dump('run_ops.store', 'WHERE name <> ''legacy''');
-SELECT pg_catalog.pg_extension_config_dump('run_ops.routed_table', '');
-SELECT pg_catalog.pg_extension_config_dump('run_ops.routed_store', '');
+-- An OID whose relation was dropped could be that of another relation after a
+-- restore.
+SELECT pg_catalog.pg_extension_config_dump('run_ops.routed_table', 'WHERE run_ops.is_relation(view, ''{v}'') AND run_ops.is_relation(legacy, ''{r,p}'')');
+SELECT pg_catalog.pg_extension_config_dump('run_ops.routed_store', 'WHERE run_ops.is_relation(view, ''{v}'') AND run_ops.is_relation(foreign_table, ''{f}'')');
 GRANT SELECT ON run_ops.store, run_ops.routed_table, run_ops.routed_store TO PUBLIC;
 
 CREATE FUNCTION run_ops.routed(relation regclass) RETURNS run_ops.routed_table
@@ -170,6 +181,7 @@ BEGIN
             DETAIL = 'The name of a store is "new", or one character of [a-z0-9] for a shard. "legacy" is this database.';
   END IF;
   PERFORM run_ops.lock_registry();
+  PERFORM run_ops.refuse_incomplete();
   IF EXISTS (SELECT FROM run_ops.store AS s WHERE s.name = name) THEN
     RAISE EXCEPTION 'store "%" is already attached', name
       USING ERRCODE = 'duplicate_object', HINT = format('To detach it: SELECT run_ops.detach_store(%L);', name);
@@ -265,9 +277,12 @@ BEGIN
   FOR foreign_table IN
     DELETE FROM run_ops.routed_store AS r WHERE r.store = name RETURNING r.foreign_table
   LOOP
-    EXECUTE format('DROP FOREIGN TABLE %s', foreign_table);
+    IF run_ops.is_relation(foreign_table, '{f}') THEN
+      EXECUTE format('DROP FOREIGN TABLE %s', foreign_table);
+    END IF;
   END LOOP;
-  EXECUTE format('DROP SCHEMA %I', run_ops.foreign_schema(name));
+  EXECUTE format('DROP SCHEMA IF EXISTS %I', run_ops.foreign_schema(name));
+  DELETE FROM run_ops.leftover AS l WHERE l.store = name;
   DELETE FROM run_ops.store AS s WHERE s.name = name;
 END $$;
 COMMENT ON FUNCTION run_ops.detach_store(text) IS

@@ -30,9 +30,10 @@ COMMENT ON COLUMN run_ops.change_tracking.token IS 'the token that schema run_op
 COMMENT ON COLUMN run_ops.change_tracking.definitions IS 'a hash of the tracked tables and their triggers, from when tracking began';
 COMMENT ON COLUMN run_ops.change_tracking.drained IS 'the number of batches of changed rows that were copied';
 COMMENT ON COLUMN run_ops.change_tracking.ids IS 'the notes of the last batch, which are removed once the batch is committed';
+COMMENT ON COLUMN run_ops.change_tracking.error IS 'why the last call of run_ops.repatriate() or run_ops.move_strays() could not start tracking';
 COMMENT ON COLUMN run_ops.change_tracking.drained_by IS 'the transaction that copied the last batch';
 
-CREATE TABLE run_ops.row_to_check (view regclass REFERENCES run_ops.routed_table ON DELETE CASCADE, key text);
+CREATE TABLE run_ops.row_to_check (view regclass REFERENCES run_ops.routed_table ON UPDATE CASCADE ON DELETE CASCADE, key text);
 COMMENT ON TABLE run_ops.row_to_check IS
   'the rows whose foreign keys are checked while writes are blocked; has rows only within the transaction that switches';
 COMMENT ON COLUMN run_ops.row_to_check.view IS 'the routed table';

@@ -35,7 +35,7 @@ COMMENT ON COLUMN run_ops.leftover.position IS 'the last key that run_ops.remove
 COMMENT ON COLUMN run_ops.leftover.finished IS 'whether run_ops.remove_leftovers() has reached the end of this table';
 COMMENT ON COLUMN run_ops.leftover.removed IS 'the number of rows removed';
 COMMENT ON COLUMN run_ops.leftover.changed_at IS 'when the last batch was removed';
-SELECT pg_catalog.pg_extension_config_dump('run_ops.leftover', '');
+SELECT pg_catalog.pg_extension_config_dump('run_ops.leftover', 'WHERE run_ops.is_relation(view, ''{v}'')');
 
 CREATE FUNCTION run_ops.can_leave_rows(t run_ops.routed_table) RETURNS boolean
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
@@ -540,6 +540,7 @@ CREATE FUNCTION run_ops.remove_leftovers(batch_size int DEFAULT 1000, deleted bo
 AS $$
 BEGIN
   PERFORM run_ops.refuse_in_copy();
+  PERFORM run_ops.refuse_incomplete();
   SELECT * INTO view, store, removed, done FROM run_ops.remove_batch(batch_size, true, deleted);
   done := done AND run_ops.end_leftovers();
   RETURN NEXT;
@@ -561,7 +562,8 @@ BEGIN
     END LOOP;
     RETURN;
   END IF;
-  FOR t IN SELECT * FROM run_ops.routed_table AS r WHERE r.view IN (SELECT l.view FROM run_ops.leftover AS l) LOOP
+  FOR t IN SELECT * FROM run_ops.routed_table AS r
+            WHERE r.view IN (SELECT l.view FROM run_ops.leftover AS l) AND run_ops.is_relation(r.legacy, '{r,p}') LOOP
     SELECT q.n INTO removed FROM run_ops.as_owner(t.legacy, format('WITH gone AS (DELETE FROM %s AS x WHERE %s RETURNING 1) SELECT count(*) FROM gone',
       t.legacy, run_ops.leftover_condition(t, 'x'))) AS q (n bigint);
     n := n + removed;

@@ -17,7 +17,7 @@
 -- describes how they are removed here afterwards.
 
 CREATE TABLE run_ops.copy_progress (
-  view       regclass REFERENCES run_ops.routed_table ON DELETE CASCADE,
+  view       regclass REFERENCES run_ops.routed_table ON UPDATE CASCADE ON DELETE CASCADE,
   store      text REFERENCES run_ops.store ON DELETE CASCADE,
   forward    boolean NOT NULL,
   position   jsonb,
@@ -379,6 +379,7 @@ CREATE FUNCTION run_ops.repatriate(batch_size int DEFAULT 1000)
 AS $$
 BEGIN
   PERFORM run_ops.refuse_in_copy();
+  PERFORM run_ops.refuse_incomplete();
   IF (SELECT s.superseded FROM run_ops.split_state AS s) THEN
     RAISE EXCEPTION 'all rows are already repatriated'
       USING ERRCODE = 'object_not_in_prerequisite_state', DETAIL = 'Split is off, this database has all rows, and the stores have older versions.';
@@ -402,24 +403,25 @@ CREATE FUNCTION run_ops.move_strays(batch_size int DEFAULT 1000)
 AS $$
 BEGIN
   PERFORM run_ops.refuse_in_copy();
+  PERFORM run_ops.refuse_incomplete();
   PERFORM run_ops.refuse_while_split('move strays');
-  IF (SELECT s.superseded FROM run_ops.split_state AS s) THEN
+  IF (SELECT s.superseded OR s.moving FROM run_ops.split_state AS s) THEN
     RETURN QUERY SELECT * FROM run_ops.copy_batch(batch_size, true);
     RETURN;
   END IF;
-  IF EXISTS (SELECT FROM run_ops.store_row_counts() AS r WHERE r.n > 0) THEN
-    RAISE EXCEPTION 'the stores have rows that are not in this database'
-      USING ERRCODE = 'object_not_in_prerequisite_state',
-            HINT = 'To copy them here, repeat until done: SELECT * FROM run_ops.repatriate(); and then: SELECT run_ops.disable_split(repatriated => true);';
-  END IF;
   -- This is committed before the first row is copied.  So after an error or a
   -- crash it is known that the rows here are the newer ones.
-  UPDATE run_ops.split_state SET superseded = true;
+  IF EXISTS (SELECT FROM run_ops.store_row_counts() AS r WHERE r.n > 0) THEN
+    PERFORM run_ops.refuse_move_conflicts();
+    UPDATE run_ops.split_state SET moving = true;
+  ELSE
+    UPDATE run_ops.split_state SET superseded = true;
+  END IF;
   PERFORM run_ops.audit('move strays', '{}');
   RETURN QUERY SELECT NULL::regclass, NULL::text, 0::bigint, false;
 END $$;
 COMMENT ON FUNCTION run_ops.move_strays(int) IS
-  'copies the local rows that belong to a store there, one batch for each call, while split is off. Call it until done, then call enable_split(), then remove_leftovers() until done.';
+  'copies the local rows that belong to a store there, one batch for each call, while split is off; if the store has rows that are not here, they stay. Call it until done, then call enable_split(), then remove_leftovers() until done.';
 
 CREATE FUNCTION run_ops.verify_repatriation()
   RETURNS TABLE (view regclass, store text, ranges bigint, differing bigint)
@@ -431,6 +433,7 @@ DECLARE
   above jsonb;
   upto  jsonb;
 BEGIN
+  PERFORM run_ops.refuse_incomplete();
   FOR r IN SELECT t, s.store FROM run_ops.routed_table AS t JOIN run_ops.routed_store AS s ON s.view = t.view
             ORDER BY t.view, s.store LOOP
     m := run_ops.mirror_of(r.t, r.store, false);
@@ -456,6 +459,7 @@ AS $$
 DECLARE
   r record;
 BEGIN
+  PERFORM run_ops.refuse_incomplete();
   FOR r IN
     SELECT t, s.store, s.foreign_table, i.indexrelid::regclass AS index,
            string_agg(format('y.%I %s x.%1$I', a.attname, run_ops.equality_operator(t.legacy, a.attname)), ' AND ') AS equal

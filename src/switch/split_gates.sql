@@ -92,7 +92,7 @@ AS $$
   SELECT 'attached', t.legacy::text, false, format('it is not attached in store "%s"', s.name),
          format('SELECT run_ops.refresh_table(%L);', t.view)
     FROM run_ops.routed_table AS t, run_ops.store AS s
-   WHERE s.server IS NOT NULL
+   WHERE s.server IS NOT NULL AND run_ops.is_complete(t)
      AND NOT EXISTS (SELECT FROM run_ops.routed_store AS r WHERE r.view = t.view AND r.store = s.name)
   UNION ALL
   SELECT 'attached', c.oid::regclass::text, false, 'it is a run-ops table, but not a routed table',
@@ -129,6 +129,7 @@ AS $$
                      AND NOT t.store_defaults ? c.attname
                    GROUP BY c.attname, c.atttypid, c.atttypmod, c.attcollation
                   HAVING count(*) = 1) AS a
+   WHERE run_ops.is_complete(t)
    GROUP BY t.view, t.legacy, s.foreign_table
 $$;
 COMMENT ON FUNCTION run_ops.refreshed_gates() IS
@@ -168,11 +169,13 @@ DECLARE
   t run_ops.routed_table;
   n bigint;
   -- While split is on, the write lock refuses strays.  So rows that belong to a
-  -- store are copies by run_ops.repatriate(), or leftovers.
-  copies boolean := (SELECT s.enabled FROM run_ops.split_state AS s);
+  -- store are copies by run_ops.repatriate(), or leftovers.  And what
+  -- run_ops.move_strays() copies is moved by the switch.
+  bound  boolean := (SELECT run_ops.server_identity() = ANY (s.identities) FROM run_ops.split_state AS s);
+  copies boolean := (SELECT s.enabled OR s.moving FROM run_ops.split_state AS s);
   moved  boolean;
 BEGIN
-  FOR t IN SELECT * FROM run_ops.routed_table AS r WHERE r.routing <> 'store' ORDER BY r.view LOOP
+  FOR t IN SELECT * FROM run_ops.routed_table AS r WHERE r.routing <> 'store' AND run_ops.is_relation(r.legacy, '{r,p}') ORDER BY r.view LOOP
     n := (SELECT a.n FROM run_ops.as_owner(t.legacy,
             format('SELECT count(*) FROM %s AS x WHERE NOT run_ops.resides(x.%I, ''legacy'')', t.legacy, t.route_column)) AS a (n bigint));
     moved := EXISTS (SELECT FROM run_ops.leftover AS l WHERE l.view = t.view);
@@ -336,7 +339,7 @@ AS $$
                  'JOIN pg_class AS c ON c.oid = k.conrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace '
                  'WHERE k.contype = ''c'' AND k.conname = ''run_ops_write_lock''') AS a) AS l (schema, name)
       ON l.schema = t.store_schema AND l.name = t.store_table
-   WHERE s.store = write_lock_gates.store AND t.route_column IS NOT NULL
+   WHERE s.store = write_lock_gates.store AND t.route_column IS NOT NULL AND run_ops.is_complete(t)
    ORDER BY t.view::text
 $$;
 COMMENT ON FUNCTION run_ops.write_lock_gates(text) IS
@@ -408,7 +411,7 @@ BEGIN
       coalesce(nullif(array_to_string(differing, '; '), ''), 'encoding and collation are equal'),
       CASE WHEN differing <> '{}' THEN 'Sorted results of both databases would be merged in the wrong order. Create the database of the store again, with the same encoding and collation.' END)::run_ops.gate;
     FOR t IN SELECT r.* FROM run_ops.routed_table AS r JOIN run_ops.routed_store AS s USING (view)
-              WHERE s.store = store_gates.store ORDER BY r.view LOOP
+              WHERE s.store = store_gates.store AND run_ops.is_complete(r) ORDER BY r.view LOOP
       RETURN QUERY SELECT * FROM run_ops.table_gates(store, t);
     END LOOP;
     RETURN QUERY SELECT * FROM run_ops.write_lock_gates(store);
@@ -437,7 +440,7 @@ BEGIN
   EXCEPTION WHEN OTHERS THEN
     silent := SQLERRM;
   END;
-  FOR t IN SELECT * FROM run_ops.routed_table AS r ORDER BY r.view LOOP
+  FOR t IN SELECT * FROM run_ops.routed_table AS r WHERE run_ops.is_complete(r) ORDER BY r.view LOOP
     IF silent IS NOT NULL THEN
       RETURN NEXT ROW('strays', t.view::text, NULL, format('not checked: %s', silent), NULL)::run_ops.gate;
       CONTINUE;
@@ -470,7 +473,7 @@ AS $$
               ELSE 'this view shows the rows of all stores although split is off' END,
          'Somebody has replaced the view, or this is a restored copy. To create the view again: SELECT run_ops.enable_split(); or SELECT run_ops.disable_split(force => true);'
     FROM run_ops.routed_table AS t, run_ops.split_state AS s
-   WHERE s.enabled <> run_ops.has_union_rule(t.view)
+   WHERE s.enabled <> run_ops.has_union_rule(t.view) AND run_ops.is_relation(t.view, '{v}')
 $$;
 COMMENT ON FUNCTION run_ops.view_gates() IS 'views that do not match the mode';
 
@@ -482,6 +485,7 @@ AS $$
          CASE WHEN NOT s.opted_in THEN 'SELECT run_ops.configure_split(opted_in => true);' END
     FROM run_ops.split_state AS s
   UNION ALL SELECT * FROM run_ops.server_gates()
+  UNION ALL SELECT * FROM run_ops.complete_gates()
   UNION ALL SELECT * FROM run_ops.attached_gates()
   UNION ALL SELECT * FROM run_ops.preload_gates()
   UNION ALL SELECT * FROM run_ops.refreshed_gates()

@@ -171,7 +171,7 @@ CREATE FUNCTION run_ops.block_writes() RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-  views text := (SELECT string_agg(t.view::text, ', ' ORDER BY t.view) FROM run_ops.routed_table AS t);
+  views text := (SELECT string_agg(t.view::text, ', ' ORDER BY t.view) FROM run_ops.routed_table AS t WHERE run_ops.is_relation(t.view, '{v}'));
 BEGIN
   IF views IS NOT NULL THEN
     -- LOCK TABLE on a view also locks the local table of the view
@@ -317,6 +317,7 @@ BEGIN
   PERFORM run_ops.lock_registry();
   IF NOT force THEN
     PERFORM run_ops.refuse_in_copy();
+    PERFORM run_ops.refuse_incomplete();
   END IF;
   IF (SELECT s.superseded OR NOT (s.enabled OR force OR repatriated) FROM run_ops.split_state AS s) THEN
     RAISE NOTICE 'split is already off';

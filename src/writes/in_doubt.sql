@@ -38,6 +38,7 @@ AS $$
 DECLARE
   r record;
 BEGIN
+  PERFORM run_ops.refuse_incomplete() WHERE run_ops.split_enabled();
   FOR r IN
     SELECT b.column_name AS referring, o.view AS referenced, o.key_columns[1] AS referenced_key, c.store, c.relation, t.view, t.route_column,
            run_ops.weaker_owner(t.legacy, o.legacy) AS owned, run_ops.equality_operator(o.legacy, o.key_columns[1]) AS equals,
