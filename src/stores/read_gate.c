@@ -22,10 +22,13 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "access/xlog.h"
+#include "catalog/pg_foreign_table.h"
 #include "foreign/foreign.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
+#include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
@@ -118,11 +121,51 @@ split_enabled(void)
 	return state.enabled && state.bound;
 }
 
+bool
+split_switched_on(void)
+{
+	SplitState	state;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	state = read_state(GetActiveSnapshot());
+	PopActiveSnapshot();
+	return state.enabled;
+}
+
 static bool
 is_store(Oid serverid)
 {
 	return own_table_lookup("store", "server", GetForeignServer(serverid)->servername,
 							"name") != NULL;
+}
+
+/*
+ * Whether a server has foreign tables in a schema that attach_store() names.  If
+ * it is no store, only the schema of a database was restored, without the
+ * registry.
+ */
+static bool
+was_store(Oid serverid)
+{
+	Relation	rel = table_open(ForeignTableRelationId, AccessShareLock);
+	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
+	HeapTuple	tuple;
+	bool		found = false;
+
+	while (!found && HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		Form_pg_foreign_table form = (Form_pg_foreign_table) GETSTRUCT(tuple);
+
+		if (form->ftserver == serverid)
+		{
+			char	   *schema = get_namespace_name(get_rel_namespace(form->ftrelid));
+
+			found = schema && strncmp(schema, "run_ops_", strlen("run_ops_")) == 0;
+		}
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return found;
 }
 
 static void
@@ -139,8 +182,17 @@ refuse_in_copy(void)
 void
 split_require_active(Oid serverid)
 {
-	if (!current_state().bound && is_store(serverid))
+	if (current_state().bound)
+		return;
+	if (is_store(serverid))
 		refuse_in_copy();
+	if (was_store(serverid))
+		ereport(ERROR,
+				(errcode(ERRCODE_RUN_OPS_SUSPENDED),
+				 errmsg("server \"%s\" is not attached as a store in this database",
+						GetForeignServer(serverid)->servername),
+				 errdetail("Its foreign tables were restored without the data of extension run_ops_split."),
+				 errhint("If this database should use the stores, attach them and the tables with run_ops.attach_store() and run_ops.attach_table(). If it should not: DROP EXTENSION run_ops_split CASCADE;")));
 }
 
 /*

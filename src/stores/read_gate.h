@@ -14,6 +14,12 @@ extern void read_gate_init(void);
 extern bool split_enabled(void);
 
 /*
+ * Was split switched on, as the newest snapshot sees it?  True in a copy that
+ * was made while it was on, but not in a restored one.
+ */
+extern bool split_switched_on(void);
+
+/*
  * Raises an error if the foreign server is a store and this database is a copy
  * of the one in which it was attached.  Call it before reading from or writing
  * to a foreign server.  It contacts no server itself.

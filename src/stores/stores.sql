@@ -54,9 +54,11 @@ COMMENT ON COLUMN run_ops.routed_table.column_names IS
 COMMENT ON COLUMN run_ops.routed_table.store_defaults IS
   'the columns that only the stores have: {name in the store: SQL expression for the value}';
 
+-- No table that pg_dump dumps has a foreign key to another one: pg_restore -j
+-- restores their data in any order.
 CREATE TABLE run_ops.routed_store (
-  view          regclass REFERENCES run_ops.routed_table ON DELETE CASCADE,
-  store         text REFERENCES run_ops.store,
+  view          regclass,
+  store         text,
   foreign_table regclass NOT NULL UNIQUE,
   PRIMARY KEY (view, store)
 );

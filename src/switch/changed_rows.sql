@@ -514,3 +514,24 @@ END $$;
 COMMENT ON FUNCTION run_ops.stop_tracking(boolean) IS
   'stops tracking changed rows. in_stores => false stops it only here; the notes in the stores are ignored from then on and removed later.';
 REVOKE EXECUTE ON FUNCTION run_ops.stop_tracking(boolean) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.drop_restored_work() RETURNS void
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET client_min_messages = warning
+AS $$
+DECLARE
+  staging regclass;
+BEGIN
+  IF NOT EXISTS (SELECT FROM run_ops.change_tracking AS c WHERE c.place = 'legacy') THEN
+    DROP SCHEMA IF EXISTS run_ops_changes CASCADE;
+  END IF;
+  FOR staging IN
+    SELECT c.oid FROM pg_class AS c
+     WHERE c.relnamespace = to_regnamespace('run_ops_repatriated') AND c.relkind = 'r'
+       AND NOT EXISTS (SELECT FROM run_ops.routed_table AS t WHERE starts_with(c.relname, t.legacy::oid || '_'))
+  LOOP
+    EXECUTE format('DROP TABLE %s', staging);
+  END LOOP;
+END $$;
+COMMENT ON FUNCTION run_ops.drop_restored_work() IS
+  'drops the triggers that track changes, and the staging tables, that a dump has brought from its original without the state that belongs to them';
+REVOKE EXECUTE ON FUNCTION run_ops.drop_restored_work() FROM PUBLIC;

@@ -19,8 +19,8 @@
 -- those to keep.
 
 CREATE TABLE run_ops.leftover (
-  view       regclass REFERENCES run_ops.routed_table ON DELETE CASCADE,
-  store      text REFERENCES run_ops.store ON DELETE CASCADE,
+  view       regclass,
+  store      text,
   position   jsonb,
   finished   boolean NOT NULL DEFAULT false,
   removed    bigint NOT NULL DEFAULT 0,

@@ -185,7 +185,10 @@ BEGIN
                   ELSE '%s rows of the local table belong to a store by their id' END, n),
       CASE WHEN moved THEN 'To remove them, repeat until done: SELECT * FROM run_ops.remove_leftovers();'
            WHEN copies THEN NULL
-           WHEN n > 0 THEN 'To copy them to the store, repeat until done: SELECT * FROM run_ops.move_strays(); Then SELECT run_ops.enable_split(); moves them.'
+           WHEN n > 0 THEN
+             -- enable_split() would bind this server, but this gate refuses it
+             CASE WHEN NOT bound THEN 'To bind the stores to this server: SELECT run_ops.trust_standby(run_ops.server_identity()); ' ELSE '' END
+             || 'To copy them to the store, repeat until done: SELECT * FROM run_ops.move_strays(); Then SELECT run_ops.enable_split(); moves them.'
            ELSE 'The check reads the whole table, now and again while writes are blocked. An index avoids this: ' || run_ops.stray_index(t) END)::run_ops.gate;
   END LOOP;
 END $$;

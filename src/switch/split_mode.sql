@@ -200,9 +200,11 @@ BEGIN
     PERFORM run_ops.finish_repatriation();
   END IF;
   UPDATE run_ops.split_state
-     SET enabled = split, superseded = NOT split AND (repatriated OR superseded), changed_at = clock_timestamp();
+     SET enabled = split, superseded = NOT split AND (repatriated OR superseded), moving = NOT split AND NOT repatriated AND moving,
+         changed_at = clock_timestamp();
   PERFORM run_ops.forget_leftovers() WHERE NOT split;
   PERFORM run_ops.swap_views(split);
+  PERFORM run_ops.drop_restored_work();
   IF moved OR repatriated THEN
     PERFORM run_ops.stop_tracking(split);
     DELETE FROM run_ops.row_to_check;
