@@ -172,6 +172,7 @@ SELECT r.done FROM run_ops.repatriate(100) AS r;
 SELECT pg_catalog.count(*) FROM run_ops.repatriation_conflicts();
 SELECT pg_catalog.count(*) FROM run_ops.verify_repatriation();
 SELECT run_ops.disable_split(repatriated => true);
+SELECT pg_catalog.count(*) FROM run_ops.move_conflicts();
 SELECT m.done FROM run_ops.move_strays(1000) AS m;
 SELECT r.done FROM run_ops.remove_leftovers(1000) AS r;
 
@@ -181,7 +182,7 @@ SELECT pg_catalog.count(*) OPERATOR(pg_catalog.=) pg_catalog.count(probe.try(f.o
 SELECT f.proname FROM probe.function AS f
  WHERE f.prosecdef AND f.proname OPERATOR(pg_catalog.<>) ALL (ARRAY['acknowledge', 'withdraw_acknowledgement', 'check_split',
          'configure_split', 'enable_split', 'disable_split', 'enqueue_deleted', 'invalidate_environment', 'invalidate_organization',
-         'guard_publications', 'drop_leftovers', 'ask_stats', 'mint_flips', 'mint_kinds', 'record_check', 'move_strays', 'remove_leftovers', 'repatriate', 'repatriation_conflicts', 'resolve_in_doubt', 'stamp_global_mint_kind',
+         'guard_publications', 'guard_routed_tables', 'drop_leftovers', 'ask_stats', 'mint_flips', 'mint_kinds', 'record_check', 'move_strays', 'move_conflicts', 'remove_leftovers', 'repatriate', 'repatriation_conflicts', 'resolve_in_doubt', 'stamp_global_mint_kind',
          'stamp_organization_mint_kind', 'trust_standby', 'verify_repatriation']);
 SELECT run_ops.detach_control_plane();
 SELECT run_ops.detach_table(t.view) IS NULL AS detached FROM run_ops.routed_table AS t

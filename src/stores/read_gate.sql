@@ -24,8 +24,9 @@ CREATE TABLE run_ops.split_state (
   opted_in        boolean NOT NULL DEFAULT false,
   native_realtime boolean NOT NULL DEFAULT false,
   superseded      boolean NOT NULL DEFAULT false,
+  moving          boolean NOT NULL DEFAULT false,
   changed_at      timestamptz,
-  CHECK (NOT (enabled AND superseded))
+  CHECK (NOT (enabled AND (superseded OR moving)))
 );
 COMMENT ON TABLE run_ops.split_state IS
   'the state of split mode in this database. pg_dump does not dump it, so a restored copy starts with split off.';
@@ -38,6 +39,8 @@ COMMENT ON COLUMN run_ops.split_state.native_realtime IS
   'whether realtime readers see the rows of every store, as declared by the operator';
 COMMENT ON COLUMN run_ops.split_state.superseded IS
   'whether this database has every row while split is off, and the stores have older versions';
+COMMENT ON COLUMN run_ops.split_state.moving IS
+  'whether run_ops.move_strays() moves local rows to stores that have other rows, after split was disabled with force; of a row that both have, the local version is the newer one';
 COMMENT ON COLUMN run_ops.split_state.changed_at IS 'when split mode was last switched on or off';
 INSERT INTO run_ops.split_state DEFAULT VALUES;
 GRANT SELECT ON run_ops.split_state TO PUBLIC;

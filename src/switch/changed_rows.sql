@@ -80,6 +80,15 @@ $$;
 COMMENT ON FUNCTION run_ops.key_expression(run_ops.routed_table, text, jsonb) IS
   'an SQL expression for the key of a row with this alias, as text. names maps local column names to other ones in the table that is read.';
 
+CREATE FUNCTION run_ops.tracked_places(going_forward boolean) RETURNS SETOF text
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT s.name FROM run_ops.store AS s, run_ops.split_state AS x
+   -- while split_state.moving is true, only what changes here is moved
+   WHERE s.server IS NULL OR NOT (going_forward AND x.moving) ORDER BY s.server IS NULL, s.name
+$$;
+COMMENT ON FUNCTION run_ops.tracked_places(boolean) IS 'the places in which changes are tracked while rows are copied, this database last';
+
 CREATE FUNCTION run_ops.tracked_tables(place text, going_forward boolean)
   RETURNS TABLE (view regclass, relation text, key text, route_column name, has_trigger boolean)
   LANGUAGE sql SET search_path = pg_catalog, pg_temp
@@ -188,11 +197,14 @@ AS $$
 DECLARE
   place text;
   token text := gen_random_uuid();
+  -- once it has failed, the next calls do not keep the copying waiting for it
+  attempts int := CASE WHEN EXISTS (SELECT FROM run_ops.change_tracking AS n WHERE n.error IS NOT NULL) THEN 1
+                       ELSE run_ops.setting('swap_attempts')::int END;
 BEGIN
   DELETE FROM run_ops.change_tracking;
   -- this database last, because its locks are held until the transaction ends
-  FOR place IN SELECT s.name FROM run_ops.store AS s ORDER BY s.server IS NULL, s.name LOOP
-    PERFORM run_ops.in_attempts(format('SELECT run_ops.tell_place(%L, %L)', place, run_ops.tracking_commands(place, going_forward, token)));
+  FOR place IN SELECT * FROM run_ops.tracked_places(going_forward) LOOP
+    PERFORM run_ops.in_attempts(format('SELECT run_ops.tell_place(%L, %L)', place, run_ops.tracking_commands(place, going_forward, token)), attempts);
     INSERT INTO run_ops.change_tracking (place, forward, token, definitions)
       VALUES (place, going_forward, token, run_ops.tracked_definitions(place, going_forward) ->> 'definitions');
   END LOOP;
@@ -213,10 +225,11 @@ DECLARE
   p     record;
   found_place jsonb;
 BEGIN
-  FOR p IN SELECT s.name, n.* FROM run_ops.store AS s LEFT JOIN run_ops.change_tracking AS n ON n.place = s.name AND n.forward = going_forward
-            ORDER BY s.server IS NULL, s.name LOOP
+  FOR p IN SELECT s.name, n.* FROM run_ops.tracked_places(going_forward) AS s (name)
+             LEFT JOIN run_ops.change_tracking AS n ON n.place = s.name AND n.forward = going_forward LOOP
     IF p.token IS NULL THEN
-      RETURN format('Changes in store "%s" were not tracked.', p.name);
+      RETURN format('Changes in store "%s" were not tracked%s.', p.name,
+        (SELECT ': ' || n.error FROM run_ops.change_tracking AS n WHERE n.place = p.name));
     END IF;
     found_place := run_ops.tracked_definitions(p.name, going_forward);
     IF found_place ->> 'token' IS NULL OR found_place ->> 'token' NOT IN (concat_ws(' ', p.token, p.drained), concat_ws(' ', p.token, p.drained - 1)) THEN

@@ -371,15 +371,10 @@ REVOKE EXECUTE ON FUNCTION run_ops.raise_leftovers(text[]) FROM PUBLIC;
 -- Removing ----------------------------------------------------------------------------
 
 CREATE FUNCTION run_ops.leftover_keys(l run_ops.leftover, above jsonb, batch_size int) RETURNS text[]
-  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO, YMD' SET timezone = 'UTC'
-  SET intervalstyle = 'postgres' SET extra_float_digits = 1 SET bytea_output = 'hex'
+  LANGUAGE sql SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-  m run_ops.mirror := run_ops.mirror_of(run_ops.routed(l.view), l.store, true);
-BEGIN
-  RETURN ARRAY(SELECT q.key FROM run_ops.as_owner(m.legacy, format('%s ORDER BY %s LIMIT %s',
-    run_ops.range_query(m.here_from, m.here_keys, '''''', above, NULL), array_to_string(m.here_keys, ', '), batch_size)) AS q (key text, r text));
-END $$;
+  SELECT run_ops.next_keys(run_ops.mirror_of(run_ops.routed(l.view), l.store, true), above, batch_size)
+$$;
 COMMENT ON FUNCTION run_ops.leftover_keys(run_ops.leftover, jsonb, int) IS 'the keys of the next leftovers, in the order of the keys';
 REVOKE EXECUTE ON FUNCTION run_ops.leftover_keys(run_ops.leftover, jsonb, int) FROM PUBLIC;
 

@@ -184,6 +184,46 @@ COMMENT ON FUNCTION run_ops.upper_key(run_ops.mirror, jsonb, int) IS
   'the upper key of a range in which neither side has more than batch_size rows; NULL if no side has that many rows left';
 REVOKE EXECUTE ON FUNCTION run_ops.upper_key(run_ops.mirror, jsonb, int) FROM PUBLIC;
 
+CREATE FUNCTION run_ops.next_keys(m run_ops.mirror, above jsonb, batch_size int) RETURNS text[]
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO, YMD' SET timezone = 'UTC'
+  SET intervalstyle = 'postgres' SET extra_float_digits = 1 SET bytea_output = 'hex'
+AS $$
+BEGIN
+  RETURN ARRAY(SELECT q.key FROM run_ops.as_owner(m.legacy, format('%s ORDER BY %s LIMIT %s',
+    run_ops.range_query(
+      -- if no id decides, a row whose key exists in the store belongs there as well
+      CASE WHEN m.routing = 'store' THEN format('%s AS x WHERE true', m.here) ELSE m.here_from END,
+      m.here_keys, '''''', above, NULL), array_to_string(m.here_keys, ', '), batch_size)) AS q (key text, r text));
+END $$;
+COMMENT ON FUNCTION run_ops.next_keys(run_ops.mirror, jsonb, int) IS
+  'the keys of the next local rows that belong, or may belong, to the store, in the order of the keys';
+REVOKE EXECUTE ON FUNCTION run_ops.next_keys(run_ops.mirror, jsonb, int) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.next_range(m run_ops.mirror, above jsonb, batch_size int, going_forward boolean, OUT part run_ops.mirror, OUT upto jsonb)
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  keys text[];
+BEGIN
+  part := m;
+  IF NOT (going_forward AND (SELECT s.moving FROM run_ops.split_state AS s)) THEN
+    upto := run_ops.upper_key(m, above, batch_size);
+    RETURN;
+  END IF;
+  -- the store has rows that are not here, which must stay
+  keys := run_ops.next_keys(m, above, batch_size);
+  upto := keys[batch_size];
+  IF keys = '{}' THEN
+    part.here_from := m.here_from || ' AND false';
+    part.there_from := m.there_from || ' AND false';
+  ELSE
+    part := run_ops.only_keys(m, keys);
+  END IF;
+END $$;
+COMMENT ON FUNCTION run_ops.next_range(run_ops.mirror, jsonb, int, boolean) IS
+  'the next range to compare: its upper key, NULL at the end, and the SQL fragments for its rows; forward while split_state.moving is true, only for the rows that exist here';
+REVOKE EXECUTE ON FUNCTION run_ops.next_range(run_ops.mirror, jsonb, int, boolean) FROM PUBLIC;
+
 CREATE FUNCTION run_ops.range_differs(m run_ops.mirror, above jsonb, upto jsonb) RETURNS boolean
   LANGUAGE plpgsql
   SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO, YMD' SET timezone = 'UTC'
@@ -356,12 +396,11 @@ BEGIN
     RETURN QUERY SELECT NULL::regclass, NULL::text, 0::bigint, true;
     RETURN;
   END IF;
-  m := run_ops.mirror_of(run_ops.routed(p.view), p.store, going_forward);
-  upto := run_ops.upper_key(m, p.position, batch_size);
-  n := run_ops.copy_range(m, p.position, upto, going_forward)
-    WHERE m.routing = 'store' AND going_forward OR run_ops.range_differs(m, p.position, upto);
+  SELECT * INTO r FROM run_ops.next_range(run_ops.mirror_of(run_ops.routed(p.view), p.store, going_forward), p.position, batch_size, going_forward);
+  n := run_ops.copy_range(r.part, p.position, r.upto, going_forward)
+    WHERE (r.part).routing = 'store' AND going_forward OR run_ops.range_differs(r.part, p.position, r.upto);
   UPDATE run_ops.copy_progress AS c
-     SET position = upto, finished = upto IS NULL, batches = c.batches + 1, copied = c.copied + coalesce(n, 0),
+     SET position = r.upto, finished = r.upto IS NULL, batches = c.batches + 1, copied = c.copied + coalesce(n, 0),
          changed_at = clock_timestamp()
    WHERE (c.view, c.store, c.forward) = (p.view, p.store, p.forward);
   RETURN QUERY SELECT p.view, p.store, coalesce(n, 0), false;
@@ -451,9 +490,10 @@ END $$;
 COMMENT ON FUNCTION run_ops.verify_repatriation() IS
   'compares all rows of the stores with their copies here, by hashes of ranges. A range differs if some of its rows are not repatriated yet, or were changed since.';
 
-CREATE FUNCTION run_ops.repatriation_conflicts()
+-- enable_nestloop = off: otherwise the store would be asked once for each local row.
+CREATE FUNCTION run_ops.unique_conflicts(going_forward boolean)
   RETURNS TABLE (view regclass, store text, unique_index regclass, store_key jsonb, legacy_key jsonb)
-  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off SET enable_nestloop = off
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -477,14 +517,88 @@ BEGIN
                r.foreign_table, (r.t).legacy, r.equal,
                string_agg((run_ops.plain_column((r.t).legacy, k, format('y.%I', k))).expression, ', '),
                string_agg((run_ops.plain_column((r.t).legacy, k, format('x.%I', k))).expression, ', '),
-               -- a copy is no conflict: it is updated
-               CASE WHEN run_ops.split_enabled() AND (r.t).routing <> 'store'
+               CASE WHEN going_forward THEN ' AND ' || run_ops.belongs_condition(r.t, r.store, 'x')
+                    -- a copy is no conflict: it is updated
+                    WHEN run_ops.split_enabled() AND (r.t).routing <> 'store'
                     THEN ' AND NOT ' || run_ops.belongs_condition(r.t, r.store, 'x') END)
         FROM unnest((r.t).key_columns) AS k)) AS q (view regclass, store text, unique_index regclass, store_key jsonb, legacy_key jsonb);
   END LOOP;
 END $$;
+COMMENT ON FUNCTION run_ops.unique_conflicts(boolean) IS
+  'pairs of a row of a store and a local row with the same unique value and different keys. going_forward: only local rows that would move to the store.';
+REVOKE EXECUTE ON FUNCTION run_ops.unique_conflicts(boolean) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.repatriation_conflicts()
+  RETURNS TABLE (view regclass, store text, unique_index regclass, store_key jsonb, legacy_key jsonb)
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+  RETURN QUERY SELECT * FROM run_ops.unique_conflicts(false);
+END $$;
 COMMENT ON FUNCTION run_ops.repatriation_conflicts() IS
   'rows of the stores that cannot be copied here, because a local row has the same unique value; unique constraints are enforced per database';
+
+CREATE FUNCTION run_ops.differing_keys(m run_ops.mirror, keys text[]) RETURNS SETOF text
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO, YMD' SET timezone = 'UTC'
+  SET intervalstyle = 'postgres' SET extra_float_digits = 1 SET bytea_output = 'hex'
+AS $$
+BEGIN
+  m.here_from := format('%s AS x WHERE true', m.here);
+  m := run_ops.only_keys(m, keys);
+  RETURN QUERY
+    SELECT h.key FROM run_ops.as_owner(m.legacy, run_ops.range_query(m.here_from, m.here_keys, m.here_row, NULL, NULL)) AS h (key text, r text)
+      JOIN run_ops.ask_store(m.store, run_ops.range_query(m.there_from, m.there_keys, m.there_row, NULL, NULL)) AS a ON a ->> 'key' = h.key
+     WHERE a ->> 'r' <> h.r;
+END $$;
+COMMENT ON FUNCTION run_ops.differing_keys(run_ops.mirror, text[]) IS 'those of these keys whose rows exist on both sides and differ';
+REVOKE EXECUTE ON FUNCTION run_ops.differing_keys(run_ops.mirror, text[]) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.move_conflicts()
+  RETURNS TABLE (view regclass, store text, unique_index regclass, store_key jsonb, legacy_key jsonb)
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
+AS $$
+#variable_conflict use_column
+DECLARE
+  r    record;
+  m    run_ops.mirror;
+  keys text[];
+BEGIN
+  PERFORM run_ops.refuse_in_copy();
+  RETURN QUERY SELECT * FROM run_ops.unique_conflicts(true);
+  FOR r IN SELECT t, s.store FROM run_ops.routed_table AS t JOIN run_ops.routed_store AS s ON s.view = t.view
+            -- once rows are moved, the local version is the newer one
+            WHERE NOT (SELECT s.superseded OR s.moving OR s.enabled FROM run_ops.split_state AS s) ORDER BY t.view, s.store LOOP
+    m := run_ops.mirror_of(r.t, r.store, true);
+    keys := NULL;
+    LOOP
+      keys := run_ops.next_keys(m, keys[cardinality(keys)]::jsonb, 10000);
+      EXIT WHEN keys = '{}';
+      RETURN QUERY SELECT (r.t).view, r.store, NULL::regclass, k.names, k.names
+                     FROM run_ops.differing_keys(m, keys) AS d (key),
+                          LATERAL (SELECT jsonb_object_agg(c, d.key::jsonb -> (ord - 1)::int) FROM unnest((r.t).key_columns) WITH ORDINALITY AS u (c, ord)) AS k (names);
+    END LOOP;
+  END LOOP;
+END $$;
+COMMENT ON FUNCTION run_ops.move_conflicts() IS
+  'local rows that run_ops.move_strays() cannot move to a store: because a row there has the same unique value, or (unique_index is NULL) because the store has another version of the row';
+
+CREATE FUNCTION run_ops.refuse_move_conflicts() RETURNS void
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  lines text := (SELECT string_agg(c.line, E'\n')
+                   FROM (SELECT format('%s: %s conflicts in %s', c.view, count(*), coalesce('unique index ' || c.unique_index, 'versions of a row')) AS line
+                           FROM run_ops.move_conflicts() AS c GROUP BY c.view, c.unique_index ORDER BY c.view, c.unique_index) AS c);
+BEGIN
+  IF lines IS NOT NULL THEN
+    RAISE EXCEPTION 'local rows conflict with rows of a store'
+      USING ERRCODE = 'unique_violation', DETAIL = lines,
+            HINT = 'To list them: SELECT * FROM run_ops.move_conflicts(); Delete or change one row of each pair: the local one through the view, the other one through the foreign table, for example run_ops_new."TaskRun".';
+  END IF;
+END $$;
+COMMENT ON FUNCTION run_ops.refuse_move_conflicts() IS
+  'raises an error with the number of run_ops.move_conflicts() of each index, if there are any';
+REVOKE EXECUTE ON FUNCTION run_ops.refuse_move_conflicts() FROM PUBLIC;
 
 -- While writes are blocked --------------------------------------------------------
 
@@ -562,8 +676,9 @@ BEGIN
     above := NULL;
     again := '{}';
     LOOP
-      upto := run_ops.upper_key(m, above, 10000);
-      IF NOT run_ops.sync_range(m, above, upto, going_forward) THEN
+      SELECT * INTO n FROM run_ops.next_range(m, above, 10000, going_forward);
+      upto := n.upto;
+      IF NOT run_ops.sync_range(n.part, above, upto, going_forward) THEN
         again := again || jsonb_build_array(above, upto);
       END IF;
       above := upto;
@@ -574,7 +689,8 @@ BEGIN
     FOR i IN 1 .. cardinality(again) LOOP
       above := nullif(again[i] -> 0, 'null');
       upto := nullif(again[i] -> 1, 'null');
-      IF NOT run_ops.sync_range(m, above, upto, going_forward) THEN
+      SELECT * INTO n FROM run_ops.next_range(m, above, 10000, going_forward);
+      IF NOT run_ops.sync_range(n.part, above, upto, going_forward) THEN
         RAISE EXCEPTION 'rows of % differ between this database and store "%"', (r.t).view, r.store
           USING ERRCODE = 'data_exception',
                 DETAIL = format('Rows with keys above %s and up to %s still differ after copying.', coalesce(above::text, 'none'), coalesce(upto::text, 'the last'));

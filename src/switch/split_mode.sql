@@ -186,7 +186,7 @@ CREATE FUNCTION run_ops.attempt_switch(split boolean, repatriated boolean) RETUR
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-  moved boolean := split AND (SELECT s.superseded FROM run_ops.split_state AS s);
+  moved boolean := split AND (SELECT s.superseded OR s.moving FROM run_ops.split_state AS s);
 BEGIN
   PERFORM run_ops.block_writes();
   -- A crash must not undo the switch: clients rely on it once it is committed.
@@ -271,7 +271,7 @@ BEGIN
   UPDATE run_ops.split_state AS s SET enabled = was_on WHERE s.enabled <> was_on;
   gates := ARRAY(SELECT g FROM run_ops.check_split() AS g);
   PERFORM run_ops.refuse_failing_gates('cannot enable split mode', gates);
-  IF (SELECT s.superseded FROM run_ops.split_state AS s) THEN
+  IF (SELECT s.superseded OR s.moving FROM run_ops.split_state AS s) THEN
     PERFORM run_ops.prepare_switch(true), run_ops.refuse_stranded();
   END IF;
   PERFORM run_ops.switch_split(true, false);
@@ -392,7 +392,7 @@ CREATE FUNCTION run_ops.admin_functions() RETURNS text[]
     'run_ops.configure_split(boolean, boolean)', 'run_ops.trust_standby(text)',
     'run_ops.acknowledge(text, text, text)', 'run_ops.withdraw_acknowledgement(text, text)',
     'run_ops.repatriate(integer)', 'run_ops.verify_repatriation()', 'run_ops.repatriation_conflicts()',
-    'run_ops.move_strays(integer)', 'run_ops.remove_leftovers(integer, boolean)',
+    'run_ops.move_strays(integer)', 'run_ops.move_conflicts()', 'run_ops.remove_leftovers(integer, boolean)',
     'run_ops.resolve_in_doubt()'];
 COMMENT ON FUNCTION run_ops.admin_functions() IS
   'the functions that check and change split mode; only their owner and roles with run_ops.grant_admin() may call them';
