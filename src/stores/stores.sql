@@ -102,11 +102,10 @@ $$;
 COMMENT ON FUNCTION run_ops.lock_registry() IS
   'lets only one session at a time change stores and routed tables; does not block reads';
 
-CREATE FUNCTION run_ops.in_attempts(command text, OUT attempts int, OUT seconds numeric)
+CREATE FUNCTION run_ops.in_attempts(command text, most int DEFAULT run_ops.setting('swap_attempts')::pg_catalog.int4, OUT attempts int, OUT seconds numeric)
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-  most  int := run_ops.setting('swap_attempts')::int;
   old_lock_timeout     text := current_setting('lock_timeout');
   old_deadlock_timeout text := current_setting('deadlock_timeout');
   since timestamptz;
@@ -135,9 +134,9 @@ BEGIN
   PERFORM set_config('lock_timeout', old_lock_timeout, true),
           set_config('deadlock_timeout', old_deadlock_timeout, true);
 END $$;
-COMMENT ON FUNCTION run_ops.in_attempts(text) IS
+COMMENT ON FUNCTION run_ops.in_attempts(text, int) IS
   'runs a command that locks views, in several attempts: each waits only run_ops_split.swap_lock_timeout for its locks, and waiting queries proceed between the attempts. Returns the number of attempts and the duration of the last one in seconds.';
-REVOKE EXECUTE ON FUNCTION run_ops.in_attempts(text) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION run_ops.in_attempts(text, int) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.foreign_schema(store text) RETURNS name
   LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp

@@ -20,7 +20,8 @@ CREATE TABLE run_ops.change_tracking (
   definitions text NOT NULL,
   drained    bigint NOT NULL DEFAULT 0,
   ids        bigint[] NOT NULL DEFAULT '{}',
-  drained_by xid8
+  drained_by xid8,
+  error      text
 );
 COMMENT ON TABLE run_ops.change_tracking IS
   'the databases in which schema run_ops_changes collects the keys of changed rows while rows are copied';
@@ -211,11 +212,13 @@ BEGIN
   RETURN true;
 EXCEPTION WHEN OTHERS THEN
   RAISE NOTICE 'cannot track changes in store "%": the final switch will compare all rows and block writes for longer', place
-    USING DETAIL = SQLERRM;
+    USING DETAIL = SQLERRM, HINT = 'Each call tries it again. Copying goes on, and begins again from the start once it succeeds.';
+  INSERT INTO run_ops.change_tracking (place, token, definitions, error) VALUES (place, '', '', SQLERRM)
+  ON CONFLICT ON CONSTRAINT change_tracking_pkey DO UPDATE SET forward = NULL, error = excluded.error;
   RETURN false;
 END $$;
 COMMENT ON FUNCTION run_ops.start_tracking(boolean) IS
-  'starts tracking changed rows in every store and here; if this fails, raises a notice with the reason and returns false';
+  'starts tracking changed rows in every store and here; if this fails, remembers the reason, raises a notice and returns false';
 REVOKE EXECUTE ON FUNCTION run_ops.start_tracking(boolean) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.tracking_gap(going_forward boolean) RETURNS text
@@ -247,7 +250,8 @@ REVOKE EXECUTE ON FUNCTION run_ops.tracking_gap(boolean) FROM PUBLIC;
 CREATE FUNCTION run_ops.reason_to_compare_all(going_forward boolean) RETURNS text
   LANGUAGE sql SET search_path = pg_catalog, pg_temp
 AS $$
-  SELECT CASE WHEN EXISTS (SELECT FROM run_ops.routed_store AS r WHERE NOT EXISTS (
+  SELECT CASE WHEN NOT EXISTS (SELECT FROM run_ops.change_tracking AS n WHERE n.error IS NOT NULL)
+               AND EXISTS (SELECT FROM run_ops.routed_store AS r WHERE NOT EXISTS (
                 SELECT FROM run_ops.copy_progress AS c WHERE (c.view, c.store, c.forward, c.finished) = (r.view, r.store, going_forward, true)))
               THEN 'Not all rows were copied before the switch.'
               ELSE run_ops.tracking_gap(going_forward) END

@@ -378,10 +378,11 @@ BEGIN
       RETURN QUERY SELECT NULL::regclass, NULL::text, 0::bigint, false;
       RETURN;
     END IF;
-  ELSIF NOT tracked
-        AND NOT EXISTS (SELECT FROM run_ops.copy_progress AS c WHERE c.forward = going_forward AND (c.finished OR c.position IS NOT NULL))
-        AND run_ops.start_tracking(going_forward) THEN
-    -- returns, so that the triggers are committed before the first row is copied
+  ELSIF NOT tracked AND run_ops.start_tracking(going_forward) THEN
+    -- An earlier call may have failed to start it, and rows that were copied since
+    -- then may have changed.  Returns, so that the triggers are committed before
+    -- the first row is copied.
+    UPDATE run_ops.copy_progress AS c SET finished = false, position = NULL WHERE c.forward = going_forward;
     RETURN QUERY SELECT NULL::regclass, NULL::text, 0::bigint, false;
     RETURN;
   END IF;
