@@ -176,7 +176,10 @@ refuse_in_copy(void)
 			 errmsg("split mode is suspended in this copy of the database"),
 			 errdetail("Its stores were attached in another server or database; nothing is read from or written to them from here. This is %s.",
 					   server_identity()),
-			 errhint("If this database should use the stores, call run_ops.enable_split(). If it should not, call run_ops.disable_split(force => true).")));
+			 RecoveryInProgress() ?
+			 errhint("If this standby should read the stores, and use them after its promotion, run on its primary: SELECT run_ops.trust_standby('%s');",
+					 server_identity()) :
+			 errhint("If this database should use the stores: SELECT run_ops.enable_split(); If it should not: SELECT run_ops.disable_split(force => true);")));
 }
 
 void

@@ -70,7 +70,10 @@ AS $$
          concat_ws('; ', CASE WHEN pg_is_in_recovery() THEN 'it is a standby' END,
            format('this server is %s, servers that may use the stores: %s', run_ops.server_identity(),
                   coalesce(nullif(array_to_string(s.identities, ', '), ''), 'none'))),
-         CASE WHEN run_ops.server_identity() <> ALL (s.identities) THEN
+         CASE WHEN pg_is_in_recovery() AND run_ops.server_identity() <> ALL (s.identities) THEN
+           format('To let this standby read the stores, and use them after its promotion, run on its primary: SELECT run_ops.trust_standby(%L);', run_ops.server_identity())
+              WHEN pg_is_in_recovery() THEN 'Check and switch split on its primary.'
+              WHEN run_ops.server_identity() <> ALL (s.identities) THEN
            'A copy of the database does not use the stores of the original. To bind the stores to this server: SELECT run_ops.enable_split();' END
     FROM run_ops.split_state AS s
   UNION ALL

@@ -81,6 +81,34 @@ foreach my $write ("INSERT INTO run_ops.run (id) VALUES ('" . ksuid(9) . "')", "
 is($store->safe_psql('postgres', 'SELECT string_agg(concat(id, n), \' \') FROM run'), $ksuid . '4', 'the store is as it was');
 like(failing_gates($standby), qr/^server: it is a standby/m, 'check_split() says what it is');
 
+# --- a standby that nobody has trusted ------------------------------------------------
+
+$control_plane->backup('later');
+my $untrusted = PostgreSQL::Test::Cluster->new('untrusted');
+$untrusted->init_from_backup($control_plane, 'later', has_streaming => 1);
+$untrusted->start;
+my $read = "SELECT n FROM run_ops.run WHERE id = '$ksuid'";
+my ($ret, $out, $err) = $untrusted->psql('postgres', $read);
+my ($hint) = $err =~ /HINT: .*run on its primary: (SELECT run_ops\.trust_standby\('.*'\));/;
+ok($hint, 'an untrusted standby says what its primary must do') or diag($err);
+is($untrusted->safe_psql('postgres', q{SELECT hint LIKE '%run on its primary: SELECT run\_ops.trust\_standby(%' FROM run_ops.check_split() WHERE gate = 'server'}),
+	't', 'and so does the gate');
+$control_plane->safe_psql('postgres', $hint);
+$control_plane->wait_for_catchup($untrusted);
+is($untrusted->safe_psql('postgres', $read), '4', 'the call in the hint makes it read the stores');
+# promoted while it was not trusted
+$control_plane->safe_psql('postgres', 'UPDATE run_ops.split_state SET identities = identities[1:2]');
+$control_plane->wait_for_catchup($untrusted);
+$untrusted->promote;
+my $write = "UPDATE run_ops.run SET n = n WHERE id = '$cuid'";
+($ret, $out, $err) = $untrusted->psql('postgres', $write);
+($hint) = $err =~ /HINT: .*should use the stores: (SELECT run_ops\.enable_split\(\));/;
+ok($hint, 'promoted, it names another call') or diag($err);
+is($untrusted->safe_psql('postgres', q{SELECT hint LIKE '%SELECT run\_ops.enable\_split();' FROM run_ops.check_split() WHERE gate = 'server'}), 't', 'and so does the gate');
+$untrusted->safe_psql('postgres', $hint);
+is($untrusted->safe_psql('postgres', "$write; $read"), '4', 'which makes it write and read');
+$untrusted->stop('immediate');
+
 # --- failover of the control plane ---------------------------------------------------
 
 $control_plane->wait_for_catchup($standby);
@@ -110,7 +138,7 @@ $replica->start;
 point_store($standby, $replica->host, $replica->port);
 like(failing_gates($standby), qr/^writable new: it is a standby$/m, 'a replica in the place of the store is reported');
 is($standby->safe_psql('postgres', "SELECT n FROM run_ops.run WHERE id = '$ksuid'"), '5', 'it is read');
-my ($ret, $out, $err) = $standby->psql('postgres', "UPDATE run_ops.run SET n = 7 WHERE id = '$ksuid'");
+($ret, $out, $err) = $standby->psql('postgres', "UPDATE run_ops.run SET n = 7 WHERE id = '$ksuid'");
 like($err, qr/cannot execute UPDATE in a read-only transaction/, 'a write fails clearly');
 ($ret, $out, $err) = $standby->psql('postgres', 'SELECT run_ops.disable_split(repatriated => true)');
 is($ret, 0, 'the way home does not write to the store') or diag($err);
