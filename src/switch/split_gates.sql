@@ -150,9 +150,20 @@ AS $$
    WHERE f.contype = 'f' AND f.conparentid = 0 AND coalesce((to_jsonb(f) ->> 'conenforced')::boolean, true)
      AND EXISTS (SELECT FROM run_ops.routed_table AS t WHERE t.legacy = f.conrelid)
       <> EXISTS (SELECT FROM run_ops.routed_table AS t WHERE t.legacy = f.confrelid)
+  UNION ALL
+  -- the other way round, a new row of routing "store" goes beside the row to which
+  -- it refers
+  SELECT 'foreign key', format('%I of %s', f.conname, f.conrelid::regclass), false,
+         format('"%s" decides where a row of %s is, but no id decides for %s: a new row there may be in this database, and then the foreign key fails in the store',
+                child.route_column, child.legacy, parent.legacy),
+         format('Let the application write each row of %s beside its run: SET LOCAL run_ops_split.beside = ''<id of the run>''; Or drop the foreign key, here and in the stores: ALTER TABLE %s DROP CONSTRAINT %I;',
+                parent.legacy, child.legacy, f.conname)
+    FROM pg_constraint AS f JOIN run_ops.routed_table AS child ON child.legacy = f.conrelid JOIN run_ops.routed_table AS parent ON parent.legacy = f.confrelid
+   WHERE f.contype = 'f' AND f.conparentid = 0 AND coalesce((to_jsonb(f) ->> 'conenforced')::boolean, true)
+     AND child.routing <> 'store' AND parent.routing = 'store'
 $$;
 COMMENT ON FUNCTION run_ops.foreign_key_gates() IS
-  'enforced foreign keys between a routed table and a table that is not routed';
+  'enforced foreign keys between a routed table and a table that is not routed, and from a table whose ids decide to one of routing "store"';
 
 CREATE FUNCTION run_ops.stray_index(t run_ops.routed_table) RETURNS text
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp

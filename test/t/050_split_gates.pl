@@ -191,6 +191,7 @@ point_store($control_plane, $host, $port);
 my @here = (
 	[ 'INSERT INTO run (id) VALUES (\'' . ksuid(1) . '\')', 'TRUNCATE run', qr/strays public\.run: 1 rows of the local table belong to a store/ ],
 	[ 'CREATE TABLE env (id text PRIMARY KEY REFERENCES run)', 'DROP TABLE env', qr/foreign key env_id_fkey of public\.env: it connects public\.env with public\.run/ ],
+	[ 'ALTER TABLE step ADD FOREIGN KEY (id) REFERENCES tag', 'ALTER TABLE step DROP CONSTRAINT step_id_fkey', qr/foreign key step_id_fkey of public\.step: "runId" decides where a row of public\.step is, but no id decides for public\.tag/ ],
 	[ 'CREATE PUBLICATION readers FOR TABLE run', 'DROP PUBLICATION readers', qr/realtime publication readers: it publishes only the local rows of public\.run/ ],
 	[ q(SELECT pg_create_logical_replication_slot('reader', 'test_decoding')), q(SELECT pg_drop_replication_slot('reader')), qr/realtime replication slot reader: its plugin test_decoding sends all tables/ ],
 	[ 'CREATE TABLE "TaskRun" (id text)', 'DROP TABLE "TaskRun"', qr/attached public\."TaskRun": it is a run-ops table, but not a routed table/ ],
