@@ -184,7 +184,8 @@ REGRESS ?= \
 	security_invoker \
 	traps \
 	stats \
-	discard_caches
+	discard_caches \
+	clean_up
 ISOLATION ?= \
 	lazy_fdw_recheck \
 	mint_kind_flip \
