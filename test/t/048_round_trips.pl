@@ -224,5 +224,13 @@ foreach my $level ('REPEATABLE READ', 'SERIALIZABLE')
 	is(open_transactions(0), 0, "$level: none is open in the store after COMMIT");
 	$store->safe_psql('postgres', 'DELETE FROM step');
 }
+
+# --- what the operator asks --------------------------------------------------------------------
+
+# 2,000 local rows, one of which has the unique value of another row of the store
+$_->safe_psql('postgres', 'ALTER TABLE tag ADD u int; UPDATE tag SET u = n; CREATE UNIQUE INDEX ON tag (u)') foreach ($control_plane, $store);
+$store->safe_psql('postgres', q(INSERT INTO tag VALUES ('other', 0, 5)));
+here(q(SELECT run_ops.refresh_table('run_ops.tag')));
+takes_at_most('SELECT legacy_key, store_key FROM run_ops.repatriation_conflicts()', '{"id": "tag 5"}|{"id": "other"}', 5, 'conflicts in a unique index');
 $session->quit;
 done_testing();
