@@ -358,8 +358,7 @@ AS $$
 #variable_conflict use_column
 DECLARE
   p    run_ops.copy_progress;
-  m    run_ops.mirror;
-  upto jsonb;
+  r    record;
   n    bigint;
   tracked boolean := EXISTS (SELECT FROM run_ops.change_tracking AS c WHERE c.forward = going_forward);
   gap text;
@@ -659,6 +658,7 @@ AS $$
 DECLARE
   r     record;
   m     run_ops.mirror;
+  n     record;
   above jsonb;
   upto  jsonb;
   again jsonb[];
