@@ -323,6 +323,13 @@ next_expected(Wire *wire)
 		wire->expected.data[wire->expected.cursor] : '\0';
 }
 
+/* Memory for what is expected: nothing may fail once a command has flown. */
+static void
+reserve_expected(Wire *wire)
+{
+	enlargeStringInfo(&wire->expected, sizeof("uus"));
+}
+
 static void
 expect(Wire *wire, char what)
 {
@@ -462,6 +469,7 @@ receive_and_ignore(Wire *wire, bool report_errors)
 static void
 fly(Wire *wire, char what, const char *sql, int nvalues, const char *const *values)
 {
+	reserve_expected(wire);
 	if (!PQsendQueryParams(wire->connection.conn, sql, nvalues, NULL, values,
 						   NULL, NULL, 0))
 		connection_report_lost(&wire->connection);
@@ -471,6 +479,7 @@ fly(Wire *wire, char what, const char *sql, int nvalues, const char *const *valu
 static void
 end_flight(Wire *wire)
 {
+	reserve_expected(wire);
 	if (!PQpipelineSync(wire->connection.conn))
 		connection_report_lost(&wire->connection);
 	expect(wire, 's');
@@ -507,6 +516,7 @@ send_both_unawaited(Wire *wire, const char *first, const char *second)
 
 	if (conn == NULL)
 		return;
+	reserve_expected(wire);
 	if ((first && !PQsendQueryParams(conn, first, 0, NULL, NULL, NULL, NULL, 0)) ||
 		!PQsendQueryParams(conn, second, 0, NULL, NULL, NULL, NULL, 0) ||
 		!PQpipelineSync(conn) || PQflush(conn) < 0)
@@ -514,7 +524,10 @@ send_both_unawaited(Wire *wire, const char *first, const char *second)
 		lose_connection(wire);
 		return;
 	}
-	appendStringInfoString(&wire->expected, first ? "uus" : "us");
+	if (first)
+		expect(wire, 'u');
+	expect(wire, 'u');
+	expect(wire, 's');
 }
 
 static void

@@ -80,6 +80,7 @@ extern void inject_loss(const char *function, const char *called, PGconn *conn);
 #define initStringInfo(...) MAY_FAIL(initStringInfo, __VA_ARGS__)
 #define appendStringInfo(...) MAY_FAIL(appendStringInfo, __VA_ARGS__)
 #define appendStringInfoString(...) MAY_FAIL(appendStringInfoString, __VA_ARGS__)
+#define enlargeStringInfo(...) MAY_FAIL(enlargeStringInfo, __VA_ARGS__)
 #define lappend(...) MAY_FAIL(lappend, __VA_ARGS__)
 #define list_concat_copy(...) MAY_FAIL(list_concat_copy, __VA_ARGS__)
 #define bms_add_member(...) MAY_FAIL(bms_add_member, __VA_ARGS__)
