@@ -52,7 +52,6 @@
 
 #include "ground/compat.h"
 #include "ground/guard.h"
-#include "ids/id_shape.h"
 #include "reads/leaf_aggregates.h"
 #include "reads/lookup_condition.h"
 #include "reads/seam_pruning.h"
@@ -303,31 +302,6 @@ is_not_for_leaves(Node *node, void *arg)
 
 /* --- the leaves ------------------------------------------------------------------- */
 
-/* The condition that the row belongs in the leaf; NULL: it always does. */
-static Node *
-leaf_filter(UnionView *view, UnionLeaf *leaf)
-{
-	RangeTblEntry *rte = linitial_node(RangeTblEntry, leaf->query->rtable);
-	TargetEntry *id = get_tle_by_resno(leaf->query->targetList, view->id->varattno);
-	TargetEntry *store;
-	FuncExpr   *filter = copyObject(view->filter);
-	Node	   *condition = NULL;
-
-	/* routing "store": the leaf itself says which of its rows are shown */
-	if (view->store == NULL)
-		return NULL;
-	store = get_tle_by_resno(leaf->query->targetList, view->store->varattno);
-	if (IsA(id->expr, Var) &&
-		is_proven_by_check(rte->relid, rte->inh, ((Var *) id->expr)->varattno, (Const *) store->expr))
-		return NULL;
-	if (rte->relkind == RELKIND_FOREIGN_TABLE)
-		condition = id_residency_condition((Node *) id->expr, text_to_cstring(leaf->store));
-	if (condition != NULL)
-		return condition;
-	filter->args = copyObject(list_make2(id->expr, store->expr));
-	return (Node *) filter;
-}
-
 /*
  * An expression over the columns of the view, for a leaf, which is two levels
  * further down.
@@ -348,8 +322,9 @@ aggregate_leaf(UnionLeaf *leaf, Split *split, UnionView *view)
 	Query	   *target = leaf->query;
 	List	   *columns = (List *) at_leaf((Node *) split->columns, split, view, leaf);
 	Node	   *quals = at_leaf(split->quals, split, view, leaf);
+	TargetEntry *id = get_tle_by_resno(target->targetList, view->id->varattno);
 
-	target->jointree->quals = make_and_qual(leaf_filter(view, leaf),
+	target->jointree->quals = make_and_qual(leaf_filter(view, leaf, id->expr, true),
 											make_and_qual(target->jointree->quals, quals));
 	target->targetList = columns;
 	target->hasAggs = list_length(columns) > split->ngroups;

@@ -42,7 +42,6 @@
 #include "utils/guc.h"
 
 #include "ground/compat.h"
-#include "ids/id_shape.h"
 #include "reads/leaf_locks.h"
 #include "reads/seam_pruning.h"
 
@@ -257,7 +256,7 @@ lock_rows_of_leaf(Query *query, Index rti, UnionView *view, Query *leaf,
 	TargetEntry *id_tle = get_tle_by_resno(leaf->targetList, view->id->varattno);
 	TargetEntry *store_tle = get_tle_by_resno(leaf->targetList, view->store->varattno);
 	Const	   *store = (Const *) store_tle->expr;
-	Node	   *filter = NULL;
+	UnionLeaf	union_leaf = {leaf, DatumGetTextPP(store->constvalue)};
 	Expr	   *precheck = NULL;
 	bool		exact = false;
 
@@ -266,19 +265,8 @@ lock_rows_of_leaf(Query *query, Index rti, UnionView *view, Query *leaf,
 								 store, &exact);
 	leaf->jointree->quals = at_leaf(query->jointree->quals, query, rti, leaf);
 	if (!exact)
-	{
-		if (linitial_node(RangeTblEntry, leaf->rtable)->relkind == RELKIND_FOREIGN_TABLE)
-			filter = id_residency_condition((Node *) id_tle->expr,
-											TextDatumGetCString(store->constvalue));
-		if (filter == NULL)
-		{
-			FuncExpr   *resides = copyObject(view->filter);
-
-			resides->args = list_make2(copyObject(id_tle->expr), copyObject(store));
-			filter = (Node *) resides;
-		}
-		leaf->jointree->quals = make_and_qual(leaf->jointree->quals, filter);
-	}
+		leaf->jointree->quals = make_and_qual(leaf->jointree->quals,
+											  leaf_filter(view, &union_leaf, id_tle->expr, true));
 	add_order(query, rti, leaf);
 	leaf->limitCount = leaf_limit(query);
 	if (leaf->limitCount)

@@ -10,12 +10,16 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_class.h"
+#include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
+#include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
 #include "parser/parsetree.h"
 #include "utils/array.h"
+#include "utils/builtins.h"
 #include "utils/fmgroids.h"
 
 #include "ground/guard.h"
@@ -319,4 +323,28 @@ has_same_columns(UnionView *view, Query *leaf, bool *in_place)
 			((Var *) source)->varattno == shown->resno;
 	}
 	return true;
+}
+
+Node *
+leaf_filter(UnionView *view, UnionLeaf *leaf, Expr *id, bool shipped)
+{
+	RangeTblEntry *rte = linitial_node(RangeTblEntry, leaf->query->rtable);
+	Const	   *store = makeConst(TEXTOID, -1, DEFAULT_COLLATION_OID, -1,
+								  PointerGetDatum(leaf->store), false, false);
+	Node	   *condition = NULL;
+	FuncExpr   *filter;
+
+	/* routing "store": the leaf itself says which of its rows are shown */
+	if (view->store == NULL)
+		return NULL;
+	if (IsA(id, Var) &&
+		is_proven_by_check(rte->relid, rte->inh, ((Var *) id)->varattno, store))
+		return NULL;
+	if (shipped && rte->relkind == RELKIND_FOREIGN_TABLE)
+		condition = id_residency_condition((Node *) id, text_to_cstring(leaf->store));
+	if (condition != NULL)
+		return condition;
+	filter = copyObject(view->filter);
+	filter->args = list_make2(copyObject(id), store);
+	return (Node *) filter;
 }

@@ -56,6 +56,13 @@ extern List *union_leaves(UnionView *view);
  */
 extern bool has_same_columns(UnionView *view, Query *leaf, bool *in_place);
 
+/*
+ * The condition that a row of the leaf with this id belongs there; NULL: every
+ * row does.  "shipped" is for a foreign table: the condition consists of what is
+ * built in, which its store can test.
+ */
+extern Node *leaf_filter(UnionView *view, UnionLeaf *leaf, Expr *id, bool shipped);
+
 /* column_test of an IdColumn */
 extern bool is_id_column(Node *node, void *arg);
 

@@ -369,14 +369,9 @@ leaf_condition(Target *target, UnionLeaf *leaf, Query *query,
 		if (exact)
 			return true;
 	}
-	if (!is_proven_by_check(leaf_relation(leaf)->relid, leaf_relation(leaf)->inh,
-							nth_column(columns, id.attno)->varattno, store))
-	{
-		FuncExpr   *filter = copyObject(target->view.filter);
-
-		filter->args = list_make2(copyObject(nth_column(columns, id.attno)), store);
-		*condition = make_and_qual(*condition, (Node *) filter);
-	}
+	*condition = make_and_qual(*condition,
+							   leaf_filter(&target->view, leaf,
+										   (Expr *) nth_column(columns, id.attno), false));
 	return true;
 }
 
