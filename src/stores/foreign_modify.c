@@ -610,26 +610,31 @@ match_answers(StoreModify *modify, int sent)
 	pfree(answer_of);
 }
 
-/* Puts the next rows into the set. */
+/* Puts the next rows into the set.  A leaf mostly has none, and writes no SQL then. */
 static void
 fill_set(StoreModify *modify)
 {
-	RemoteChange *change = get_change(modify);
-
 	if (modify->filled)
 		return;
 	modify->filled = true;
 	modify->nrows = modify->row = 0;
 	tuplestore_select_read_pointer(modify->rows, 0);
-	while (MemoryContextMemAllocated(change->values_context, true) < MAX_SET_BYTES)
+	while (modify->change == NULL ||
+		   MemoryContextMemAllocated(modify->change->values_context, true) < MAX_SET_BYTES)
 	{
 		CHECK_FOR_INTERRUPTS();
 		modify->whole = !tuplestore_gettupleslot(modify->rows, true, false, modify->stored);
 		if (modify->whole)
 			break;
 		add_row(modify, modify->stored, modify->stored);
-		note_answer(modify, changed_before(modify) ? -1 : change->n);
+		note_answer(modify, changed_before(modify) ? -1 : modify->change->n);
 	}
+}
+
+static bool
+has_set(StoreModify *modify)
+{
+	return modify->change != NULL && modify->change->n > 0;
 }
 
 /* Can what the change writes be a part of the statement that another one sends? */
@@ -639,7 +644,7 @@ can_be_part(StoreModify *modify)
 	if (modify->returning || modify->counts || modify->rows == NULL)
 		return false;
 	fill_set(modify);
-	return modify->whole && modify->change->n > 0;
+	return modify->whole && has_set(modify);
 }
 
 /* Sends the set, and with it those of other changes. */
@@ -702,7 +707,7 @@ next_set(StoreModify *modify)
 		if (other->counts && other->rows != NULL && can_be_part(modify))
 		{
 			fill_set(other);
-			if (other->change->n > 0)
+			if (has_set(other))
 				last = other;
 		}
 		else if (can_be_part(other))

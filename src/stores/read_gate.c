@@ -8,7 +8,8 @@
  * a commit is visible before its message arrives, and an old snapshot must
  * still see the old state.  So the state is kept together with a key of the
  * snapshot in which it was read, and is used only under a snapshot that sees
- * the same.
+ * the same.  Under another snapshot, it is enough that the version of the row
+ * that was read is visible, because the table has one row.
  *
  * A copy of the database has the row as well; after pg_dump, a copy has the
  * stores without the row.  So the row contains the identities of the servers
@@ -22,13 +23,17 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "access/tableam.h"
 #include "access/xlog.h"
 #include "catalog/pg_foreign_table.h"
+#include "executor/tuptable.h"
 #include "foreign/foreign.h"
+#include "storage/bufmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
@@ -64,6 +69,36 @@ static struct
 	SplitState	state;
 }			cache;
 
+/* A version of the row; as long as the table keeps its file, there is no other. */
+static struct
+{
+	Oid			relid;			/* InvalidOid: none */
+	Oid			file;
+	ItemPointerData ctid;
+	TransactionId xmin;
+	char	   *server;			/* the identity that it was compared with */
+	SplitState	state;
+}			known;
+
+static bool
+known_is_visible(Relation rel, Snapshot snapshot)
+{
+	TupleTableSlot *slot;
+	bool		visible;
+	bool		isnull;
+
+	if (!(known.relid == RelationGetRelid(rel) && known.file == rel->rd_rel->relfilenode &&
+		  strcmp(known.server, server_identity()) == 0 &&
+		  ItemPointerGetBlockNumber(&known.ctid) < RelationGetNumberOfBlocks(rel)))
+		return false;
+	slot = table_slot_create(rel, NULL);
+	/* another version may have this ctid now */
+	visible = table_tuple_fetch_row_version(rel, &known.ctid, snapshot, slot) &&
+		DatumGetTransactionId(slot_getsysattr(slot, MinTransactionIdAttributeNumber, &isnull)) == known.xmin;
+	ExecDropSingleTupleTableSlot(slot);
+	return visible;
+}
+
 static SplitState
 read_state(Snapshot snapshot)
 {
@@ -74,6 +109,12 @@ read_state(Snapshot snapshot)
 
 	if (rel == NULL)			/* the extension is being dropped */
 		return state;
+	if (known_is_visible(rel, snapshot))
+	{
+		table_close(rel, AccessShareLock);
+		return known.state;
+	}
+	known.relid = InvalidOid;
 	/* the table has one row, so no index is used */
 	scan = systable_beginscan(rel, InvalidOid, false, snapshot, 0, NULL);
 	tuple = systable_getnext(scan);
@@ -89,6 +130,15 @@ read_state(Snapshot snapshot)
 
 		state.enabled = DatumGetBool(enabled);
 		state.bound = names_this_server(DatumGetArrayTypeP(identities));
+		known.file = rel->rd_rel->relfilenode;
+		known.ctid = tuple->t_self;
+		known.xmin = HeapTupleHeaderGetXmin(tuple->t_data);
+		if (known.server)
+			pfree(known.server);
+		known.server = NULL;
+		known.server = MemoryContextStrdup(TopMemoryContext, server_identity());
+		known.state = state;
+		known.relid = RelationGetRelid(rel);
 	}
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
