@@ -77,7 +77,7 @@ MODULES_C = \
 	reads/leaf_aggregates \
 	reads/seam_shortcut \
 	reads/assumed_statistics \
-	reads/shipped_enums \
+	reads/stand_ins \
 	reads/foreign_plan \
 	reads/store_anti_join \
 	reads/run_ops_fdw \

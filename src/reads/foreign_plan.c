@@ -48,7 +48,7 @@
 #include "reads/foreign_plan.h"
 #include "reads/lookup_condition.h"
 #include "reads/seam_pruning.h"
-#include "reads/shipped_enums.h"
+#include "reads/stand_ins.h"
 #include "reads/union_view.h"
 #include "stores/foreign_scan.h"
 #include "stores/remote_rows.h"
@@ -172,10 +172,10 @@ is_indexed_lookup(PlannerInfo *root, RelOptInfo *rel, Oid relid,
 
 	if (!has_lookup_by_index(root, clauses, rel, relid))
 		return false;
-	replaced = replace_enum_conditions(root, rel);
+	replaced = replace_conditions(root, rel);
 	plan = postgres_fdw_routine.GetForeignPlan(root, rel, relid, path, NIL,
 											   clauses, NULL);
-	restore_enum_conditions(replaced);
+	restore_conditions(replaced);
 	return has_lookup_by_index(root, plan->fdw_recheck_quals, rel, relid);
 }
 
@@ -583,11 +583,11 @@ storeGetForeignRelSize(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 	}
 
 	/* estimates with stand-ins do not use the statistics of several columns */
-	replaced = replace_enum_conditions(root, rel);
+	replaced = replace_conditions(root, rel);
 	if (replaced != NIL)
 		rel->statlist = NIL;
 	postgres_fdw_routine.GetForeignRelSize(root, rel, relid);
-	restore_enum_conditions(replaced);
+	restore_conditions(replaced);
 	rel->statlist = statistics;
 }
 
@@ -802,7 +802,7 @@ read_rows(PlannerInfo *root, RelOptInfo *rel, ForeignPath *path,
 
 /* postgres_fdw writes the conditions of all tables of a join. */
 static List *
-replace_all_enum_conditions(PlannerInfo *root)
+replace_all_conditions(PlannerInfo *root)
 {
 	List	   *replaced = NIL;
 
@@ -812,7 +812,7 @@ replace_all_enum_conditions(PlannerInfo *root)
 
 		if (rel != NULL && IS_SIMPLE_REL(rel) && rel->fdwroutine != NULL &&
 			rel->fdwroutine->GetForeignRelSize == storeGetForeignRelSize)
-			replaced = list_concat(replaced, replace_enum_conditions(root, rel));
+			replaced = list_concat(replaced, replace_conditions(root, rel));
 	}
 	return replaced;
 }
@@ -834,22 +834,22 @@ storeGetForeignPlan(PlannerInfo *root, RelOptInfo *rel, Oid relid,
 
 	if (!IS_SIMPLE_REL(rel))
 	{
-		replaced = replace_all_enum_conditions(root);
+		replaced = replace_all_conditions(root);
 		plan = postgres_fdw_routine.GetForeignPlan(root, rel, relid, best_path,
 												   tlist, scan_clauses,
 												   outer_plan);
-		restore_enum_conditions(replaced);
+		restore_conditions(replaced);
 		if (IS_UPPER_REL(rel))
-			restore_enums_of_grouping(plan, rel->reltarget);
+			restore_groups(plan, rel->reltarget);
 		return read_rows(root, rel, best_path, plan, 0);
 	}
-	replaced = replace_enum_conditions(root, rel);
 	scan_clauses_sent = stand_in_for_ids(root, rel, scan_clauses, &sets);
+	replaced = replace_conditions(root, rel);
 	plan = postgres_fdw_routine.GetForeignPlan(root, rel, relid, best_path,
 											   tlist, scan_clauses_sent,
 											   outer_plan);
-	restore_enums_of_plan(plan, replaced);
-	restore_enum_conditions(replaced);
+	restore_conditions_of_plan(plan, replaced);
+	restore_conditions(replaced);
 	send_own_ids(plan, sets);
 	plan->fdw_recheck_quals =
 		list_concat_copy(plan->fdw_recheck_quals,
@@ -863,7 +863,7 @@ add_upper_paths(PlannerInfo *root, UpperRelationKind stage,
 				RelOptInfo *input, RelOptInfo *output, void *extra)
 {
 	PathTarget *target = output->reltarget;
-	PathTarget *stand_in = stage == UPPERREL_GROUP_AGG ? replace_enums_of_target(target) : NULL;
+	PathTarget *stand_in = stage == UPPERREL_GROUP_AGG ? replace_groups(target) : NULL;
 	ListCell   *lc;
 
 	if (stand_in != NULL)
@@ -970,6 +970,20 @@ storeGetForeignUpperPaths(PlannerInfo *root, UpperRelationKind stage,
 		add_store_side_paths(root, output_rel, others);
 }
 
+/* Is there an expression of send_own_ids()?  postgres_fdw would not write it again. */
+static bool
+sends_own_ids(ForeignScan *plan)
+{
+	ListCell   *lc;
+
+	foreach(lc, plan->fdw_exprs)
+	{
+		if (IsA(lfirst(lc), FuncExpr))
+			return true;
+	}
+	return false;
+}
+
 /*
  * Does the statement also change other rows on this server, below WITH?  The store
  * would see them; see foreign_modify.c.
@@ -1004,6 +1018,9 @@ is_one_of_several_changes(PlannerInfo *root, Oid serverid)
  * The rows that a change of a join returns have columns of several tables.  It
  * is done row by row.
  *
+ * Below a One-Time Filter the store can execute the statement as well.  postgres_fdw
+ * does not expect one, so it does not see it.
+ *
  * The executor computes what the scan shows from the rows that the store returns.
  * These are the new rows, from which the new values must not be computed again:
  * that might fail.  Nothing reads them.
@@ -1012,6 +1029,12 @@ static bool
 storePlanDirectModify(PlannerInfo *root, ModifyTable *plan, Index target,
 					 int subplan_index)
 {
+	Plan	   *rows = outerPlan(plan);
+	Plan	   *scan = IsA(rows, Result) && ((Result *) rows)->resconstantqual &&
+		outerPlan(rows) && IsA(outerPlan(rows), ForeignScan) ? outerPlan(rows) : rows;
+	List	   *targetlist = root->processed_tlist;
+	List	   *params;
+	bool		planned;
 	ListCell   *lc;
 
 	if (plan->returningLists != NIL &&
@@ -1019,9 +1042,17 @@ storePlanDirectModify(PlannerInfo *root, ModifyTable *plan, Index target,
 		return false;
 	if (is_one_of_several_changes(root, GetForeignServerIdByRelId(planner_rt_fetch(target, root)->relid)))
 		return false;
-	if (!postgres_fdw_routine.PlanDirectModify(root, plan, target, subplan_index))
+	if (IsA(scan, ForeignScan) && sends_own_ids((ForeignScan *) scan))
 		return false;
-	foreach(lc, IsA(outerPlan(plan), ForeignScan) ? outerPlan(plan)->targetlist : NIL)
+	root->processed_tlist = replace_new_values(targetlist, &params);
+	outerPlan(plan) = scan;
+	planned = postgres_fdw_routine.PlanDirectModify(root, plan, target, subplan_index);
+	outerPlan(plan) = rows;
+	root->processed_tlist = targetlist;
+	if (!planned || !IsA(scan, ForeignScan))
+		return planned;
+	restore_params((ForeignScan *) scan, params);
+	foreach(lc, rows->targetlist)
 	{
 		TargetEntry *tle = lfirst_node(TargetEntry, lc);
 		Node	   *expr = (Node *) tle->expr;

@@ -970,6 +970,7 @@ storeBeginDirectModify(ForeignScanState *node, int eflags)
 	scan->has_returning = compat_bool_value(list_nth(fdw_private, DIRECT_HAS_RETURNING));
 	scan->attrs = list_nth(fdw_private, DIRECT_ATTRS);
 	scan->set_processed = compat_bool_value(list_nth(fdw_private, DIRECT_SET_PROCESSED));
+	scan->precheck = init_precheck(node);
 }
 
 static void
@@ -1000,6 +1001,8 @@ storeIterateDirectModify(ForeignScanState *node)
 	ResultRelInfo *target = node->resultRelInfo;
 	int64		changed;
 
+	if (!scan->begun && !ExecQual(scan->precheck, node->ss.ps.ps_ExprContext))
+		return ExecClearTuple(slot);
 	if (!scan->begun)
 		modify(scan);
 	changed = atol(PQcmdTuples(scan->chunk));

@@ -47,6 +47,7 @@
 
 #include "ground/compat.h"
 #include "ids/id_shape.h"
+#include "reads/foreign_plan.h"
 #include "reads/lookup_condition.h"
 #include "reads/seam_pruning.h"
 #include "reads/union_view.h"
@@ -997,7 +998,7 @@ insert_row(Rewrite *rewrite, Query *query, Target *target, Expr *id)
 		if (is_known_to_go_to(id, rewrite->params, leaf))
 			known = of_leaf;
 		else
-			of_leaf->jointree->quals = is_leaf((Node *) copyObject(where), leaf);
+			of_leaf->jointree->quals = new_id_is_of_leaf(target, leaf, id);
 		queries = lappend(queries, of_leaf);
 	}
 	return known ? known : put_in_place(rewrite, queries);
@@ -1279,6 +1280,21 @@ add_leaf_plan(PlannedStmt *stmt, List *plans, Plan *plan)
 }
 
 /*
+ * The cost of asking a store twice, for the rows and with their new values.  The
+ * planner has left out the first trip because of the One-Time Filter; then the plan
+ * cache would keep a generic plan that asks twice where a custom plan asks once.
+ */
+static Cost
+two_trips_cost(PlannedStmt *stmt, ModifyTable *plan)
+{
+	RangeTblEntry *rte = rt_fetch(linitial_int(plan->resultRelations), stmt->rtable);
+
+	return plan->operation == CMD_INSERT || rte->relkind != RELKIND_FOREIGN_TABLE ||
+		!bms_is_empty(plan->fdwDirectModifyPlans) ? 0 :
+		2 * foreign_cost_options(rte->relid).startup_cost;
+}
+
+/*
  * Makes the statements of a group one plan.  It takes the place of the last one,
  * because what the others refer to is initialized before that.
  */
@@ -1298,6 +1314,12 @@ join_leaf_plans(PlannedStmt *stmt, LeafGroup *group)
 		Plan	  **other = find_cte_plan(stmt, lfirst(lc), &subplan);
 
 		set_can_set_tag(castNode(ModifyTable, *other), last->canSetTag);
+		/* the planner has charged the top for all that is below WITH */
+		if (group->last == NULL)
+		{
+			last->plan.startup_cost -= (*other)->total_cost;
+			last->plan.total_cost -= (*other)->total_cost;
+		}
 		append->appendplans = add_leaf_plan(stmt, append->appendplans, *other);
 		*other = NULL;
 		stmt->planTree->initPlan = list_delete_ptr(stmt->planTree->initPlan, subplan);

@@ -109,7 +109,12 @@ takes('BEGIN; ' . $insert->(5003) . '; ' . $insert->(5004) . '; COMMIT', '', 3, 
 takes('BEGIN; ' . $insert->(5005) . '; SAVEPOINT s; ' . new_read(1) . 'SAVEPOINT t; ' . new_read(2) . 'COMMIT', "1\n2", 4, 'reads after savepoints in a transaction that has written');
 my $one = ksuid(5001);
 takes("UPDATE run_ops.run SET n = 2 WHERE id = '$one'", '', 2, 'one row updated by its id');
-takes_at_most("UPDATE run_ops.run SET n = n + 1, state = 'done' WHERE id = '$one' AND state = 'open' RETURNING n, state", '3|done', 3, 'one row updated under a condition on an enum, RETURNING');
+takes("UPDATE run_ops.run SET n = n + 1, state = 'done' WHERE id = '$one' AND state = 'open' RETURNING n, state", '3|done', 2, 'one row updated under a condition on an enum, RETURNING');
+takes("PREPARE up AS UPDATE run_ops.run SET n = n + 1, state = \$2 WHERE id = \$1 RETURNING n, state; SET plan_cache_mode = force_generic_plan; EXECUTE up ('$one', 'open'); RESET plan_cache_mode",
+	'4|open', 2, 'one row updated by its id, with a generic plan');
+takes("PREPARE up_if AS UPDATE run_ops.run SET n = 2 WHERE id = \$1 AND state = \$2; " . "EXECUTE up_if ('$one', 'open'); " x 8, '', 16, 'one row updated eight times, with the plan that the plan cache chooses');
+takes("UPDATE run_ops.run SET n = n + 1, state = 'open' WHERE n BETWEEN 501 AND 600 AND state = 'open'", '', 2, '100 rows updated by a condition');
+takes("UPDATE run_ops.run SET n = n - 1 WHERE n BETWEEN 502 AND 601", '', 2, 'and again');
 takes_at_most("UPDATE run_ops.run SET n = 2 WHERE id = '" . ksuid(9999) . q('), '', 2, 'no row updated by its id');
 takes("DELETE FROM run_ops.run WHERE id = '$one'", '', 2, 'one row deleted by its id');
 is(here("SELECT count(*) FROM run_ops.run WHERE id = '$one'"), 0, 'and it is gone');

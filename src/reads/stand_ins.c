@@ -1,18 +1,24 @@
 /*
- * shipped_enums.c
- *		Lets postgres_fdw ship what it would not, because a column is an enum.
+ * stand_ins.c
+ *		Lets postgres_fdw ship what it would not: enums, and the filter resides().
+ *
+ * The one idea: postgres_fdw is shown another expression, which means the same to
+ * the store.  Such a stand-in exists only while postgres_fdw looks at a clause or
+ * writes it.  The planner and the executor never see it: they would take an enum
+ * for a text, and pruning looks for resides().
  *
  * postgres_fdw ships nothing that contains a value of a user's type: it does not
  * know whether the type is the same in the store.  Of a routed table it is: a
- * gate compares the labels of enums.  The one idea: for a column of an enum,
- * postgres_fdw is shown a column of type text.  It then writes "status = 'DONE'"
- * and "GROUP BY status", without a type, as it does for a foreign table whose
- * owner has declared an enum as text.  The store reads this as its own enum, and
- * can use its indexes.
+ * gate compares the labels of enums.  A column of an enum is shown as one of type
+ * text.  postgres_fdw then writes "status = 'DONE'" and "GROUP BY status", without
+ * a type, as it does for a foreign table whose owner has declared an enum as text.
+ * The store reads this as its own enum, and can use its indexes.  A new value of an
+ * enum is shown as one of type unknown, which the store reads in the same way.
  *
- * The stand-ins exist only while postgres_fdw looks at a clause or writes it.
- * The planner and the executor never see them: they would take an enum for a
- * text.
+ * For the target of an UPDATE or DELETE, resides() is shown as an expression of
+ * what is built in.  If the store can test that, it may be able to execute the
+ * whole statement.  A scan that only reads tests the filter here, where it costs
+ * less.
  *
  * What depends on the order of the labels is not shipped, because it may differ:
  * "<", ORDER BY, min() and max().  Nor is a comparison with a parameter, which
@@ -34,7 +40,9 @@
 #include "utils/lsyscache.h"
 
 #include "ground/compat.h"
-#include "reads/shipped_enums.h"
+#include "ids/id_shape.h"
+#include "reads/lookup_condition.h"
+#include "reads/stand_ins.h"
 
 /* A condition while its stand-in is in its place. */
 typedef struct ReplacedCondition
@@ -198,18 +206,42 @@ with_stand_ins(Expr *expr)
 
 /* --- conditions --------------------------------------------------------------------- */
 
+/* The stand-in for the filter resides(id, store); NULL if it is something else. */
+static Expr *
+shipped_filter(Expr *clause)
+{
+	List	   *args = is_resides((Node *) clause) ? ((FuncExpr *) clause)->args : NIL;
+	Const	   *store;
+
+	if (args == NIL || !IsA(without_relabeling(linitial(args)), Var) ||
+		!IsA(store = lsecond(args), Const) || store->constisnull)
+		return NULL;
+	return (Expr *) id_residency_condition(linitial(args), TextDatumGetCString(store->constvalue));
+}
+
+static Expr *
+condition_to_show(PlannerInfo *root, RelOptInfo *rel, Expr *clause)
+{
+	Expr	   *stand_in = NULL;
+
+	if ((root->parse->commandType == CMD_UPDATE || root->parse->commandType == CMD_DELETE) &&
+		bms_is_member(rel->relid, root->all_result_relids))
+		stand_in = shipped_filter(clause);
+	if (stand_in == NULL && COMPAT_COMPARES_WITHOUT_TYPE)
+		stand_in = with_stand_ins(clause);
+	return stand_in;
+}
+
 List *
-replace_enum_conditions(PlannerInfo *root, RelOptInfo *rel)
+replace_conditions(PlannerInfo *root, RelOptInfo *rel)
 {
 	List	   *replaced = NIL;
 	ListCell   *lc;
 
-	if (!COMPAT_COMPARES_WITHOUT_TYPE)
-		return NIL;
 	foreach(lc, rel->baserestrictinfo)
 	{
 		RestrictInfo *rinfo = lfirst_node(RestrictInfo, lc);
-		Expr	   *stand_in = with_stand_ins(rinfo->clause);
+		Expr	   *stand_in = condition_to_show(root, rel, rinfo->clause);
 		ReplacedCondition *condition;
 
 		if (stand_in == NULL)
@@ -232,7 +264,7 @@ replace_enum_conditions(PlannerInfo *root, RelOptInfo *rel)
 }
 
 void
-restore_enum_conditions(List *replaced)
+restore_conditions(List *replaced)
 {
 	ListCell   *lc;
 
@@ -266,10 +298,90 @@ restore_list(List *quals, List *replaced)
 }
 
 void
-restore_enums_of_plan(ForeignScan *plan, List *replaced)
+restore_conditions_of_plan(ForeignScan *plan, List *replaced)
 {
 	plan->scan.plan.qual = restore_list(plan->scan.plan.qual, replaced);
 	plan->fdw_recheck_quals = restore_list(plan->fdw_recheck_quals, replaced);
+}
+
+/* --- new values ---------------------------------------------------------------------- */
+
+/* A parameter while its stand-in is in its place. */
+typedef struct ReplacedParam
+{
+	Param	   *original;
+	Param	   *stand_in;
+} ReplacedParam;
+
+/*
+ * The stand-in for a value of an enum: a label, or a parameter; NULL if it is
+ * something else.
+ */
+static Expr *
+untyped_value(Node *node, List **params)
+{
+	Const	   *label;
+	ReplacedParam *param;
+
+	if (get_typtype(exprType(node)) != TYPTYPE_ENUM)
+		return NULL;
+	label = enum_label(node);
+	if (label != NULL)
+		return (Expr *) makeConst(UNKNOWNOID, -1, InvalidOid, -2,
+								  CStringGetDatum(TextDatumGetCString(label->constvalue)), false, false);
+	/* the store refuses a text that is no label, as the cast does */
+	if (IsA(node, CoerceViaIO))
+		node = (Node *) ((CoerceViaIO *) node)->arg;
+	if (!IsA(node, Param) || ((Param *) node)->paramkind != PARAM_EXTERN)
+		return NULL;
+	param = palloc(sizeof(ReplacedParam));
+	param->original = (Param *) node;
+	param->stand_in = copyObject(param->original);
+	param->stand_in->paramtype = UNKNOWNOID;
+	param->stand_in->paramtypmod = -1;
+	param->stand_in->paramcollid = InvalidOid;
+	*params = lappend(*params, param);
+	return (Expr *) param->stand_in;
+}
+
+List *
+replace_new_values(List *targetlist, List **params)
+{
+	List	   *result = NIL;
+	ListCell   *lc;
+
+	*params = NIL;
+	foreach(lc, targetlist)
+	{
+		TargetEntry *tle = lfirst_node(TargetEntry, lc);
+		Expr	   *stand_in = tle->resjunk ? NULL : untyped_value((Node *) tle->expr, params);
+
+		if (stand_in != NULL)
+		{
+			tle = flatCopyTargetEntry(tle);
+			tle->expr = stand_in;
+		}
+		result = lappend(result, tle);
+	}
+	return result;
+}
+
+void
+restore_params(ForeignScan *plan, List *params)
+{
+	ListCell   *lc;
+	ListCell   *lc2;
+
+	foreach(lc, plan->fdw_exprs)
+	{
+		foreach(lc2, params)
+		{
+			ReplacedParam *param = lfirst(lc2);
+
+			if (equal(lfirst(lc), param->stand_in))
+				lfirst(lc) = param->original;
+		}
+	}
 }
 
 /* --- groups ------------------------------------------------------------------------- */
@@ -283,7 +395,7 @@ of_target(Expr *expr)
 }
 
 PathTarget *
-replace_enums_of_target(PathTarget *target)
+replace_groups(PathTarget *target)
 {
 	PathTarget *result = copy_pathtarget(target);
 	bool		any = false;
@@ -305,7 +417,7 @@ replace_enums_of_target(PathTarget *target)
 }
 
 void
-restore_enums_of_grouping(ForeignScan *plan, PathTarget *target)
+restore_groups(ForeignScan *plan, PathTarget *target)
 {
 	List	   *originals = list_concat_copy(target->exprs,
 											 pull_var_clause((Node *) target->exprs,

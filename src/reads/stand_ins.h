@@ -1,0 +1,35 @@
+/*
+ * stand_ins.h
+ *		Lets postgres_fdw ship what it would not: enums, and the filter resides().
+ */
+#ifndef RUN_OPS_STAND_INS_H
+#define RUN_OPS_STAND_INS_H
+
+#include "nodes/pathnodes.h"
+#include "nodes/plannodes.h"
+
+/*
+ * Replaces conditions of the relation by their stand-ins.  Returns what
+ * restore_conditions() needs.
+ */
+extern List *replace_conditions(PlannerInfo *root, RelOptInfo *rel);
+extern void restore_conditions(List *replaced);
+
+/* The same in a plan that was made in between. */
+extern void restore_conditions_of_plan(ForeignScan *plan, List *replaced);
+
+/*
+ * The target list of an UPDATE with stand-ins for new values.  A plan that was made
+ * with it gets the parameters back.
+ */
+extern List *replace_new_values(List *targetlist, List **params);
+extern void restore_params(ForeignScan *plan, List *params);
+
+/*
+ * The target of a grouping in which enums have stand-ins; NULL if it has none.
+ * The scan list of a plan that was made for it gets its enums back.
+ */
+extern PathTarget *replace_groups(PathTarget *target);
+extern void restore_groups(ForeignScan *plan, PathTarget *target);
+
+#endif							/* RUN_OPS_STAND_INS_H */
