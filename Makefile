@@ -75,6 +75,7 @@ MODULES_C = \
 	reads/union_view \
 	reads/leaf_locks \
 	reads/leaf_aggregates \
+	reads/startup_pruning \
 	reads/seam_shortcut \
 	reads/assumed_statistics \
 	reads/stand_ins \

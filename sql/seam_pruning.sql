@@ -148,6 +148,20 @@ SELECT executed(format('EXECUTE by_id (%L)', :'cuid'));
 SELECT executed(format('EXECUTE by_id (%L)', :'ksuid'));
 SELECT executed(format('EXECUTE by_ids (ARRAY[%L])', :'cuid2'));
 
+-- If the parameters select one leaf, nothing else is started: its rows need no
+-- filter, and its columns have the names of the query.
+PREPARE named (text, int) AS SELECT id AS "the id", note AS "the note" FROM run_ops.run WHERE id = $1 LIMIT $2;
+BEGIN;
+SET LOCAL track_functions = 'all';
+EXECUTE by_id (:'cuid');
+EXECUTE by_id (:'ksuid');
+EXECUTE named (:'cuid', 1);
+EXECUTE named (:'ksuid', 1);
+EXECUTE named (:'cuid', 0);
+SELECT funcname, calls FROM pg_stat_xact_user_functions WHERE funcname = 'id_resides';
+COMMIT;
+
+
 -- PL/pgSQL variables are parameters.
 CREATE FUNCTION note_of(wanted text) RETURNS text LANGUAGE plpgsql AS $$
 BEGIN

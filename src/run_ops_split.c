@@ -23,6 +23,7 @@
 #include "reads/leaf_locks.h"
 #include "reads/seam_pruning.h"
 #include "reads/seam_shortcut.h"
+#include "reads/startup_pruning.h"
 #include "reads/store_anti_join.h"
 #include "stores/foreign_scan.h"
 #include "stores/read_gate.h"
@@ -53,6 +54,7 @@ _PG_init(void)
 	leaf_locks_init();
 	leaf_aggregates_init();
 	seam_shortcut_init();
+	startup_pruning_init();
 	store_anti_join_init();
 	collected_rows_init();
 	conflict_clause_init();

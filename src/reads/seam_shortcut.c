@@ -38,6 +38,7 @@
 #include "reads/leaf_locks.h"
 #include "reads/seam_pruning.h"
 #include "reads/seam_shortcut.h"
+#include "reads/startup_pruning.h"
 #include "reads/union_view.h"
 
 static planner_hook_type next_planner = NULL;
@@ -258,10 +259,14 @@ seam_planner(Query *parse, const char *query_string, int cursor_options,
 		plan_shortcuts(parse, &shortcuts);
 	below = shortcuts.joins ? copyObject(parse) : NULL;
 	plan = next_planner(parse, query_string, cursor_options, params);
-	if (below == NULL || !aggregate_below_joins(below))
-		return plan;
-	plan_below = next_planner(below, query_string, cursor_options, params);
-	return plan_below->planTree->total_cost < plan->planTree->total_cost ? plan_below : plan;
+	if (below != NULL && aggregate_below_joins(below))
+	{
+		plan_below = next_planner(below, query_string, cursor_options, params);
+		if (plan_below->planTree->total_cost < plan->planTree->total_cost)
+			plan = plan_below;
+	}
+	name_leaf_columns(plan->planTree);
+	return plan;
 }
 
 void

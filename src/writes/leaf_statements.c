@@ -977,6 +977,20 @@ is_known_to_go_to(Expr *id, ParamListInfo params, UnionLeaf *leaf)
 }
 
 /*
+ * Does the id go to this leaf?  Only the first leaf raises errors about the id; so
+ * startup_pruning.c can tell from the others to which one it goes.
+ */
+static Node *
+new_id_is_of_leaf(Target *target, UnionLeaf *leaf, Expr *id)
+{
+	if (leaf == linitial(target->leaves))
+		return is_leaf((Node *) make_run_ops_call("leaf_of_new_id", OIDOID,
+												  list_make2(make_oid(target->relid), copyObject(id))),
+					   leaf);
+	return (Node *) make_store_call("id_resides", BOOLOID, (Node *) id, (Node *) make_text(leaf->store));
+}
+
+/*
  * One row, with an id that does not change when it is evaluated again: the
  * statement of each leaf has the row, and does nothing if it goes elsewhere.
  */
@@ -984,8 +998,6 @@ static Query *
 insert_row(Rewrite *rewrite, Query *query, Target *target, Expr *id)
 {
 	List	   *queries = NIL;
-	Expr	   *where = make_run_ops_call("leaf_of_new_id", OIDOID,
-										  list_make2(make_oid(target->relid), copyObject(id)));
 	Query	   *known = NULL;
 	ListCell   *lc;
 
@@ -1334,6 +1346,7 @@ join_leaf_plans(PlannedStmt *stmt, LeafGroup *group)
 	{
 		Plan	   *plan = lfirst(lc);
 
+		plan->total_cost += two_trips_cost(stmt, (ModifyTable *) plan);
 		append->plan.total_cost += plan->total_cost;
 		append->plan.plan_rows += plan->plan_rows;
 		append->plan.plan_width = Max(append->plan.plan_width, plan->plan_width);
