@@ -72,6 +72,9 @@ for plan in custom generic; do
 done
 id="'$legacy'" protocol=simple row 'LEGACY point read, not prepared' 'the table' told 2000 "$(point run_ops.run)" "$(point run)"
 row 'LEGACY UPDATE by id, prepared' 'the table' '<= 1.15' 2000 "$(change run_ops.run)" "$(change run)"
+id=run_$(printf '%025d' 424242)
+insert_in_block() { echo "BEGIN; INSERT INTO $1 (id, status, n, payload) VALUES (:id, 'PENDING', 0, 'p'); ROLLBACK;"; }
+row 'LEGACY INSERT in a block that is rolled back, prepared' 'the table' '<= 1.15' 2000 "$(insert_in_block run_ops.run)" "$(insert_in_block run)"
 
 # --- one host ------------------------------------------------------------------
 id=$new
