@@ -118,6 +118,7 @@ SQL_PARTS = \
 	stores/stores \
 	stores/both_sides \
 	stores/routed_tables \
+	stores/same_shape \
 	reads/run_ops_fdw \
 	reads/seam_pruning \
 	reads/read_through \
@@ -150,6 +151,7 @@ REGRESS ?= \
 	attach_differences \
 	read_through \
 	seam_pruning \
+	same_shape \
 	read_locks \
 	leaf_locks \
 	read_fuzz \

@@ -1,8 +1,9 @@
 -- Random queries over views with three stores, each compared with the same
 -- query over local tables that hold all rows a view should show. Both sides
--- have strays, ids are NULL and unclassifiable too. Custom plans, generic
--- plans and literals; a part of it with seam pruning off. The seed is printed
--- when there is a difference: \set seed below repeats that run.
+-- have strays, ids are NULL and unclassifiable too. Runs have a second column
+-- that is declared to have the shape of the id, with ids of other runs. Custom
+-- plans, generic plans and literals; a part of it with seam pruning off. The
+-- seed is printed when there is a difference: \set seed below repeats that run.
 \set name read_fuzz
 \i test/fixtures/two_stores.sql
 \set ECHO none
@@ -18,17 +19,22 @@ CREATE SERVER a FOREIGN DATA WRAPPER run_ops_fdw OPTIONS (host :'store_host', po
 CREATE USER MAPPING FOR CURRENT_USER SERVER a OPTIONS (user :'USER');
 SELECT run_ops.attach_store('new', 'new'), run_ops.attach_store('a', 'a') \g /dev/null
 
-CREATE TABLE run (id text PRIMARY KEY, env text, parent text, note text, n int, created timestamp);
+CREATE TABLE run (id text PRIMARY KEY, env text, parent text, note text, n int, created timestamp, fid text);
 CREATE TABLE step (id text PRIMARY KEY, "runId" text, note text, n int);
 CREATE INDEX ON run (env, created DESC);
+CREATE INDEX ON run (fid);
 CREATE INDEX ON step ("runId");
 CREATE TABLE env (id text PRIMARY KEY, run_id text, note text);
 SELECT dblink_exec(server, $$
-  CREATE TABLE run (created timestamp, id text PRIMARY KEY, env text, parent text, note text, n int);
+  CREATE TABLE run (created timestamp, id text PRIMARY KEY, env text, fid text, parent text, note text, n int);
   CREATE TABLE step (n int, id text PRIMARY KEY, "runId" text, note text);
   CREATE INDEX ON run (env, created DESC);
+  CREATE INDEX ON run (fid);
   CREATE INDEX ON step ("runId") $$) FROM unnest('{new,a}'::text[]) AS server \g /dev/null
 SELECT run_ops.attach_table('run', 'shape'), run_ops.attach_table('step', 'anchor', 'runId') \g /dev/null
+SELECT dblink_exec(store, command) FROM run_ops.same_shape_commands('run', 'fid') WHERE store <> 'legacy' \g /dev/null
+SELECT command FROM run_ops.same_shape_commands('run', 'fid') \gexec
+SELECT run_ops.declare_same_shape('run', 'fid') \g /dev/null
 CREATE COLLATION nocase (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
 
 SELECT setseed(:seed) \g /dev/null
@@ -41,25 +47,27 @@ CREATE TABLE ids AS
            WHEN 3 THEN 'run_' || substr(md5(i::text), 1, 24) || CASE WHEN i % 2 = 0 THEN 'a2' ELSE 'b2' END
            ELSE 'x' || i END AS id, i
     FROM generate_series(1, 80) AS i;
+CREATE FUNCTION store_of(id text) RETURNS text LANGUAGE sql
+  RETURN (SELECT s.name FROM run_ops.store AS s WHERE run_ops.resides(id, s.name));
 CREATE TABLE whole_run AS
   SELECT id, 'e' || i % 7 AS env, (SELECT p.id FROM ids AS p WHERE p.i = o.i * 7 % 80) AS parent,
-         (ARRAY['a', 'b', NULL])[1 + i % 3] AS note, i % 10 AS n, timestamp '2026-01-01' + i / 3 * interval '1 hour' AS created
+         (ARRAY['a', 'b', NULL])[1 + i % 3] AS note, i % 10 AS n, timestamp '2026-01-01' + i / 3 * interval '1 hour' AS created,
+         (SELECT CASE WHEN store_of(o.id) <> 'legacy' OR o.i % 6 > 0 THEN p.id END
+            FROM ids AS p WHERE store_of(p.id) = store_of(o.id) ORDER BY md5(o.i || '/' || p.i) LIMIT 1) AS fid
     FROM ids AS o WHERE i <= 65 AND id !~ 'b2$';
 CREATE TABLE whole_step AS
   SELECT 's' || i AS id, CASE WHEN i % 11 > 0 THEN (SELECT p.id FROM ids AS p WHERE p.i = o.i * 13 % 80 AND p.id !~ 'b2$') END AS "runId",
          (ARRAY['a', 'b', NULL])[1 + i % 3] AS note, i % 10 AS n
     FROM ids AS o;
 INSERT INTO env SELECT 'e' || i, (SELECT p.id FROM ids AS p WHERE p.i = e.i * 9), 'a' FROM generate_series(0, 8) AS e (i);
-CREATE FUNCTION store_of(id text) RETURNS text LANGUAGE sql
-  RETURN (SELECT s.name FROM run_ops.store AS s WHERE run_ops.resides(id, s.name));
 INSERT INTO run SELECT * FROM whole_run WHERE store_of(id) = 'legacy';
-INSERT INTO run_ops_new.run (id, env, parent, note, n, created) SELECT * FROM whole_run WHERE store_of(id) = 'new';
-INSERT INTO run_ops_a.run (id, env, parent, note, n, created) SELECT * FROM whole_run WHERE store_of(id) = 'a';
+INSERT INTO run_ops_new.run (id, env, parent, note, n, created, fid) SELECT * FROM whole_run WHERE store_of(id) = 'new';
+INSERT INTO run_ops_a.run (id, env, parent, note, n, created, fid) SELECT * FROM whole_run WHERE store_of(id) = 'a';
 INSERT INTO step SELECT * FROM whole_step WHERE store_of("runId") = 'legacy';
 INSERT INTO run_ops_new.step (id, "runId", note, n) SELECT * FROM whole_step WHERE store_of("runId") = 'new';
 INSERT INTO run_ops_a.step (id, "runId", note, n) SELECT * FROM whole_step WHERE store_of("runId") = 'a';
 -- strays, most of them copies of a row that another store shows
-INSERT INTO run SELECT id, env, parent, 'stray', n, created FROM whole_run WHERE store_of(id) <> 'legacy' AND n < 5;
+INSERT INTO run SELECT id, env, parent, 'stray', n, created, fid FROM whole_run WHERE store_of(id) <> 'legacy' AND n < 5;
 INSERT INTO run_ops_new.run (id, env, note, n) SELECT id, 'e1', 'stray', 1 FROM ids WHERE i % 4 = 0 AND store_of(id) IS DISTINCT FROM 'new';
 INSERT INTO run_ops_a.run (id, env, note, n) SELECT id, 'e2', 'stray', 1 FROM ids WHERE i % 3 = 0 AND store_of(id) IS DISTINCT FROM 'a';
 INSERT INTO step SELECT id, "runId", 'stray', n FROM whole_step WHERE store_of("runId") = 'new' AND n < 5;
@@ -68,7 +76,7 @@ ANALYZE;
 SELECT run_ops.swap_views(true) \g /dev/null
 
 -- views over the views, one of them a security barrier
-SELECT format('CREATE VIEW %1$srun_steps AS SELECT r.id, r.note, r.n, s.id AS step FROM %1$srun AS r LEFT JOIN %1$sstep AS s ON s."runId" = r.id',
+SELECT format('CREATE VIEW %1$srun_steps AS SELECT r.id, r.fid, r.note, r.n, s.id AS step FROM %1$srun AS r LEFT JOIN %1$sstep AS s ON s."runId" = r.id',
               prefix),
        format('CREATE VIEW %1$sopen_run WITH (security_barrier) AS SELECT * FROM %1$srun WHERE n < 8', prefix)
   FROM unnest('{run_ops.,whole_}'::text[]) AS prefix \gexec
@@ -112,7 +120,7 @@ END $$;
 -- A query over {run} and {step}, and whether its rows come in an order.
 CREATE FUNCTION random_query(OUT query text, OUT ordered boolean) LANGUAGE plpgsql AS $$
 DECLARE
-  r text := condition('r', 'id', 2);
+  r text := pick(condition('r', 'id', 2), condition('r', 'fid', 2), condition('r', 'id', 1) || pick(' AND ', ' OR ') || condition('r', 'fid', 1));
   s text := condition('s', '"runId"', 2);
   page text := ' ORDER BY r.created ' || pick('', 'DESC') || ', r.id LIMIT ' || pick('1', '5', '25', 'ALL') || ' OFFSET ' || pick('0', '3');
 BEGIN
@@ -130,7 +138,7 @@ BEGIN
       || ' WHERE ' || pick(r, 'e.id < ''e4''', 'r.note = ''a'' OR e.id = ''e2''') || ' GROUP BY e.note';
     WHEN 6 THEN query := 'SELECT DISTINCT r.note, r.env FROM {run} AS r WHERE ' || r;
     WHEN 7 THEN query := 'SELECT r.id, s.id FROM {run} AS r ' || pick('', 'LEFT ', 'RIGHT ', 'FULL ') || 'JOIN {step} AS s ON s."runId" = r.id WHERE ' || pick(r, s, r || ' AND ' || s);
-    WHEN 8 THEN query := 'SELECT e.id, r.id, r.note FROM env AS e ' || pick('', 'LEFT ') || 'JOIN {run} AS r ON r.id = e.run_id AND ' || r;
+    WHEN 8 THEN query := 'SELECT e.id, r.id, r.note FROM env AS e ' || pick('', 'LEFT ') || 'JOIN {run} AS r ON ' || pick('r.id', 'r.fid') || ' = e.run_id AND ' || r;
     WHEN 9 THEN query := 'SELECT e.id, r.id FROM env AS e JOIN {run} AS r ON r.env = e.id WHERE ' || r || page; ordered := true;
     WHEN 10 THEN query := 'SELECT e.id, l.id FROM env AS e, LATERAL (SELECT r.id FROM {run} AS r WHERE r.id = e.run_id OR ' || r || page || ') AS l';
     WHEN 11 THEN query := 'SELECT r.id FROM {run} AS r WHERE ' || r || pick(' UNION ALL ', ' UNION ', ' EXCEPT ', ' INTERSECT ') || 'SELECT s."runId" FROM {step} AS s WHERE ' || s;

@@ -27,9 +27,9 @@ COMMENT ON VIEW run_ops.unblock_route IS
 
 CREATE VIEW run_ops.read_route AS
   SELECT t.view, c.name AS column_name,
-         CASE WHEN c.name OPERATOR(pg_catalog.=) t.route_column THEN 'owner' ELSE 'every store' END AS stores
+         CASE WHEN c.name OPERATOR(pg_catalog.=) ANY (ARRAY[t.route_column, t.same_shape]) THEN 'owner' ELSE 'every store' END AS stores
     FROM run_ops.routed_table AS t,
-         LATERAL (SELECT t.route_column UNION SELECT pg_catalog.unnest(t.key_columns)) AS c (name)
+         LATERAL (SELECT t.route_column UNION SELECT t.same_shape UNION SELECT pg_catalog.unnest(t.key_columns)) AS c (name)
    WHERE c.name IS NOT NULL;
 COMMENT ON VIEW run_ops.read_route IS
   'which stores a lookup through a view queries: only the owner of the row, or every store. A lookup by a column that is not listed queries every store.';

@@ -418,10 +418,11 @@ run_ops_resolve_shard(PG_FUNCTION_ARGS)
 
 /*
  * resides(id text, store text) returns boolean
+ * resides(id text, store text, same_shape text) returns boolean
  *
  * Whether the row of this id belongs in that store.  Not strict: the row of a
  * NULL or unclassifiable id belongs in "legacy", where all rows were before
- * the split.  False for a NULL store.
+ * the split.  False for a NULL store.  The third argument is for the planner only.
  */
 Datum
 run_ops_resides(PG_FUNCTION_ARGS)

@@ -63,7 +63,7 @@ extern IdShape id_shape_datum(Datum id);
 /* Does the row of an id of this shape belong in the store?  Never fails. */
 extern bool id_resides(IdShape shape, const char *store, int store_len);
 
-/* resides(id text, store text); exported to recognize calls of it in a plan */
+/* resides(id text, store text[, same_shape text]); exported to recognize calls of it in a plan */
 extern PGDLLEXPORT Datum run_ops_resides(PG_FUNCTION_ARGS);
 
 /*

@@ -254,6 +254,22 @@ indexed_join_clauses(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 	return result;
 }
 
+/* Does the column, the id or what has its shape, tell what the filter tests? */
+static bool
+is_column_of_filter(Var *column, FuncExpr *filter, RelOptInfo *rel)
+{
+	ListCell   *lc;
+
+	foreach(lc, filter->args)
+	{
+		Var		   *arg = column_of(lfirst(lc), rel->relid);
+
+		if (arg != NULL && arg->varattno == column->varattno)
+			return true;
+	}
+	return false;
+}
+
 /*
  * If the clause is "id = X" or "id = ANY (X)" and there is a filter
  * resides(id, store) as well, returns the filter and sets *ids to X; otherwise
@@ -282,12 +298,10 @@ filter_of_lookup(PlannerInfo *root, RelOptInfo *rel, List *scan_clauses,
 	{
 		RestrictInfo *rinfo = lfirst_node(RestrictInfo, lc);
 		FuncExpr   *filter = (FuncExpr *) rinfo->clause;
-		Var		   *id;
 
 		if (!rinfo->pseudoconstant && is_resides((Node *) filter) &&
 			IsA(lsecond(filter->args), Const) &&
-			(id = column_of(linitial(filter->args), rel->relid)) != NULL &&
-			id->varattno == ((Var *) lookup.column)->varattno)
+			is_column_of_filter((Var *) lookup.column, filter, rel))
 			return filter;
 	}
 	return NULL;
@@ -307,16 +321,13 @@ derive_prechecks(PlannerInfo *root, RelOptInfo *rel, List *scan_clauses)
 	{
 		Node	   *clause = (Node *) lfirst_node(RestrictInfo, lc)->clause;
 		Node	   *ids;
-		FuncExpr   *precheck;
+		FuncExpr   *filter;
 
 		if (!IsA(clause, OpExpr))
 			continue;
-		precheck = filter_of_lookup(root, rel, scan_clauses, clause, &ids);
-		if (precheck == NULL)
-			continue;
-		precheck = copyObject(precheck);
-		linitial(precheck->args) = copyObject(ids);
-		prechecks = lappend(prechecks, precheck);
+		filter = filter_of_lookup(root, rel, scan_clauses, clause, &ids);
+		if (filter != NULL)
+			prechecks = lappend(prechecks, make_store_call("id_resides", BOOLOID, ids, lsecond(filter->args)));
 	}
 	return prechecks;
 }

@@ -64,7 +64,7 @@ bool		leaf_aggregates = true;
 typedef struct Split
 {
 	Index		rti;			/* of the view in the query */
-	AttrNumber	id;				/* the column of the view that decides */
+	IdColumn	id;				/* what tells the store of a row of the view */
 	List	   *columns;		/* target list of each leaf: groups, then parts */
 	int			ngroups;
 	List	   *groups;			/* GROUP BY of each leaf */
@@ -433,7 +433,7 @@ is_view_to_split(Query *query, Split *split, UnionView *view, List **leaves)
 	if (rte->rtekind != RTE_SUBQUERY || rte->security_barrier ||
 		!is_union_view(rte->subquery, view))
 		return false;
-	split->id = view->id->varattno;
+	split->id = id_column(view, split->rti);
 	*leaves = union_leaves(view);
 	foreach(lc, *leaves)
 	{
@@ -447,20 +447,18 @@ is_view_to_split(Query *query, Split *split, UnionView *view, List **leaves)
 static bool
 can_be_split(Split *split)
 {
-	IdColumn	id = {split->rti, split->id};
-
 	return !split->failed && split->columns != NIL &&
 		GUARD(51, !contain_volatile_functions((Node *) split->columns)) &&
 		GUARD(52, !contain_volatile_functions(split->quals)) &&
 		!is_not_for_leaves((Node *) split->columns, NULL) &&
 		!is_not_for_leaves(split->quals, NULL) &&
-		!has_id_condition(split->quals, &id);
+		!has_id_condition(split->quals, &split->id);
 }
 
 static bool
 is_id(Node *node, Split *split)
 {
-	return is_column_of(node, split->rti) && ((Var *) node)->varattno == split->id;
+	return is_column_of(node, split->rti) && ((Var *) node)->varattno == split->id.attno;
 }
 
 static void

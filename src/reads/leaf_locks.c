@@ -252,7 +252,7 @@ static Query *
 lock_rows_of_leaf(Query *query, Index rti, UnionView *view, Query *leaf,
 				  RowMarkClause *mark)
 {
-	IdColumn	id = {rti, view->id->varattno};
+	IdColumn	id = id_column(view, rti);
 	TargetEntry *id_tle = get_tle_by_resno(leaf->targetList, view->id->varattno);
 	TargetEntry *store_tle = get_tle_by_resno(leaf->targetList, view->store->varattno);
 	Const	   *store = (Const *) store_tle->expr;

@@ -196,6 +196,7 @@ match_lookup_range(List *clauses, column_test is_column, void *arg,
 		{
 			if (match_bound(lookup_clause(lfirst(lc2)), true, is_column, arg, &upper) &&
 				upper.collation == condition->collation &&
+				GUARD(58, equal(upper.column, condition->column)) &&
 				GUARD(44, equal(upper.values, condition->values)))
 			{
 				condition->opno = TextEqualOperator;
@@ -241,7 +242,7 @@ calls(Node *clause, PGFunction function, int nargs)
 bool
 is_resides(Node *clause)
 {
-	return calls(clause, run_ops_resides, 2);
+	return calls(clause, run_ops_resides, 2) || calls(clause, run_ops_resides, 3);
 }
 
 bool

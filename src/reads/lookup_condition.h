@@ -9,8 +9,9 @@
 #include "nodes/primnodes.h"
 
 /*
- * Is the clause the filter of a view over several stores: resides(id, store),
- * or refuse_locks(key) if its rows do not say in which store they are?
+ * Is the clause the filter of a view over several stores: resides(id, store), also
+ * with a third argument that has the same shape; or refuse_locks(key) if its rows
+ * do not say in which store they are?
  */
 extern bool is_resides(Node *clause);
 extern bool is_refuse_locks(Node *clause);

@@ -40,12 +40,12 @@ BEGIN
     RETURN format('SELECT %s FROM %s', columns, t.legacy);
   ELSIF t.routing <> 'store' THEN
     RETURN format('SELECT %s FROM (SELECT %s, ''legacy''::text AS run_ops_store FROM %s%s) AS u '
-                  'WHERE run_ops.resides(u.%I, u.run_ops_store)',
+                  'WHERE run_ops.resides(u.%I, u.run_ops_store%s)',
       run_ops.column_list(t.legacy, 'u.'), columns, t.legacy,
       (SELECT string_agg(format(' UNION ALL SELECT %s, %L::text FROM %s', columns, c.store, c.relation),
                          '' ORDER BY c.precedence, c.store)
          FROM run_ops.copies(t) AS c WHERE c.store <> 'legacy'),
-      t.route_column);
+      t.route_column, ', u.' || quote_ident(t.same_shape));
   END IF;
   SELECT string_agg(quote_ident(k), ', '), string_agg(format('y.%1$I %2$s x.%1$I', k, run_ops.equality_operator(t.legacy, k)), ' AND ')
     INTO keys, same FROM unnest(t.key_columns) AS k;
@@ -83,7 +83,8 @@ AS $$
     WHEN t.routing = 'store' THEN format(
       '%s in every store; a row does not say which store it is in, so each read queries all stores. A local row is not shown if '
       'a store has its key: the keys of the local rows that a query reads are sent to all stores', t.legacy)
-    ELSE format('%s in every store; the shape of "%s" tells the store of a row', t.legacy, t.route_column) END
+    ELSE format('%s in every store; the shape of "%s" tells the store of a row%s', t.legacy, t.route_column,
+                format(', and so does that of "%s"', t.same_shape)) END
 $$;
 COMMENT ON FUNCTION run_ops.view_comment(run_ops.routed_table, boolean) IS 'the comment of the view of a routed table with split off or on';
 

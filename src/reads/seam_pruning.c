@@ -18,6 +18,12 @@
  * Results do not depend on this.  A filter with a condition that is not
  * recognized stays, and the executor tests it for each row.
  *
+ * Another column may be declared to have the shape of the id.  A constraint of
+ * the table of each store proves that both columns tell the same about that store
+ * (same_shape.sql).  So a condition on it says about the filter what one on the
+ * id says.  The view passes this column as third argument of resides(), where it
+ * has no effect on the result.
+ *
  * The same call refuses FOR UPDATE and the like on a union.  The rewriter
  * passes such a lock to the tables of a view, but not through UNION ALL: the
  * statement would run and lock nothing.  What leaf_locks.c has rewritten does
@@ -68,11 +74,15 @@ typedef struct LeafFilter
 	Const	   *store;
 } LeafFilter;
 
-/* A column of a leaf, which conditions name as one of the union. */
+/*
+ * A column of a leaf, which conditions name as one of the union, and the other one
+ * that has its shape.
+ */
 typedef struct LeafColumn
 {
 	AppendRelInfo *leaf;		/* maps columns of the union to the leaf */
 	Var		   *column;			/* of the leaf */
+	Node	   *same_shape;		/* of the leaf, or NULL */
 } LeafColumn;
 
 /*
@@ -215,8 +225,10 @@ is_our_column(Node *node, void *arg)
 		var->varattno > list_length(column->leaf->translated_vars))
 		return false;
 	at_leaf = list_nth(column->leaf->translated_vars, var->varattno - 1);
-	return at_leaf != NULL &&
-		GUARD(20, equal(strip(at_leaf), column->column));
+	if (at_leaf == NULL)
+		return false;
+	at_leaf = strip(at_leaf);
+	return GUARD(20, equal(at_leaf, column->column) || equal(at_leaf, column->same_shape));
 }
 
 /*
@@ -473,6 +485,7 @@ simplify_filter(PlannerInfo *root, FuncExpr *call)
 	Expr	   *per_row;
 
 	column.column = (Var *) strip(linitial(call->args));
+	column.same_shape = list_length(call->args) == 3 ? strip(lthird(call->args)) : NULL;
 	filter.store = (Const *) strip(lsecond(call->args));
 	/* the leaves have not been expanded yet */
 	if (root->append_rel_array == NULL || root->simple_rel_array == NULL ||
@@ -509,7 +522,8 @@ simplify_filter(PlannerInfo *root, FuncExpr *call)
 static bool
 is_filter_call(FuncExpr *call)
 {
-	return call->funcresulttype == BOOLOID && list_length(call->args) == 2 &&
+	return call->funcresulttype == BOOLOID &&
+		(list_length(call->args) == 2 || list_length(call->args) == 3) &&
 		exprType(linitial(call->args)) == TEXTOID &&
 		exprType(lsecond(call->args)) == TEXTOID;
 }

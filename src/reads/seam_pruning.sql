@@ -10,6 +10,12 @@ COMMENT ON FUNCTION run_ops.resides_support(internal) IS
 
 ALTER FUNCTION run_ops.resides(text, text) SUPPORT run_ops.resides_support;
 
+CREATE FUNCTION run_ops.resides(id text, store text, same_shape text) RETURNS boolean
+  LANGUAGE c IMMUTABLE PARALLEL SAFE LEAKPROOF SUPPORT run_ops.resides_support
+  AS 'MODULE_PATHNAME', 'run_ops_resides';
+COMMENT ON FUNCTION run_ops.resides(text, text, text) IS
+  'the same as run_ops.resides(id, store); the third argument tells the planner another column whose conditions select a store: see run_ops.declare_same_shape()';
+
 CREATE FUNCTION run_ops.resides_selectivity(internal) RETURNS internal
   LANGUAGE c STRICT
   AS 'MODULE_PATHNAME', 'run_ops_resides_selectivity';

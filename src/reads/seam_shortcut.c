@@ -94,7 +94,7 @@ take_shortcut(Query *query, Index rti, UnionView *view, RowMarkClause *mark,
 	List	   *leaves;
 	Query	   *chosen = NULL;
 	bool		in_place;
-	IdColumn	id = {rti, view->id->varattno};
+	IdColumn	id = id_column(view, rti);
 	WholeRow	row = {rti, 0};
 	ListCell   *lc;
 

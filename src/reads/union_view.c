@@ -118,10 +118,14 @@ match_view(Query *query, UnionView *view)
 	view->id = linitial(view->filter->args);
 	if (!is_column_of((Node *) view->id, view->leaves_rti))
 		return false;
+	view->same_shape = NULL;
 	if (is_resides((Node *) view->filter))
 	{
 		view->store = lsecond(view->filter->args);
-		return is_column_of((Node *) view->store, view->leaves_rti);
+		if (list_length(view->filter->args) == 3)
+			view->same_shape = (Var *) without_relabeling(lthird(view->filter->args));
+		return is_column_of((Node *) view->store, view->leaves_rti) &&
+			(view->same_shape == NULL || is_column_of((Node *) view->same_shape, view->leaves_rti));
 	}
 	view->store = NULL;
 	return is_refuse_locks((Node *) view->filter);
@@ -186,13 +190,24 @@ all_reside(Node *ids, bool is_array, ParamListInfo params, text *store,
 	return GUARD(29, all);
 }
 
+IdColumn
+id_column(const UnionView *view, Index rti)
+{
+	IdColumn	id = {rti, view->id->varattno};
+
+	if (view->same_shape)
+		id.same_shape = view->same_shape->varattno;
+	return id;
+}
+
 bool
 is_id_column(Node *node, void *arg)
 {
 	IdColumn   *id = arg;
 
 	return is_column_of(node, id->rti) &&
-		GUARD(30, ((Var *) node)->varattno == id->attno);
+		GUARD(30, ((Var *) node)->varattno == id->attno ||
+			  ((Var *) node)->varattno == id->same_shape);
 }
 
 /* Do all rows that meet the condition belong in the store, and is there an id? */
@@ -332,7 +347,6 @@ leaf_filter(UnionView *view, UnionLeaf *leaf, Expr *id, bool shipped)
 	Const	   *store = makeConst(TEXTOID, -1, DEFAULT_COLLATION_OID, -1,
 								  PointerGetDatum(leaf->store), false, false);
 	Node	   *condition = NULL;
-	FuncExpr   *filter;
 
 	/* routing "store": the leaf itself says which of its rows are shown */
 	if (view->store == NULL)
@@ -344,7 +358,5 @@ leaf_filter(UnionView *view, UnionLeaf *leaf, Expr *id, bool shipped)
 		condition = id_residency_condition((Node *) id, text_to_cstring(leaf->store));
 	if (condition != NULL)
 		return condition;
-	filter = copyObject(view->filter);
-	filter->args = list_make2(copyObject(id), store);
-	return (Node *) filter;
+	return (Node *) make_store_call("resides", BOOLOID, copyObject((Node *) id), (Node *) store);
 }

@@ -15,8 +15,9 @@ typedef struct UnionView
 	Query	   *query;
 	Query	   *leaves;			/* the UNION ALL in that query */
 	Index		leaves_rti;
-	FuncExpr   *filter;			/* resides(id, store) or refuse_locks(id) */
+	FuncExpr   *filter;			/* resides(...) or refuse_locks(id) */
 	Var		   *id;				/* columns of the UNION ALL */
+	Var		   *same_shape;		/* has the shape of the id; NULL if there is none */
 	Var		   *store;			/* NULL with routing "store" */
 } UnionView;
 
@@ -27,11 +28,15 @@ typedef struct UnionLeaf
 	text	   *store;			/* NULL with routing "store" */
 } UnionLeaf;
 
-/* A column of a range table entry, such as the id column of a view. */
+/*
+ * A column of a range table entry, such as the id column of a view, and the other
+ * one that has its shape.
+ */
 typedef struct IdColumn
 {
 	Index		rti;
 	AttrNumber	attno;
+	AttrNumber	same_shape;		/* 0 if there is none */
 } IdColumn;
 
 /*
@@ -62,6 +67,9 @@ extern bool has_same_columns(UnionView *view, Query *leaf, bool *in_place);
  * built in, which its store can test.
  */
 extern Node *leaf_filter(UnionView *view, UnionLeaf *leaf, Expr *id, bool shipped);
+
+/* What tells the store of a row of the view, which is this range table entry. */
+extern IdColumn id_column(const UnionView *view, Index rti);
 
 /* column_test of an IdColumn */
 extern bool is_id_column(Node *node, void *arg);

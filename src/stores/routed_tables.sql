@@ -4,27 +4,27 @@
 
 CREATE VIEW run_ops.known_routing AS
   SELECT legacy_table::name, routing::run_ops.routing, route_column::name, store_table::name,
-         column_names::jsonb, store_defaults::jsonb
+         column_names::jsonb, store_defaults::jsonb, same_shape::name
     FROM (VALUES
-      ('TaskRun',                  'shape',  'id',             'TaskRun',                  '{}', '{}'),
-      ('BatchTaskRun',             'shape',  'id',             'BatchTaskRun',             '{}', '{}'),
-      ('BatchTaskRunItem',         'anchor', 'batchTaskRunId', 'BatchTaskRunItem',         '{}', '{}'),
-      ('BatchTaskRunError',        'anchor', 'batchTaskRunId', 'BatchTaskRunError',        '{}', '{}'),
-      ('TaskRunAttempt',           'anchor', 'taskRunId',      'TaskRunAttempt',           '{}', '{}'),
-      ('TaskRunExecutionSnapshot', 'anchor', 'runId',          'TaskRunExecutionSnapshot', '{}', '{}'),
-      ('TaskRunDependency',        'anchor', 'taskRunId',      'TaskRunDependency',        '{}', '{}'),
-      ('TaskRunWaitpoint',         'anchor', 'taskRunId',      'TaskRunWaitpoint',         '{}', '{}'),
-      ('Checkpoint',               'anchor', 'runId',          'Checkpoint',               '{}', '{}'),
-      ('CheckpointRestoreEvent',   'anchor', 'runId',          'CheckpointRestoreEvent',   '{}', '{}'),
-      ('TaskRunCheckpoint',        'store',  NULL,             'TaskRunCheckpoint',        '{}', '{}'),
-      ('TaskRunTag',               'store',  NULL,             'TaskRunTag',               '{}', '{}'),
-      ('Waitpoint',                'store',  NULL,             'Waitpoint',                '{}', '{}'),
-      ('WaitpointTag',             'store',  NULL,             'WaitpointTag',             '{}', '{}'),
+      ('TaskRun',                  'shape',  'id',             'TaskRun',                  '{}', '{}', 'friendlyId'),
+      ('BatchTaskRun',             'shape',  'id',             'BatchTaskRun',             '{}', '{}', 'friendlyId'),
+      ('BatchTaskRunItem',         'anchor', 'batchTaskRunId', 'BatchTaskRunItem',         '{}', '{}', NULL),
+      ('BatchTaskRunError',        'anchor', 'batchTaskRunId', 'BatchTaskRunError',        '{}', '{}', NULL),
+      ('TaskRunAttempt',           'anchor', 'taskRunId',      'TaskRunAttempt',           '{}', '{}', NULL),
+      ('TaskRunExecutionSnapshot', 'anchor', 'runId',          'TaskRunExecutionSnapshot', '{}', '{}', NULL),
+      ('TaskRunDependency',        'anchor', 'taskRunId',      'TaskRunDependency',        '{}', '{}', NULL),
+      ('TaskRunWaitpoint',         'anchor', 'taskRunId',      'TaskRunWaitpoint',         '{}', '{}', NULL),
+      ('Checkpoint',               'anchor', 'runId',          'Checkpoint',               '{}', '{}', NULL),
+      ('CheckpointRestoreEvent',   'anchor', 'runId',          'CheckpointRestoreEvent',   '{}', '{}', NULL),
+      ('TaskRunCheckpoint',        'store',  NULL,             'TaskRunCheckpoint',        '{}', '{}', NULL),
+      ('TaskRunTag',               'store',  NULL,             'TaskRunTag',               '{}', '{}', NULL),
+      ('Waitpoint',                'store',  NULL,             'Waitpoint',                '{}', '{}', NULL),
+      ('WaitpointTag',             'store',  NULL,             'WaitpointTag',             '{}', '{}', NULL),
       ('_WaitpointRunConnections', 'anchor', 'A',              'WaitpointRunConnection',
-        '{"A": "taskRunId", "B": "waitpointId"}', '{"id": "run_ops.generate_cuid()"}'),
+        '{"A": "taskRunId", "B": "waitpointId"}', '{"id": "run_ops.generate_cuid()"}', NULL),
       ('_completedWaitpoints',     'store',  NULL,             'CompletedWaitpoint',
-        '{"A": "snapshotId", "B": "waitpointId"}', '{"id": "run_ops.generate_cuid()"}'))
-      AS known (legacy_table, routing, route_column, store_table, column_names, store_defaults);
+        '{"A": "snapshotId", "B": "waitpointId"}', '{"id": "run_ops.generate_cuid()"}', NULL))
+      AS known (legacy_table, routing, route_column, store_table, column_names, store_defaults, same_shape);
 COMMENT ON VIEW run_ops.known_routing IS
   'the routing of the known run-ops tables, which attach_table() uses for arguments that are not given';
 GRANT SELECT ON run_ops.known_routing TO PUBLIC;
@@ -44,6 +44,19 @@ AS $$
 $$;
 COMMENT ON FUNCTION run_ops.key_of(regclass) IS
   'the columns that identify a row: the primary key, otherwise the smallest unique index on columns that are NOT NULL; NULL if there is none';
+
+CREATE FUNCTION run_ops.known_same_shape(t run_ops.routed_table) RETURNS name
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT k.same_shape
+    FROM run_ops.known_routing AS k
+    JOIN pg_class AS c ON c.relname = k.legacy_table
+    JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attname = k.same_shape AND a.attnum > 0
+     AND a.atttypid IN ('text'::regtype, 'varchar'::regtype)
+   WHERE c.oid = t.legacy AND k.routing = t.routing AND k.route_column = t.route_column
+$$;
+COMMENT ON FUNCTION run_ops.known_same_shape(run_ops.routed_table) IS
+  'the column that has the shape of the id according to run_ops.known_routing; NULL if the table has none';
 
 CREATE FUNCTION run_ops.propose_routing(
     legacy regclass, routing run_ops.routing, route_column name,
@@ -82,6 +95,7 @@ BEGIN
   t.store_table := coalesce(store_table, known.store_table, c.relname);
   t.column_names := coalesce(column_names, known.column_names, '{}');
   t.store_defaults := coalesce(store_defaults, known.store_defaults, '{}');
+  t.same_shape := run_ops.known_same_shape(t);
   RETURN t;
 END $$;
 COMMENT ON FUNCTION run_ops.propose_routing(regclass, run_ops.routing, name, name, name, jsonb, jsonb) IS
@@ -126,6 +140,7 @@ DECLARE
   item          record;
 BEGIN
   PERFORM run_ops.refuse_table_differences(ARRAY[t], ARRAY[store]);
+  PERFORM run_ops.refuse_unproven_shape(t, store);
   PERFORM run_ops.make_own_schema(run_ops.foreign_schema(store));
   -- A restored schema without its registry, or DROP EXTENSION, has left a foreign
   -- table.  Its view may be a union that reads it.
@@ -258,6 +273,17 @@ BEGIN
          AND a.atttypid IN ('text'::regtype, 'varchar'::regtype)) THEN
     RAISE EXCEPTION 'table % has no text column "%"', t.legacy, t.route_column
       USING ERRCODE = 'undefined_column', DETAIL = 'The route column must be of type text or varchar.';
+  ELSIF t.same_shape IS NOT NULL AND (t.route_column IS NULL OR t.same_shape = t.route_column) THEN
+    RAISE EXCEPTION 'column "%" of table % cannot be declared to have the shape of the id', t.same_shape, t.legacy
+      USING ERRCODE = 'invalid_parameter_value',
+            DETAIL = CASE WHEN t.route_column IS NULL THEN 'With routing "store", the shape of an id does not tell the store.'
+                          ELSE 'It is the id itself.' END;
+  ELSIF t.same_shape IS NOT NULL AND NOT EXISTS (
+      SELECT FROM pg_attribute AS a
+       WHERE a.attrelid = t.legacy AND a.attname = t.same_shape AND a.attnum > 0
+         AND a.atttypid IN ('text'::regtype, 'varchar'::regtype)) THEN
+    RAISE EXCEPTION 'table % has no text column "%"', t.legacy, t.same_shape
+      USING ERRCODE = 'undefined_column', DETAIL = 'A column with the shape of the id must be of type text or varchar.';
   END IF;
   SELECT string_agg(quote_ident(m.name), ', ') INTO missing
     FROM jsonb_object_keys(t.column_names) AS m (name)
@@ -373,7 +399,8 @@ CREATE FUNCTION run_ops.attach_table(
     column_names   jsonb DEFAULT NULL,
     store_defaults jsonb DEFAULT NULL,
     view_schema    name DEFAULT 'run_ops',
-    view_name      name DEFAULT NULL)
+    view_name      name DEFAULT NULL,
+    same_shape     name DEFAULT NULL)
   RETURNS regclass
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -385,6 +412,7 @@ DECLARE
 BEGIN
   t := run_ops.propose_routing(legacy, routing, route_column, store_schema, store_table,
                                column_names, store_defaults);
+  t.same_shape := coalesce(same_shape, t.same_shape);
   PERFORM run_ops.refuse_unroutable(t);
   PERFORM run_ops.lock_registry();
   IF NOT EXISTS (SELECT FROM run_ops.store AS s WHERE s.server IS NOT NULL) THEN
@@ -398,6 +426,11 @@ BEGIN
   END IF;
   t.view_name := format('%I.%I', view_schema,
     coalesce(view_name, (SELECT c.relname FROM pg_class AS c WHERE c.oid = legacy)));
+  -- what known_routing says is declared now if it is proven already
+  IF same_shape IS NULL AND EXISTS (SELECT FROM run_ops.store AS s, LATERAL run_ops.unproven_same_shape(t, s.name)) THEN
+    t.same_shape := NULL;
+  END IF;
+  PERFORM run_ops.refuse_unproven_shape(t, 'legacy');
   t.view := run_ops.create_view(t);
   INSERT INTO run_ops.routed_table SELECT t.*;
   FOR store IN SELECT s.name FROM run_ops.store AS s WHERE s.server IS NOT NULL ORDER BY s.name LOOP
@@ -424,9 +457,9 @@ BEGIN
   PERFORM run_ops.preload();
   RETURN t.view;
 END $$;
-COMMENT ON FUNCTION run_ops.attach_table(regclass, run_ops.routing, name, name, name, jsonb, jsonb, name, name) IS
+COMMENT ON FUNCTION run_ops.attach_table(regclass, run_ops.routing, name, name, name, jsonb, jsonb, name, name, name) IS
   'creates a view for a table, with the same name and columns, through which the rows of all stores are reached. Compares the table with its copy in every store first. Arguments that are not given are taken from run_ops.known_routing.';
-REVOKE EXECUTE ON FUNCTION run_ops.attach_table(regclass, run_ops.routing, name, name, name, jsonb, jsonb, name, name) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION run_ops.attach_table(regclass, run_ops.routing, name, name, name, jsonb, jsonb, name, name, name) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.attach_all_tables(
     legacy_schema name DEFAULT 'public', store_schema name DEFAULT NULL, view_schema name DEFAULT 'run_ops')
@@ -469,7 +502,7 @@ BEGIN
   FOREACH t IN ARRAY coalesce(tables, '{}') LOOP
     t.view := run_ops.attach_table(t.legacy, t.routing, t.route_column, t.store_schema,
       t.store_table, t.column_names, t.store_defaults, view_schema);
-    RETURN NEXT t;
+    RETURN NEXT run_ops.routed(t.view);
   END LOOP;
 END $$;
 COMMENT ON FUNCTION run_ops.attach_all_tables(name, name, name) IS
@@ -513,6 +546,7 @@ BEGIN
     END LOOP;
     UPDATE run_ops.routed_table AS r
        SET route_column = coalesce(names ->> r.route_column, r.route_column),
+           same_shape = coalesce(names ->> r.same_shape, r.same_shape),
            key_columns = ARRAY(SELECT coalesce(names ->> k.name, k.name)::name FROM unnest(r.key_columns) WITH ORDINALITY AS k (name, ord) ORDER BY k.ord),
            column_names = (SELECT coalesce(jsonb_object_agg(coalesce(names ->> m.key, m.key), m.value), '{}') FROM jsonb_each(r.column_names) AS m)
      WHERE r.view = t.view

@@ -36,7 +36,8 @@ CREATE TABLE run_ops.routed_table (
   store_table    name NOT NULL,
   column_names   jsonb NOT NULL,
   store_defaults jsonb NOT NULL,
-  view_name      text NOT NULL
+  view_name      text NOT NULL,
+  same_shape     name CHECK (same_shape OPERATOR(pg_catalog.<>) route_column)
 );
 COMMENT ON TABLE run_ops.routed_table IS
   'the tables that exist in every store and are reached through one view';
@@ -53,6 +54,8 @@ COMMENT ON COLUMN run_ops.routed_table.column_names IS
   'the columns that have another name in the stores: {local name: name in the store}';
 COMMENT ON COLUMN run_ops.routed_table.store_defaults IS
   'the columns that only the stores have: {name in the store: SQL expression for the value}';
+COMMENT ON COLUMN run_ops.routed_table.same_shape IS
+  'another column whose values have the shape of the id in route_column, so that a lookup by it queries one store; NULL if none is declared';
 
 -- No table that pg_dump dumps has a foreign key to another one: pg_restore -j
 -- restores their data in any order.

@@ -363,6 +363,49 @@ COMMENT ON FUNCTION run_ops.write_lock_gates(text) IS
   'whether the tables of a store refuse rows that belong elsewhere. Never fails; the hint has the SQL that adds a missing write lock.';
 REVOKE EXECUTE ON FUNCTION run_ops.write_lock_gates(text) FROM PUBLIC;
 
+CREATE FUNCTION run_ops.same_shape_gates(store text) RETURNS SETOF run_ops.gate
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_variable
+DECLARE
+  t        run_ops.routed_table;
+  place    text := CASE store WHEN 'legacy' THEN 'this database' ELSE format('store "%s"', store) END;
+  known    name;
+  commands text;
+  rows     text;
+  n        bigint;
+BEGIN
+  FOR t IN SELECT r.* FROM run_ops.routed_table AS r, LATERAL run_ops.copies(r) AS c WHERE c.store = store ORDER BY r.view LOOP
+    known := run_ops.known_same_shape(t);
+    IF t.same_shape IS NULL THEN
+      IF store = 'legacy' AND known IS NOT NULL THEN
+        RETURN NEXT ROW('same shape', t.legacy::text, true, format('lookups by "%s" query every store, because it is not declared to have the shape of the id', known),
+          format('Run what SELECT * FROM run_ops.same_shape_commands(%L); returns, in each database. Then: SELECT run_ops.declare_same_shape(%1$L);', t.view))::run_ops.gate;
+      END IF;
+      CONTINUE;
+    END IF;
+    commands := (SELECT string_agg(c || ';', ' ' ORDER BY ord) FROM run_ops.unproven_same_shape(t, store) WITH ORDINALITY AS u (c, ord));
+    IF commands IS NULL THEN
+      RETURN NEXT ROW('same shape', t.legacy::text, true, format('a constraint of %s proves that "%s" has the shape of the id', place, t.same_shape), NULL)::run_ops.gate;
+      CONTINUE;
+    END IF;
+    rows := format('FROM %s WHERE NOT (%s)', run_ops.place_in_store(t, store), run_ops.same_shape_condition(t, store));
+    IF store = 'legacy' THEN
+      n := (SELECT a.n FROM run_ops.as_owner(t.legacy, 'SELECT count(*) ' || rows) AS a (n bigint));
+    ELSE
+      n := (SELECT (answer ->> 'n')::bigint FROM run_ops.ask_store(store, 'SELECT count(*) AS n ' || rows) AS answer);
+    END IF;
+    RETURN NEXT ROW('same shape', t.legacy::text, false,
+      format('no constraint of %s proves that "%s" has the shape of the id; %s rows do not', place, t.same_shape, n),
+      format('%s Or let lookups by "%s" query every store: SELECT run_ops.undeclare_same_shape(%L);',
+             CASE WHEN n > 0 THEN format('To find the rows, run in %s: SELECT * %s;', place, rows)
+                  ELSE format('Run in %s: %s', place, commands) END, t.same_shape, t.view))::run_ops.gate;
+  END LOOP;
+END $$;
+COMMENT ON FUNCTION run_ops.same_shape_gates(text) IS
+  'whether a store proves for each column that is declared to have the shape of the id that it has; also says which known column could be declared';
+REVOKE EXECUTE ON FUNCTION run_ops.same_shape_gates(text) FROM PUBLIC;
+
 CREATE FUNCTION run_ops.mapping_gates(store text) RETURNS SETOF run_ops.gate
   LANGUAGE sql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -434,6 +477,8 @@ BEGIN
     RETURN QUERY SELECT * FROM run_ops.write_lock_gates(store);
     RETURN QUERY SELECT * FROM run_ops.mapping_gates(store);
     RETURN QUERY SELECT * FROM run_ops.atomic_commit_gates(store);
+    -- last, because it fails if the store lacks the column
+    RETURN QUERY SELECT * FROM run_ops.same_shape_gates(store);
   EXCEPTION WHEN OTHERS THEN
     RETURN NEXT ROW('columns', store, NULL, format('not checked: %s', SQLERRM), NULL)::run_ops.gate;
   END;
@@ -528,6 +573,7 @@ BEGIN
   SELECT * INTO state FROM run_ops.split_state;
   RETURN QUERY SELECT * FROM run_ops.local_gates();
   IF state.opted_in THEN
+    RETURN QUERY SELECT * FROM run_ops.same_shape_gates('legacy');
     FOR g IN SELECT x.* FROM run_ops.store AS s, run_ops.store_gates(s.name) AS x WHERE s.server IS NOT NULL LOOP
       answers := answers AND (g.gate <> 'reachable' OR g.ok);
       RETURN NEXT g;

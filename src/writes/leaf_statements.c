@@ -348,7 +348,7 @@ leaf_condition(Target *target, UnionLeaf *leaf, Query *query,
 			   List *columns, Node **condition)
 {
 	Const	   *store;
-	IdColumn	id = {target->source, route_column(target)};
+	IdColumn	id = id_column(&target->view, target->source);
 	bool		exact;
 	Expr	   *precheck;
 
@@ -840,7 +840,7 @@ change_view(Rewrite *rewrite, Query *query, Target *target)
 {
 	List	   *selected = NIL;
 	List	   *queries = NIL;
-	IdColumn	id = {target->source, route_column(target)};
+	IdColumn	id = id_column(&target->view, target->source);
 	ListCell   *lc;
 
 	forget_leaves(query, target);
