@@ -128,6 +128,7 @@ SQL_PARTS = \
 	switch/split_mode \
 	switch/distinct_database \
 	switch/kept_objects \
+	switch/table_gates \
 	switch/split_gates \
 	switch/repatriate \
 	switch/changed_rows \

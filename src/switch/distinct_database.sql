@@ -72,7 +72,8 @@ BEGIN
   ELSIF NOT ((handshake ->> 'lock_free_there')::boolean AND (handshake ->> 'lock_free_here')::boolean) THEN
     g.detail := format('the store is this database itself: system identifier %s, database "%s"; %s',
       fingerprints -> 'store' ->> 'system_identifier', fingerprints -> 'store' ->> 'database', evidence);
-    g.hint := 'The options of the server lead back to this database, perhaps through a pooler or an alias. Correct them.';
+    g.hint := 'The options of the server lead back to this database, perhaps through a pooler or an alias. '
+           || (SELECT format('Correct them: ALTER SERVER %I OPTIONS (SET host ''...'', SET dbname ''...'');', s.server) FROM run_ops.store AS s WHERE s.name = store);
   ELSIF same_fingerprint AND (fingerprints -> 'store' ->> 'in_recovery')::boolean THEN
     g.detail := format('the store is a standby of this database: system identifier %s, database "%s"; %s',
       fingerprints -> 'store' ->> 'system_identifier', fingerprints -> 'store' ->> 'database', evidence);

@@ -241,23 +241,35 @@ DECLARE
   before timestamptz := clock_timestamp();
   after  timestamptz;
   skew   interval;
+  reason text;
   allowed interval := run_ops.setting('clock_skew_limit');
 BEGIN
   BEGIN
     SELECT * INTO STRICT facts FROM run_ops.ask_store(store,
       'SELECT clock_timestamp() AS clock, current_setting(''transaction_read_only'')::boolean AS read_only, '
+      'current_user AS role, current_database() AS database, '
+      '(SELECT source FROM pg_settings WHERE name = ''default_transaction_read_only'') AS source, '
       'pg_is_in_recovery() AS in_recovery, pg_backend_pid() AS pid');
     after := clock_timestamp();
   EXCEPTION WHEN OTHERS THEN
-    RETURN NEXT ROW('reachable', store, false, SQLERRM,
-      'Check the options of the server and the user mapping. run_ops_split.store_timeout limits the time to wait.')::run_ops.gate;
+    GET STACKED DIAGNOSTICS reason = PG_EXCEPTION_DETAIL;  -- the message of libpq
+    RETURN NEXT ROW('reachable', store, false, concat_ws(': ', SQLERRM, nullif(reason, '')),
+      (SELECT format('Start the store, or correct how it is reached: ALTER SERVER %I OPTIONS (SET host ''...'');', s.server)
+         FROM run_ops.store AS s WHERE s.name = store))::run_ops.gate;
     RETURN;
   END;
   RETURN NEXT ROW('reachable', store, true, 'it answers', NULL)::run_ops.gate;
   RETURN NEXT ROW('writable', store, NOT (facts ->> 'read_only')::boolean,
     CASE WHEN (facts ->> 'in_recovery')::boolean THEN 'it is a standby'
          WHEN (facts ->> 'read_only')::boolean THEN 'its transactions are read-only'
-         ELSE 'it accepts writes' END, NULL)::run_ops.gate;
+         ELSE 'it accepts writes' END,
+    CASE WHEN (facts ->> 'in_recovery')::boolean THEN
+           (SELECT format('Have the server lead to its primary: ALTER SERVER %I OPTIONS (SET host ''...'');', s.server) FROM run_ops.store AS s WHERE s.name = store)
+         WHEN (facts ->> 'read_only')::boolean THEN
+           format('Run in store "%s": BEGIN READ WRITE; %s; COMMIT;', store, CASE facts ->> 'source'
+             WHEN 'database' THEN format('ALTER DATABASE %I RESET default_transaction_read_only', facts ->> 'database')
+             WHEN 'user' THEN format('ALTER ROLE %I RESET default_transaction_read_only', facts ->> 'role')
+             ELSE format('ALTER DATABASE %I SET default_transaction_read_only = off', facts ->> 'database') END) END)::run_ops.gate;
   RETURN QUERY SELECT * FROM run_ops.pooled_gates(store, (facts ->> 'pid')::integer);
   -- the clock of the store was read some time between before and after
   skew := greatest((facts ->> 'clock')::timestamptz - after, before - (facts ->> 'clock')::timestamptz, '0');
@@ -280,61 +292,29 @@ AS $$
 $$;
 COMMENT ON FUNCTION run_ops.wrapper_gate(text) IS 'whether the server of a store is one of run_ops_fdw';
 
-CREATE FUNCTION run_ops.index_facts_query(table_schema name, table_name name, local_names jsonb) RETURNS text
-  LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
-AS $$
-  -- replaces column names of the store by local ones in the index definition
-  SELECT format($q$
-    SELECT DISTINCT 'index' AS aspect,
-           CASE WHEN i.indisunique THEN 'UNIQUE ' ELSE '' END || %1$s AS name, 'present' AS fact
-      FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace
-     WHERE n.nspname = %2$L AND c.relname = %3$L AND i.indisvalid
-       AND NOT EXISTS (SELECT FROM pg_attribute AS a
-                        WHERE a.attrelid = c.oid AND a.attnum = ANY (i.indkey::int2[]) AND a.attname = ANY (%4$L))
-    $q$,
-    coalesce((SELECT string_agg('replace(', '') FROM jsonb_object_keys(local_names - '')), '')
-      || $q$substring(pg_get_indexdef(i.indexrelid) FROM ' USING (.*)')$q$
-      || coalesce((SELECT string_agg(format(', %L, %L)', quote_ident(key), quote_ident(value)), '')
-                     FROM jsonb_each_text(local_names - '')), ''),
-    table_schema, table_name, ARRAY(SELECT jsonb_array_elements_text(coalesce(local_names -> '', '[]'))))
-$$;
-COMMENT ON FUNCTION run_ops.index_facts_query(name, name, jsonb) IS
-  'a query that describes the indexes of a table: rows of (aspect, name, fact). local_names maps column names in the store to local ones; its key '''' lists columns whose indexes are ignored.';
-
 CREATE FUNCTION run_ops.table_gates(store text, t run_ops.routed_table) RETURNS SETOF run_ops.gate
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
   differing text[] := ARRAY(SELECT run_ops.table_differences(store, t));
-  denied    text;
-  d         record;
+  denied    jsonb;
 BEGIN
   RETURN NEXT ROW('columns', t.legacy::text, differing = '{}',
     coalesce(nullif(array_to_string(differing, '; '), ''), format('equal in store "%s"', store)),
-    CASE WHEN differing <> '{}' THEN 'Make both sides equal.' END)::run_ops.gate;
+    CASE WHEN differing <> '{}' THEN
+      'Make both sides equal.' END)::run_ops.gate;
   IF differing[1] LIKE 'table %: missing%' THEN
     RETURN;
   END IF;
-  FOR d IN
-    SELECT * FROM run_ops.differences(store,
-      (SELECT run_ops.index_facts_query(n.nspname, c.relname, '{}')
-         FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = t.legacy),
-      run_ops.index_facts_query(t.store_schema, t.store_table,
-        (SELECT coalesce(jsonb_object_agg(value, key), '{}') FROM jsonb_each_text(t.column_names))
-        || jsonb_build_object('', (SELECT coalesce(jsonb_agg(k), '[]') FROM jsonb_object_keys(t.store_defaults) AS k))))
-  LOOP
-    RETURN NEXT ROW('index', format('%s %s', t.legacy, d.name), false,
-      CASE WHEN d.store_fact IS NULL THEN format('missing in store "%s"', store)
-           ELSE format('missing in this database, exists in store "%s"', store) END,
-      'Create the index where it is missing.')::run_ops.gate;
-  END LOOP;
-  SELECT string_agg(a ->> 'privilege', ', ') INTO denied
+  RETURN QUERY SELECT * FROM run_ops.index_gates(store, t);
+  SELECT a INTO denied
     FROM run_ops.ask_store(store, format(
-      'SELECT p AS privilege FROM unnest(ARRAY[''SELECT'', ''INSERT'', ''UPDATE'', ''DELETE'']) AS p '
+      'SELECT current_user AS role, string_agg(p, '', '') AS privileges FROM unnest(ARRAY[''SELECT'', ''INSERT'', ''UPDATE'', ''DELETE'']) AS p '
       'WHERE NOT has_table_privilege(%L, p)', format('%I.%I', t.store_schema, t.store_table))) AS a;
-  IF denied IS NOT NULL THEN
+  IF denied ->> 'privileges' IS NOT NULL THEN
     RETURN NEXT ROW('writable', format('%s in store "%s"', t.legacy, store), false,
-      format('the user of the user mapping does not have privilege %s', denied), 'Grant the privileges in the store.')::run_ops.gate;
+      format('the user of the user mapping does not have privilege %s', denied ->> 'privileges'),
+      format('Run in store "%s": GRANT %s ON %I.%I TO %I;', store, denied ->> 'privileges', t.store_schema, t.store_table, denied ->> 'role'))::run_ops.gate;
   END IF;
 END $$;
 COMMENT ON FUNCTION run_ops.table_gates(text, run_ops.routed_table) IS
@@ -349,7 +329,7 @@ AS $$
   SELECT 'write lock', t.legacy::text, true,
          CASE WHEN l.name IS NOT NULL THEN format('exists in store "%s"', s.store)
               ELSE format('missing in store "%s": a client of the store can write rows that the view does not show', s.store) END,
-         CASE WHEN l.name IS NULL THEN format('Run in the store: %s', run_ops.store_write_lock(t.view, s.store)) END
+         CASE WHEN l.name IS NULL THEN format('Run in store "%s": %s;', s.store, run_ops.store_write_lock(t.view, s.store)) END
     FROM run_ops.routed_table AS t JOIN run_ops.routed_store AS s USING (view)
     LEFT JOIN (SELECT a ->> 'schema', a ->> 'name' FROM run_ops.ask_store(write_lock_gates.store,
                  'SELECT n.nspname AS schema, c.relname AS name FROM pg_constraint AS k '
@@ -412,7 +392,13 @@ AS $$
   SELECT 'mapping', t.legacy::text, false,
          format('the user mapping for store "%s" uses superuser %I, but the table belongs to %I, whose triggers would run as that superuser',
                 mapping_gates.store, a ->> 'superuser', a ->> 'owner'),
-         'Use a role of the store that is not a superuser: the owner of the tables, with SET on parameter session_replication_role.'
+         concat('Use a role of the store that is not a superuser, and may set session_replication_role, such as the owner of the tables: ',
+           (SELECT format('ALTER USER MAPPING FOR %s SERVER %I OPTIONS (%s user %L); Run in store "%s": GRANT SET ON PARAMETER session_replication_role TO %I;',
+                     CASE m.usename WHEN 'public' THEN 'PUBLIC' ELSE quote_ident(m.usename) END, m.srvname,
+                     CASE WHEN EXISTS (SELECT FROM pg_options_to_table(m.umoptions) AS o WHERE o.option_name = 'user') THEN 'SET' ELSE 'ADD' END,
+                     a ->> 'owner', mapping_gates.store, a ->> 'owner')
+              FROM run_ops.store AS s JOIN pg_user_mappings AS m ON m.srvname = s.server AND m.usename IN (current_user, 'public')
+             WHERE s.name = mapping_gates.store ORDER BY m.usename = 'public' LIMIT 1))
     FROM run_ops.ask_store(mapping_gates.store, (
            SELECT format('SELECT u.view, r.rolname AS superuser, pg_get_userbyid(c.relowner) AS owner '
                          'FROM unnest(%L::bigint[], %L::text[]) AS u (view, name) JOIN pg_class AS c ON c.oid = to_regclass(u.name) '
@@ -459,10 +445,18 @@ CREATE FUNCTION run_ops.store_gates(store text) RETURNS SETOF run_ops.gate
 AS $$
 DECLARE
   t         run_ops.routed_table;
+  g         run_ops.gate;
   differing text[];
-  n         bigint;
 BEGIN
-  RETURN QUERY SELECT * FROM run_ops.reachable_gates(store);
+  FOR g IN SELECT * FROM run_ops.reachable_gates(store) LOOP
+    RETURN NEXT g;
+    IF NOT g.ok AND g.gate = 'reachable' THEN
+      -- one row has the reason, and is enough
+      RETURN QUERY SELECT follows, store, NULL::boolean, 'unreachable', NULL FROM unnest(ARRAY['distinct', 'columns']) AS follows;
+      RETURN NEXT run_ops.wrapper_gate(store);
+      RETURN;
+    END IF;
+  END LOOP;
   RETURN NEXT run_ops.distinct_gate(store);
   RETURN NEXT run_ops.wrapper_gate(store);
   BEGIN
@@ -586,7 +580,7 @@ BEGIN
       IF answers THEN
         RETURN QUERY SELECT * FROM run_ops.store_stray_gates();
       ELSE
-        RETURN NEXT ROW('strays', '', NULL, 'not checked: a store does not answer', NULL)::run_ops.gate;
+        RETURN NEXT ROW('strays', '', NULL, 'unreachable', NULL)::run_ops.gate;
       END IF;
     END IF;
   END IF;

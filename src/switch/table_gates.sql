@@ -1,0 +1,110 @@
+
+-- table_gates: gates that compare a table with its copy in a store, or that look
+-- at its rows: indexes, identity columns, ids, and what guards a row.
+--
+-- A definition is compared as text, with the column names of one side.
+
+CREATE FUNCTION run_ops.renamed(definition text, names jsonb) RETURNS text
+  LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  item record;
+BEGIN
+  -- through temporary names, because two columns may have exchanged their names
+  FOR item IN SELECT row_number() OVER (ORDER BY key) AS n, key, value FROM jsonb_each_text(names) LOOP
+    definition := CASE WHEN quote_ident(item.key) LIKE '"%' THEN replace(definition, quote_ident(item.key), format(E'\x01%s\x01', item.n))
+                       ELSE regexp_replace(definition, format('(?<![\w"$''])%s(?![\w"$(''])', item.key), format(E'\x01%s\x01', item.n), 'g') END;
+  END LOOP;
+  FOR item IN SELECT row_number() OVER (ORDER BY key) AS n, value FROM jsonb_each_text(names) LOOP
+    definition := replace(definition, format(E'\x01%s\x01', item.n), quote_ident(item.value));
+  END LOOP;
+  RETURN definition;
+END $$;
+COMMENT ON FUNCTION run_ops.renamed(text, jsonb) IS
+  'a definition with other names of columns: {name in the definition: other name}';
+
+-- Indexes ------------------------------------------------------------------------
+
+CREATE FUNCTION run_ops.index_facts_query(table_schema name, table_name name, ignored name[]) RETURNS text
+  LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  -- Storage parameters are left out, and the indexes with which this database
+  -- counts strays (run_ops.stray_index()).
+  SELECT format($q$
+    SELECT DISTINCT CASE WHEN i.indisunique THEN 'UNIQUE ' ELSE '' END
+             || regexp_replace(substring(pg_get_indexdef(i.indexrelid) FROM ' USING (.*)'), ' WITH \([^()]*\)', '') AS definition
+      FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace
+     WHERE n.nspname = %L AND c.relname = %L AND i.indisvalid
+       AND coalesce(pg_get_expr(i.indpred, i.indrelid) !~ '^\(NOT run_ops\.resides\([^()]*\)\)$', true)
+       AND NOT EXISTS (SELECT FROM pg_attribute AS a
+                        WHERE a.attrelid = c.oid AND a.attnum = ANY (i.indkey::int2[]) AND a.attname = ANY (%L))
+    $q$, table_schema, table_name, ignored)
+$$;
+COMMENT ON FUNCTION run_ops.index_facts_query(name, name, name[]) IS
+  'a query for the indexes of a table, as their definitions say them: UNIQUE, method, columns, condition. Leaves out those on ignored columns.';
+
+CREATE FUNCTION run_ops.index_is_implied(narrow text, wide text) RETURNS boolean
+  LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  -- the parts of a definition: method and columns, INCLUDE, WHERE
+  WITH part AS (
+    SELECT d.ord, m.part
+      FROM (VALUES (1, narrow), (2, regexp_replace(wide, '^UNIQUE ', ''))) AS d (ord, definition),
+           LATERAL regexp_match(d.definition, '^(btree \(.*?)\)( INCLUDE \([^()]*\))?(?: NULLS NOT DISTINCT)?( WHERE .*)?$') AS m (part))
+  SELECT narrow = wide OR EXISTS (
+    SELECT FROM part AS n JOIN part AS w ON n.ord = 1 AND w.ord = 2
+     WHERE (w.part[1] = n.part[1] OR starts_with(w.part[1], n.part[1] || ', '))
+       AND coalesce(n.part[2] = w.part[2], n.part[2] IS NULL)
+       AND coalesce(n.part[3] = w.part[3], w.part[3] IS NULL))
+$$;
+COMMENT ON FUNCTION run_ops.index_is_implied(text, text) IS
+  'whether an index with the definition "wide" serves what one with the definition "narrow" does: the same columns and more, for the same rows or more. A unique index is implied by itself only.';
+
+CREATE FUNCTION run_ops.local_indexes(t run_ops.routed_table) RETURNS text[]
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  definitions text[];
+BEGIN
+  EXECUTE (SELECT format('SELECT array_agg(q.definition ORDER BY q.definition) FROM (%s) AS q', run_ops.index_facts_query(n.nspname, c.relname, '{}'))
+             FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = t.legacy) INTO definitions;
+  RETURN coalesce(definitions, '{}');
+END $$;
+COMMENT ON FUNCTION run_ops.local_indexes(run_ops.routed_table) IS 'the definitions of the indexes of a local table';
+
+CREATE FUNCTION run_ops.store_indexes(store text, t run_ops.routed_table) RETURNS text[]
+  LANGUAGE sql SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT coalesce(array_agg(run_ops.renamed(a ->> 'definition', r.names) ORDER BY 1), '{}')
+    FROM (SELECT jsonb_object_agg(value, key) FROM jsonb_each_text(t.column_names)) AS r (names),
+         run_ops.ask_store(store, run_ops.index_facts_query(t.store_schema, t.store_table,
+           ARRAY(SELECT jsonb_object_keys(t.store_defaults)))) AS a
+$$;
+COMMENT ON FUNCTION run_ops.store_indexes(text, run_ops.routed_table) IS
+  'the definitions of the indexes of a table in a store, with the column names of this database';
+REVOKE EXECUTE ON FUNCTION run_ops.store_indexes(text, run_ops.routed_table) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.index_gates(store text, t run_ops.routed_table) RETURNS SETOF run_ops.gate
+  LANGUAGE sql SET search_path = pg_catalog, pg_temp
+AS $$
+  WITH side AS MATERIALIZED (SELECT run_ops.local_indexes(t) AS here, run_ops.store_indexes(index_gates.store, t) AS there)
+  SELECT 'index', format('%s %s', t.legacy, d.name), false,
+         CASE WHEN d.is_here THEN format('missing in store "%s"', index_gates.store)
+              ELSE format('missing in this database, exists in store "%s"', index_gates.store) END,
+         CASE WHEN d.is_here THEN
+                format('Run in store "%s": CREATE %sINDEX CONCURRENTLY ON %I.%I USING %s;', index_gates.store, u.unique, t.store_schema, t.store_table,
+                       run_ops.renamed(u.definition, t.column_names))
+              -- from the store, which may be hostile: one statement at most
+              WHEN u.definition !~ ';' THEN format('CREATE %sINDEX CONCURRENTLY ON %s USING %s;', u.unique, t.legacy, u.definition) END
+    FROM side,
+         LATERAL (SELECT h, true FROM unnest(side.here) AS h
+                   WHERE NOT EXISTS (SELECT FROM unnest(side.there) AS o WHERE run_ops.index_is_implied(h, o))
+                  UNION ALL
+                  SELECT o, false FROM unnest(side.there) AS o
+                   WHERE NOT EXISTS (SELECT FROM unnest(side.here) AS h WHERE run_ops.index_is_implied(o, h))) AS d (name, is_here),
+         LATERAL (SELECT CASE WHEN d.name LIKE 'UNIQUE %' THEN 'UNIQUE ' ELSE '' END, regexp_replace(d.name, '^UNIQUE ', '')) AS u ("unique", definition)
+   ORDER BY d.name
+$$;
+COMMENT ON FUNCTION run_ops.index_gates(text, run_ops.routed_table) IS
+  'the indexes of a table that exist on one side only, and that no wider index of the other side implies';
+REVOKE EXECUTE ON FUNCTION run_ops.index_gates(text, run_ops.routed_table) FROM PUBLIC;
