@@ -108,3 +108,57 @@ $$;
 COMMENT ON FUNCTION run_ops.index_gates(text, run_ops.routed_table) IS
   'the indexes of a table that exist on one side only, and that no wider index of the other side implies';
 REVOKE EXECUTE ON FUNCTION run_ops.index_gates(text, run_ops.routed_table) FROM PUBLIC;
+
+-- Foreign keys without an index ---------------------------------------------------
+-- This gate never fails: what is missing makes deletions slow, with split off as
+-- well.
+
+CREATE FUNCTION run_ops.unindexed_keys_query(parents text[]) RETURNS text
+  LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT format($q$
+    SELECT format('%%I of %%s', f.conname, f.conrelid::regclass) AS name, f.confrelid::regclass::text AS parent,
+           format('CREATE INDEX %%sON %%s (%%s);', CASE WHEN c.relkind = 'r' THEN 'CONCURRENTLY ' ELSE '' END, f.conrelid::regclass,
+             (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY k.ord)
+                FROM unnest(f.conkey) WITH ORDINALITY AS k (attnum, ord)
+                JOIN pg_attribute AS a ON a.attrelid = f.conrelid AND a.attnum = k.attnum)) AS statement
+      FROM pg_constraint AS f JOIN pg_class AS c ON c.oid = f.conrelid
+      JOIN pg_class AS p ON p.oid = f.confrelid JOIN pg_namespace AS n ON n.oid = p.relnamespace
+     -- conenforced exists from PostgreSQL 18 on
+     WHERE f.contype = 'f' AND f.conparentid = 0 AND coalesce((to_jsonb(f) ->> 'conenforced')::boolean, true)
+       AND format('%%I.%%I', n.nspname, p.relname) = ANY (%L::text[])
+       AND NOT EXISTS (SELECT FROM pg_index AS i JOIN pg_class AS x ON x.oid = i.indexrelid JOIN pg_am AS m ON m.oid = x.relam
+                        WHERE i.indrelid = f.conrelid AND i.indisvalid AND m.amname IN ('btree', 'hash')
+                          AND (i.indkey::int2[])[0:cardinality(f.conkey) - 1] @> f.conkey
+                          -- a foreign key looks for values that are not null
+                          AND (i.indpred IS NULL OR pg_get_expr(i.indpred, i.indrelid) IN (
+                                 SELECT format('(%%I IS NOT NULL)', a.attname) FROM pg_attribute AS a
+                                  WHERE a.attrelid = f.conrelid AND a.attnum = ANY (f.conkey))))
+     ORDER BY 1 $q$, parents)
+$$;
+COMMENT ON FUNCTION run_ops.unindexed_keys_query(text[]) IS
+  'a query for the foreign keys that refer to these tables from columns without an index: name, table, and the statement that creates the index';
+
+CREATE FUNCTION run_ops.local_key_index_gates() RETURNS SETOF run_ops.gate
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+  RETURN QUERY EXECUTE format('SELECT ''foreign key index'', k.name, true, format(%L, k.parent), k.statement FROM (%s) AS k',
+    'its columns have no index, so each DELETE of a row of %s reads the whole table',
+    run_ops.unindexed_keys_query(ARRAY(SELECT t.legacy::text FROM run_ops.routed_table AS t)));
+END $$;
+COMMENT ON FUNCTION run_ops.local_key_index_gates() IS
+  'foreign keys that refer to a local table from columns without an index; never fails, the hint has the SQL that creates the index';
+
+CREATE FUNCTION run_ops.store_key_index_gates(store text) RETURNS SETOF run_ops.gate
+  LANGUAGE sql SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT 'foreign key index', format('%s in store "%s"', k ->> 'name', store_key_index_gates.store), true,
+         format('its columns have no index, so each DELETE of a row of %s reads the whole table', k ->> 'parent'),
+         format('Run in store "%s": %s', store_key_index_gates.store, k ->> 'statement')
+    FROM run_ops.ask_store(store_key_index_gates.store, run_ops.unindexed_keys_query(ARRAY(
+           SELECT format('%I.%I', t.store_schema, t.store_table) FROM run_ops.routed_table AS t))) AS k
+$$;
+COMMENT ON FUNCTION run_ops.store_key_index_gates(text) IS
+  'foreign keys that refer to a routed table in a store from columns without an index; never fails, the hint has the SQL that creates the index';
+REVOKE EXECUTE ON FUNCTION run_ops.store_key_index_gates(text) FROM PUBLIC;
