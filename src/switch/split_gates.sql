@@ -468,6 +468,7 @@ BEGIN
               WHERE s.store = store_gates.store AND run_ops.is_complete(r) ORDER BY r.view LOOP
       RETURN QUERY SELECT * FROM run_ops.table_gates(store, t);
     END LOOP;
+    RETURN QUERY SELECT * FROM run_ops.store_identity_gates(store);
     RETURN QUERY SELECT * FROM run_ops.store_key_index_gates(store);
     RETURN QUERY SELECT * FROM run_ops.write_lock_gates(store);
     RETURN QUERY SELECT * FROM run_ops.mapping_gates(store);
@@ -550,6 +551,7 @@ AS $$
   UNION ALL SELECT * FROM run_ops.attached_gates()
   UNION ALL SELECT * FROM run_ops.preload_gates()
   UNION ALL SELECT * FROM run_ops.refreshed_gates()
+  UNION ALL SELECT * FROM run_ops.identity_gates()
   UNION ALL SELECT * FROM run_ops.foreign_key_gates()
   UNION ALL SELECT * FROM run_ops.local_key_index_gates()
   UNION ALL SELECT * FROM run_ops.realtime_gates()
