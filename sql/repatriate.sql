@@ -15,7 +15,7 @@
 SELECT run_ops.attach_store('new', 'new');
 SELECT count(*) FROM run_ops.attach_all_tables();
 SELECT run_ops.configure_split(opted_in => true, native_realtime => true);
--- the two databases differ in these indexes
+-- the two databases differ in these indexes and foreign keys
 SELECT gate, object, detail FROM run_ops.check_split() WHERE ok IS NOT TRUE ORDER BY object COLLATE "C";
 SELECT count(run_ops.acknowledge(gate, object, 'as it is')) FROM run_ops.check_split() WHERE ok IS NOT TRUE;
 SELECT run_ops.enable_split();

@@ -3,7 +3,7 @@
 
 CREATE FUNCTION run_ops.acknowledgeable_gates() RETURNS text[]
   LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
-  RETURN ARRAY['attached', 'clone', 'foreign key', 'index', 'mapping', 'preload', 'realtime', 'wrapper'];
+  RETURN ARRAY['attached', 'clone', 'foreign key', 'guard', 'index', 'mapping', 'preload', 'realtime', 'wrapper'];
 COMMENT ON FUNCTION run_ops.acknowledgeable_gates() IS
   'the gates that an operator may acknowledge for an object, because their failure alone cannot lose or duplicate a row';
 
@@ -307,6 +307,7 @@ BEGIN
     RETURN;
   END IF;
   RETURN QUERY SELECT * FROM run_ops.index_gates(store, t);
+  RETURN QUERY SELECT * FROM run_ops.guard_gates(store, t);
   SELECT a INTO denied
     FROM run_ops.ask_store(store, format(
       'SELECT current_user AS role, string_agg(p, '', '') AS privileges FROM unnest(ARRAY[''SELECT'', ''INSERT'', ''UPDATE'', ''DELETE'']) AS p '

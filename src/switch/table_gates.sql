@@ -196,3 +196,106 @@ $$;
 COMMENT ON FUNCTION run_ops.store_identity_gates(text) IS
   'columns of a store that are GENERATED ALWAYS AS IDENTITY, so that the store refuses the values of this database';
 REVOKE EXECUTE ON FUNCTION run_ops.store_identity_gates(text) FROM PUBLIC;
+
+-- What guards a row here and not in a store -----------------------------------------
+
+CREATE FUNCTION run_ops.guards_query(table_schema name, table_name name) RETURNS text
+  LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  -- to_jsonb(), because conenforced exists from PostgreSQL 18 on
+  SELECT format($q$
+    WITH RECURSIVE rel AS (
+      SELECT c.oid FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE n.nspname = %1$L AND c.relname = %2$L),
+    type AS (
+      SELECT a.atttypid AS oid FROM pg_attribute AS a JOIN rel ON a.attrelid = rel.oid WHERE a.attnum > 0 AND NOT a.attisdropped
+      UNION
+      SELECT u.oid FROM type JOIN pg_type AS t ON t.oid = type.oid, unnest(ARRAY[t.typelem, t.typbasetype]) AS u (oid) WHERE u.oid <> 0),
+    con AS (
+      SELECT c.*, regexp_replace(pg_get_constraintdef(c.oid), '( NO INHERIT)?( NOT VALID)?$', '') AS def
+        FROM pg_constraint AS c
+       WHERE coalesce((to_jsonb(c) ->> 'conenforced')::boolean, true) AND c.conname <> 'run_ops_write_lock')
+    SELECT CASE con.contype WHEN 'c' THEN 'CHECK' ELSE 'EXCLUDE' END AS kind, con.conname::text AS name, con.def AS definition,
+           NULL::text AS subject, NULL::text AS columns, NULL::text AS parent, NULL::text AS parent_columns
+      FROM con JOIN rel ON con.conrelid = rel.oid WHERE con.contype IN ('c', 'x')
+    UNION ALL
+    SELECT 'DOMAIN', con.conname, con.def, con.contypid::regtype::text, NULL, NULL, NULL
+      FROM con JOIN type ON con.contypid = type.oid WHERE con.contype = 'c'
+    UNION ALL
+    SELECT 'DOMAIN', '', 'NOT NULL', t.oid::regtype::text, NULL, NULL, NULL
+      FROM type JOIN pg_type AS t USING (oid) WHERE t.typtype = 'd' AND t.typnotnull
+    UNION ALL
+    SELECT 'FOREIGN KEY', con.conname, substr(con.def, length(format('FOREIGN KEY (%%s) REFERENCES %%s(%%s)', k.columns, con.confrelid::regclass, k.parent_columns)) + 1),
+           NULL, k.columns, con.confrelid::regclass::text, k.parent_columns
+      FROM con JOIN rel ON con.conrelid = rel.oid,
+           LATERAL (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY u.ord), string_agg(quote_ident(p.attname), ', ' ORDER BY u.ord)
+                      FROM unnest(con.conkey, con.confkey) WITH ORDINALITY AS u (child, parent, ord)
+                      JOIN pg_attribute AS a ON a.attrelid = con.conrelid AND a.attnum = u.child
+                      JOIN pg_attribute AS p ON p.attrelid = con.confrelid AND p.attnum = u.parent) AS k (columns, parent_columns)
+     WHERE con.contype = 'f' AND con.conparentid = 0
+    UNION ALL
+    SELECT 'TRIGGER', g.tgname, pg_get_triggerdef(g.oid), g.tgfoid::regprocedure::text, NULL, g.tgrelid::regclass::text, NULL
+      FROM pg_trigger AS g JOIN rel ON g.tgrelid = rel.oid JOIN pg_proc AS p ON p.oid = g.tgfoid
+     WHERE NOT g.tgisinternal AND g.tgenabled <> 'D' AND p.pronamespace::regnamespace::text !~ '^run_ops(_|$)' $q$,
+    table_schema, table_name)
+$$;
+COMMENT ON FUNCTION run_ops.guards_query(name, name) IS
+  'a query for what PostgreSQL tests or runs when a row of a table is written: CHECK and EXCLUDE constraints, constraints of domains, foreign keys, triggers';
+
+CREATE FUNCTION run_ops.missing_guards(store text, t run_ops.routed_table)
+  RETURNS TABLE (kind text, name text, subject text, definition text)
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  there text := format('%I.%I', t.store_schema, t.store_table);
+  query text := (SELECT run_ops.guards_query(n.nspname, c.relname) FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+                  WHERE c.oid = t.legacy);
+BEGIN
+  RETURN QUERY EXECUTE format($q$
+    WITH here AS (
+      SELECT g.kind, g.name, g.subject,
+             CASE g.kind
+               WHEN 'FOREIGN KEY' THEN format('FOREIGN KEY (%%s) REFERENCES %%I.%%I(%%s)%%s', run_ops.renamed(g.columns, $3), p.store_schema, p.store_table,
+                                              run_ops.renamed(g.parent_columns, p.column_names), g.definition)
+               WHEN 'TRIGGER' THEN run_ops.renamed(replace(g.definition, format(' ON %%s ', g.parent), format(' ON %%s ', $4)), $3)
+               WHEN 'DOMAIN' THEN g.definition
+               ELSE run_ops.renamed(g.definition, $3) END AS definition
+        FROM (%s) AS g LEFT JOIN run_ops.routed_table AS p ON p.legacy::text = g.parent
+       WHERE g.kind <> 'FOREIGN KEY' OR p.view IS NOT NULL)
+    SELECT h.kind, h.name, h.subject, h.definition
+      FROM here AS h
+     WHERE NOT EXISTS (
+       SELECT FROM run_ops.ask_store($1, $2) AS j, jsonb_to_record(j) AS s (kind text, name text, subject text, definition text, columns text, parent text, parent_columns text)
+        WHERE s.kind = h.kind
+          AND CASE s.kind
+                WHEN 'FOREIGN KEY' THEN h.definition = format('FOREIGN KEY (%%s) REFERENCES %%s(%%s)%%s', s.columns, s.parent, s.parent_columns, s.definition)
+                WHEN 'TRIGGER' THEN replace(h.definition, 'TRIGGER ' || quote_ident(h.name), '') = replace(s.definition, 'TRIGGER ' || quote_ident(s.name), '')
+                WHEN 'DOMAIN' THEN h.subject = s.subject AND h.definition = s.definition
+                ELSE h.definition = s.definition END)
+     ORDER BY h.kind, h.name, h.definition $q$, query)
+    USING store, run_ops.guards_query(t.store_schema, t.store_table), t.column_names, there;
+END $$;
+COMMENT ON FUNCTION run_ops.missing_guards(text, run_ops.routed_table) IS
+  'what guards a row of a local table, but not of its copy in a store; definitions have the names of the store';
+REVOKE EXECUTE ON FUNCTION run_ops.missing_guards(text, run_ops.routed_table) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.guard_gates(store text, t run_ops.routed_table) RETURNS SETOF run_ops.gate
+  LANGUAGE sql SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT 'guard',
+         CASE m.kind WHEN 'DOMAIN' THEN format('%s of domain %s in %s', coalesce(nullif(quote_ident(m.name), '""'), m.definition), m.subject, t.legacy)
+                     ELSE format('%s %I of %s', CASE m.kind WHEN 'TRIGGER' THEN 'trigger' ELSE m.kind END, m.name, t.legacy) END, false,
+         format('missing in store "%s", whose rows are not subject to it', guard_gates.store),
+         format('Run in store "%s": %s', guard_gates.store, CASE m.kind
+           WHEN 'DOMAIN' THEN format('ALTER DOMAIN %s %s;', m.subject, CASE WHEN m.name = '' THEN 'SET NOT NULL'
+                                     ELSE format('ADD CONSTRAINT %I %s NOT VALID', m.name, m.definition) END)
+           WHEN 'TRIGGER' THEN
+             -- with its function, unless the store has one of that name
+             (SELECT concat(CASE WHEN NOT (a ->> 'found')::boolean THEN pg_get_functiondef(m.subject::regprocedure) || E';\n' END, m.definition, ';')
+                FROM run_ops.ask_store(guard_gates.store, format('SELECT to_regprocedure(%L) IS NOT NULL AS found', m.subject)) AS a)
+           ELSE format('ALTER TABLE %I.%I ADD CONSTRAINT %I %s%s;', t.store_schema, t.store_table, m.name, m.definition,
+                       CASE WHEN m.kind <> 'EXCLUDE' THEN ' NOT VALID' END) END)
+    FROM run_ops.missing_guards(guard_gates.store, t) AS m
+$$;
+COMMENT ON FUNCTION run_ops.guard_gates(text, run_ops.routed_table) IS
+  'constraints and triggers of a local table that its copy in a store does not have';
+REVOKE EXECUTE ON FUNCTION run_ops.guard_gates(text, run_ops.routed_table) FROM PUBLIC;

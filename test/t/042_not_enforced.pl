@@ -25,7 +25,8 @@ is($ret, 0, 'nor from coming home') or diag($err);
 is($control_plane->safe_psql('postgres', 'SELECT count(*) FROM step'), '2', 'with rows that refer to nothing');
 
 # the same rows under a key that is enforced
-$control_plane->safe_psql('postgres', 'DELETE FROM step; ALTER TABLE step ALTER CONSTRAINT step_run ENFORCED; SELECT run_ops.enable_split()');
+$control_plane->safe_psql('postgres', 'DELETE FROM step; ALTER TABLE step ALTER CONSTRAINT step_run ENFORCED');
+$control_plane->safe_psql('postgres', q(SELECT run_ops.acknowledge(gate, object, 'a test') FROM run_ops.check_split() WHERE gate = 'guard' AND NOT ok; SELECT run_ops.enable_split()));
 $store->safe_psql('postgres', "INSERT INTO step VALUES ('$ksuid', '$ksuid', 1)");
 $control_plane->poll_query_until('postgres', 'SELECT done FROM run_ops.repatriate(1000)');
 ($ret, $out, $err) = $control_plane->psql('postgres', 'SELECT run_ops.disable_split(repatriated => true)');

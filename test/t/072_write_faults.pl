@@ -14,6 +14,7 @@ $_->safe_psql('postgres', 'CREATE TABLE child (id text PRIMARY KEY, parent text)
 $control_plane->safe_psql('postgres', q(
 	ALTER TABLE child ADD FOREIGN KEY (parent) REFERENCES run;
 	SELECT run_ops.attach_table('child', 'shape');
+	SELECT run_ops.acknowledge(gate, object, 'a test') FROM run_ops.check_split() WHERE gate = 'guard' AND NOT ok;
 	SELECT run_ops.enable_split()));
 
 sub start_psql

@@ -33,6 +33,7 @@ here(q(ALTER TABLE note ADD FOREIGN KEY ("runId") REFERENCES run; ALTER TABLE ma
 	     END LOOP;
 	   END $$;
 	   SELECT run_ops.refresh_table('run_ops.run'), run_ops.attach_table('note', 'store'), run_ops.attach_table('mark', 'store');
+	   SELECT run_ops.acknowledge(gate, object, 'a test') FROM run_ops.check_split() WHERE gate = 'guard' AND NOT ok;
 	   SELECT run_ops.enable_split()));
 
 sub off { here('SELECT run_ops.disable_split(repatriated => true)'); return }

@@ -32,6 +32,7 @@ here(q(ALTER TABLE step ADD FOREIGN KEY ("runId") REFERENCES run ON DELETE CASCA
 	       EXIT WHEN complete;
 	     END LOOP;
 	   END $$;
+	   SELECT run_ops.acknowledge(gate, object, 'a test') FROM run_ops.check_split() WHERE gate = 'guard' AND NOT ok;
 	   SELECT run_ops.enable_split()));
 there(q(INSERT INTO run SELECT 'run_' || lpad(i::text, 27, '0'), 'open', i FROM generate_series(1, 1000) AS i;
 		INSERT INTO step SELECT 'step_' || i, 'run_' || lpad(i::text, 27, '0'), i FROM generate_series(1, 1000) AS i;
