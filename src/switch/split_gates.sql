@@ -3,7 +3,7 @@
 
 CREATE FUNCTION run_ops.acknowledgeable_gates() RETURNS text[]
   LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
-  RETURN ARRAY['attached', 'clone', 'foreign key', 'guard', 'index', 'mapping', 'preload', 'realtime', 'wrapper'];
+  RETURN ARRAY['attached', 'clone', 'foreign key', 'guard', 'ids', 'index', 'mapping', 'preload', 'realtime', 'wrapper'];
 COMMENT ON FUNCTION run_ops.acknowledgeable_gates() IS
   'the gates that an operator may acknowledge for an object, because their failure alone cannot lose or duplicate a row';
 
@@ -573,6 +573,7 @@ BEGIN
   RETURN QUERY SELECT * FROM run_ops.local_gates();
   IF state.opted_in THEN
     RETURN QUERY SELECT * FROM run_ops.same_shape_gates('legacy');
+    RETURN QUERY SELECT * FROM run_ops.id_gates();
     FOR g IN SELECT x.* FROM run_ops.store AS s, run_ops.store_gates(s.name) AS x WHERE s.server IS NOT NULL LOOP
       answers := answers AND (g.gate <> 'reachable' OR g.ok);
       RETURN NEXT g;

@@ -299,3 +299,54 @@ $$;
 COMMENT ON FUNCTION run_ops.guard_gates(text, run_ops.routed_table) IS
   'constraints and triggers of a local table that its copy in a store does not have';
 REVOKE EXECUTE ON FUNCTION run_ops.guard_gates(text, run_ops.routed_table) FROM PUBLIC;
+
+-- Ids ----------------------------------------------------------------------------
+
+CREATE FUNCTION run_ops.id_scheme(id text) RETURNS text
+  LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $$
+  -- A ULID or TypeID of this time begins with 01, a runOpsId with 05 or more.
+  SELECT CASE WHEN body ~* '^01[0-9a-hjkmnp-tv-z]{24}$' THEN 'ULID'
+              WHEN id ~* '^([^_]*_)?[0-9a-f]{8}(-?)[0-9a-f]{4}\2[0-9a-f]{4}\2[0-9a-f]{4}\2[0-9a-f]{12}$' THEN 'UUID'
+              -- classified by its length alone
+              WHEN run_ops.is_classifiable(id) AND body !~ '^[0-9A-Za-z]*$' THEN 'other' END
+    FROM run_ops.id_body(id) AS body
+$$;
+COMMENT ON FUNCTION run_ops.id_scheme(text) IS
+  'the scheme of ids that generates such ids, if it is not one of run_ops.id_kind; NULL otherwise';
+
+CREATE FUNCTION run_ops.id_gates() RETURNS SETOF run_ops.gate
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  t     run_ops.routed_table;
+  share text;
+  n     record;
+BEGIN
+  FOR t IN SELECT * FROM run_ops.routed_table AS r WHERE r.routing <> 'store' ORDER BY r.view LOOP
+    -- of a large table, about a million rows
+    share := (SELECT format(' TABLESAMPLE SYSTEM (%s)', round((1e8 / sum(c.reltuples))::numeric, 4))
+                FROM pg_partition_tree(t.legacy) AS p JOIN pg_class AS c ON c.oid = p.relid WHERE p.isleaf HAVING sum(c.reltuples) > 1e6);
+    SELECT * INTO n FROM run_ops.as_owner(t.legacy, format(
+      'SELECT count(*), count(*) FILTER (WHERE s.scheme IS NULL), count(*) FILTER (WHERE s.scheme IS NOT NULL), '
+      'string_agg(DISTINCT s.scheme, '', ''), count(*) FILTER (WHERE NOT run_ops.resides(x.id, ''legacy'')) '
+      'FROM (SELECT %1$I::text AS id FROM %2$s%3$s) AS x, LATERAL (SELECT run_ops.id_scheme(x.id)) AS s (scheme) '
+      -- first what leaves out almost every row
+      'WHERE (NOT run_ops.is_classifiable(x.id) OR run_ops.classify_kind(x.id) = ''runOpsId''::run_ops.id_kind OR x.id !~ ''^[0-9A-Za-z_]*$'') '
+      'AND (NOT run_ops.is_classifiable(x.id) OR s.scheme IS NOT NULL)', t.route_column, t.legacy, share))
+      AS a (total bigint, shapeless bigint, others bigint, schemes text, misread bigint);
+    CONTINUE WHEN n.total = 0;
+    RETURN NEXT ROW('ids', t.legacy::text, false,
+      concat_ws('; ', CASE WHEN share IS NOT NULL THEN 'in a sample of about a million rows' END,
+        CASE WHEN n.shapeless > 0 THEN format('%s rows have an id of no known shape in "%s"', n.shapeless, t.route_column) END,
+        CASE WHEN n.others > 0 THEN format('%s rows have an id that looks like one of another scheme (%s), of which %s would be taken for NEW ids',
+                                           n.others, n.schemes, n.misread) END,
+        'while split is on, an INSERT of an id of no known shape is refused'),
+      format('Attach the table in a way that does not depend on ids: SELECT run_ops.detach_table(%L); SELECT run_ops.attach_table(%L, routing => ''store'', view_schema => %L, view_name => %L);',
+             t.view, t.legacy, (SELECT c.relnamespace::regnamespace::text FROM pg_class AS c WHERE c.oid = t.view),
+             (SELECT c.relname FROM pg_class AS c WHERE c.oid = t.view)))::run_ops.gate;
+  END LOOP;
+END $$;
+COMMENT ON FUNCTION run_ops.id_gates() IS
+  'ids in local tables that have no known shape, and those that look like ids of another scheme, so that their shape would say nothing about their store; reads whole tables, or a sample of large ones';
+REVOKE EXECUTE ON FUNCTION run_ops.id_gates() FROM PUBLIC;
