@@ -302,7 +302,7 @@ BEGIN
   RETURN NEXT ROW('columns', t.legacy::text, differing = '{}',
     coalesce(nullif(array_to_string(differing, '; '), ''), format('equal in store "%s"', store)),
     CASE WHEN differing <> '{}' THEN
-      'Make both sides equal.' END)::run_ops.gate;
+      concat_ws(' ', 'Make both sides equal.', run_ops.equalizing(store, t)) END)::run_ops.gate;
   IF differing[1] LIKE 'table %: missing%' THEN
     RETURN;
   END IF;
@@ -483,6 +483,25 @@ END $$;
 COMMENT ON FUNCTION run_ops.store_gates(text) IS 'all gates that query one store';
 REVOKE EXECUTE ON FUNCTION run_ops.store_gates(text) FROM PUBLIC;
 
+CREATE FUNCTION run_ops.unstraying(t run_ops.routed_table) RETURNS text
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT format('To list them: SELECT * FROM run_ops.find_strays(%L); ', t.view)
+      || CASE WHEN t.routing = 'store' THEN 'To delete the rows of this database, of which the view shows the rows of a store: '
+              ELSE 'To bring here those that belong here: ' END
+      || string_agg(CASE WHEN t.routing = 'store' THEN
+           format('DELETE FROM %s AS x USING %s AS y WHERE %s;', t.legacy, r.foreign_table,
+             (SELECT string_agg(format('x.%1$I %2$s y.%1$I', k, run_ops.equality_operator(t.legacy, k)), ' AND ') FROM unnest(t.key_columns) AS k))
+         ELSE format('WITH gone AS (DELETE FROM %s AS x WHERE run_ops.resides(x.%I, ''legacy'') RETURNING %s) INSERT INTO %s (%s) SELECT * FROM gone;',
+                r.foreign_table, t.route_column, c.columns, t.legacy, c.columns) END, ' ' ORDER BY r.store)
+    FROM run_ops.routed_store AS r,
+         LATERAL (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum) FROM pg_attribute AS a
+                   WHERE a.attrelid = t.legacy AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '') AS c (columns)
+   WHERE r.view = t.view
+$$;
+COMMENT ON FUNCTION run_ops.unstraying(run_ops.routed_table) IS
+  'how rows of stores are listed that belong elsewhere, and SQL that brings them where they belong, or deletes the rows that no view shows';
+
 CREATE FUNCTION run_ops.store_stray_gates() RETURNS SETOF run_ops.gate
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -515,7 +534,7 @@ BEGIN
       RETURN NEXT ROW('strays', t.view::text, n + twice = 0,
         format('%s rows that the view would not show', n)
           || CASE WHEN twice > 0 THEN format(', and %s that it would show although another store has their key', twice) ELSE '' END,
-        CASE WHEN n + twice > 0 THEN format('SELECT * FROM run_ops.find_strays(%L);', t.view) END)::run_ops.gate;
+        CASE WHEN n + twice > 0 THEN run_ops.unstraying(t) END)::run_ops.gate;
     EXCEPTION WHEN OTHERS THEN
       RETURN NEXT ROW('strays', t.view::text, NULL, format('not checked: %s', SQLERRM), NULL)::run_ops.gate;
     END;

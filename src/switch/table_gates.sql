@@ -350,3 +350,44 @@ END $$;
 COMMENT ON FUNCTION run_ops.id_gates() IS
   'ids in local tables that have no known shape, and those that look like ids of another scheme, so that their shape would say nothing about their store; reads whole tables, or a sample of large ones';
 REVOKE EXECUTE ON FUNCTION run_ops.id_gates() FROM PUBLIC;
+
+-- Columns ------------------------------------------------------------------------
+
+CREATE FUNCTION run_ops.equalizing(store text, t run_ops.routed_table) RETURNS text
+  LANGUAGE sql SET search_path = pg_catalog, pg_temp
+AS $$
+  -- What is missing on one side is added there.  If both sides have a column, the
+  -- store follows this database.  A fact is: type, NOT NULL, DEFAULT.
+  WITH difference AS (
+    SELECT d.*, quote_ident(coalesce(t.column_names ->> d.name, d.name)) AS column_there, quote_ident(d.name) AS column_here,
+           format('%I.%I', t.store_schema, t.store_table) AS there, t.legacy::text AS here,
+           regexp_match(d.legacy_fact, p.pattern) AS wanted, regexp_match(d.store_fact, p.pattern) AS found
+      FROM (SELECT '^(.*?)( NOT NULL)?(?: DEFAULT (.*))?$') AS p (pattern),
+           run_ops.differences(equalizing.store,
+             (SELECT run_ops.table_facts_query(n.nspname, c.relname, '{}') FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = t.legacy),
+             run_ops.table_facts_query(t.store_schema, t.store_table, (SELECT coalesce(jsonb_object_agg(value, key), '{}') FROM jsonb_each_text(t.column_names)))) AS d
+     WHERE NOT (d.legacy_fact IS NULL AND (d.aspect = 'unique key' OR t.store_defaults ? d.name))
+       AND concat(d.legacy_fact, d.store_fact) !~ ' (GENERATED AS|IDENTITY)'),
+  statement AS (
+    SELECT d.store_fact IS NULL OR d.aspect = 'column' AND d.legacy_fact IS NOT NULL AS in_store, d.aspect, d.name, s.sql
+      FROM difference AS d, LATERAL unnest(CASE
+        WHEN d.aspect = 'column' AND d.store_fact IS NULL THEN ARRAY[format('ALTER TABLE %s ADD COLUMN %s %s;', d.there, d.column_there, d.legacy_fact)]
+        WHEN concat(d.name, d.store_fact) ~ ';' THEN '{}'  -- a store may be hostile
+        WHEN d.aspect = 'column' AND d.legacy_fact IS NULL THEN ARRAY[format('ALTER TABLE %s ADD COLUMN %s %s;', d.here, d.column_here, d.store_fact)]
+        WHEN d.aspect = 'column' THEN ARRAY[
+          CASE WHEN d.wanted[3] IS DISTINCT FROM d.found[3] AND d.found[3] IS NOT NULL THEN format('ALTER TABLE %s ALTER COLUMN %s DROP DEFAULT;', d.there, d.column_there) END,
+          CASE WHEN d.wanted[1] <> d.found[1] THEN format('ALTER TABLE %s ALTER COLUMN %s TYPE %s;', d.there, d.column_there, d.wanted[1]) END,
+          CASE WHEN d.wanted[3] IS DISTINCT FROM d.found[3] AND d.wanted[3] IS NOT NULL THEN
+            format('ALTER TABLE %s ALTER COLUMN %s SET DEFAULT %s;', d.there, d.column_there, d.wanted[3]) END,
+          CASE WHEN d.wanted[2] IS DISTINCT FROM d.found[2] THEN
+            format('ALTER TABLE %s ALTER COLUMN %s %s NOT NULL;', d.there, d.column_there, CASE WHEN d.wanted[2] IS NULL THEN 'DROP' ELSE 'SET' END) END]
+        WHEN d.aspect LIKE 'label of %' THEN ARRAY[format('ALTER TYPE %s ADD VALUE %s;', substr(d.aspect, length('label of ') + 1), d.name)]
+        WHEN d.aspect = 'unique key' THEN ARRAY[format('CREATE UNIQUE INDEX CONCURRENTLY ON %s (%s);', d.there, run_ops.renamed(d.name, t.column_names))] END) AS s (sql)
+     WHERE s.sql IS NOT NULL)
+  SELECT nullif(concat_ws(' ',
+    (SELECT format('Run in this database: %s', string_agg(s.sql, ' ' ORDER BY s.aspect, s.name)) FROM statement AS s WHERE NOT s.in_store HAVING count(*) > 0),
+    (SELECT format('Run in store "%s": %s', equalizing.store, string_agg(s.sql, ' ' ORDER BY s.aspect, s.name)) FROM statement AS s WHERE s.in_store HAVING count(*) > 0)), '')
+$$;
+COMMENT ON FUNCTION run_ops.equalizing(text, run_ops.routed_table) IS
+  'SQL after which a table and its copy in a store have the same columns, enum labels and unique keys; generated columns are left out';
+REVOKE EXECUTE ON FUNCTION run_ops.equalizing(text, run_ops.routed_table) FROM PUBLIC;
