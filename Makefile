@@ -73,6 +73,7 @@ MODULES_C = \
 	reads/lookup_condition \
 	reads/seam_pruning \
 	reads/union_view \
+	reads/view_definition \
 	reads/leaf_locks \
 	reads/leaf_aggregates \
 	reads/startup_pruning \

@@ -88,6 +88,19 @@ AS $$
 $$;
 COMMENT ON FUNCTION run_ops.view_comment(run_ops.routed_table, boolean) IS 'the comment of the view of a routed table with split off or on';
 
+CREATE FUNCTION run_ops.has_query(view regclass, query text) RETURNS boolean
+  LANGUAGE c STRICT
+  AS 'MODULE_PATHNAME', 'run_ops_has_query';
+COMMENT ON FUNCTION run_ops.has_query(regclass, text) IS
+  'whether a view has this query; names that have changed since it was created make no difference';
+
+CREATE FUNCTION run_ops.is_own_comment(comment text) RETURNS boolean
+  LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+  RETURN comment LIKE '%; split is off' OR comment LIKE '% in every store; a row does not say %'
+      OR comment LIKE '% in every store; the shape of "%" tells the store of a row%';
+COMMENT ON FUNCTION run_ops.is_own_comment(text) IS
+  'whether a comment is one that build_view() gives a view; others are the user''s';
+
 CREATE FUNCTION run_ops.build_view(t run_ops.routed_table, split boolean) RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -98,7 +111,9 @@ DECLARE
 BEGIN
   PERFORM run_ops.refuse_taken_names(t) WHERE split;
   EXECUTE format('CREATE OR REPLACE VIEW %s%s AS %s', t.view, options, run_ops.view_query(t, split));
-  EXECUTE format('COMMENT ON VIEW %s IS %L', t.view, run_ops.view_comment(t, split));
+  IF coalesce(run_ops.is_own_comment(obj_description(t.view, 'pg_class')), true) THEN
+    EXECUTE format('COMMENT ON VIEW %s IS %L', t.view, run_ops.view_comment(t, split));
+  END IF;
   UPDATE run_ops.routed_table AS r SET view_name = t.view::text WHERE r.view = t.view AND r.view_name <> t.view::text;
   -- In a session without the library, a rule that does nothing makes PostgreSQL
   -- refuse INSERT ... ON CONFLICT.  The triggers of the view would ignore the clause.
@@ -110,7 +125,7 @@ BEGIN
   PERFORM run_ops.build_triggers(t, split);
 END $$;
 COMMENT ON FUNCTION run_ops.build_view(run_ops.routed_table, boolean) IS
-  'gives the view of a routed table its definition for split off or on';
+  'gives the view of a routed table its definition for split off or on; a comment and defaults that a user has set stay';
 REVOKE EXECUTE ON FUNCTION run_ops.build_view(run_ops.routed_table, boolean) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.swap_views(split boolean) RETURNS void

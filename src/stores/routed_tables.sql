@@ -602,6 +602,7 @@ BEGIN
   WITH gone AS (DELETE FROM run_ops.routed_store AS r WHERE r.view = t.view RETURNING r.foreign_table)
   SELECT array_agg(g.foreign_table) INTO foreign_tables FROM gone AS g;
   DELETE FROM run_ops.leftover AS l WHERE l.view = t.view;
+  DELETE FROM run_ops.view_default AS d WHERE d.view = t.view;
   DELETE FROM run_ops.routed_table AS r WHERE r.view = t.view;
   IF run_ops.is_relation(t.view, '{v}') THEN
     EXECUTE format('DROP VIEW %s', t.view);

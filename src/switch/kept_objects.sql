@@ -90,18 +90,6 @@ COMMENT ON FUNCTION run_ops.refuse_without_table(run_ops.routed_table) IS 'raise
 CREATE FUNCTION run_ops.unlike_created(t run_ops.routed_table) RETURNS TABLE (detail text, hint text)
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
-  WITH wanted AS (
-    SELECT v.tgname, t.view::oid AS relation, 'run_ops.route_write()'::regprocedure AS function, v.enabled, v.type
-      FROM (VALUES ('run_ops_begin', 'O'::"char", 30), ('run_ops_route', 'O', 93), ('run_ops_write', 'O', 28),
-                   ('run_ops_replica_begin', 'R', 30), ('run_ops_replica_route', 'R', 93), ('run_ops_replica_write', 'R', 28)) AS v (tgname, enabled, type)
-    UNION ALL
-    SELECT 'run_ops_write_lock', t.legacy, 'run_ops.refuse_stray()'::regprocedure, 'A', 21 WHERE t.route_column IS NOT NULL)
-  SELECT format('trigger %I of %s is not as it was created', w.tgname, w.relation::regclass), format('SELECT run_ops.refresh_table(%L);', t.view)
-    FROM wanted AS w
-   WHERE (SELECT s.enabled FROM run_ops.split_state AS s)
-     AND NOT EXISTS (SELECT FROM pg_trigger AS g
-                      WHERE (g.tgrelid, g.tgname, g.tgfoid, g.tgenabled, g.tgtype) = (w.relation, w.tgname, w.function, w.enabled, w.type))
-  UNION ALL
   SELECT format('foreign table %s reads another table of its store', r.foreign_table), format('SELECT run_ops.refresh_table(%L);', t.view)
     FROM run_ops.routed_store AS r JOIN run_ops.store AS s ON s.name = r.store JOIN pg_foreign_table AS f ON f.ftrelid = r.foreign_table
     JOIN pg_foreign_server AS e ON e.oid = f.ftserver,
@@ -125,7 +113,7 @@ AS $$
    WHERE NOT (SELECT bool_and(has_table_privilege(o.oid, c.relation, p)) FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS p)
 $$;
 COMMENT ON FUNCTION run_ops.unlike_created(run_ops.routed_table) IS
-  'what somebody has changed of the objects of a routed table that exist: triggers, options of foreign tables, owners and privileges; and what to do';
+  'what somebody has changed of the objects of a routed table that exist: options of foreign tables, owners and privileges; and what to do. view_faults() looks at the view and the triggers.';
 
 CREATE FUNCTION run_ops.complete_gates() RETURNS SETOF run_ops.gate
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
@@ -138,7 +126,7 @@ AS $$
     FROM run_ops.routed_table AS t, run_ops.unlike_created(t) AS p WHERE run_ops.is_complete(t)
 $$;
 COMMENT ON FUNCTION run_ops.complete_gates() IS
-  'objects of routed tables that were dropped or changed: views, tables, foreign tables, triggers, servers, user mappings, owners';
+  'objects of routed tables that were dropped or changed: views, tables, foreign tables, servers, user mappings, owners';
 
 -- The guards -----------------------------------------------------------------------
 

@@ -546,18 +546,60 @@ REVOKE EXECUTE ON FUNCTION run_ops.store_stray_gates() FROM PUBLIC;
 
 -- All gates -------------------------------------------------------------------------
 
-CREATE FUNCTION run_ops.view_gates() RETURNS SETOF run_ops.gate
-  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+CREATE FUNCTION run_ops.view_faults(t run_ops.routed_table, split boolean) RETURNS SETOF text
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
-  -- only the views for split on have this rule
-  SELECT 'view', t.view::text, false,
-         CASE WHEN s.enabled THEN 'this view shows local rows only although split is on'
-              ELSE 'this view shows the rows of all stores although split is off' END,
-         'Somebody has replaced the view, or this is a restored copy. To create the view again: SELECT run_ops.enable_split(); or SELECT run_ops.disable_split(force => true);'
-    FROM run_ops.routed_table AS t, run_ops.split_state AS s
-   WHERE s.enabled <> run_ops.has_union_rule(t.view) AND run_ops.is_relation(t.view, '{v}')
+BEGIN
+  IF NOT run_ops.has_query(t.view, run_ops.view_query(t, split)) THEN
+    RETURN NEXT CASE WHEN run_ops.has_query(t.view, run_ops.view_query(t, NOT split)) THEN
+                       CASE WHEN split THEN 'this view shows local rows only although split is on'
+                            ELSE 'this view shows the rows of all stores although split is off' END
+                     ELSE 'its query is not the one that run_ops_split has made' END;
+  END IF;
+  RETURN QUERY
+    SELECT format('its column %I has another name than in %s', v.attname, t.legacy)
+      FROM pg_attribute AS v
+     WHERE v.attrelid = t.view AND v.attnum > 0
+       AND NOT EXISTS (SELECT FROM pg_attribute AS l WHERE l.attrelid = t.legacy AND l.attnum > 0 AND l.attname = v.attname);
+  IF split <> run_ops.has_union_rule(t.view) THEN
+    RETURN NEXT format('rule refuse_on_conflict %s', CASE WHEN split THEN 'is missing' ELSE 'exists although split is off' END);
+  END IF;
+  RETURN QUERY
+    SELECT format('trigger %I of %s %s', coalesce(w.name, g.tgname), coalesce(w.relation, g.tgrelid::regclass),
+                  CASE WHEN w.name IS NULL THEN 'is not needed' WHEN g.oid IS NULL THEN 'is missing' ELSE 'is disabled' END)
+      FROM (SELECT t.view AS relation, format('run_ops_%s%s', r, p) AS name, CASE r WHEN '' THEN 'O' ELSE 'R' END AS enabled, 'run_ops.route_write()'::regprocedure AS function
+              FROM unnest(ARRAY['begin', 'route', 'write']) AS p, unnest(ARRAY['', 'replica_']) AS r WHERE split
+            UNION ALL
+            SELECT t.legacy, 'run_ops_write_lock', 'A', 'run_ops.refuse_stray()'::regprocedure WHERE split AND t.route_column IS NOT NULL) AS w
+      FULL JOIN (SELECT * FROM pg_trigger AS x
+                  WHERE x.tgrelid IN (t.view, t.legacy) AND x.tgparentid = 0
+                    AND x.tgfoid IN ('run_ops.route_write()'::regprocedure, 'run_ops.refuse_stray()'::regprocedure)) AS g
+        ON g.tgrelid = w.relation AND g.tgname = w.name AND g.tgfoid = w.function
+     WHERE w.enabled IS DISTINCT FROM g.tgenabled::text
+     ORDER BY 1;
+  RETURN QUERY
+    SELECT format('column %I has no default', v.attname)
+      FROM run_ops.view_default AS d JOIN pg_attribute AS v ON v.attrelid = d.view AND v.attnum = d."position"
+     WHERE d.view = t.view AND split AND NOT v.atthasdef;
+EXCEPTION WHEN OTHERS THEN
+  RETURN NEXT 'not checked: ' || SQLERRM;
+END $$;
+COMMENT ON FUNCTION run_ops.view_faults(run_ops.routed_table, boolean) IS
+  'in what a view differs from what it must be with split off or on: its query, names of columns, rule, triggers, defaults';
+
+CREATE FUNCTION run_ops.view_gates() RETURNS SETOF run_ops.gate
+  LANGUAGE sql SET search_path = pg_catalog, pg_temp
+AS $$
+  -- A restored copy has the views for split on although it is off: its views are
+  -- right, and split_status says that they are suspended.
+  SELECT 'view', t.view::text, false, string_agg(f, '; '),
+         format('To create it again: SELECT run_ops.refresh_table(%L);', t.view)
+    FROM run_ops.split_state AS s, run_ops.routed_table AS t,
+         LATERAL run_ops.view_faults(t, s.enabled OR run_ops.has_union_rule(t.view)) AS f
+   WHERE run_ops.is_complete(t)
+   GROUP BY t.view
 $$;
-COMMENT ON FUNCTION run_ops.view_gates() IS 'views that do not match the mode';
+COMMENT ON FUNCTION run_ops.view_gates() IS 'views that are not what they must be';
 
 CREATE FUNCTION run_ops.local_gates() RETURNS SETOF run_ops.gate
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
@@ -575,7 +617,6 @@ AS $$
   UNION ALL SELECT * FROM run_ops.foreign_key_gates()
   UNION ALL SELECT * FROM run_ops.local_key_index_gates()
   UNION ALL SELECT * FROM run_ops.realtime_gates()
-  UNION ALL SELECT g.* FROM run_ops.split_state AS s, run_ops.view_gates() AS g WHERE s.enabled
 $$;
 COMMENT ON FUNCTION run_ops.local_gates() IS
   'the gates that neither query a store nor read routed tables, before acknowledgements';
@@ -590,6 +631,7 @@ DECLARE
 BEGIN
   SELECT * INTO state FROM run_ops.split_state;
   RETURN QUERY SELECT * FROM run_ops.local_gates();
+  RETURN QUERY SELECT * FROM run_ops.view_gates();
   IF state.opted_in THEN
     RETURN QUERY SELECT * FROM run_ops.same_shape_gates('legacy');
     RETURN QUERY SELECT * FROM run_ops.id_gates();
