@@ -79,6 +79,7 @@ MODULES_C = \
 	reads/startup_pruning \
 	reads/seam_shortcut \
 	reads/assumed_statistics \
+	reads/store_order \
 	reads/stand_ins \
 	reads/foreign_plan \
 	reads/store_anti_join \
@@ -151,6 +152,7 @@ REGRESS ?= \
 	catalog \
 	stores \
 	attach_differences \
+	collations \
 	read_through \
 	seam_pruning \
 	same_shape \

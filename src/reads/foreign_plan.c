@@ -49,6 +49,7 @@
 #include "reads/lookup_condition.h"
 #include "reads/seam_pruning.h"
 #include "reads/stand_ins.h"
+#include "reads/store_order.h"
 #include "reads/union_view.h"
 #include "stores/foreign_scan.h"
 #include "stores/remote_rows.h"
@@ -608,6 +609,7 @@ storeGetForeignPaths(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 	CostOptions options = foreign_cost_options(relid);
 
 	postgres_fdw_routine.GetForeignPaths(root, rel, relid);
+	remove_store_ordered_paths(root, rel);
 
 	correct_costs(root, rel, relid, &options);
 	add_lookup_paths(root, rel, relid, &options);
@@ -841,6 +843,7 @@ storeGetForeignPlan(PlannerInfo *root, RelOptInfo *rel, Oid relid,
 	List	   *sets = NIL;
 	List	   *scan_clauses_sent;
 	List	   *replaced;
+	List	   *joins;
 	ForeignScan *plan;
 
 	if (!IS_SIMPLE_REL(rel))
@@ -856,11 +859,13 @@ storeGetForeignPlan(PlannerInfo *root, RelOptInfo *rel, Oid relid,
 	}
 	scan_clauses_sent = stand_in_for_ids(root, rel, scan_clauses, &sets);
 	replaced = replace_conditions(root, rel);
+	joins = keep_join_clauses_here(root, rel, scan_clauses);
 	plan = postgres_fdw_routine.GetForeignPlan(root, rel, relid, best_path,
 											   tlist, scan_clauses_sent,
 											   outer_plan);
-	restore_conditions_of_plan(plan, replaced);
+	restore_conditions_of_plan(plan, list_concat_copy(replaced, joins));
 	restore_conditions(replaced);
+	restore_conditions(joins);
 	send_own_ids(plan, sets);
 	plan->fdw_recheck_quals =
 		list_concat_copy(plan->fdw_recheck_quals,
@@ -953,7 +958,8 @@ storeGetForeignJoinPaths(PlannerInfo *root, RelOptInfo *joinrel,
 {
 	List	   *others = joinrel->pathlist;
 
-	if (any_relation(root, joinrel, needs_own_lock))
+	if (any_relation(root, joinrel, needs_own_lock) ||
+		depends_on_store_order(root, (Node *) get_actual_clauses(extra->restrictlist)))
 		return;
 	/* postgres_fdw needs the other paths to evaluate locked rows again */
 	if (root->parse->commandType != CMD_SELECT || root->rowMarks != NIL)
@@ -962,6 +968,7 @@ storeGetForeignJoinPaths(PlannerInfo *root, RelOptInfo *joinrel,
 		joinrel->pathlist = NIL;
 	postgres_fdw_routine.GetForeignJoinPaths(root, joinrel, outerrel, innerrel,
 											 jointype, extra);
+	remove_store_ordered_paths(root, joinrel);
 	if (others != NIL)
 		add_store_side_paths(root, joinrel, others);
 }
@@ -973,6 +980,11 @@ storeGetForeignUpperPaths(PlannerInfo *root, UpperRelationKind stage,
 {
 	List	   *others = output_rel->pathlist;
 
+	if (stage == UPPERREL_GROUP_AGG ?
+		depends_on_store_order(root, (Node *) output_rel->reltarget->exprs) ||
+		depends_on_store_order(root, root->parse->havingQual) :
+		store_orders_differently(root, root->all_baserels, root->sort_pathkeys))
+		return;
 	output_rel->pathlist = NIL;
 	add_upper_paths(root, stage, input_rel, output_rel, extra);
 	/* if rows of a leaf are locked, LIMIT is for the store, whatever the estimates say */
@@ -1048,8 +1060,9 @@ storePlanDirectModify(PlannerInfo *root, ModifyTable *plan, Index target,
 	bool		planned;
 	ListCell   *lc;
 
-	if (plan->returningLists != NIL &&
-		bms_membership(root->all_baserels) == BMS_MULTIPLE)
+	if ((plan->returningLists != NIL &&
+		 bms_membership(root->all_baserels) == BMS_MULTIPLE) ||
+		depends_on_store_order(root, (Node *) root->processed_tlist))
 		return false;
 	if (is_one_of_several_changes(root, GetForeignServerIdByRelId(planner_rt_fetch(target, root)->relid)))
 		return false;

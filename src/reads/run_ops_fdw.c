@@ -60,7 +60,9 @@ load_postgres_fdw(void)
 static bool
 is_own_option(DefElem *def, Oid catalog)
 {
-	if (catalog == AttributeRelationId && strcmp(def->defname, RUN_OPS_FDW_OPTION_INDEXED) == 0)
+	if (catalog == AttributeRelationId &&
+		(strcmp(def->defname, RUN_OPS_FDW_OPTION_INDEXED) == 0 ||
+		 strcmp(def->defname, RUN_OPS_FDW_OPTION_ORDER_DIFFERS) == 0))
 		(void) defGetBoolean(def);
 	else if (catalog == ForeignServerRelationId && strcmp(def->defname, "pooled") == 0)
 		(void) defGetBoolean(def);
@@ -88,7 +90,7 @@ refuse_option(DefElem *def)
  * run_ops_fdw_validator(options text[], catalog oid)
  *
  * Accepts the options of postgres_fdw, except those that would make it connect,
- * the column option "indexed", the table option "key" and the server option
+ * the column options "indexed" and "order_differs", the table option "key" and the server option
  * "pooled".  Errors: HV00D for the others.
  */
 Datum

@@ -43,6 +43,7 @@
 #include "ids/id_shape.h"
 #include "reads/lookup_condition.h"
 #include "reads/stand_ins.h"
+#include "reads/store_order.h"
 
 /* A condition while its stand-in is in its place. */
 typedef struct ReplacedCondition
@@ -219,11 +220,14 @@ shipped_filter(Expr *clause)
 	return (Expr *) id_residency_condition(linitial(args), TextDatumGetCString(store->constvalue));
 }
 
+/* What postgres_fdw is shown in place of a condition; NULL: the condition. */
 static Expr *
 condition_to_show(PlannerInfo *root, RelOptInfo *rel, Expr *clause)
 {
 	Expr	   *stand_in = NULL;
 
+	if (depends_on_store_order(root, (Node *) clause))
+		return kept_here(clause);
 	if ((root->parse->commandType == CMD_UPDATE || root->parse->commandType == CMD_DELETE) &&
 		bms_is_member(rel->relid, root->all_result_relids))
 		stand_in = shipped_filter(clause);
@@ -258,6 +262,29 @@ replace_conditions(PlannerInfo *root, RelOptInfo *rel)
 		condition->rinfo = rinfo;
 		condition->original = rinfo->clause;
 		rinfo->clause = stand_in;
+		replaced = lappend(replaced, condition);
+	}
+	return replaced;
+}
+
+List *
+keep_join_clauses_here(PlannerInfo *root, RelOptInfo *rel, List *clauses)
+{
+	List	   *replaced = NIL;
+	ListCell   *lc;
+
+	foreach(lc, clauses)
+	{
+		RestrictInfo *rinfo = lfirst_node(RestrictInfo, lc);
+		ReplacedCondition *condition;
+
+		if (list_member_ptr(rel->baserestrictinfo, rinfo) ||
+			!depends_on_store_order(root, (Node *) rinfo->clause))
+			continue;
+		condition = palloc(sizeof(ReplacedCondition));
+		condition->rinfo = rinfo;
+		condition->original = rinfo->clause;
+		rinfo->clause = kept_here(rinfo->clause);
 		replaced = lappend(replaced, condition);
 	}
 	return replaced;

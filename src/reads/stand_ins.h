@@ -9,10 +9,14 @@
 #include "nodes/plannodes.h"
 
 /*
- * Replaces conditions of the relation by their stand-ins.  Returns what
+ * Replaces conditions of the relation by their stand-ins, and those that depend on
+ * the order of the store (store_order.h) by what is not sent.  Returns what
  * restore_conditions() needs.
  */
 extern List *replace_conditions(PlannerInfo *root, RelOptInfo *rel);
+
+/* The second for the other clauses of a scan: those of joins. */
+extern List *keep_join_clauses_here(PlannerInfo *root, RelOptInfo *rel, List *clauses);
 extern void restore_conditions(List *replaced);
 
 /* The same in a plan that was made in between. */

@@ -19,7 +19,8 @@ AS $$
              ('collation', d ->> 'datcollate'),
              ('character type', d ->> 'datctype'),
              ('locale provider', coalesce(d ->> 'datlocprovider', 'c')),
-             ('locale', coalesce(d ->> 'datlocale', d ->> 'daticulocale'))) AS f (aspect, fact)
+             ('locale', coalesce(d ->> 'datlocale', d ->> 'daticulocale')),
+             ('collation rules', d ->> 'daticurules')) AS f (aspect, fact)
      WHERE db.datname = current_database() AND f.fact IS NOT NULL
   $q$
 $$;
@@ -141,3 +142,106 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION run_ops.refuse_differences(text, text[]) IS
   'raises one error with all differences, unless the list is empty';
+
+-- In which order both sides have texts ------------------------------------------
+-- A collation is its definition, and the version of the library that implements
+-- it.  If one of them differs, foreign tables are marked, and a store is not
+-- asked for an order or a range; see store_order.c.
+
+CREATE FUNCTION run_ops.collations_query(tables text[]) RETURNS text
+  LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  -- to_jsonb(), because some columns do not exist in all PostgreSQL versions
+  SELECT format($q$
+    WITH col AS (
+      SELECT format('%%I.%%I', n.nspname, c.relname) AS relation, a.attname, format_type(a.atttypid, a.atttypmod) AS type,
+             -- jsonb is ordered as text is by default
+             CASE WHEN 'jsonb'::regtype IN (t.oid, t.typbasetype) THEN 100::oid ELSE a.attcollation END AS collation_oid
+        FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+        JOIN pg_type AS t ON t.oid = a.atttypid
+       WHERE format('%%I.%%I', n.nspname, c.relname) = ANY (%L)),
+    def AS (
+      SELECT l.oid, l.oid::regcollation::text AS name, coalesce(l.collisdeterministic, true) AS deterministic,
+             pg_collation_actual_version(l.oid) AS version, d.*
+        FROM pg_collation AS l, LATERAL (SELECT to_jsonb(l), (SELECT to_jsonb(b) FROM pg_database AS b WHERE b.datname = current_database())) AS j (l, b),
+             LATERAL (SELECT CASE l.collprovider WHEN 'd' THEN coalesce(b ->> 'datlocprovider', 'c') ELSE l.collprovider::text END AS provider,
+                             CASE l.collprovider WHEN 'd' THEN b ->> 'datcollate' ELSE j.l ->> 'collcollate' END AS lc_collate,
+                             CASE l.collprovider WHEN 'd' THEN b ->> 'datctype' ELSE j.l ->> 'collctype' END AS lc_ctype,
+                             CASE l.collprovider WHEN 'd' THEN coalesce(b ->> 'datlocale', b ->> 'daticulocale')
+                                                 ELSE coalesce(j.l ->> 'colllocale', j.l ->> 'colliculocale', j.l ->> 'collcollate') END AS locale,
+                             CASE l.collprovider WHEN 'd' THEN b ->> 'daticurules' ELSE j.l ->> 'collicurules' END AS rules) AS d)
+    SELECT col.relation, col.attname AS column, col.type, def.name AS collation_name,
+           CASE WHEN def.provider <> 'i' AND def.lc_collate IN ('C', 'POSIX') OR def.provider = 'b' AND def.locale = 'C' THEN 'C'
+                ELSE concat_ws(' ', CASE def.provider WHEN 'i' THEN 'icu' WHEN 'b' THEN 'builtin' ELSE 'libc' END,
+                       CASE WHEN def.provider = 'c' THEN lower(replace(def.lc_collate, '-', '')) ELSE def.locale END,
+                       CASE WHEN def.provider = 'c' AND def.lc_ctype <> def.lc_collate THEN lower(replace(def.lc_ctype, '-', '')) END,
+                       def.rules, CASE WHEN NOT def.deterministic THEN 'nondeterministic' END) END AS definition,
+           -- before PostgreSQL 15 the default collation has no version of its own
+           coalesce(def.version, CASE WHEN def.oid = 100 THEN (
+             SELECT max(pg_collation_actual_version(s.oid)) FROM pg_collation AS s
+              WHERE s.collprovider = 'c' AND s.collcollate = def.lc_collate AND s.collencoding IN (-1, pg_char_to_encoding(getdatabaseencoding()))) END) AS version,
+           concat_ws(', ', format('provider = %%s', CASE def.provider WHEN 'i' THEN 'icu' WHEN 'b' THEN 'builtin' ELSE 'libc' END),
+             CASE WHEN def.provider = 'c' THEN format('lc_collate = %%L, lc_ctype = %%L', def.lc_collate, def.lc_ctype) ELSE format('locale = %%L', def.locale) END,
+             'rules = ' || quote_literal(nullif(def.rules, '')), CASE WHEN NOT def.deterministic THEN 'deterministic = false' END) AS options
+      FROM col JOIN def ON def.oid = col.collation_oid $q$, tables)
+$$;
+COMMENT ON FUNCTION run_ops.collations_query(text[]) IS
+  'a query for the collation of each column of these tables that has one: its name, definition and actual version, and the options with which it can be created';
+
+CREATE FUNCTION run_ops.differing_orders(store text)
+  RETURNS TABLE (view regclass, foreign_table regclass, column_name name, store_column name, type text, collation_name text, same_definition boolean,
+                 here text, there text, options text)
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+BEGIN
+  RETURN QUERY EXECUTE format($q$
+    WITH here AS (%s),
+    there AS (SELECT s.* FROM run_ops.ask_store($1, $2) AS j,
+                     jsonb_to_record(j) AS s (relation text, "column" text, collation_name text, definition text, version text))
+    SELECT t.view, r.foreign_table, h."column"::name, s."column"::name, h.type, h.collation_name, h.definition = s.definition AND h.collation_name = s.collation_name,
+           concat_ws(' version ', h.definition, h.version), concat_ws(' version ', s.definition, s.version), h.options
+      FROM run_ops.routed_table AS t JOIN run_ops.routed_store AS r ON r.view = t.view AND r.store = $1
+      JOIN here AS h ON h.relation = t.legacy::text
+      JOIN there AS s ON s.relation = format('%%I.%%I', t.store_schema, t.store_table)
+                     AND s."column" = coalesce(t.column_names ->> h."column"::text, h."column")
+     WHERE h.definition <> s.definition OR h.version IS DISTINCT FROM s.version
+     ORDER BY 1::text, 3 $q$, run_ops.collations_query(ARRAY(SELECT t.legacy::text FROM run_ops.routed_table AS t)))
+    USING store, run_ops.collations_query(ARRAY(SELECT format('%I.%I', t.store_schema, t.store_table) FROM run_ops.routed_table AS t));
+END $$;
+COMMENT ON FUNCTION run_ops.differing_orders(text) IS
+  'the columns of routed tables whose collation is another one in the store, by its definition or by the version of its library';
+REVOKE EXECUTE ON FUNCTION run_ops.differing_orders(text) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.mark_orders(store text) RETURNS void
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  item record;
+BEGIN
+  FOR item IN
+    SELECT r.foreign_table, a.attname, d.column_name IS NOT NULL AS differs
+      FROM run_ops.routed_store AS r
+      JOIN pg_attribute AS a ON a.attrelid = r.foreign_table AND a.attnum > 0 AND NOT a.attisdropped
+      LEFT JOIN run_ops.differing_orders(mark_orders.store) AS d ON d.foreign_table = r.foreign_table AND d.column_name = a.attname
+     WHERE r.store = mark_orders.store
+       AND (d.column_name IS NOT NULL) <> EXISTS (SELECT FROM pg_options_to_table(a.attfdwoptions) AS o WHERE o.option_name = 'order_differs')
+  LOOP
+    EXECUTE format('ALTER FOREIGN TABLE %s ALTER COLUMN %I OPTIONS (%s)', item.foreign_table, item.attname,
+                   CASE WHEN item.differs THEN 'ADD order_differs ''true''' ELSE 'DROP order_differs' END);
+  END LOOP;
+END $$;
+COMMENT ON FUNCTION run_ops.mark_orders(text) IS
+  'marks the columns of foreign tables whose order differs in the store, so that the store is not asked for an order or a range of their values';
+REVOKE EXECUTE ON FUNCTION run_ops.mark_orders(text) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.order_differs(t run_ops.routed_table, column_name name) RETURNS boolean
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT EXISTS (SELECT FROM run_ops.routed_store AS r
+                   JOIN pg_attribute AS a ON a.attrelid = r.foreign_table, pg_options_to_table(a.attfdwoptions) AS o
+                  WHERE r.view = t.view AND a.attname = order_differs.column_name AND o.option_name = 'order_differs' AND o.option_value::boolean)
+$$;
+COMMENT ON FUNCTION run_ops.order_differs(run_ops.routed_table, name) IS
+  'whether a column is marked as having another order in one of the stores';

@@ -96,8 +96,8 @@ remote_key(Oid relid)
 	return result;
 }
 
-bool
-remote_column_is_indexed(Oid relid, AttrNumber attno)
+static bool
+column_option_is_true(Oid relid, AttrNumber attno, const char *option)
 {
 	ListCell   *lc;
 
@@ -105,10 +105,22 @@ remote_column_is_indexed(Oid relid, AttrNumber attno)
 	{
 		DefElem    *def = lfirst_node(DefElem, lc);
 
-		if (strcmp(def->defname, RUN_OPS_FDW_OPTION_INDEXED) == 0)
+		if (strcmp(def->defname, option) == 0)
 			return defGetBoolean(def);
 	}
 	return false;
+}
+
+bool
+remote_column_is_indexed(Oid relid, AttrNumber attno)
+{
+	return column_option_is_true(relid, attno, RUN_OPS_FDW_OPTION_INDEXED);
+}
+
+bool
+remote_order_differs(Oid relid, AttrNumber attno)
+{
+	return column_option_is_true(relid, attno, RUN_OPS_FDW_OPTION_ORDER_DIFFERS);
 }
 
 void

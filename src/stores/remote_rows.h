@@ -34,6 +34,14 @@ extern List *remote_key(Oid relid);
 
 extern bool remote_column_is_indexed(Oid relid, AttrNumber attno);
 
+/*
+ * Option of a column of a foreign table: true means that the store orders its
+ * values in another way than this database.
+ */
+#define RUN_OPS_FDW_OPTION_ORDER_DIFFERS "order_differs"
+
+extern bool remote_order_differs(Oid relid, AttrNumber attno);
+
 /* How values are written as text that the store reads as it is meant. */
 typedef struct RemoteText
 {

@@ -196,6 +196,7 @@ BEGIN
   END LOOP;
   EXECUTE format('ALTER FOREIGN TABLE %s OPTIONS (ADD key %L)', foreign_table, run_ops.key_option(t));
   INSERT INTO run_ops.routed_store VALUES (t.view, store, foreign_table::regclass);
+  PERFORM run_ops.mark_orders(store);
 END $$;
 COMMENT ON FUNCTION run_ops.import_table(text, run_ops.routed_table) IS
   'creates the foreign table of a routed table in one store, and compares both sides first';

@@ -120,9 +120,12 @@ BEGIN
     || CASE WHEN t.routing = 'store' AND NOT forward THEN 'true' ELSE run_ops.belongs_condition(t, store, 'x') END;
   m.there_from := format('%s AS x WHERE true', m.there);
   m.keys := t.key_columns;
-  SELECT array_agg(here.expression ORDER BY ord), array_agg(there.expression ORDER BY ord), array_agg(here.type ORDER BY ord)
+  -- both sides must have the keys in the same order
+  SELECT array_agg(here.expression || c.collate_clause ORDER BY ord), array_agg(there.expression || c.collate_clause ORDER BY ord),
+         array_agg(here.type || c.collate_clause ORDER BY ord)
     INTO m.here_keys, m.there_keys, m.key_types
     FROM unnest(t.key_columns) WITH ORDINALITY AS u (k, ord),
+         LATERAL (SELECT CASE WHEN run_ops.order_differs(t, k) THEN ' COLLATE "C"' ELSE '' END) AS c (collate_clause),
          LATERAL run_ops.plain_column(t.legacy, k, format('x.%I', k)) AS here,
          LATERAL run_ops.plain_column(t.legacy, k, format('x.%I', coalesce(t.column_names ->> k::text, k))) AS there;
   SELECT array_agg(a.attname ORDER BY a.attnum) FILTER (WHERE a.attgenerated = ''),

@@ -3,7 +3,7 @@
 
 CREATE FUNCTION run_ops.acknowledgeable_gates() RETURNS text[]
   LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
-  RETURN ARRAY['attached', 'clone', 'foreign key', 'guard', 'ids', 'index', 'mapping', 'preload', 'realtime', 'wrapper'];
+  RETURN ARRAY['attached', 'clone', 'collation', 'foreign key', 'guard', 'ids', 'index', 'mapping', 'preload', 'realtime', 'wrapper'];
 COMMENT ON FUNCTION run_ops.acknowledgeable_gates() IS
   'the gates that an operator may acknowledge for an object, because their failure alone cannot lose or duplicate a row';
 
@@ -469,6 +469,7 @@ BEGIN
               WHERE s.store = store_gates.store AND run_ops.is_complete(r) ORDER BY r.view LOOP
       RETURN QUERY SELECT * FROM run_ops.table_gates(store, t);
     END LOOP;
+    RETURN QUERY SELECT * FROM run_ops.collation_gates(store);
     RETURN QUERY SELECT * FROM run_ops.store_identity_gates(store);
     RETURN QUERY SELECT * FROM run_ops.store_key_index_gates(store);
     RETURN QUERY SELECT * FROM run_ops.write_lock_gates(store);
@@ -655,6 +656,30 @@ END $$;
 COMMENT ON FUNCTION run_ops.gates() IS 'all gates, before acknowledgements';
 REVOKE EXECUTE ON FUNCTION run_ops.gates() FROM PUBLIC;
 
+CREATE FUNCTION run_ops.follow_orders() RETURNS void
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  old_lock_timeout text := current_setting('lock_timeout');
+  store text;
+BEGIN
+  IF current_setting('transaction_read_only')::boolean THEN
+    RETURN;
+  END IF;
+  FOR store IN SELECT s.name FROM run_ops.store AS s, run_ops.split_state AS x WHERE s.server IS NOT NULL AND x.opted_in LOOP
+    BEGIN
+      PERFORM set_config('lock_timeout', run_ops.setting('swap_lock_timeout'), true);
+      PERFORM run_ops.mark_orders(store);
+    -- a store that does not answer has its own gate, and the next check tries again
+    EXCEPTION WHEN OTHERS THEN NULL;
+    END;
+  END LOOP;
+  PERFORM set_config('lock_timeout', old_lock_timeout, true);
+END $$;
+COMMENT ON FUNCTION run_ops.follow_orders() IS
+  'marks columns whose order differs in a store by now, as far as foreign tables can be locked';
+REVOKE EXECUTE ON FUNCTION run_ops.follow_orders() FROM PUBLIC;
+
 -- SECURITY DEFINER for the reason given in split_mode.sql.
 CREATE FUNCTION run_ops.check_split() RETURNS SETOF run_ops.gate
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
@@ -662,6 +687,8 @@ AS $$
 BEGIN
   -- as the owner, whose user mapping gives access to the stores
   RETURN QUERY SELECT a.* FROM run_ops.gates() AS g, run_ops.acknowledged(g) AS a;
+  -- at the end, because it may lock foreign tables until the transaction ends
+  PERFORM run_ops.follow_orders();
 END $$;
 COMMENT ON FUNCTION run_ops.check_split() IS
   'one row for each gate and object: whether the gate holds, what was found, what to do. Queries every store, and reads whole tables to find strays.';

@@ -351,6 +351,31 @@ COMMENT ON FUNCTION run_ops.id_gates() IS
   'ids in local tables that have no known shape, and those that look like ids of another scheme, so that their shape would say nothing about their store; reads whole tables, or a sample of large ones';
 REVOKE EXECUTE ON FUNCTION run_ops.id_gates() FROM PUBLIC;
 
+-- Collations ----------------------------------------------------------------------
+
+CREATE FUNCTION run_ops.collation_gates(store text) RETURNS SETOF run_ops.gate
+  LANGUAGE sql SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT 'collation', format('%s in store "%s"', d.collation_name, collation_gates.store), false,
+         format('%s in legacy, %s in store "%s"; the store is not asked for an order or a range of %s', min(d.here), min(d.there), collation_gates.store,
+                string_agg(format('%s.%I', t.legacy, d.column_name), ', ' ORDER BY t.view::text, d.column_name)),
+         CASE WHEN NOT bool_or(d.same_definition) THEN
+           format('Run in store "%s": ALTER COLLATION %s RENAME TO %I; CREATE COLLATION %s (%s); %s;', collation_gates.store,
+                  d.collation_name, left(n.name, 50) || '_replaced', d.collation_name, min(d.options), string_agg(
+                    format('ALTER TABLE %I.%I ALTER COLUMN %I TYPE %s COLLATE %s', t.store_schema, t.store_table, d.store_column, d.type, d.collation_name),
+                    '; ' ORDER BY t.view::text, d.column_name)) END
+    FROM run_ops.differing_orders(collation_gates.store) AS d JOIN run_ops.routed_table AS t USING (view),
+         LATERAL (SELECT p[cardinality(p)] FROM parse_ident(d.collation_name) AS p) AS n (name)
+   -- another default collation, or another name: the gates database and columns say so
+   WHERE d.same_definition OR d.collation_name <> '"default"' AND NOT EXISTS (
+           SELECT FROM run_ops.table_differences(collation_gates.store, t) AS x WHERE starts_with(x, format('column %s: ', d.column_name)))
+   GROUP BY d.collation_name, n.name
+   ORDER BY d.collation_name
+$$;
+COMMENT ON FUNCTION run_ops.collation_gates(text) IS
+  'collations of routed tables whose definition or library version is another one in a store';
+REVOKE EXECUTE ON FUNCTION run_ops.collation_gates(text) FROM PUBLIC;
+
 -- Columns ------------------------------------------------------------------------
 
 CREATE FUNCTION run_ops.equalizing(store text, t run_ops.routed_table) RETURNS text
