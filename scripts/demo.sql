@@ -13,19 +13,20 @@ CREATE USER MAPPING FOR CURRENT_USER SERVER new OPTIONS (user 'postgres');
 \echo '== 2. Attach the store, and all tables that exist on both sides.'
 \echo
 SELECT run_ops.attach_store('new', 'new');
-SELECT view, routing, route_column FROM run_ops.attach_all_tables();
+CREATE SCHEMA routed;
+SELECT view, routing, route_column FROM run_ops.attach_all_tables(view_schema => 'routed');
 
 \echo '== 3. Split off, a view is the plain table.  Every gate must hold before split goes on.'
 \echo
-EXPLAIN (COSTS OFF) SELECT * FROM run_ops."TaskRun" WHERE id = 'run_1';
-SELECT count(*) AS runs_here FROM run_ops."TaskRun";
+EXPLAIN (COSTS OFF) SELECT * FROM routed."TaskRun" WHERE id = 'run_1';
+SELECT count(*) AS runs_here FROM routed."TaskRun";
 SELECT run_ops.configure_split(opted_in => true, native_realtime => true);
 SELECT gate, count(*) AS checks, bool_and(ok) AS ok FROM run_ops.check_split() GROUP BY gate ORDER BY gate;
 SELECT object, detail FROM run_ops.check_split() WHERE NOT ok;
 \echo '-- the real schemas differ in these indexes; known and accepted'
 SELECT run_ops.acknowledge(gate, object, 'plans were compared') FROM run_ops.check_split() WHERE NOT ok \g /dev/null
 SELECT run_ops.enable_split();
-SELECT count(*) AS runs_in_both FROM run_ops."TaskRun";
+SELECT count(*) AS runs_in_both FROM routed."TaskRun";
 
 \echo '== 4. Mint an id of each kind: the format of an id decides the store of its row.'
 \echo
@@ -37,30 +38,30 @@ SELECT id, run_ops.classify_kind(id), run_ops.owner_engine(id), run_ops.id_times
 \echo '== 5. Both are inserted into the view, each goes to its store; one view reads both.'
 \echo
 \echo '-- one transaction over two databases is not atomic, and says so'
-INSERT INTO run_ops."TaskRun" (id, "friendlyId", "taskIdentifier", payload, "traceId", "spanId",
+INSERT INTO routed."TaskRun" (id, "friendlyId", "taskIdentifier", payload, "traceId", "spanId",
     queue, "runtimeEnvironmentId", "projectId", "createdAt", "updatedAt")
   SELECT minted.id, minted.id, 'demo', '{}', 't', 's', 'q', e.id, e."projectId", '2030-01-01', now()
     FROM (VALUES (:'old_id'), (:'new_id')) AS minted (id),
          (SELECT * FROM "RuntimeEnvironment" ORDER BY id LIMIT 1) AS e
   RETURNING id, status;
-SELECT run_ops.locate('run_ops."TaskRun"', :'old_id') AS old_id_is_in,
-       run_ops.locate('run_ops."TaskRun"', :'new_id') AS new_id_is_in;
+SELECT run_ops.locate('routed."TaskRun"', :'old_id') AS old_id_is_in,
+       run_ops.locate('routed."TaskRun"', :'new_id') AS new_id_is_in;
 \echo '-- the two newest runs of all, joined to the control plane'
 SELECT r.id, run_ops.owner_engine(r.id), e.slug AS environment, o.slug AS organization
-  FROM run_ops."TaskRun" AS r
+  FROM routed."TaskRun" AS r
   JOIN "RuntimeEnvironment" AS e ON e.id = r."runtimeEnvironmentId"
   JOIN "Organization" AS o ON o.id = e."organizationId"
  ORDER BY r."createdAt" DESC LIMIT 2;
 
 \echo '== 6. Only the store that can hold the id is asked.'
 \echo
-EXPLAIN (COSTS OFF) SELECT status FROM run_ops."TaskRun" WHERE id = :'old_id';
-EXPLAIN (COSTS OFF, VERBOSE) SELECT status FROM run_ops."TaskRun" WHERE id = :'new_id';
+EXPLAIN (COSTS OFF) SELECT status FROM routed."TaskRun" WHERE id = :'old_id';
+EXPLAIN (COSTS OFF, VERBOSE) SELECT status FROM routed."TaskRun" WHERE id = :'new_id';
 \echo '-- ids of both kinds: each store is asked once'
-EXPLAIN (COSTS OFF) SELECT status FROM run_ops."TaskRun" WHERE id IN (:'old_id', :'new_id');
+EXPLAIN (COSTS OFF) SELECT status FROM routed."TaskRun" WHERE id IN (:'old_id', :'new_id');
 \echo '-- a generic plan decides at each execution'
 SET plan_cache_mode = force_generic_plan;
-PREPARE run (text) AS SELECT status FROM run_ops."TaskRun" WHERE id = $1;
+PREPARE run (text) AS SELECT status FROM routed."TaskRun" WHERE id = $1;
 EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) EXECUTE run (:'old_id');
 
 \echo '== 7. Flip an organization: its new ids are minted for the new store.'
@@ -86,9 +87,9 @@ SELECT friendly_id, run_ops.owner_engine(id) FROM run_ops.mint_run_id(:'environm
 SELECT run_ops.disable_split();
 \set ON_ERROR_STOP on
 \echo '-- two tags of one name, one in each store, cannot both come home: one has to go'
-DELETE FROM run_ops."TaskRunTag" AS t USING run_ops."TaskRunTag" AS o
+DELETE FROM routed."TaskRunTag" AS t USING routed."TaskRunTag" AS o
  WHERE o."projectId" = t."projectId" AND o.name = t.name AND o.id > t.id;
-DELETE FROM run_ops."WaitpointTag" AS t USING run_ops."WaitpointTag" AS o
+DELETE FROM routed."WaitpointTag" AS t USING routed."WaitpointTag" AS o
  WHERE o."environmentId" = t."environmentId" AND o.name = t.name AND o.id > t.id;
 \echo '-- in batches while the application runs; the rest is copied while writes are blocked, and verified'
 DO $$
@@ -101,5 +102,5 @@ BEGIN
   END LOOP;
 END $$;
 SELECT run_ops.disable_split(repatriated => true);
-SELECT count(*) AS runs_here FROM run_ops."TaskRun";
+SELECT count(*) AS runs_here FROM routed."TaskRun";
 SELECT action FROM run_ops.audit_log ORDER BY at;

@@ -27,7 +27,7 @@ from sqlalchemy.dialects.postgresql import insert
 settings.configure(
     DATABASES={"default": {
         "ENGINE": "django.db.backends.postgresql", "NAME": os.environ["PGDATABASE"], "HOST": os.environ["PGHOST"],
-        "PORT": os.environ["PGPORT"], "USER": os.environ["PGUSER"], "OPTIONS": {"options": "-c search_path=run_ops,public"},
+        "PORT": os.environ["PGPORT"], "USER": os.environ["PGUSER"], "OPTIONS": {"options": "-c search_path=routed,public"},
     }},
     INSTALLED_APPS=["__main__"], USE_TZ=True)
 django.setup()
@@ -295,11 +295,11 @@ def psycopg2_rows(store):
     ids = both(store)
     with connect() as c, c.cursor() as cursor:
         psycopg2.extras.execute_values(
-            cursor, 'INSERT INTO run_ops.run (id, note) VALUES %s ON CONFLICT (id) DO UPDATE SET note = EXCLUDED.note', [(id, "a") for id in ids])
-        cursor.executemany("UPDATE run_ops.run SET n = %s WHERE id = %s", list(enumerate(ids)))
-        cursor.execute("SELECT n FROM run_ops.run WHERE id = ANY (%s) ORDER BY n", (ids,))
+            cursor, 'INSERT INTO routed.run (id, note) VALUES %s ON CONFLICT (id) DO UPDATE SET note = EXCLUDED.note', [(id, "a") for id in ids])
+        cursor.executemany("UPDATE routed.run SET n = %s WHERE id = %s", list(enumerate(ids)))
+        cursor.execute("SELECT n FROM routed.run WHERE id = ANY (%s) ORDER BY n", (ids,))
         assert [n for n, in cursor] == [0, 1, 2, 3]
-        cursor.execute("DELETE FROM run_ops.run WHERE id = ANY (%s) RETURNING id", (ids,))
+        cursor.execute("DELETE FROM routed.run WHERE id = ANY (%s) RETURNING id", (ids,))
         assert cursor.rowcount == 4
 
 
@@ -309,9 +309,9 @@ def psycopg2_copy(store):
     import io
     ids = both(store)
     with connect() as c, c.cursor() as cursor:
-        cursor.copy_expert("COPY run_ops.run (id, n) FROM STDIN", io.StringIO("".join(f"{id}\t7\n" for id in ids)))
+        cursor.copy_expert("COPY routed.run (id, n) FROM STDIN", io.StringIO("".join(f"{id}\t7\n" for id in ids)))
         out = io.StringIO()
-        cursor.copy_expert("COPY (SELECT id FROM run_ops.run WHERE n = 7 ORDER BY id) TO STDOUT", out)
+        cursor.copy_expert("COPY (SELECT id FROM routed.run WHERE n = 7 ORDER BY id) TO STDOUT", out)
         c.rollback()
     assert out.getvalue().split() == sorted(ids)
 
@@ -321,10 +321,10 @@ def psycopg2_named_cursor(store):
     ids = both(store)
     with connect() as c:
         with c.cursor() as cursor:
-            cursor.execute("INSERT INTO run_ops.run (id, note) SELECT unnest(%s), %s", (ids, ids[0]))
+            cursor.execute("INSERT INTO routed.run (id, note) SELECT unnest(%s), %s", (ids, ids[0]))
         with c.cursor(name="all") as cursor:
             cursor.itersize = 2
-            cursor.execute("SELECT id FROM run_ops.run WHERE note = %s FOR UPDATE", (ids[0],))
+            cursor.execute("SELECT id FROM routed.run WHERE note = %s FOR UPDATE", (ids[0],))
             assert {id for id, in cursor} == set(ids)
 
 

@@ -299,6 +299,26 @@ END $$;
 COMMENT ON FUNCTION run_ops.refuse_unroutable(run_ops.routed_table) IS
   'raises an error if a table cannot have this routing';
 
+CREATE FUNCTION run_ops.hidden_names(schema oid) RETURNS TABLE (object text, hidden_by text)
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT format('%I.%I', n.nspname, c.relname), format('%s of run_ops_split', o.oid::regclass)
+    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    JOIN pg_class AS o ON o.relname = c.relname AND o.relkind IN ('r', 'v', 'S')
+    JOIN pg_depend AS d ON d.classid = 'pg_class'::regclass AND d.objid = o.oid AND d.deptype = 'e'
+    JOIN pg_extension AS e ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid AND e.extname = 'run_ops_split'
+   WHERE n.oid = hidden_names.schema AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+  UNION ALL
+  SELECT p.oid::regprocedure::text, format('function %s of run_ops_split', o.oid::regprocedure)
+    FROM pg_proc AS p
+    JOIN pg_proc AS o ON o.proname = p.proname AND o.proargtypes = p.proargtypes
+    JOIN pg_depend AS d ON d.classid = 'pg_proc'::regclass AND d.objid = o.oid AND d.deptype = 'e'
+    JOIN pg_extension AS e ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid AND e.extname = 'run_ops_split'
+   WHERE p.pronamespace = hidden_names.schema
+$$;
+COMMENT ON FUNCTION run_ops.hidden_names(oid) IS
+  'tables and functions of a schema that have the name of one in schema run_ops, which stands in front of them if search_path has that schema first';
+
 CREATE FUNCTION run_ops.preload_statement() RETURNS text
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
@@ -410,6 +430,7 @@ DECLARE
   t           run_ops.routed_table;
   store       text;
   strays      bigint;
+  hidden      text;
 BEGIN
   t := run_ops.propose_routing(legacy, routing, route_column, store_schema, store_table,
                                column_names, store_defaults);
@@ -456,6 +477,15 @@ BEGIN
             HINT = format('From PostgreSQL 15 on: ALTER VIEW %s SET (security_invoker = true); callers then need privileges on the tables of the view, and a user mapping.', t.view_name);
   END IF;
   PERFORM run_ops.preload();
+  IF view_schema = 'run_ops' AND NOT EXISTS (SELECT FROM run_ops.routed_table AS r JOIN pg_class AS v ON v.oid = r.view
+                                              WHERE r.view <> t.view AND v.relnamespace = 'run_ops'::regnamespace) THEN
+    FOR hidden IN SELECT string_agg(h.object, ', ' ORDER BY h.object) FROM pg_class AS c, run_ops.hidden_names(c.relnamespace) AS h
+                   WHERE c.oid = legacy HAVING count(*) > 0 LOOP
+      RAISE WARNING 'tables or functions of run_ops_split have names of the application'
+        USING DETAIL = format('Where search_path has schema run_ops first, they stand in front of: %s.', hidden),
+              HINT = 'Attach the tables with a view_schema that holds nothing but the views.';
+    END LOOP;
+  END IF;
   RETURN t.view;
 END $$;
 COMMENT ON FUNCTION run_ops.attach_table(regclass, run_ops.routing, name, name, name, jsonb, jsonb, name, name, name) IS

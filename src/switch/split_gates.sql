@@ -3,7 +3,7 @@
 
 CREATE FUNCTION run_ops.acknowledgeable_gates() RETURNS text[]
   LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
-  RETURN ARRAY['attached', 'clone', 'collation', 'foreign key', 'guard', 'ids', 'index', 'mapping', 'preload', 'realtime', 'wrapper'];
+  RETURN ARRAY['attached', 'clone', 'collation', 'foreign key', 'guard', 'hidden name', 'ids', 'index', 'mapping', 'preload', 'realtime', 'wrapper'];
 COMMENT ON FUNCTION run_ops.acknowledgeable_gates() IS
   'the gates that an operator may acknowledge for an object, because their failure alone cannot lose or duplicate a row';
 
@@ -117,6 +117,40 @@ AS $$
 $$;
 COMMENT ON FUNCTION run_ops.preload_gates() IS
   'whether new sessions have the library before their first statement, which otherwise may fail with 40001 if another session changes the same rows';
+
+CREATE FUNCTION run_ops.hidden_name_gates() RETURNS SETOF run_ops.gate
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  -- whoever has run_ops in front of the schema of the table
+  WITH setting AS (
+    SELECT d.setdatabase, d.setrole, substr(c, length('search_path=') + 1) AS path
+      FROM pg_db_role_setting AS d, unnest(d.setconfig) AS c
+     WHERE c LIKE 'search\_path=%' AND c ~ '\mrun_ops\M'
+       AND d.setdatabase IN (0, (SELECT b.oid FROM pg_database AS b WHERE b.datname = current_database()))),
+  statement AS (
+    SELECT 'CREATE SCHEMA IF NOT EXISTS routed;' AS sql, 0 AS ord
+    UNION ALL
+    SELECT DISTINCT format('GRANT USAGE ON SCHEMA routed TO %s;', CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END), 1
+      FROM pg_namespace AS n, aclexplode(n.nspacl) AS a WHERE n.nspname = 'run_ops' AND a.privilege_type = 'USAGE' AND a.grantee <> n.nspowner
+    UNION ALL
+    SELECT format('ALTER VIEW %s SET SCHEMA routed;', t.view), 2
+      FROM run_ops.routed_table AS t JOIN pg_class AS c ON c.oid = t.view WHERE c.relnamespace = 'run_ops'::regnamespace
+    UNION ALL
+    SELECT format('ALTER %s SET search_path = %s;',
+             CASE WHEN s.setrole = 0 THEN format('DATABASE %I', current_database())
+                  ELSE concat(format('ROLE %s', s.setrole::regrole), CASE WHEN s.setdatabase <> 0 THEN format(' IN DATABASE %I', current_database()) END) END,
+             regexp_replace(s.path, '\mrun_ops\M', 'routed')), 3
+      FROM setting AS s)
+  SELECT 'hidden name', h.object, false, format('%s stands in front of it where search_path has run_ops first', h.hidden_by),
+         'Have the views in a schema that holds nothing else: ' || (SELECT string_agg(s.sql, ' ' ORDER BY s.ord, s.sql) FROM statement AS s)
+    FROM (SELECT DISTINCT c.relnamespace FROM run_ops.routed_table AS t JOIN pg_class AS c ON c.oid = t.legacy) AS n,
+         LATERAL run_ops.hidden_names(n.relnamespace) AS h
+   WHERE EXISTS (SELECT FROM setting)
+      OR EXISTS (SELECT FROM run_ops.routed_table AS t JOIN pg_class AS c ON c.oid = t.view WHERE c.relnamespace = 'run_ops'::regnamespace)
+   ORDER BY h.object
+$$;
+COMMENT ON FUNCTION run_ops.hidden_name_gates() IS
+  'tables and functions of the application that have the name of one of run_ops_split, while views are in schema run_ops or a search_path has it';
 
 CREATE FUNCTION run_ops.refreshed_gates() RETURNS SETOF run_ops.gate
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
@@ -613,6 +647,7 @@ AS $$
   UNION ALL SELECT * FROM run_ops.complete_gates()
   UNION ALL SELECT * FROM run_ops.attached_gates()
   UNION ALL SELECT * FROM run_ops.preload_gates()
+  UNION ALL SELECT * FROM run_ops.hidden_name_gates()
   UNION ALL SELECT * FROM run_ops.refreshed_gates()
   UNION ALL SELECT * FROM run_ops.identity_gates()
   UNION ALL SELECT * FROM run_ops.foreign_key_gates()

@@ -54,7 +54,7 @@ foreach my $block (@blocks)
 # what the page says of what it leaves
 is($control_plane->safe_psql('control_plane', q(SELECT count(*) FROM pg_trigger WHERE tgname LIKE '%run\_ops%')), '0',
 	'nothing is left on the tables');
-is($control_plane->safe_psql('control_plane', q(SELECT has_table_privilege('app', 'run_ops."TaskRun"', 'UPDATE'),
+is($control_plane->safe_psql('control_plane', q(SELECT has_table_privilege('app', 'routed."TaskRun"', 'UPDATE'),
 	has_table_privilege('app', '"TaskRun"', 'SELECT'))), 't|f', 'the application has privileges on the view, and needs none on the table');
 
 # columns are as wide as their widest value, which a page may leave out

@@ -58,7 +58,8 @@ $control_plane->safe_psql('postgres', q(
 		$store->host, $store->port) . q(
 	CREATE USER MAPPING FOR CURRENT_USER SERVER new;
 	SELECT run_ops.attach_store('new', 'new');
-	SELECT view FROM run_ops.attach_all_tables();
+	CREATE SCHEMA routed;
+	SELECT view FROM run_ops.attach_all_tables(view_schema => 'routed');
 	SELECT run_ops.attach_control_plane('public');
 	\i examples/typescript/grants.sql
 	SELECT run_ops.configure_split(opted_in => true, native_realtime => true);

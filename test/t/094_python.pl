@@ -21,11 +21,13 @@ $control_plane->safe_psql('postgres', sprintf(q(
 	CREATE EXTENSION run_ops_split CASCADE;
 	CREATE SERVER new FOREIGN DATA WRAPPER run_ops_fdw OPTIONS (host '%s', port '%s', dbname 'postgres');), $store->host, $store->port) . q(
 	CREATE USER MAPPING FOR CURRENT_USER SERVER new;
-	SELECT run_ops.attach_store('new', 'new'), run_ops.attach_table('run', 'shape'), run_ops.attach_table('step', 'anchor', 'runId');
+	CREATE SCHEMA routed;
+	SELECT run_ops.attach_store('new', 'new'), run_ops.attach_table('run', 'shape', view_schema => 'routed'),
+	       run_ops.attach_table('step', 'anchor', 'runId', view_schema => 'routed');
 	SELECT run_ops.configure_split(opted_in => true, native_realtime => true);
 	CREATE ROLE app LOGIN;
-	GRANT USAGE ON SCHEMA run_ops TO app;
-	GRANT SELECT, INSERT, UPDATE, DELETE ON run_ops.run, run_ops.step TO app));
+	GRANT USAGE ON SCHEMA routed TO app;
+	GRANT SELECT, INSERT, UPDATE, DELETE ON routed.run, routed.step TO app));
 
 my $first = 0;
 sub try_with_split

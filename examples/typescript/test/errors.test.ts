@@ -30,7 +30,7 @@ async function place(environmentId: string): Promise<Place> {
 }
 
 const insertRun = `
-  INSERT INTO run_ops."TaskRun" (id, "friendlyId", payload, depth, "runtimeEnvironmentId", "projectId",
+  INSERT INTO routed."TaskRun" (id, "friendlyId", payload, depth, "runtimeEnvironmentId", "projectId",
                                  "taskIdentifier", queue, "traceId", "spanId", "updatedAt")
   VALUES ($1, 'run_' || $2, $3, $4, $5, $6, 'errors', 'q', 't', 's', now())`;
 const run = (here: Place, id: string, values: { friendly?: string; payload?: string | null; depth?: number } = {}) => [
@@ -43,7 +43,7 @@ const run = (here: Place, id: string, values: { friendly?: string; payload?: str
 ];
 
 const insertSnapshot = `
-  INSERT INTO run_ops."TaskRunExecutionSnapshot" (id, "runId", "environmentId", "projectId", "organizationId",
+  INSERT INTO routed."TaskRunExecutionSnapshot" (id, "runId", "environmentId", "projectId", "organizationId",
     "executionStatus", "runStatus", "environmentType", description, "updatedAt")
   VALUES ($1, $2, $3, $4, 'o', 'QUEUED', 'PENDING', 'PRODUCTION', 'errors', now())`;
 const snapshot = (here: Place, runId: string) => [`snapshot_${runId}`, runId, here.environmentId, here.projectId];
@@ -90,7 +90,7 @@ const attempts: [what: string, code: string, names: Record<string, string | unde
     async (here) => {
       const { id } = await mintRunId(here.environmentId, here.id);
       await pool.query(insertRun, run(here, id));
-      await pool.query('UPDATE run_ops."TaskRun" SET "friendlyId" = $1 WHERE id = $2', [`run_${here.id}`, id]);
+      await pool.query('UPDATE routed."TaskRun" SET "friendlyId" = $1 WHERE id = $2', [`run_${here.id}`, id]);
     },
   ],
   [
@@ -103,7 +103,7 @@ const attempts: [what: string, code: string, names: Record<string, string | unde
     "a row that is referred to",
     "23503",
     { table: "TaskRunExecutionSnapshot", constraint: "TaskRunExecutionSnapshot_runId_fkey" },
-    (here) => pool.query('DELETE FROM run_ops."TaskRun" WHERE id = $1', [here.id]),
+    (here) => pool.query('DELETE FROM routed."TaskRun" WHERE id = $1', [here.id]),
   ],
   [
     "a missing value",
@@ -115,7 +115,7 @@ const attempts: [what: string, code: string, names: Record<string, string | unde
     "a missing value, by UPDATE",
     "23502",
     { table: "TaskRun", column: "payload" },
-    (here) => pool.query('UPDATE run_ops."TaskRun" SET payload = NULL WHERE id = $1', [here.id]),
+    (here) => pool.query('UPDATE routed."TaskRun" SET payload = NULL WHERE id = $1', [here.id]),
   ],
   [
     "a condition",
@@ -127,7 +127,7 @@ const attempts: [what: string, code: string, names: Record<string, string | unde
     "a condition, by UPDATE",
     "23514",
     { table: "TaskRun", constraint: "TaskRun_depth_check" },
-    (here) => pool.query('UPDATE run_ops."TaskRun" SET depth = depth - 1 WHERE id = $1', [here.id]),
+    (here) => pool.query('UPDATE routed."TaskRun" SET depth = depth - 1 WHERE id = $1', [here.id]),
   ],
 ];
 
@@ -180,7 +180,7 @@ const prismaAttempts: [what: string, code: string, attempt: Attempt][] = [
   ["another unique column", "P2002", (here) => createRun(here, here.absent, { friendlyId: `run_${here.id}` })],
   ["a reference to nothing", "P2003", (here) => prisma.taskRunExecutionSnapshot.updateMany({ where: { runId: here.id }, data: { runId: here.absent } })],
   ["a row that is referred to", "P2003", (here) => prisma.taskRun.delete({ where: { id: here.id } })],
-  ["a missing value", "P2010", (here) => prisma.$executeRaw`UPDATE run_ops."TaskRun" SET payload = NULL WHERE id = ${here.id}`],
+  ["a missing value", "P2010", (here) => prisma.$executeRaw`UPDATE routed."TaskRun" SET payload = NULL WHERE id = ${here.id}`],
   ["a condition", "P2039", (here) => createRun(here, here.absent, { depth: -1 })],
 ];
 

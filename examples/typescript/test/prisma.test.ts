@@ -309,7 +309,7 @@ tryOut("connect of an implicit many-to-many", async (here) => {
 
 tryOut("include, filter and disconnect of an implicit many-to-many", async (here) => {
   const waitpoint = await prisma.waitpoint.create({ data: await here.newWaitpoint() });
-  await prisma.$executeRaw`INSERT INTO run_ops."_WaitpointRunConnections" ("A", "B") VALUES (${here.id}, ${waitpoint.id})`;
+  await prisma.$executeRaw`INSERT INTO routed."_WaitpointRunConnections" ("A", "B") VALUES (${here.id}, ${waitpoint.id})`;
   const where = { id: here.id, waitpoints: { some: { status: "PENDING" } } } as const;
   assert.equal((await prisma.taskRun.findFirst({ where, include: { waitpoints: true } }))?.waitpoints.length, 1);
   await prisma.taskRun.update({ where: { id: here.id }, data: { waitpoints: { disconnect: { id: waitpoint.id } } } });
@@ -530,11 +530,11 @@ tryOut("update of a row that changed since the transaction read it", async ({ id
 
 tryOut("$queryRaw with FOR UPDATE", async ({ id }) => {
   await prisma.$transaction(async (tx) => {
-    const rows = await tx.$queryRaw<unknown[]>`SELECT id FROM run_ops."TaskRun" WHERE id = ${id} FOR UPDATE`;
+    const rows = await tx.$queryRaw<unknown[]>`SELECT id FROM routed."TaskRun" WHERE id = ${id} FOR UPDATE`;
     assert.equal(rows.length, 1);
     const somebodyElse = prisma.$transaction([
       prisma.$executeRaw`SET LOCAL statement_timeout = '500ms'`,
-      prisma.$queryRaw`SELECT id FROM run_ops."TaskRun" WHERE id = ${id} FOR UPDATE`,
+      prisma.$queryRaw`SELECT id FROM routed."TaskRun" WHERE id = ${id} FOR UPDATE`,
     ]);
     assert.equal(await outcome(somebodyElse), "P2010 57014", "has to wait");
   });
@@ -543,25 +543,25 @@ tryOut("$queryRaw with FOR UPDATE", async ({ id }) => {
 tryOut("$queryRaw with INSERT, UPDATE, DELETE … RETURNING", async (here) => {
   const waitpoint = await here.newWaitpoint();
   const inserted = await prisma.$queryRaw<unknown[]>`
-    INSERT INTO run_ops."Waitpoint" (id, "friendlyId", type, "idempotencyKey", "userProvidedIdempotencyKey", "projectId", "environmentId", "updatedAt")
+    INSERT INTO routed."Waitpoint" (id, "friendlyId", type, "idempotencyKey", "userProvidedIdempotencyKey", "projectId", "environmentId", "updatedAt")
     VALUES (${waitpoint.id}, ${waitpoint.friendlyId}, 'MANUAL', ${waitpoint.idempotencyKey}, false, ${here.projectId}, ${here.environmentId}, now())
     RETURNING status::text, "createdAt" IS NOT NULL AS "hasTime"`;
   assert.deepEqual(inserted, [{ status: "PENDING", hasTime: true }]);
   const changed = await prisma.$queryRaw<unknown[]>`
-    UPDATE run_ops."Waitpoint" SET status = 'COMPLETED' WHERE id = ${waitpoint.id} RETURNING status::text`;
+    UPDATE routed."Waitpoint" SET status = 'COMPLETED' WHERE id = ${waitpoint.id} RETURNING status::text`;
   assert.deepEqual(changed, [{ status: "COMPLETED" }]);
-  assert.equal(await prisma.$executeRaw`DELETE FROM run_ops."Waitpoint" WHERE id = ${waitpoint.id}`, 1);
+  assert.equal(await prisma.$executeRaw`DELETE FROM routed."Waitpoint" WHERE id = ${waitpoint.id}`, 1);
 });
 
 tryOut("named prepared statements of node-postgres", async ({ id }) => {
   for (let n = 0; n < 7; n++) { // a generic plan from the sixth on
-    const { rows } = await pool.query({ name: "by id", text: 'SELECT id FROM run_ops."TaskRun" WHERE id = $1', values: [id] });
+    const { rows } = await pool.query({ name: "by id", text: 'SELECT id FROM routed."TaskRun" WHERE id = $1', values: [id] });
     assert.deepEqual(rows, [{ id }]);
   }
 });
 
 const insertRun = `
-  INSERT INTO run_ops."TaskRun" AS r (id, "friendlyId", payload, queue, "runtimeEnvironmentId", "projectId",
+  INSERT INTO routed."TaskRun" AS r (id, "friendlyId", payload, queue, "runtimeEnvironmentId", "projectId",
                                       "taskIdentifier", "traceId", "spanId", "updatedAt")
   SELECT unnest($1::text[]), unnest($2::text[]), '{}', 'q', $3, $4, 'trial', 't', 's', now()`;
 
@@ -589,7 +589,7 @@ tryOut("FOR UPDATE SKIP LOCKED of node-postgres", async (here) => {
   const client = await pool.connect();
   try {
     await client.query("BEGIN");
-    const lock = 'SELECT id FROM run_ops."TaskRun" WHERE queue = $1';
+    const lock = 'SELECT id FROM routed."TaskRun" WHERE queue = $1';
     const mine = await client.query<{ id: string }>(`${lock} AND id = ANY ($2) FOR UPDATE`, [queue, [ids[0], ids[3]]]);
     const theirs = await pool.query<{ id: string }>(`${lock} FOR UPDATE SKIP LOCKED`, [queue]);
     assert.deepEqual(mine.rows.map((r) => r.id).sort(), [ids[0], ids[3]]);
@@ -603,8 +603,8 @@ tryOut("FOR UPDATE SKIP LOCKED of node-postgres", async (here) => {
   const taken: string[] = [];
   const worker = async () => {
     const { rows } = await pool.query<{ id: string }>(
-      `UPDATE run_ops."TaskRun" SET status = 'EXECUTING' WHERE id IN (
-         SELECT id FROM run_ops."TaskRun" WHERE queue = $1 AND status = 'PENDING'
+      `UPDATE routed."TaskRun" SET status = 'EXECUTING' WHERE id IN (
+         SELECT id FROM routed."TaskRun" WHERE queue = $1 AND status = 'PENDING'
           ORDER BY "createdAt", id LIMIT 1 FOR UPDATE SKIP LOCKED) RETURNING id`,
       [queue],
     );
@@ -617,7 +617,7 @@ tryOut("FOR UPDATE SKIP LOCKED of node-postgres", async (here) => {
 // Another builder of queries ----------------------------------------------------------
 
 const db = knex({ client: "pg", connection: {}, pool: { min: 0, max: 2 } });
-const table = (k: Knex) => k("TaskRun").withSchema("run_ops");
+const table = (k: Knex) => k("TaskRun").withSchema("routed");
 
 tryOut("Knex: onConflict().ignore() and .merge()", async ({ id, other, newRun, newRunOfOther }) => {
   const runs = [await newRun({ id }), await newRunOfOther({ id: other }), await newRun(), await newRunOfOther()];
