@@ -176,6 +176,7 @@ REGRESS ?= \
 	run_store \
 	shards \
 	split_mode \
+	gates \
 	repatriate \
 	leftovers \
 	mint_kind \

@@ -69,7 +69,7 @@ foreach my $block (@blocks)
 # answer, and those that the sources name.
 my %explained = map { $_ => 1 } $page =~ /^\| `([^`]+)` \|/mg;
 my %gates = map { $_ => 1 } split /\n/, $control_plane->safe_psql('control_plane', 'SELECT DISTINCT gate FROM run_ops.check_split()');
-my $source = slurp_file('src/switch/split_gates.sql') . slurp_file('src/switch/distinct_database.sql');
+my $source = slurp_file('src/switch/split_gates.sql') . slurp_file('src/switch/table_gates.sql') . slurp_file('src/switch/distinct_database.sql');
 $gates{$_} = 1 foreach $source =~ /(?:RETURN NEXT ROW\(|g\.gate := |^  SELECT |^  SELECT ROW\(|gate := \()'([a-z ]+)'/mg;
 cmp_ok(scalar keys %gates, '>=', 18, 'there are gates');
 is_deeply([ grep { !$explained{$_} } sort keys %gates ], [], 'the page explains every gate');
