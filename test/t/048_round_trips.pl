@@ -232,10 +232,11 @@ foreach my $level ('REPEATABLE READ', 'SERIALIZABLE')
 
 # --- what the operator asks --------------------------------------------------------------------
 
-# 2,000 local rows, one of which has the unique value of another row of the store
-$_->safe_psql('postgres', 'ALTER TABLE tag ADD u int; UPDATE tag SET u = n; CREATE UNIQUE INDEX ON tag (u)') foreach ($control_plane, $store);
-$store->safe_psql('postgres', q(INSERT INTO tag VALUES ('other', 0, 5)));
-here(q(SELECT run_ops.refresh_table('run_ops.tag')));
-takes_at_most('SELECT legacy_key, store_key FROM run_ops.repatriation_conflicts()', '{"id": "tag 5"}|{"id": "other"}', 5, 'conflicts in a unique index');
+# 2,000 local rows, one of which has the unique value of a row of the store
+$_->safe_psql('postgres', 'ALTER TABLE run ADD u int UNIQUE') foreach ($control_plane, $store);
+here(q(INSERT INTO run SELECT 'run_c' || lpad(i::text, 24, '0'), 'open', 0, i FROM generate_series(101, 2100) AS i; ANALYZE run;
+	SELECT run_ops.refresh_table('run_ops.run')));
+$store->safe_psql('postgres', q(UPDATE run SET u = 1000 WHERE id LIKE '%01000'; ANALYZE run));
+takes_at_most(q(SELECT legacy_key ->> 'id', store_key ->> 'id' FROM run_ops.repatriation_conflicts()), cuid(1000) . '|' . ksuid(1000), 5, 'conflicts in a unique index');
 $session->quit;
 done_testing();
