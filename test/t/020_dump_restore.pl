@@ -22,12 +22,15 @@ $control_plane->safe_psql('postgres',
 	"\\set name dump\n\\i test/fixtures/two_stores.sql\n"
 	  . q(SELECT run_ops.attach_store('new', 'new');
 		  SELECT run_ops.attach_all_tables();
+		  SELECT dblink_exec('new', command) FROM run_ops.same_shape_commands('"TaskRun"') WHERE store = 'new';
+		  SELECT command FROM run_ops.same_shape_commands('"TaskRun"') \gexec
+		  SELECT run_ops.declare_same_shape('"TaskRun"');
 		  ALTER TABLE "TaskRun" RENAME TO "Task Run";));
 
 my $registry = q(
 	SELECT 'store', name, server, NULL, NULL, NULL, NULL FROM run_ops.store
 	UNION ALL
-	SELECT 'table', view::text, legacy::text, routing::text, route_column, key_columns::text, store_table
+	SELECT 'table', view::text, legacy::text, routing::text, concat_ws(',', route_column, same_shape), key_columns::text, store_table
 	  FROM run_ops.routed_table
 	UNION ALL
 	SELECT 'copy', view::text, store, foreign_table::text, NULL, NULL, NULL FROM run_ops.routed_store
@@ -85,6 +88,7 @@ my $replica_triggers = q(SELECT count(*) FROM pg_trigger WHERE tgenabled = 'R');
 is($control_plane->safe_psql('regress_dump', $replica_triggers), '48', 'triggers for the replica role');
 is($control_plane->safe_psql('split_on', $replica_triggers), '0', 'they are not restored');
 is($control_plane->safe_psql('split_on', "SELECT run_ops.swap_views(true); $replica_triggers"), "\n48", 'and made again');
+is($control_plane->safe_psql('split_on', q(SELECT * FROM run_ops.same_shape_commands('"Task Run"'))), '', 'the constraint is restored');
 
 # --- small tables, with rows -----------------------------------------------------------
 
