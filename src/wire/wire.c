@@ -323,7 +323,11 @@ next_expected(Wire *wire)
 		wire->expected.data[wire->expected.cursor] : '\0';
 }
 
-/* Memory for what is expected: nothing may fail once a command has flown. */
+/*
+ * Memory for what is expected, also of the end of the flight: nothing here may
+ * fail once a command has been given to libpq, which sends it in any case, at the
+ * latest when the connection is closed.
+ */
 static void
 reserve_expected(Wire *wire)
 {
@@ -479,7 +483,6 @@ fly(Wire *wire, char what, const char *sql, int nvalues, const char *const *valu
 static void
 end_flight(Wire *wire)
 {
-	reserve_expected(wire);
 	if (!PQpipelineSync(wire->connection.conn))
 		connection_report_lost(&wire->connection);
 	expect(wire, 's');
