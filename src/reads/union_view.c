@@ -344,13 +344,14 @@ Node *
 leaf_filter(UnionView *view, UnionLeaf *leaf, Expr *id, bool shipped)
 {
 	RangeTblEntry *rte = linitial_node(RangeTblEntry, leaf->query->rtable);
-	Const	   *store = makeConst(TEXTOID, -1, DEFAULT_COLLATION_OID, -1,
-								  PointerGetDatum(leaf->store), false, false);
+	Const	   *store;
 	Node	   *condition = NULL;
 
 	/* routing "store": the leaf itself says which of its rows are shown */
 	if (view->store == NULL)
 		return NULL;
+	store = makeConst(TEXTOID, -1, DEFAULT_COLLATION_OID, -1,
+					  PointerGetDatum(leaf->store), false, false);
 	if (IsA(id, Var) &&
 		is_proven_by_check(rte->relid, rte->inh, ((Var *) id)->varattno, store))
 		return NULL;
