@@ -625,13 +625,14 @@ COMMENT ON FUNCTION run_ops.view_faults(run_ops.routed_table, boolean) IS
 CREATE FUNCTION run_ops.view_gates() RETURNS SETOF run_ops.gate
   LANGUAGE sql SET search_path = pg_catalog, pg_temp
 AS $$
-  -- A restored copy has the views for split on although it is off: its views are
-  -- right, and split_status says that they are suspended.
+  -- A restored copy has the views for split on although it is off, and a dump
+  -- lacks some triggers.  split_status says that such views are suspended, and
+  -- enable_split() creates them again.
   SELECT 'view', t.view::text, false, string_agg(f, '; '),
          format('To create it again: SELECT run_ops.refresh_table(%L);', t.view)
     FROM run_ops.split_state AS s, run_ops.routed_table AS t,
-         LATERAL run_ops.view_faults(t, s.enabled OR run_ops.has_union_rule(t.view)) AS f
-   WHERE run_ops.is_complete(t)
+         LATERAL run_ops.view_faults(t, s.enabled) AS f
+   WHERE run_ops.is_complete(t) AND (s.enabled OR NOT run_ops.has_union_rule(t.view))
    GROUP BY t.view
 $$;
 COMMENT ON FUNCTION run_ops.view_gates() IS 'views that are not what they must be';

@@ -122,7 +122,7 @@ here(q(DROP TABLE store; ALTER VIEW routed.run SET SCHEMA run_ops; ALTER VIEW ro
 # ids of other schemes
 mends('ids', 'public.run', here => q(INSERT INTO run (id) VALUES ('01h455vb4pex5vsknk084sn02q'), ('550e8400-e29b-41d4-a716-446655440000'), ('x')),
 	after => q(DELETE FROM run; SELECT run_ops.detach_table('run_ops.run'); SELECT run_ops.attach_table('run', 'shape')));
-mends('strays', 'public.run', here => q(INSERT INTO run (id) VALUES (') . ksuid(1) . q(')),
+mends('strays', 'public.run', here => sprintf(q(INSERT INTO run (id) VALUES ('%s')), ksuid(1)),
 	after => 'DO $$ BEGIN WHILE NOT (SELECT bool_and(done) FROM run_ops.remove_leftovers()) LOOP END LOOP; END $$; DELETE FROM run_ops.run; SELECT run_ops.disable_split()');
 
 # --- the views, with split off and on -------------------------------------------------
@@ -205,7 +205,7 @@ here(q(SELECT run_ops.refresh_table('run_ops.tag')));
 mends('collation', 'public.en in store "new"');
 
 # rows that belong elsewhere
-mends('strays', 'run_ops.run', there => q(ALTER TABLE run DROP CONSTRAINT run_ops_write_lock; INSERT INTO run (id, n) VALUES (') . cuid(1) . q(', 5)));
+mends('strays', 'run_ops.run', there => sprintf(q(ALTER TABLE run DROP CONSTRAINT run_ops_write_lock; INSERT INTO run (id, n) VALUES ('%s', 5)), cuid(1)));
 is(here(q(SELECT n FROM run)), '5', 'the row is here');
 mends('strays', 'run_ops.tag', here => q(INSERT INTO tag (id, size, n) VALUES ('t', 1, 1)), there => q(INSERT INTO tag (id, size, n) VALUES ('t', 1, 2)));
 is(here('SELECT run_ops.enable_split(); SELECT n FROM run_ops.tag'), "\n2", 'the row of the store is left');
