@@ -43,7 +43,7 @@ my %kept;
 sub keep_session
 {
 	my ($node) = @_;
-	my $session = { psql => $node->background_psql('postgres', on_error_stop => 0) };
+	my $session = { psql => $node->background_psql('postgres', on_error_stop => 0, timeout => 10 * $PostgreSQL::Test::Utils::timeout_default) };
 	$session->{backend} = $session->{psql}->query('SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()');
 	$session->{log} = -s $node->logfile;
 	return $session;
