@@ -84,7 +84,7 @@ AS $$
       '%s in every store; a row does not say which store it is in, so each read queries all stores. A local row is not shown if '
       'a store has its key: the keys of the local rows that a query reads are sent to all stores', t.legacy)
     ELSE format('%s in every store; the shape of "%s" tells the store of a row%s', t.legacy, t.route_column,
-                format(', and so does that of "%s"', t.same_shape)) END
+                ', and so does that of "' || t.same_shape || '"') END
 $$;
 COMMENT ON FUNCTION run_ops.view_comment(run_ops.routed_table, boolean) IS 'the comment of the view of a routed table with split off or on';
 
