@@ -23,7 +23,7 @@ SELECT count(*) AS runs_here FROM routed."TaskRun";
 SELECT run_ops.configure_split(opted_in => true, native_realtime => true);
 SELECT gate, count(*) AS checks, bool_and(ok) AS ok FROM run_ops.check_split() GROUP BY gate ORDER BY gate;
 SELECT object, detail FROM run_ops.check_split() WHERE NOT ok;
-\echo '-- the real schemas differ in these indexes; known and accepted'
+\echo '-- the real schemas differ in these; known and accepted'
 SELECT run_ops.acknowledge(gate, object, 'plans were compared') FROM run_ops.check_split() WHERE NOT ok \g /dev/null
 SELECT run_ops.enable_split();
 SELECT count(*) AS runs_in_both FROM routed."TaskRun";
