@@ -10,7 +10,7 @@ CREATE TABLE item (id text PRIMARY KEY, name text COLLATE en, title text, tags t
 SELECT 1 AS x FROM dblink('new', $$
   CREATE SCHEMA app;
   SET search_path = app, public;
-  CREATE COLLATION en (provider = icu, locale = 'en-u-kn-true');
+  CREATE COLLATION en (provider = icu, locale = 'en-u-kn');
   CREATE TABLE doc (id text COLLATE en PRIMARY KEY, n int);
   CREATE TABLE item (id text PRIMARY KEY, label text COLLATE en, title text, tags text[] COLLATE en, n int) $$) AS t (x text);
 SET client_min_messages = warning;

@@ -68,7 +68,7 @@ SELECT * FROM run_ops.read_route ORDER BY view::text, column_name;
 -- Split on.
 SELECT run_ops.configure_split(opted_in => true, native_realtime => true);
 SELECT run_ops.swap_views(true);
-SELECT pg_get_viewdef('run_ops.run');
+SELECT replace(substring(pg_get_viewdef('run_ops.run') FROM 'WHERE .*'), 'u.', '') AS filter;
 SELECT obj_description('run_ops.run'::regclass);
 INSERT INTO run_ops.step SELECT 's' || n, id, 'run_' || id, n FROM run_ops.run;
 
