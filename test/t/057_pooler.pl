@@ -208,7 +208,7 @@ foreach my $case (
 	is(scalar(() = $cancels =~ /ERROR:  canceling statement due to statement timeout/g), 30, "$who: what is cancelled ends") or diag $cancels;
 	$looking->pump_nb;
 	ok($looking->pumpable, "$who: another application sees its own settings all the time") or diag $complained;
-	$looking->signal('INT');
+	$looking->signal('TERM');
 	$looking->finish;
 	unlike($complained, qr/ERROR|aborted/, "$who: it has nothing to complain of");
 	is(others_see(), $expected, "$who: nor afterwards");
