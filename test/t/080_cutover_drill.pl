@@ -539,7 +539,7 @@ my $gates = q[DO $$ DECLARE g run_ops.gate; BEGIN
 	FOR g IN SELECT * FROM run_ops.check_split() WHERE ok IS NOT TRUE LOOP
 	  IF g.ok IS NULL OR g.gate = 'reachable' THEN
 	    RAISE EXCEPTION '%', g.detail USING ERRCODE = '08006';
-	  ELSIF g.gate IN ('index', 'foreign key') THEN
+	  ELSIF g.gate IN ('index', 'guard', 'foreign key') THEN
 	    PERFORM run_ops.acknowledge(g.gate, g.object, 'known');
 	  ELSIF g.gate = 'refreshed' THEN
 	    EXECUTE g.hint;
