@@ -630,9 +630,8 @@ AS $$
   -- enable_split() creates them again.
   SELECT 'view', t.view::text, false, string_agg(f, '; '),
          format('To create it again: SELECT run_ops.refresh_table(%L);', t.view)
-    FROM run_ops.split_state AS s, run_ops.routed_table AS t,
-         LATERAL run_ops.view_faults(t, s.enabled) AS f
-   WHERE run_ops.is_complete(t) AND (s.enabled OR NOT run_ops.has_union_rule(t.view))
+    FROM run_ops.routed_table AS t, LATERAL run_ops.view_faults(t, run_ops.split_enabled()) AS f
+   WHERE run_ops.is_complete(t) AND (run_ops.split_enabled() OR NOT run_ops.has_union_rule(t.view))
    GROUP BY t.view
 $$;
 COMMENT ON FUNCTION run_ops.view_gates() IS 'views that are not what they must be';

@@ -126,7 +126,7 @@ isnt($new->safe_psql('postgres', $epoch), $old_epoch, 'and by those who follow e
 is($new->safe_psql('postgres', 'SELECT split FROM run_ops.split_status'), 'suspended', 'a new server: split is suspended');
 is($new->safe_psql('postgres', "SELECT n FROM run_ops.run WHERE id = '$cuid'"), '1', 'LEGACY ids are read');
 my ($ret, $out, $err) = $new->psql('postgres', $queries[0]);
-like($err, qr/split mode is suspended.*should use the stores, call run_ops\.enable_split\(\)/s, 'others are not, and the hint says what to do');
+like($err, qr/split mode is suspended.*should use the stores: SELECT run_ops\.enable_split\(\)/s, 'others are not, and the hint says what to do');
 ($ret, $out, $err) = $new->psql('postgres', 'SELECT run_ops.enable_split()');
 is($ret, 0, 'enabled') or diag($err);
 is($new->safe_psql('postgres', $replica_triggers), '9', 'and so are the triggers for the replica role');
