@@ -390,7 +390,8 @@ DECLARE
   rows     text;
   n        bigint;
 BEGIN
-  FOR t IN SELECT r.* FROM run_ops.routed_table AS r, LATERAL run_ops.copies(r) AS c WHERE c.store = store ORDER BY r.view LOOP
+  FOR t IN SELECT r.* FROM run_ops.routed_table AS r, LATERAL run_ops.copies(r) AS c
+            WHERE c.store = store AND run_ops.is_complete(r) ORDER BY r.view LOOP
     known := run_ops.known_same_shape(t);
     IF t.same_shape IS NULL THEN
       IF store = 'legacy' AND known IS NOT NULL THEN
