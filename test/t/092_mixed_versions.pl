@@ -45,7 +45,7 @@ foreach my $version (sort keys %remotes)
 	$sql->(q(SELECT run_ops.attach_store('new', 'new')));
 	is($sql->('SELECT count(*) FROM run_ops.attach_all_tables()'), '16', "$version: all tables attached");
 	$sql->('SELECT run_ops.configure_split(true, true)');
-	$sql->(q(SELECT run_ops.acknowledge(gate, object, 'test') FROM run_ops.check_split() WHERE NOT ok AND gate IN ('foreign key', 'index')));
+	$sql->(q(SELECT run_ops.acknowledge(gate, object, 'test') FROM run_ops.check_split() WHERE NOT ok AND gate IN ('foreign key', 'guard', 'index')));
 	is($sql->('SELECT gate, object, detail FROM run_ops.check_split() WHERE ok IS NOT TRUE'), '', "$version: every gate holds");
 	$sql->('SELECT run_ops.enable_split()');
 	is($sql->('SELECT split FROM run_ops.split_status'), 'on', "$version: split is on");
