@@ -56,7 +56,7 @@ Base = orm.declarative_base()
 
 
 class SaRun(Base):
-    __tablename__, __table_args__ = "run", {"schema": "run_ops"}
+    __tablename__, __table_args__ = "run", {"schema": "routed"}
     id = sa.Column(sa.Text, primary_key=True)
     note = sa.Column(sa.Text)
     n = sa.Column(sa.Integer, server_default="0")
@@ -65,7 +65,7 @@ class SaRun(Base):
 
 
 class SaStep(Base):
-    __tablename__, __table_args__ = "step", {"schema": "run_ops"}
+    __tablename__, __table_args__ = "step", {"schema": "routed"}
     id = sa.Column(sa.Text, primary_key=True)
     run_id = sa.Column("runId", sa.ForeignKey(SaRun.id))
     n = sa.Column(sa.Integer)
