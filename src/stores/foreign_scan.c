@@ -490,7 +490,11 @@ note_statement_write(WireStatement *statement, Oid relid)
 	note_foreign_write(relid);
 }
 
-void
+/*
+ * A read in the store would show the rows that the statement has changed, and one of
+ * a table shows those from before it.
+ */
+static void
 refuse_read_after_write(WireStatement *statement, Oid relid)
 {
 	if (!list_member_oid(statement->changed, relid))

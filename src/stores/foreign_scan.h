@@ -43,12 +43,6 @@ extern void begin_scans_before_write(WireStatement *statement);
 extern void note_statement_write(WireStatement *statement, Oid relid);
 
 /*
- * Raises an error if the statement has changed rows of the foreign table: a read
- * in the store would show the new ones, and one of a table shows the old ones.
- */
-extern void refuse_read_after_write(WireStatement *statement, Oid relid);
-
-/*
  * Do the rows that a store changes by itself count for the statement?  For the plan
  * of an UPDATE or DELETE of such a table.
  */
