@@ -56,6 +56,7 @@ MODULES_C = \
 	ground/server_identity \
 	ids/id_shape \
 	ids/id_mint \
+	ids/key_rule \
 	wire/connection \
 	wire/cross_store_writes \
 	wire/atomic_commit \
@@ -70,6 +71,7 @@ MODULES_C = \
 	stores/foreign_analyze \
 	stores/foreign_import \
 	reads/read_locks \
+	reads/residency \
 	reads/lookup_condition \
 	reads/seam_pruning \
 	reads/union_view \
@@ -112,6 +114,7 @@ SQL_PARTS = \
 	ground/column_equality \
 	ids/id_shape \
 	ids/id_mint \
+	ids/key_rule \
 	wire/wire \
 	wire/ask_store \
 	wire/atomic_commit \
@@ -121,6 +124,7 @@ SQL_PARTS = \
 	stores/both_sides \
 	stores/routed_tables \
 	stores/same_shape \
+	stores/table_tree \
 	reads/run_ops_fdw \
 	reads/seam_pruning \
 	reads/read_through \
@@ -156,6 +160,7 @@ REGRESS ?= \
 	read_through \
 	seam_pruning \
 	same_shape \
+	key_rules \
 	read_locks \
 	leaf_locks \
 	read_fuzz \

@@ -47,7 +47,7 @@
 #include "reads/assumed_statistics.h"
 #include "reads/foreign_plan.h"
 #include "reads/lookup_condition.h"
-#include "reads/seam_pruning.h"
+#include "reads/residency.h"
 #include "reads/stand_ins.h"
 #include "reads/store_order.h"
 #include "reads/union_view.h"
@@ -261,6 +261,8 @@ is_column_of_filter(Var *column, FuncExpr *filter, RelOptInfo *rel)
 {
 	ListCell   *lc;
 
+	if (is_stored_in((Node *) filter))
+		return equal(column, residency_column(filter));
 	foreach(lc, filter->args)
 	{
 		Var		   *arg = column_of(lfirst(lc), rel->relid);
@@ -273,10 +275,9 @@ is_column_of_filter(Var *column, FuncExpr *filter, RelOptInfo *rel)
 
 /*
  * If the clause is "id = X" or "id = ANY (X)" and there is a filter
- * resides(id, store) as well, returns the filter and sets *ids to X; otherwise
+ * resides(id, store), or one by a key rule, as well, returns the filter and sets *ids to X; otherwise
  * returns NULL.
  *
- * Equal ids must have the same bytes, since resides() depends on the bytes.
  * The store must be a constant, as in the view of a routed table, because the
  * caller makes an expression of the filter that is evaluated before there is a
  * row.
@@ -289,20 +290,19 @@ filter_of_lookup(PlannerInfo *root, RelOptInfo *rel, List *scan_clauses,
 	ListCell   *lc;
 
 	if (!is_lookup(root, clause, rel, &lookup) ||
-		!is_bytewise_equality(&lookup) ||
 		contain_volatile_functions(lookup.values) ||
 		contain_subplans(lookup.values))
 		return NULL;
-	*ids = lookup.values;
 
 	foreach(lc, scan_clauses)
 	{
 		RestrictInfo *rinfo = lfirst_node(RestrictInfo, lc);
 		FuncExpr   *filter = (FuncExpr *) rinfo->clause;
 
-		if (!rinfo->pseudoconstant && is_resides((Node *) filter) &&
+		if (!rinfo->pseudoconstant && is_residency((Node *) filter) &&
 			IsA(lsecond(filter->args), Const) &&
-			is_column_of_filter((Var *) lookup.column, filter, rel))
+			is_column_of_filter((Var *) lookup.column, filter, rel) &&
+			(*ids = ids_of_lookup(&lookup, filter)) != NULL)
 			return filter;
 	}
 	return NULL;
@@ -328,7 +328,7 @@ derive_prechecks(PlannerInfo *root, RelOptInfo *rel, List *scan_clauses)
 			continue;
 		filter = filter_of_lookup(root, rel, scan_clauses, clause, &ids);
 		if (filter != NULL)
-			prechecks = lappend(prechecks, make_store_call("id_resides", BOOLOID, ids, lsecond(filter->args)));
+			prechecks = lappend(prechecks, residency_of(filter, ids, false, lsecond(filter->args), false));
 	}
 	return prechecks;
 }
@@ -362,7 +362,7 @@ stand_in_for_ids(PlannerInfo *root, RelOptInfo *rel, List *scan_clauses,
 		if (IsA(rinfo->clause, ScalarArrayOpExpr) &&
 			(filter = filter_of_lookup(root, rel, scan_clauses,
 									   (Node *) rinfo->clause, &ids)) != NULL &&
-			exprType(ids) == TEXTARRAYOID)
+			is_resides((Node *) filter))
 		{
 			SentIds    *set = palloc(sizeof(SentIds));
 			RestrictInfo *sent = makeNode(RestrictInfo);
@@ -654,13 +654,13 @@ any_relation(PlannerInfo *root, RelOptInfo *rel,
 }
 
 static bool
-only_resides(List *quals)
+only_residency(List *quals)
 {
 	ListCell   *lc;
 
 	foreach(lc, quals)
 	{
-		if (!is_resides(lfirst(lc)))
+		if (!is_residency(lfirst(lc)))
 			return false;
 	}
 	return true;
@@ -700,7 +700,7 @@ rows_to_fetch(PlannerInfo *root, ForeignPath *path, ForeignScan *plan, int fetch
 		if (root->limit_tuples >= 1 && path->path.pathkeys != NIL &&
 			path->path.param_info == NULL &&
 			bms_membership(root->all_baserels) == BMS_SINGLETON &&
-			only_resides(plan->scan.plan.qual))
+			only_residency(plan->scan.plan.qual))
 			return (int) Min(root->limit_tuples, fetch_size);
 		return Min(MIN_FETCH, fetch_size);
 	}

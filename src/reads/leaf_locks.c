@@ -261,8 +261,7 @@ lock_rows_of_leaf(Query *query, Index rti, UnionView *view, Query *leaf,
 	bool		exact = false;
 
 	if (seam_pruning)
-		precheck = residency_of_conditions(query->jointree->quals, is_id_column, &id,
-								 store, &exact);
+		precheck = residency_of_conditions(query->jointree->quals, &id, store, &exact);
 	leaf->jointree->quals = at_leaf(query->jointree->quals, query, rti, leaf);
 	if (!exact)
 		leaf->jointree->quals = make_and_qual(leaf->jointree->quals,

@@ -1,7 +1,6 @@
 /*
  * lookup_condition.c
- *		Recognizes a condition that looks up rows by the values of one column, and
- *		the filters of views.
+ *		Recognizes a condition that looks up rows by the values of one column.
  *
  * Planner code of three files needs the same pattern: seam_pruning.c and
  * union_view.c look for the ids that a query asks for, foreign_plan.c
@@ -13,35 +12,39 @@
  */
 #include "postgres.h"
 
+#include "access/stratnum.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_operator.h"
 #include "catalog/pg_type.h"
-#include "fmgr.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
 #include "nodes/pathnodes.h"
+#include "optimizer/optimizer.h"
+#include "parser/parse_coerce.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
+#include "utils/typcache.h"
 
 #include "ground/guard.h"
-#include "ids/id_shape.h"
 #include "reads/lookup_condition.h"
-#include "reads/read_locks.h"
-
-Node *
-without_relabeling(Node *node)
-{
-	while (node && IsA(node, RelabelType))
-		node = (Node *) ((RelabelType *) node)->arg;
-	return node;
-}
+#include "reads/residency.h"
 
 bool
 is_column_of(Node *node, Index rti)
 {
 	return IsA(node, Var) && ((Var *) node)->varno == rti &&
 		((Var *) node)->varlevelsup == 0 && ((Var *) node)->varattno > 0;
+}
+
+bool
+is_id_column(Node *node, void *arg)
+{
+	IdColumn   *id = arg;
+
+	return is_column_of(node, id->rti) &&
+		GUARD(30, ((Var *) node)->varattno == id->attno ||
+			  ((Var *) node)->varattno == id->same_shape);
 }
 
 Node *
@@ -209,44 +212,54 @@ match_lookup_range(List *clauses, column_test is_column, void *arg,
 }
 
 /*
- * The operator must be the equality of text.  Its collation must be
- * deterministic: then equal values have the same bytes, and the shape of an id
- * depends on its bytes only.
+ * The operator must be the equality of the type of the column.  If the type has
+ * collations, that of the operator must be deterministic.
  */
 bool
 is_bytewise_equality(const LookupCondition *condition)
 {
-	return GUARD(24, condition->opno == TextEqualOperator) &&
-		OidIsValid(condition->collation) &&
-		GUARD(25, get_collation_isdeterministic(condition->collation));
+	Oid			type = getBaseType(exprType(condition->column));
+
+	switch (type)
+	{
+		case TEXTOID:
+		case VARCHAROID:
+		case BPCHAROID:
+		case UUIDOID:
+		case BYTEAOID:
+		case INT2OID:
+		case INT4OID:
+		case INT8OID:
+			break;
+		default:
+			return false;
+	}
+	return GUARD(24, get_op_opfamily_strategy(condition->opno,
+											  lookup_type_cache(type, TYPECACHE_BTREE_OPFAMILY)->btree_opf) == BTEqualStrategyNumber) &&
+		(!OidIsValid(condition->collation) ||
+		 GUARD(25, get_collation_isdeterministic(condition->collation)));
 }
 
-/*
- * Compares the C function, so that the result does not depend on names in the
- * catalog.
- */
-static bool
-calls(Node *clause, PGFunction function, int nargs)
+Node *
+ids_of_lookup(const LookupCondition *condition, FuncExpr *filter)
 {
-	FuncExpr   *func = (FuncExpr *) clause;
-	FmgrInfo	flinfo;
+	Node	   *ids = condition->values;
+	Oid			type = exprType(ids);
+	Var		   *column;
+	Oid			column_type;
 
-	if (!IsA(clause, FuncExpr) || list_length(func->args) != nargs ||
-		get_func_rettype(func->funcid) != BOOLOID)
-		return false;
-	fmgr_info(func->funcid, &flinfo);
-	return flinfo.fn_addr == function;
-}
-
-/* The C function of run_ops.id_resides() is the same. */
-bool
-is_resides(Node *clause)
-{
-	return calls(clause, run_ops_resides, 2) || calls(clause, run_ops_resides, 3);
-}
-
-bool
-is_refuse_locks(Node *clause)
-{
-	return calls(clause, run_ops_refuse_locks, 1);
+	if (!is_bytewise_equality(condition))
+		return NULL;
+	if (is_resides((Node *) filter))
+		return type == (condition->is_array ? TEXTARRAYOID : TEXTOID) ? ids : NULL;
+	column = residency_column(filter);
+	if (column == NULL)
+		return NULL;
+	column_type = getBaseType(column->vartype);
+	if (condition->is_array)
+		return IsBinaryCoercible(get_base_element_type(type), column_type) ? ids : NULL;
+	if (IsBinaryCoercible(type, column_type))
+		return ids;
+	return eval_const_expressions(NULL, coerce_to_target_type(NULL, ids, type, column_type, -1,
+															  COERCION_IMPLICIT, COERCE_IMPLICIT_CAST, -1));
 }

@@ -1,20 +1,11 @@
 /*
  * lookup_condition.h
- *		Recognizes a condition that looks up rows by the values of one column, and
- *		the filters of views.
+ *		Recognizes a condition that looks up rows by the values of one column.
  */
 #ifndef RUN_OPS_LOOKUP_CONDITION_H
 #define RUN_OPS_LOOKUP_CONDITION_H
 
 #include "nodes/primnodes.h"
-
-/*
- * Is the clause the filter of a view over several stores: resides(id, store), also
- * with a third argument that has the same shape; or refuse_locks(key) if its rows
- * do not say in which store they are?
- */
-extern bool is_resides(Node *clause);
-extern bool is_refuse_locks(Node *clause);
 
 /* A condition "column = X", or one that says the same, or "column = ANY (X)". */
 typedef struct LookupCondition
@@ -27,14 +18,27 @@ typedef struct LookupCondition
 	Oid			collation;
 } LookupCondition;
 
+/*
+ * A column of a range table entry, such as the id column of a view, and the other
+ * one that has its shape.
+ */
+typedef struct IdColumn
+{
+	Index		rti;
+	AttrNumber	attno;
+	AttrNumber	same_shape;		/* 0 if there is none */
+	FuncExpr   *filter;			/* what the view says of the id, or NULL */
+	Var		   *var;			/* the id itself */
+} IdColumn;
+
 /* Tests whether an expression, without relabeling, is the column. */
 typedef bool (*column_test) (Node *expr, void *arg);
 
-/* The expression below casts between binary-compatible types. */
-extern Node *without_relabeling(Node *node);
-
 /* Is the expression a column of this range table entry? */
 extern bool is_column_of(Node *node, Index rti);
+
+/* column_test of an IdColumn */
+extern bool is_id_column(Node *node, void *arg);
 
 /*
  * The condition of a RestrictInfo or clause.  Of "C IS TRUE" and "coalesce(C,
@@ -58,5 +62,11 @@ extern bool match_lookup_range(List *clauses, column_test is_column,
 
 /* Does the condition hold exactly for values with the same bytes? */
 extern bool is_bytewise_equality(const LookupCondition *condition);
+
+/*
+ * If the condition tells what the filter says of the rows that it looks up, their
+ * ids; otherwise NULL.  A filter depends on the bytes of an id.
+ */
+extern Node *ids_of_lookup(const LookupCondition *condition, FuncExpr *filter);
 
 #endif							/* RUN_OPS_LOOKUP_CONDITION_H */

@@ -88,7 +88,7 @@ run_ops_lock_copy(PG_FUNCTION_ARGS)
 		elog(ERROR, "SPI_connect failed");
 	if (SPI_execute_with_args("SELECT pg_catalog.format('x.%I %s', t.key_columns[1], run_ops.equals_text(t.legacy, t.key_columns[1], '$1')), "
 							  "CASE WHEN t.routing OPERATOR(pg_catalog.=) 'anchor' AND run_ops.split_enabled() "
-							  "THEN pg_catalog.format(' AND run_ops.resides(x.%I, %L)', t.route_column, c.store) ELSE '' END "
+							  "THEN ' AND ' OPERATOR(pg_catalog.||) run_ops.in_store(t, pg_catalog.format('x.%I', t.route_column), c.store) ELSE '' END "
 							  "FROM run_ops.routed_table AS t, LATERAL run_ops.copies(t) AS c "
 							  "WHERE t.view OPERATOR(pg_catalog.=) $1 AND c.relation OPERATOR(pg_catalog.=) $2",
 							  2, argtypes, args, NULL, true, 1) != SPI_OK_SELECT)

@@ -33,7 +33,7 @@ BEGIN
   FOR copy IN
     SELECT c.relation FROM run_ops.copies(t) AS c
      WHERE CASE WHEN NOT run_ops.split_enabled() THEN c.store = 'legacy'
-                WHEN t.routing = 'shape' THEN run_ops.resides(id, c.store)
+                WHEN t.routing = 'shape' THEN c.store = coalesce(run_ops.store_of(t, id), 'legacy')
                 ELSE true END
      ORDER BY c.precedence, c.store
   LOOP

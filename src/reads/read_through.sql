@@ -39,13 +39,14 @@ BEGIN
   IF NOT split THEN
     RETURN format('SELECT %s FROM %s', columns, t.legacy);
   ELSIF t.routing <> 'store' THEN
-    RETURN format('SELECT %s FROM (SELECT %s, ''legacy''::text AS run_ops_store FROM %s%s) AS u '
-                  'WHERE run_ops.resides(u.%I, u.run_ops_store%s)',
+    RETURN format('SELECT %s FROM (SELECT %s, ''legacy''::text AS run_ops_store FROM %s%s) AS u WHERE %s',
       run_ops.column_list(t.legacy, 'u.'), columns, t.legacy,
       (SELECT string_agg(format(' UNION ALL SELECT %s, %L::text FROM %s', columns, c.store, c.relation),
                          '' ORDER BY c.precedence, c.store)
          FROM run_ops.copies(t) AS c WHERE c.store <> 'legacy'),
-      t.route_column, ', u.' || quote_ident(t.same_shape));
+      CASE WHEN t.key_rule IS NULL
+           THEN format('run_ops.resides(u.%I, u.run_ops_store%s)', t.route_column, ', u.' || quote_ident(t.same_shape))
+           ELSE format('run_ops.stored_in(%s, u.run_ops_store)', run_ops.names_store(t, format('u.%I', t.route_column))) END);
   END IF;
   SELECT string_agg(quote_ident(k), ', '), string_agg(format('y.%1$I %2$s x.%1$I', k, run_ops.equality_operator(t.legacy, k)), ' AND ')
     INTO keys, same FROM unnest(t.key_columns) AS k;
@@ -83,6 +84,7 @@ AS $$
     WHEN t.routing = 'store' THEN format(
       '%s in every store; a row does not say which store it is in, so each read queries all stores. A local row is not shown if '
       'a store has its key: the keys of the local rows that a query reads are sent to all stores', t.legacy)
+    WHEN t.key_rule IS NOT NULL THEN format('%s in every store; a rule over "%s" names the store of a row', t.legacy, t.route_column)
     ELSE format('%s in every store; the shape of "%s" tells the store of a row%s', t.legacy, t.route_column,
                 ', and so does that of "' || t.same_shape || '"') END
 $$;
@@ -97,7 +99,8 @@ COMMENT ON FUNCTION run_ops.has_query(regclass, text) IS
 CREATE FUNCTION run_ops.is_own_comment(comment text) RETURNS boolean
   LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
   RETURN comment LIKE '%; split is off' OR comment LIKE '% in every store; a row does not say %'
-      OR comment LIKE '% in every store; the shape of "%" tells the store of a row%';
+      OR comment LIKE '% in every store; the shape of "%" tells the store of a row%'
+      OR comment LIKE '% in every store; a rule over "%" names the store of a row';
 COMMENT ON FUNCTION run_ops.is_own_comment(text) IS
   'whether a comment is one that build_view() gives a view; others are the user''s';
 
@@ -153,7 +156,10 @@ AS $$
 #variable_conflict use_variable
 DECLARE
   t         run_ops.routed_table := run_ops.routed(view);
-  residency run_ops.residency := run_ops.try_owner_engine(id);
+  -- the own id of a row that is anchored by a key rule says nothing
+  residency run_ops.residency := CASE WHEN t.key_rule IS NULL THEN run_ops.try_owner_engine(id)
+                                      WHEN t.routing = 'anchor' THEN NULL
+                                      WHEN run_ops.store_of(t, id) = 'legacy' THEN 'LEGACY' ELSE 'NEW' END;
   copy      record;
   hit       boolean;
   failure   text;
@@ -166,7 +172,7 @@ BEGIN
       USING ERRCODE = 'wrong_object_type',
             DETAIL = format('Its key is (%s).', array_to_string(t.key_columns, ', '));
   END IF;
-  IF residency IS NULL THEN
+  IF residency IS NULL AND t.key_rule IS NULL THEN
     RAISE WARNING 'id "%" is unclassifiable', left(id, 64)
       USING DETAIL = format('It has %s characters. Its row is searched for like that of a LEGACY id.', length(id));
   END IF;
@@ -174,7 +180,7 @@ BEGIN
   FOR copy IN
     SELECT c.store, c.relation FROM run_ops.copies(t) AS c
      WHERE CASE WHEN NOT run_ops.split_enabled() THEN c.store = 'legacy'
-                WHEN residency = 'NEW' THEN c.store = run_ops.resolve_shard(id)
+                WHEN residency = 'NEW' THEN c.store = run_ops.store_of(t, id)
                 ELSE true END
      ORDER BY c.precedence, c.store
   LOOP
@@ -201,7 +207,7 @@ BEGIN
   IF failure IS NOT NULL THEN
     RAISE EXCEPTION '%', failure USING ERRCODE = state;
   END IF;
-  IF run_ops.split_enabled() AND residency IS DISTINCT FROM 'NEW'
+  IF run_ops.split_enabled() AND residency IS DISTINCT FROM 'NEW' AND t.key_rule IS NULL
      AND run_ops.id_timestamp(id) < now() - retention THEN
     RETURN 'past-retention';
   END IF;
@@ -217,6 +223,7 @@ AS $$
 #variable_conflict use_variable
 DECLARE
   t    run_ops.routed_table := run_ops.routed(view);
+  id   text := 'x.' || quote_ident(t.route_column);
   keys text := (SELECT string_agg(format('%1$L, x.%1$I', k), ', ') FROM unnest(t.key_columns) AS k);
   same text := (SELECT string_agg(format('x.%1$I %2$s y.%1$I', k, run_ops.equality_operator(t.legacy, k)), ' AND ') FROM unnest(t.key_columns) AS k);
   copy record;
@@ -243,11 +250,11 @@ BEGIN
     -- The second condition says the same in SQL that the store can evaluate,
     -- so that the store sends strays only.
     RETURN QUERY SELECT a.* FROM run_ops.as_owner(t.legacy, format(
-      'SELECT %1$L::text, jsonb_build_object(%2$s), coalesce(run_ops.resolve_shard(x.%3$I), ''legacy''::text) FROM %4$s AS x '
-      'WHERE NOT run_ops.resides(x.%3$I, %1$L)%5$s',
-      copy.store, keys, t.route_column, copy.relation, CASE WHEN copy.store <> 'legacy' THEN format(
-        ' AND (NOT (%s) OR x.%I IS NULL)', run_ops.residency_condition(format('x.%I', t.route_column), copy.store),
-        t.route_column) END)) AS a (store text, key jsonb, belongs_to text);
+      'SELECT %L::text, jsonb_build_object(%s), coalesce(%s, ''legacy''::text) FROM %s AS x WHERE NOT %s%s',
+      copy.store, keys, run_ops.names_store(t, id), copy.relation, run_ops.in_store(t, id, copy.store),
+      CASE WHEN copy.store <> 'legacy' AND t.key_rule IS NULL THEN
+             format(' AND (NOT (%s) OR %s IS NULL)', run_ops.in_store_there(t, id, copy.store), id) END))
+      AS a (store text, key jsonb, belongs_to text);
   END LOOP;
 END $$;
 COMMENT ON FUNCTION run_ops.find_strays(regclass) IS

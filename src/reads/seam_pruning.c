@@ -4,7 +4,8 @@
  *		that can hold the ids a query asks for.
  *
  * The view of a routed table is a union of leaves, one for each store,
- * filtered by resides(id, store).  The one idea: when the planner copies that
+ * filtered by resides(id, store), or by stored_in(rule, store) with a key rule over
+ * the id.  The one idea: when the planner copies that
  * filter to a leaf, it simplifies the filter and calls our support function.
  * The leaf says which store it is, and the conditions of the query on the
  * union are known by then.  So "id = X" turns the filter into resides(X,
@@ -14,6 +15,9 @@
  *	X another expression without columns (a parameter, a stable function)
  *						a precheck: the executor evaluates it once, as a
  *						One-Time Filter, before it starts the leaf
+ *
+ * With a key rule, which PostgreSQL can look into, conditions such as ranges say
+ * something as well, if they are constants.
  *
  * Results do not depend on this.  A filter with a condition that is not
  * recognized stays, and the executor tests it for each row.
@@ -31,10 +35,7 @@
  */
 #include "postgres.h"
 
-#include "access/table.h"
-#include "catalog/namespace.h"
-#include "catalog/pg_proc.h"
-#include "catalog/pg_type.h"
+#include "catalog/pg_class.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
@@ -42,36 +43,29 @@
 #include "nodes/supportnodes.h"
 #include "optimizer/clauses.h"
 #include "optimizer/optimizer.h"
-#include "parser/parse_func.h"
 #include "parser/parsetree.h"
-#include "utils/array.h"
-#include "utils/builtins.h"
 #include "utils/guc.h"
-#include "utils/lsyscache.h"
-#include "utils/rel.h"
-#include "utils/syscache.h"
 
 #include "ground/compat.h"
 #include "ground/guard.h"
-#include "ids/id_shape.h"
-#include "reads/lookup_condition.h"
+#include "reads/residency.h"
 #include "reads/seam_pruning.h"
 
 PG_FUNCTION_INFO_V1(run_ops_resides_support);
 PG_FUNCTION_INFO_V1(run_ops_resides_selectivity);
 PG_FUNCTION_INFO_V1(run_ops_refuse_locks_support);
-PG_FUNCTION_INFO_V1(run_ops_any_id_resides);
-PG_FUNCTION_INFO_V1(run_ops_own_ids);
 
 /* run_ops_split.seam_pruning */
 bool		seam_pruning = true;
 
-/* A filter resides(column, store), and how conditions name the column. */
+/* A filter by the id of a row for one store, and how conditions name the id. */
 typedef struct LeafFilter
 {
+	FuncExpr   *filter;
+	Const	   *store;
 	column_test is_column;
 	void	   *column;
-	Const	   *store;
+	Var		   *id;				/* the id as conditions name it, or NULL */
 } LeafFilter;
 
 /*
@@ -114,78 +108,6 @@ seam_pruning_init(void)
 							 NULL, NULL, NULL);
 }
 
-/* --- sets of ids ---------------------------------------------------------- */
-
-/*
- * Sets *any if an id of the text array resides in the store, and *all if every
- * id does.  NULL elements equal nothing, so they do not count.  An empty array
- * gives false for *any and true for *all.
- */
-void
-array_residency(ArrayType *ids, const char *store, int store_len,
-				bool *any, bool *all)
-{
-	ArrayIterator iterator = array_create_iterator(ids, 0, NULL);
-	Datum		id;
-	bool		isnull;
-
-	*any = false;
-	*all = true;
-	while (array_iterate(iterator, &id, &isnull))
-	{
-		if (isnull)
-			continue;
-		if (id_resides(id_shape_datum(id), store, store_len))
-			*any = true;
-		else
-			*all = false;
-	}
-	array_free_iterator(iterator);
-}
-
-/*
- * any_id_resides(ids text[], store text) returns boolean
- *
- * Strict.  Whether one of the ids belongs in the store.
- */
-Datum
-run_ops_any_id_resides(PG_FUNCTION_ARGS)
-{
-	text	   *store = PG_GETARG_TEXT_PP(1);
-	bool		any;
-	bool		all;
-
-	array_residency(PG_GETARG_ARRAYTYPE_P(0), VARDATA_ANY(store),
-					VARSIZE_ANY_EXHDR(store), &any, &all);
-	PG_RETURN_BOOL(any);
-}
-
-/*
- * own_ids(ids text[], store text) returns text[]
- *
- * Strict.  The ids that belong in the store.
- */
-Datum
-run_ops_own_ids(PG_FUNCTION_ARGS)
-{
-	ArrayIterator iterator = array_create_iterator(PG_GETARG_ARRAYTYPE_P(0),
-												   0, NULL);
-	text	   *store = PG_GETARG_TEXT_PP(1);
-	ArrayBuildState *own = initArrayResult(TEXTOID, CurrentMemoryContext,
-										   false);
-	Datum		id;
-	bool		isnull;
-
-	while (array_iterate(iterator, &id, &isnull))
-	{
-		if (!isnull && id_resides(id_shape_datum(id), VARDATA_ANY(store),
-								  VARSIZE_ANY_EXHDR(store)))
-			accumArrayResult(own, id, false, TEXTOID, CurrentMemoryContext);
-	}
-	array_free_iterator(iterator);
-	PG_RETURN_DATUM(makeArrayResult(own, CurrentMemoryContext));
-}
-
 /* --- what conditions say about a leaf ----------------------------------------- */
 
 static bool
@@ -195,30 +117,12 @@ is_const_bool(Expr *expr, bool value)
 		DatumGetBool(((Const *) expr)->constvalue) == value;
 }
 
-/*
- * The expression without wrappers that change neither bytes nor NULL: casts
- * between binary-compatible types, and the PlaceHolderVar that the planner
- * puts around the constants of a leaf when it pulls the leaf up.
- */
-static Node *
-strip(Node *node)
-{
-	for (;;)
-	{
-		node = without_relabeling(node);
-		if (!IsA(node, PlaceHolderVar) ||
-			((PlaceHolderVar *) node)->phlevelsup != 0)
-			return node;
-		node = (Node *) ((PlaceHolderVar *) node)->phexpr;
-	}
-}
-
 /* Is this the column of the union that maps to the column of the leaf? */
 static bool
 is_our_column(Node *node, void *arg)
 {
 	LeafColumn *column = arg;
-	Var		   *var = (Var *) strip(node);
+	Var		   *var = (Var *) strip_wrappers(node);
 	Node	   *at_leaf;
 
 	if (!is_column_of((Node *) var, column->leaf->parent_relid) ||
@@ -227,81 +131,28 @@ is_our_column(Node *node, void *arg)
 	at_leaf = list_nth(column->leaf->translated_vars, var->varattno - 1);
 	if (at_leaf == NULL)
 		return false;
-	at_leaf = strip(at_leaf);
+	at_leaf = strip_wrappers(at_leaf);
 	return GUARD(20, equal(at_leaf, column->column) || equal(at_leaf, column->same_shape));
-}
-
-/*
- * A plan that contains such a call depends on the function, as on any function it
- * calls.
- *
- * The function is looked up directly in the catalog, because a user who reads
- * a view needs no privileges on the schema run_ops.
- */
-Expr *
-make_run_ops_call(const char *name, Oid result, List *args)
-{
-	Oid			argtypes[FUNC_MAX_ARGS];
-	ListCell   *lc;
-	Oid			funcid;
-
-	foreach(lc, args)
-		argtypes[foreach_current_index(lc)] = IsA(lfirst(lc), RowExpr) ? RECORDOID : exprType(lfirst(lc));
-	funcid = GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid,
-							 CStringGetDatum(name),
-							 PointerGetDatum(buildoidvector(argtypes, list_length(args))),
-							 ObjectIdGetDatum(get_namespace_oid("run_ops", true)));
-	if (!OidIsValid(funcid))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_FUNCTION),
-				 errmsg("function %s does not exist",
-						funcname_signature_string(psprintf("run_ops.%s", name), list_length(args),
-												  NIL, argtypes))));
-	return (Expr *) makeFuncExpr(funcid, result, args, InvalidOid, InvalidOid,
-								 COERCE_EXPLICIT_CALL);
-}
-
-Expr *
-make_store_call(const char *name, Oid result, Node *ids, Node *store)
-{
-	return make_run_ops_call(name, result, list_make2(copyObject(ids), copyObject(store)));
-}
-
-static Expr *
-make_filter_call(LeafFilter *filter, const char *name, Node *ids)
-{
-	return make_store_call(name, BOOLOID, ids, (Node *) filter->store);
 }
 
 static Bound
 bound_of_lookup(LeafFilter *filter, const LookupCondition *lookup)
 {
-	Node	   *ids = lookup->values;
+	Node	   *ids = ids_of_lookup(lookup, filter->filter);
 	bool		is_array = lookup->is_array;
-	text	   *store = DatumGetTextPP(filter->store->constvalue);
-	const char *store_name = VARDATA_ANY(store);
-	int			store_len = VARSIZE_ANY_EXHDR(store);
 	Bound		bound = unbounded;
 
-	if (!is_bytewise_equality(lookup) ||
-		exprType(ids) != (is_array ? TEXTARRAYOID : TEXTOID))
+	if (ids == NULL)
 		return bound;
 	if (IsA(ids, Const))
 	{
-		Const	   *value = (Const *) ids;
 		bool		any = false;
 		bool		all = true;
 
-		if (value->constisnull && GUARD(45, !lookup->null_equals))
+		if (((Const *) ids)->constisnull && GUARD(45, !lookup->null_equals))
 			 /* equals nothing */ ;
-		else if (value->constisnull)
-			any = all = id_resides(id_shape("", 0), store_name, store_len);
-		else if (is_array)
-			array_residency(DatumGetArrayTypeP(value->constvalue),
-							store_name, store_len, &any, &all);
 		else
-			any = all = id_resides(id_shape_datum(value->constvalue),
-								   store_name, store_len);
+			residency_of_value(filter->filter, (Const *) ids, is_array, filter->store, &any, &all);
 		bound.precheck = (Expr *) makeBoolConst(any, false);
 		bound.exact = GUARD(23, all);
 	}
@@ -309,9 +160,7 @@ bound_of_lookup(LeafFilter *filter, const LookupCondition *lookup)
 			 GUARD(21, !contain_volatile_functions(ids)) &&
 			 !contain_subplans(ids))
 	{
-		bound.precheck = make_filter_call(filter,
-										  is_array ? "any_id_resides" :
-										  "id_resides", ids);
+		bound.precheck = residency_of(filter->filter, ids, is_array, filter->store, false);
 		bound.exact = GUARD(22, !is_array);
 	}
 	return bound;
@@ -404,12 +253,33 @@ bound_of_clause(LeafFilter *filter, Node *clause)
 		bound_of_lookup(filter, &condition) : unbounded;
 }
 
-Expr *
-residency_of_conditions(Node *conditions, column_test is_column, void *column,
-						Const *store, bool *exact)
+/*
+ * What the conditions together say about the id: also ranges, if the filter is one
+ * by a key rule.
+ */
+static Bound
+bound_of_all(LeafFilter *filter, List *clauses)
 {
-	LeafFilter	filter = {is_column, column, store};
-	Bound		bound = conditions ? bound_of_clause(&filter, conditions) : unbounded;
+	Bound		bound = bound_of_and(filter, clauses);
+	List	   *condition;
+
+	if (filter->id == NULL || !is_stored_in((Node *) filter->filter) ||
+		(bound.precheck && IsA(bound.precheck, Const) && bound.exact))
+		return bound;
+	condition = list_make1(residency_for_store(filter->filter, (Node *) filter->id,
+											   DatumGetTextPP(filter->store->constvalue)));
+	if (GUARD(60, predicate_refuted_by(condition, clauses, true)))
+		return (Bound) {(Expr *) makeBoolConst(false, false), true};
+	if (GUARD(61, predicate_implied_by(condition, clauses, false)))
+		return (Bound) {(Expr *) makeBoolConst(true, false), true};
+	return bound;
+}
+
+Expr *
+residency_of_conditions(Node *conditions, IdColumn *id, Const *store, bool *exact)
+{
+	LeafFilter	filter = {id->filter, store, is_id_column, id, id->var};
+	Bound		bound = conditions ? bound_of_all(&filter, make_ands_implicit((Expr *) conditions)) : unbounded;
 
 	*exact = bound.exact;
 	return bound.precheck;
@@ -418,49 +288,16 @@ residency_of_conditions(Node *conditions, column_test is_column, void *column,
 /* --- the support functions ------------------------------------------------------ */
 
 /*
- * On a foreign table a constraint is a declaration of its owner about the remote
- * rows.
- */
-bool
-is_proven_by_check(Oid relid, bool inherited, AttrNumber column, Const *store)
-{
-	Relation	relation = table_open(relid, NoLock);
-	TupleConstr *constr = RelationGetDescr(relation)->constr;
-	bool		proven = false;
-
-	for (int i = 0; constr != NULL && i < constr->num_check && !proven; i++)
-	{
-		ConstrCheck *check = &constr->check[i];
-		FuncExpr   *proof;
-
-		/* a NO INHERIT constraint does not hold for child tables */
-		if (!GUARD(28, check->ccvalid) || (check->ccnoinherit && inherited))
-			continue;
-		proof = stringToNode(check->ccbin);
-		if (is_resides((Node *) proof))
-		{
-			Var		   *var = (Var *) strip(linitial(proof->args));
-
-			proven = IsA(var, Var) && var->varattno == column &&
-				equal(strip(lsecond(proof->args)), store);
-		}
-	}
-	table_close(relation, NoLock);
-	return proven;
-}
-
-/*
  * Raises an error if the query locks rows of the union that this condition
- * filters.  "node" is the column of the condition.
+ * filters.
  */
 static void
-refuse_row_lock(PlannerInfo *root, Node *node)
+refuse_row_lock(PlannerInfo *root, FuncExpr *filter)
 {
-	Var		   *var = (Var *) strip(node);
+	Var		   *var;
 	RangeTblEntry *rte;
 
-	if (root->parse->rowMarks == NIL || !IsA(var, Var) ||
-		var->varlevelsup != 0 ||
+	if (root->parse->rowMarks == NIL || (var = residency_column(filter)) == NULL ||
 		get_parse_rowmark(root->parse, var->varno) == NULL)
 		return;
 	rte = rt_fetch(var->varno, root->parse->rtable);
@@ -473,23 +310,37 @@ refuse_row_lock(PlannerInfo *root, Node *node)
 			 errhint("Use run_ops.lock_row(view, id), which locks the row in its store. If this is the first statement of the session, try it again, or load the library before, with session_preload_libraries.")));
 }
 
+/* The column of the union that maps to this one of a leaf; NULL if there is none. */
+static Var *
+column_of_union(AppendRelInfo *leaf, Var *column)
+{
+	ListCell   *lc;
+
+	foreach(lc, leaf->translated_vars)
+	{
+		if (lfirst(lc) != NULL && equal(strip_wrappers(lfirst(lc)), column))
+			return makeVar(leaf->parent_relid, foreach_current_index(lc) + 1, exprType(lfirst(lc)),
+						   exprTypmod(lfirst(lc)), exprCollation(lfirst(lc)), 0);
+	}
+	return NULL;
+}
+
 /* The filter for the plan of a leaf; NULL means that it stays as it is. */
 static Node *
 simplify_filter(PlannerInfo *root, FuncExpr *call)
 {
 	LeafColumn	column;
-	LeafFilter	filter = {is_our_column, &column};
+	LeafFilter	filter = {call, (Const *) strip_wrappers(lsecond(call->args)), is_our_column, &column};
 	RangeTblEntry *rte;
 	RelOptInfo *parent;
 	Bound		bound;
 	Expr	   *per_row;
 
-	column.column = (Var *) strip(linitial(call->args));
-	column.same_shape = list_length(call->args) == 3 ? strip(lthird(call->args)) : NULL;
-	filter.store = (Const *) strip(lsecond(call->args));
+	column.column = residency_column(call);
+	column.same_shape = list_length(call->args) == 3 ? strip_wrappers(lthird(call->args)) : NULL;
 	/* the leaves have not been expanded yet */
 	if (root->append_rel_array == NULL || root->simple_rel_array == NULL ||
-		!IsA(column.column, Var) || column.column->varlevelsup != 0 ||
+		column.column == NULL ||
 		!IsA(filter.store, Const) || filter.store->constisnull)
 		return NULL;
 	column.leaf = root->append_rel_array[column.column->varno];
@@ -499,20 +350,26 @@ simplify_filter(PlannerInfo *root, FuncExpr *call)
 	if (parent == NULL)
 		return NULL;
 
-	bound = bound_of_and(&filter, parent->baserestrictinfo);
+	filter.id = column_of_union(column.leaf, column.column);
+	bound = bound_of_all(&filter, parent->baserestrictinfo);
 	rte = planner_rt_fetch(column.column->varno, root);
-	if (bound.precheck == NULL)
-		return rte->rtekind == RTE_RELATION &&
-			is_proven_by_check(rte->relid, rte->inh, column.column->varattno, filter.store) ?
-			makeBoolConst(true, false) : NULL;
-	if (bound.exact || is_const_bool(bound.precheck, false))
+	if (bound.precheck == NULL && rte->rtekind == RTE_RELATION &&
+		is_proven_by_check(call, rte->relid, rte->inh, column.column->varattno, filter.store))
+		return makeBoolConst(true, false);
+	if (bound.precheck != NULL && (bound.exact || is_const_bool(bound.precheck, false)))
 		return (Node *) bound.precheck;
 	/* the filter has to hide strays, also among the ids that were asked for */
-	if (is_const_bool(bound.precheck, true))
+	if (is_stored_in((Node *) call) && rte->rtekind == RTE_RELATION && rte->relkind != RELKIND_FOREIGN_TABLE)
+		per_row = (Expr *) residency_for_store(call, (Node *) column.column,
+											   DatumGetTextPP(filter.store->constvalue));
+	else if (bound.precheck == NULL || is_const_bool(bound.precheck, true))
 		return NULL;
-	per_row = make_filter_call(&filter, "id_resides", linitial(call->args));
+	else
+		per_row = residency_of(call, (Node *) column.column, false, filter.store, false);
+	if (bound.precheck == NULL)
+		return (Node *) per_row;
 	return (Node *) make_andclause(list_concat_copy(make_ands_implicit(bound.precheck),
-													list_make1(per_row)));
+													make_ands_implicit(per_row)));
 }
 
 /*
@@ -542,7 +399,7 @@ run_ops_resides_support(PG_FUNCTION_ARGS)
 
 		if (req->root == NULL || !is_filter_call(req->fcall))
 			PG_RETURN_POINTER(NULL);
-		refuse_row_lock(req->root, linitial(req->fcall->args));
+		refuse_row_lock(req->root, req->fcall);
 		PG_RETURN_POINTER(seam_pruning ?
 						  simplify_filter(req->root, req->fcall) : NULL);
 	}
@@ -577,6 +434,6 @@ run_ops_refuse_locks_support(PG_FUNCTION_ARGS)
 		list_length(req->fcall->args) != 1)
 		PG_RETURN_POINTER(NULL);
 	if (req->root != NULL)
-		refuse_row_lock(req->root, linitial(req->fcall->args));
+		refuse_row_lock(req->root, req->fcall);
 	PG_RETURN_POINTER(makeBoolConst(true, false));
 }

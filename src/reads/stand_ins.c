@@ -40,8 +40,8 @@
 #include "utils/lsyscache.h"
 
 #include "ground/compat.h"
-#include "ids/id_shape.h"
 #include "reads/lookup_condition.h"
+#include "reads/residency.h"
 #include "reads/stand_ins.h"
 #include "reads/store_order.h"
 
@@ -207,17 +207,19 @@ with_stand_ins(Expr *expr)
 
 /* --- conditions --------------------------------------------------------------------- */
 
-/* The stand-in for the filter resides(id, store); NULL if it is something else. */
+/* The stand-in for a filter by the id of a row; NULL if it is something else. */
 static Expr *
 shipped_filter(Expr *clause)
 {
-	List	   *args = is_resides((Node *) clause) ? ((FuncExpr *) clause)->args : NIL;
+	FuncExpr   *filter = (FuncExpr *) clause;
 	Const	   *store;
+	Var		   *column;
 
-	if (args == NIL || !IsA(without_relabeling(linitial(args)), Var) ||
-		!IsA(store = lsecond(args), Const) || store->constisnull)
+	if (!is_residency((Node *) clause) || (column = residency_column(filter)) == NULL ||
+		!IsA(store = lsecond(filter->args), Const) || store->constisnull)
 		return NULL;
-	return (Expr *) id_residency_condition(linitial(args), TextDatumGetCString(store->constvalue));
+	return (Expr *) residency_for_store(filter, is_resides((Node *) clause) ? linitial(filter->args) : (Node *) column,
+										DatumGetTextPP(store->constvalue));
 }
 
 /* What postgres_fdw is shown in place of a condition; NULL: the condition. */

@@ -18,9 +18,13 @@
 
 #include "executor/executor.h"
 #include "miscadmin.h"
+#include "nodes/pathnodes.h"
+#include "optimizer/optimizer.h"
 
 #include "ids/id_shape.h"
+#include "ids/key_rule.h"
 #include "reads/lookup_condition.h"
+#include "reads/residency.h"
 #include "reads/seam_pruning.h"
 #include "reads/startup_pruning.h"
 #include "reads/union_view.h"
@@ -35,24 +39,31 @@ typedef enum Verdict
 	SKIPS
 } Verdict;
 
-/* Of a condition id_resides(parameter, store). */
+/* Of a condition id_resides(parameter, store), or id_stored_in(rule, store). */
 static Verdict
 judge(Node *clause, ParamListInfo params)
 {
+	FuncExpr   *filter = (FuncExpr *) clause;
+	PlannerInfo root = {.type = T_PlannerInfo};
+	PlannerGlobal glob = {.type = T_PlannerGlobal};
 	Const	   *store;
 	text	   *name;
 	Datum		id;
 	bool		isnull;
 
-	if (!is_resides(clause))
-		return PASSES_PERHAPS;
-	store = lsecond(((FuncExpr *) clause)->args);
-	if (!IsA(store, Const) || store->constisnull ||
-		!has_value(linitial(((FuncExpr *) clause)->args), params, &id, &isnull))
+	if (!is_residency(clause) || !IsA(store = lsecond(filter->args), Const) || store->constisnull)
 		return PASSES_PERHAPS;
 	name = DatumGetTextPP(store->constvalue);
-	return !isnull && id_resides(id_shape_datum(id), VARDATA_ANY(name), VARSIZE_ANY_EXHDR(name)) ?
-		PASSES : SKIPS;
+	if (is_resides(clause))
+		return !has_value(linitial(filter->args), params, &id, &isnull) ? PASSES_PERHAPS :
+			!isnull && id_resides(id_shape_datum(id), VARDATA_ANY(name), VARSIZE_ANY_EXHDR(name)) ?
+			PASSES : SKIPS;
+	root.glob = &glob;
+	glob.boundParams = params;
+	clause = eval_const_expressions(&root, linitial(filter->args));
+	return !IsA(clause, Const) ? PASSES_PERHAPS :
+		names_store(((Const *) clause)->constvalue, ((Const *) clause)->constisnull,
+					VARDATA_ANY(name), VARSIZE_ANY_EXHDR(name)) ? PASSES : SKIPS;
 }
 
 static Verdict

@@ -30,6 +30,7 @@
 #include "utils/rel.h"
 
 #include "reads/lookup_condition.h"
+#include "reads/residency.h"
 #include "reads/store_order.h"
 #include "stores/foreign_scan.h"
 #include "stores/remote_rows.h"

@@ -12,21 +12,18 @@
 
 #include "catalog/pg_class.h"
 #include "catalog/pg_collation.h"
-#include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
 #include "parser/parsetree.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
 
 #include "ground/guard.h"
-#include "ids/id_shape.h"
 #include "reads/lookup_condition.h"
-#include "reads/read_locks.h"
-#include "reads/seam_pruning.h"
+#include "reads/residency.h"
 #include "reads/union_view.h"
 
 bool
@@ -57,6 +54,20 @@ has_value(Node *node, ParamListInfo params, Datum *value, bool *isnull)
 			(found->pflags & PARAM_FLAG_CONST) != 0;
 	}
 	return false;
+}
+
+Const *
+known_value(Node *node, ParamListInfo params)
+{
+	Datum		value;
+	bool		isnull;
+	int16		len;
+	bool		byval;
+
+	if (!has_value(node, params, &value, &isnull))
+		return NULL;
+	get_typlenbyval(exprType(node), &len, &byval);
+	return makeConst(exprType(node), exprTypmod(node), exprCollation(node), len, value, isnull, byval);
 }
 
 static bool
@@ -115,11 +126,11 @@ match_view(Query *query, UnionView *view)
 	view->filter = (FuncExpr *) query->jointree->quals;
 	if (!IsA(view->filter, FuncExpr))
 		return false;
-	view->id = linitial(view->filter->args);
-	if (!is_column_of((Node *) view->id, view->leaves_rti))
+	view->id = residency_column(view->filter);
+	if (view->id == NULL || !is_column_of((Node *) view->id, view->leaves_rti))
 		return false;
 	view->same_shape = NULL;
-	if (is_resides((Node *) view->filter))
+	if (is_residency((Node *) view->filter))
 	{
 		view->store = lsecond(view->filter->args);
 		if (list_length(view->filter->args) == 3)
@@ -149,18 +160,21 @@ is_locked_union_view(Query *query, UnionView *view)
 
 /* --- which ids ------------------------------------------------------------------ */
 
+static Const *
+make_store(text *store)
+{
+	return makeConst(TEXTOID, -1, DEFAULT_COLLATION_OID, -1, PointerGetDatum(store), false, false);
+}
+
 /*
  * Are the ids of X known, and do all of them reside in the store?  Sets *any
  * if there is an id.  NULL equals nothing, so it does not count.
  */
 static bool
-all_reside(Node *ids, bool is_array, ParamListInfo params, text *store,
+all_reside(FuncExpr *filter, Node *ids, bool is_array, ParamListInfo params, text *store,
 		   bool *any)
 {
-	const char *store_name = VARDATA_ANY(store);
-	int			store_len = VARSIZE_ANY_EXHDR(store);
-	Datum		value;
-	bool		isnull;
+	Const	   *value;
 	bool		some;
 	bool		all;
 
@@ -172,20 +186,17 @@ all_reside(Node *ids, bool is_array, ParamListInfo params, text *store,
 			return false;
 		foreach(lc, ((ArrayExpr *) ids)->elements)
 		{
-			if (!all_reside(lfirst(lc), false, params, store, any))
+			if (!all_reside(filter, lfirst(lc), false, params, store, any))
 				return false;
 		}
 		return true;
 	}
-	if (!has_value(ids, params, &value, &isnull))
+	value = known_value(ids, params);
+	if (value == NULL)
 		return false;
-	if (isnull)
+	if (value->constisnull)
 		return true;
-	if (is_array)
-		array_residency(DatumGetArrayTypeP(value), store_name, store_len,
-						&some, &all);
-	else
-		some = all = id_resides(id_shape_datum(value), store_name, store_len);
+	residency_of_value(filter, value, is_array, make_store(store), &some, &all);
 	*any |= some;
 	return GUARD(29, all);
 }
@@ -193,33 +204,24 @@ all_reside(Node *ids, bool is_array, ParamListInfo params, text *store,
 IdColumn
 id_column(const UnionView *view, Index rti)
 {
-	IdColumn	id = {rti, view->id->varattno};
+	IdColumn	id = {rti, view->id->varattno, 0, view->filter, copyObject(view->id)};
 
+	id.var->varno = rti;
 	if (view->same_shape)
 		id.same_shape = view->same_shape->varattno;
 	return id;
 }
 
-bool
-is_id_column(Node *node, void *arg)
-{
-	IdColumn   *id = arg;
-
-	return is_column_of(node, id->rti) &&
-		GUARD(30, ((Var *) node)->varattno == id->attno ||
-			  ((Var *) node)->varattno == id->same_shape);
-}
-
 /* Do all rows that meet the condition belong in the store, and is there an id? */
 static bool
-lookup_selects_leaf(const LookupCondition *condition, ParamListInfo params,
+lookup_selects_leaf(const LookupCondition *condition, FuncExpr *filter, ParamListInfo params,
 					text *store)
 {
+	Node	   *ids = ids_of_lookup(condition, filter);
 	bool		any = false;
 
-	return is_bytewise_equality(condition) &&
-		all_reside(condition->values, condition->is_array, params, store,
-				   &any) && any;
+	return ids != NULL &&
+		all_reside(filter, ids, condition->is_array, params, store, &any) && any;
 }
 
 bool
@@ -236,7 +238,7 @@ quals_select_leaf(Node *quals, IdColumn *id, ParamListInfo params,
 	quals = lookup_clause(quals);
 	if (!is_andclause(quals))
 		return match_lookup_condition(quals, is_id_column, id, &condition) &&
-			lookup_selects_leaf(&condition, params, store);
+			lookup_selects_leaf(&condition, id->filter, params, store);
 	clauses = ((BoolExpr *) quals)->args;
 	foreach(lc, clauses)
 	{
@@ -244,7 +246,7 @@ quals_select_leaf(Node *quals, IdColumn *id, ParamListInfo params,
 			return true;
 	}
 	return match_lookup_range(clauses, is_id_column, id, &condition) &&
-		lookup_selects_leaf(&condition, params, store);
+		lookup_selects_leaf(&condition, id->filter, params, store);
 }
 
 bool
@@ -350,14 +352,13 @@ leaf_filter(UnionView *view, UnionLeaf *leaf, Expr *id, bool shipped)
 	/* routing "store": the leaf itself says which of its rows are shown */
 	if (view->store == NULL)
 		return NULL;
-	store = makeConst(TEXTOID, -1, DEFAULT_COLLATION_OID, -1,
-					  PointerGetDatum(leaf->store), false, false);
+	store = make_store(leaf->store);
 	if (IsA(id, Var) &&
-		is_proven_by_check(rte->relid, rte->inh, ((Var *) id)->varattno, store))
+		is_proven_by_check(view->filter, rte->relid, rte->inh, ((Var *) id)->varattno, store))
 		return NULL;
-	if (shipped && rte->relkind == RELKIND_FOREIGN_TABLE)
-		condition = id_residency_condition((Node *) id, text_to_cstring(leaf->store));
+	if (rte->relkind == RELKIND_FOREIGN_TABLE ? shipped : is_stored_in((Node *) view->filter))
+		condition = residency_for_store(view->filter, (Node *) id, leaf->store);
 	if (condition != NULL)
 		return condition;
-	return (Node *) make_store_call("resides", BOOLOID, copyObject((Node *) id), (Node *) store);
+	return (Node *) residency_of(view->filter, (Node *) id, false, store, true);
 }

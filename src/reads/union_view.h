@@ -9,13 +9,15 @@
 #include "nodes/params.h"
 #include "nodes/parsenodes.h"
 
+#include "reads/lookup_condition.h"
+
 /* The view of a routed table while split is on, as a subquery of a query. */
 typedef struct UnionView
 {
 	Query	   *query;
 	Query	   *leaves;			/* the UNION ALL in that query */
 	Index		leaves_rti;
-	FuncExpr   *filter;			/* resides(...) or refuse_locks(id) */
+	FuncExpr   *filter;			/* resides(), stored_in() or refuse_locks() */
 	Var		   *id;				/* columns of the UNION ALL */
 	Var		   *same_shape;		/* has the shape of the id; NULL if there is none */
 	Var		   *store;			/* NULL with routing "store" */
@@ -27,17 +29,6 @@ typedef struct UnionLeaf
 	Query	   *query;			/* reads one relation */
 	text	   *store;			/* NULL with routing "store" */
 } UnionLeaf;
-
-/*
- * A column of a range table entry, such as the id column of a view, and the other
- * one that has its shape.
- */
-typedef struct IdColumn
-{
-	Index		rti;
-	AttrNumber	attno;
-	AttrNumber	same_shape;		/* 0 if there is none */
-} IdColumn;
 
 /*
  * Does the query consist of columns, one table or subquery, and a WHERE only,
@@ -64,21 +55,21 @@ extern bool has_same_columns(UnionView *view, Query *leaf, bool *in_place);
 /*
  * The condition that a row of the leaf with this id belongs there; NULL: every
  * row does.  "shipped" is for a foreign table: the condition consists of what is
- * built in, which its store can test.
+ * built in, which its store can test.  That of the local table may do so as well.
  */
 extern Node *leaf_filter(UnionView *view, UnionLeaf *leaf, Expr *id, bool shipped);
 
 /* What tells the store of a row of the view, which is this range table entry. */
 extern IdColumn id_column(const UnionView *view, Index rti);
 
-/* column_test of an IdColumn */
-extern bool is_id_column(Node *node, void *arg);
-
 /*
  * Is the value of the expression known already?  Only constants and parameters
  * are considered: evaluating anything else could fail.
  */
 extern bool has_value(Node *node, ParamListInfo params, Datum *value, bool *isnull);
+
+/* The same as a constant; NULL if it is not known. */
+extern Const *known_value(Node *node, ParamListInfo params);
 
 /*
  * Do the conditions say that all rows that meet them belong in the store, and

@@ -271,9 +271,18 @@ BEGIN
   ELSIF t.route_column IS NOT NULL AND NOT EXISTS (
       SELECT FROM pg_attribute AS a
        WHERE a.attrelid = t.legacy AND a.attname = t.route_column AND a.attnum > 0
-         AND a.atttypid IN ('text'::regtype, 'varchar'::regtype)) THEN
+         AND (t.key_rule IS NOT NULL OR a.atttypid IN ('text'::regtype, 'varchar'::regtype))) THEN
     RAISE EXCEPTION 'table % has no text column "%"', t.legacy, t.route_column
-      USING ERRCODE = 'undefined_column', DETAIL = 'The route column must be of type text or varchar.';
+      USING ERRCODE = 'undefined_column', DETAIL = 'Without a key rule, the route column must be of type text or varchar.',
+            HINT = 'For ids of other types, specify key_rule, a function that names the store of an id.';
+  ELSIF t.key_rule IS NOT NULL AND NOT EXISTS (
+      SELECT FROM pg_attribute AS a JOIN pg_type AS y ON y.oid = a.atttypid
+       WHERE a.attrelid = t.legacy AND a.attname = t.route_column AND a.attnotnull
+         AND CASE y.typtype WHEN 'd' THEN y.typbasetype ELSE y.oid END IN ('text'::regtype, 'varchar'::regtype, 'bpchar'::regtype,
+               'uuid'::regtype, 'int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'bytea'::regtype)) THEN
+    RAISE EXCEPTION 'column "%" of table % cannot have a key rule', t.route_column, t.legacy
+      USING ERRCODE = 'invalid_parameter_value',
+            DETAIL = 'It must be NOT NULL, and of type text, varchar, char, uuid, smallint, int, bigint or bytea, or of a domain over one of these.';
   ELSIF t.same_shape IS NOT NULL AND (t.route_column IS NULL OR t.same_shape = t.route_column) THEN
     RAISE EXCEPTION 'column "%" of table % cannot be declared to have the shape of the id', t.same_shape, t.legacy
       USING ERRCODE = 'invalid_parameter_value',
@@ -352,6 +361,37 @@ COMMENT ON FUNCTION run_ops.preload() IS
   'lets new sessions of this database load the library from their start; without the right to do so, nothing happens, and the gate preload says it';
 REVOKE EXECUTE ON FUNCTION run_ops.preload() FROM PUBLIC;
 
+CREATE FUNCTION run_ops.with_key_rule(t run_ops.routed_table, rule regprocedure) RETURNS run_ops.routed_table
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  column_type regtype := run_ops.column_type(t.legacy, t.route_column);
+  unknown     text;
+BEGIN
+  IF t.route_column IS NULL THEN
+    RAISE EXCEPTION 'a key rule needs a column of table %', t.legacy
+      USING ERRCODE = 'invalid_parameter_value', HINT = 'Specify routing => ''shape'', or ''anchor'' with route_column.';
+  END IF;
+  t.key_rule := run_ops.rule_expression(rule, column_type);
+  t.same_shape := NULL;
+  -- what the rule has as constants, and what it says of rows: of all, or of some of a large table
+  SELECT string_agg(DISTINCT quote_literal(a.name), ', ') INTO unknown
+    FROM (SELECT unnest(run_ops.rule_names(t.key_rule, column_type))
+          UNION
+          SELECT q.name FROM run_ops.as_owner(t.legacy, format('SELECT DISTINCT coalesce(%s, ''legacy'') FROM (SELECT %I FROM %s LIMIT 100000) AS x',
+             run_ops.names_store(t, format('x.%I', t.route_column)), t.route_column, t.legacy)) AS q (name text)) AS a (name)
+   WHERE NOT EXISTS (SELECT FROM run_ops.store AS s WHERE s.name = a.name);
+  IF unknown IS NOT NULL THEN
+    RAISE EXCEPTION 'key rule % names stores that are not attached', rule
+      USING ERRCODE = 'undefined_object', DETAIL = format('It names %s.', unknown),
+            HINT = 'Attach them first, with run_ops.attach_store().';
+  END IF;
+  RETURN t;
+END $$;
+COMMENT ON FUNCTION run_ops.with_key_rule(run_ops.routed_table, regprocedure) IS
+  'the row of run_ops.routed_table with the expression of this function as its rule; raises an error if the function cannot be one, or names a store that is not attached for an existing row';
+REVOKE EXECUTE ON FUNCTION run_ops.with_key_rule(run_ops.routed_table, regprocedure) FROM PUBLIC;
+
 CREATE FUNCTION run_ops.create_view(t run_ops.routed_table) RETURNS regclass
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -421,7 +461,8 @@ CREATE FUNCTION run_ops.attach_table(
     store_defaults jsonb DEFAULT NULL,
     view_schema    name DEFAULT 'run_ops',
     view_name      name DEFAULT NULL,
-    same_shape     name DEFAULT NULL)
+    same_shape     name DEFAULT NULL,
+    key_rule       regprocedure DEFAULT NULL)
   RETURNS regclass
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -435,6 +476,13 @@ BEGIN
   t := run_ops.propose_routing(legacy, routing, route_column, store_schema, store_table,
                                column_names, store_defaults);
   t.same_shape := coalesce(same_shape, t.same_shape);
+  IF key_rule IS NOT NULL THEN
+    IF same_shape IS NOT NULL THEN
+      RAISE EXCEPTION 'same_shape and key_rule exclude each other'
+        USING ERRCODE = 'invalid_parameter_value', DETAIL = 'With a key rule, the shape of an id does not tell the store.';
+    END IF;
+    t := run_ops.with_key_rule(t, key_rule);
+  END IF;
   PERFORM run_ops.refuse_unroutable(t);
   PERFORM run_ops.lock_registry();
   IF NOT EXISTS (SELECT FROM run_ops.store AS s WHERE s.server IS NOT NULL) THEN
@@ -462,11 +510,11 @@ BEGIN
   -- the write lock exists by now, so that no stray can be added after the count
   IF run_ops.split_enabled() AND t.routing <> 'store' THEN
     strays := (SELECT a.n FROM run_ops.as_owner(legacy,
-      format('SELECT count(*) FROM %s AS x WHERE NOT run_ops.resides(x.%I, ''legacy'')', legacy, t.route_column)) AS a (n bigint));
+      format('SELECT count(*) FROM %s AS x WHERE NOT %s', legacy, run_ops.in_store(t, format('x.%I', t.route_column), 'legacy'))) AS a (n bigint));
     IF strays > 0 THEN
       RAISE EXCEPTION 'table % has rows that belong to a store', legacy
         USING ERRCODE = 'object_not_in_prerequisite_state',
-              DETAIL = format('%s rows would disappear from the view: those WHERE NOT run_ops.resides(%I, ''legacy'').', strays, t.route_column),
+              DETAIL = format('%s rows would disappear from the view: those WHERE NOT %s.', strays, run_ops.in_store(t, quote_ident(t.route_column), 'legacy')),
               HINT = 'Move these rows to the store yourself. Or switch split off with run_ops.repatriate() and run_ops.disable_split(repatriated => true), attach the table, and enable split again, which moves them.';
     END IF;
   END IF;
@@ -488,9 +536,9 @@ BEGIN
   END IF;
   RETURN t.view;
 END $$;
-COMMENT ON FUNCTION run_ops.attach_table(regclass, run_ops.routing, name, name, name, jsonb, jsonb, name, name, name) IS
+COMMENT ON FUNCTION run_ops.attach_table(regclass, run_ops.routing, name, name, name, jsonb, jsonb, name, name, name, regprocedure) IS
   'creates a view for a table, with the same name and columns, through which the rows of all stores are reached. Compares the table with its copy in every store first. Arguments that are not given are taken from run_ops.known_routing.';
-REVOKE EXECUTE ON FUNCTION run_ops.attach_table(regclass, run_ops.routing, name, name, name, jsonb, jsonb, name, name, name) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION run_ops.attach_table(regclass, run_ops.routing, name, name, name, jsonb, jsonb, name, name, name, regprocedure) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.attach_all_tables(
     legacy_schema name DEFAULT 'public', store_schema name DEFAULT NULL, view_schema name DEFAULT 'run_ops')

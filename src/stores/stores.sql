@@ -24,7 +24,7 @@ COMMENT ON FUNCTION run_ops.is_relation(oid, "char"[]) IS 'whether a relation ex
 
 CREATE TYPE run_ops.routing AS ENUM ('shape', 'anchor', 'store');
 COMMENT ON TYPE run_ops.routing IS
-  'how the store of a row is found: shape = by the id of the row, anchor = by a column with the id of a run or batch, store = no id decides, and the row stays where it was inserted';
+  'how the store of a row is found: shape = by the id of the row, anchor = by a column with the id of the row it belongs to, store = no id decides, and the row stays where it was inserted';
 
 CREATE TABLE run_ops.routed_table (
   view           regclass PRIMARY KEY,
@@ -37,7 +37,8 @@ CREATE TABLE run_ops.routed_table (
   column_names   jsonb NOT NULL,
   store_defaults jsonb NOT NULL,
   view_name      text NOT NULL,
-  same_shape     name CHECK (same_shape OPERATOR(pg_catalog.<>) route_column)
+  same_shape     name CHECK (same_shape OPERATOR(pg_catalog.<>) route_column),
+  key_rule       text CHECK (key_rule IS NULL OR (route_column IS NOT NULL AND same_shape IS NULL))
 );
 COMMENT ON TABLE run_ops.routed_table IS
   'the tables that exist in every store and are reached through one view';
@@ -56,6 +57,9 @@ COMMENT ON COLUMN run_ops.routed_table.store_defaults IS
   'the columns that only the stores have: {name in the store: SQL expression for the value}';
 COMMENT ON COLUMN run_ops.routed_table.same_shape IS
   'another column whose values have the shape of the id in route_column, so that a lookup by it queries one store; NULL if none is declared';
+
+COMMENT ON COLUMN run_ops.routed_table.key_rule IS
+  'the SQL expression that names the store of a row, with $1 for route_column; NULL: the shape of the id names it';
 
 -- No table that pg_dump dumps has a foreign key to another one: pg_restore -j
 -- restores their data in any order.
@@ -94,6 +98,57 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION run_ops.routed(regclass) IS
   'the row of run_ops.routed_table for a view or for a local table; raises an error if there is none';
+
+-- The rule of a routed table, as SQL ----------------------------------------------
+
+CREATE FUNCTION run_ops.column_type(relation regclass, column_name name) RETURNS regtype
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT a.atttypid FROM pg_attribute AS a WHERE a.attrelid = relation AND a.attname = column_name AND a.attnum > 0
+$$;
+COMMENT ON FUNCTION run_ops.column_type(regclass, name) IS 'the type of a column; NULL if the relation has no such column';
+
+CREATE FUNCTION run_ops.names_store(t run_ops.routed_table, id text) RETURNS text
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT CASE WHEN t.key_rule IS NULL THEN format('run_ops.resolve_shard(%s)', id)
+              ELSE format('(%s)', replace(t.key_rule, '$1', id)) END
+$$;
+COMMENT ON FUNCTION run_ops.names_store(run_ops.routed_table, text) IS
+  'an SQL expression: the name of the store of a row of this table; id is an SQL expression with the value of route_column; NULL means legacy';
+
+CREATE FUNCTION run_ops.in_store(t run_ops.routed_table, id text, store text) RETURNS text
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT CASE WHEN t.key_rule IS NULL THEN format('run_ops.resides(%s, %L)', id, store)
+              ELSE format('(%s)', run_ops.rule_condition(t.key_rule, run_ops.column_type(t.legacy, t.route_column), id, store)) END
+$$;
+COMMENT ON FUNCTION run_ops.in_store(run_ops.routed_table, text, text) IS
+  'an SQL condition for this database: a row of this table belongs in the store; id is an SQL expression with the value of route_column';
+
+CREATE FUNCTION run_ops.in_store_there(t run_ops.routed_table, id text, store text) RETURNS text
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT CASE WHEN t.key_rule IS NULL THEN run_ops.residency_condition(id, store) ELSE run_ops.in_store(t, id, store) END
+$$;
+COMMENT ON FUNCTION run_ops.in_store_there(run_ops.routed_table, text, text) IS
+  'the condition of run_ops.in_store() for a store, which need not have this extension';
+
+CREATE FUNCTION run_ops.store_of(t run_ops.routed_table, id text) RETURNS text
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  result text;
+BEGIN
+  IF t.key_rule IS NULL THEN
+    RETURN run_ops.resolve_shard(id);
+  END IF;
+  EXECUTE format('SELECT coalesce(%s, ''legacy'')',
+                 run_ops.names_store(t, format('%L::%s', id, run_ops.column_type(t.legacy, t.route_column)))) INTO result;
+  RETURN result;
+END $$;
+COMMENT ON FUNCTION run_ops.store_of(run_ops.routed_table, text) IS
+  'the name of the store of a row of this table with this value of route_column, as text';
 
 -- Attaching and detaching ------------------------------------------------------
 

@@ -138,7 +138,7 @@ BEGIN
              'IF TG_OP <> ''INSERT'' THEN r := OLD; IF %1$s THEN was := %2$s; INSERT INTO run_ops_changes.note (relation, key) VALUES (%3$s, was); END IF; END IF; '
              'IF TG_OP <> ''DELETE'' THEN r := NEW; IF %1$s AND was IS DISTINCT FROM %2$s THEN INSERT INTO run_ops_changes.note (relation, key) VALUES (%3$s, %2$s); END IF; END IF; '
              'RETURN NULL; END',
-             CASE WHEN t.route_column IS NULL THEN 'true' ELSE format('NOT run_ops.resides(r.%I, ''legacy'')', t.route_column) END,
+             CASE WHEN t.route_column IS NULL THEN 'true' ELSE 'NOT ' || run_ops.in_store(run_ops.routed(t.view), format('r.%I', t.route_column), 'legacy') END,
              t.key, t.view::oid),
       t.relation,
       format($q$

@@ -64,7 +64,7 @@ COMMENT ON FUNCTION run_ops.can_leave_rows(run_ops.routed_table) IS
 CREATE FUNCTION run_ops.leftover_condition(t run_ops.routed_table, alias text) RETURNS text
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
-  SELECT coalesce('(' || string_agg(format('run_ops.resides(%s.%I, %L)', alias, t.route_column, l.store), ' OR ') || ')', 'false')
+  SELECT coalesce('(' || string_agg(run_ops.in_store(t, format('%s.%I', alias, t.route_column), l.store), ' OR ') || ')', 'false')
     FROM run_ops.leftover AS l WHERE l.view = t.view
 $$;
 COMMENT ON FUNCTION run_ops.leftover_condition(run_ops.routed_table, text) IS
@@ -111,8 +111,8 @@ DECLARE
 BEGIN
   FOR r IN
     SELECT * FROM run_ops.as_owner(t.legacy, format(
-      'DELETE FROM %s AS x USING unnest($1) AS u (v) WHERE %s AND %s RETURNING run_ops.resolve_shard(x.%I), %s, jsonb_build_object(%s)',
-      t.legacy, run_ops.leftover_condition(t, 'x'), run_ops.equals_any(t.legacy, columns), t.route_column,
+      'DELETE FROM %s AS x USING unnest($1) AS u (v) WHERE %s AND %s RETURNING %s, %s, jsonb_build_object(%s)',
+      t.legacy, run_ops.leftover_condition(t, 'x'), run_ops.equals_any(t.legacy, columns), run_ops.names_store(t, format('x.%I', t.route_column)),
       run_ops.key_expression(t, 'x'), run_ops.referred_values(t)), vals) AS q (store text, key text, referred jsonb)
   LOOP
     gone := gone || r.referred;
@@ -342,7 +342,7 @@ BEGIN
           CASE (r.t).routing WHEN 'store' THEN format('USING unnest($2) AS a WHERE %s',
              (SELECT string_agg(format('%s = (a ->> %L)::%s', k, 'k' || ord, m.key_types[ord]), ' AND ')
                 FROM unnest(m.here_keys) WITH ORDINALITY AS u (k, ord)))
-           ELSE format('WHERE run_ops.resides(x.%I, $1)', (r.t).route_column) END,
+           ELSE 'WHERE $1 IS NOT NULL AND ' || run_ops.in_store(r.t, format('x.%I', (r.t).route_column), r.store) END,
           run_ops.key_expression(r.t, 'x'), run_ops.referred_values(r.t)), r.store, there) AS q (key text, r jsonb)
     ), settled AS (INSERT INTO run_ops.row_to_check SELECT (r.t).view, g.key FROM gone AS g)
     SELECT array_agg(g.r) INTO gone FROM gone AS g WHERE g.r <> '{}';

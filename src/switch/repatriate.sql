@@ -80,7 +80,7 @@ DECLARE
   rules text;
 BEGIN
   IF t.routing <> 'store' THEN
-    RETURN format('run_ops.resides(%s.%I, %L)', alias, t.route_column, store);
+    RETURN run_ops.in_store(t, format('%s.%I', alias, t.route_column), store);
   ELSIF length(alias) > 5 THEN
     RETURN 'false';  -- tables that refer to each other in a circle
   END IF;
@@ -92,6 +92,8 @@ BEGIN
   rules := concat(rules, (
     SELECT string_agg(format('WHEN %s.%I IS NOT NULL THEN ', alias, o.column_name)
              || CASE WHEN o.owner IS NULL THEN format('run_ops.resides(%s.%I, %L) ', alias, o.column_name, store)
+                     WHEN (o.owner).route_column = o.owner_column
+                       THEN run_ops.in_store(o.owner, format('%s.%I', alias, o.column_name), store) || ' '
                      ELSE format('EXISTS (SELECT FROM %1$s AS %2$sy WHERE %2$sy.%3$I = %2$s.%4$I AND %5$s) ', (o.owner).legacy, alias,
                                  o.owner_column, o.column_name, run_ops.belongs_condition(o.owner, store, alias || 'y')) END,
              '' ORDER BY o.ord)

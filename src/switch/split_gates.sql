@@ -203,7 +203,8 @@ CREATE FUNCTION run_ops.stray_index(t run_ops.routed_table) RETURNS text
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
   SELECT format('CREATE INDEX CONCURRENTLY ON %s (%I) WHERE NOT run_ops.resides(%2$I, ''legacy'');', t.legacy, t.route_column)
-   WHERE NOT EXISTS (SELECT FROM pg_index AS i
+   WHERE t.key_rule IS NULL
+     AND NOT EXISTS (SELECT FROM pg_index AS i
                       WHERE i.indrelid = t.legacy AND i.indisvalid
                         AND pg_get_expr(i.indpred, i.indrelid) = format('(NOT run_ops.resides(%I, ''legacy''::text))', t.route_column))
 $$;
@@ -225,7 +226,7 @@ DECLARE
 BEGIN
   FOR t IN SELECT * FROM run_ops.routed_table AS r WHERE r.routing <> 'store' AND run_ops.is_relation(r.legacy, '{r,p}') ORDER BY r.view LOOP
     n := (SELECT a.n FROM run_ops.as_owner(t.legacy,
-            format('SELECT count(*) FROM %s AS x WHERE NOT run_ops.resides(x.%I, ''legacy'')', t.legacy, t.route_column)) AS a (n bigint));
+            format('SELECT count(*) FROM %s AS x WHERE NOT %s', t.legacy, run_ops.in_store(t, format('x.%I', t.route_column), 'legacy'))) AS a (n bigint));
     moved := EXISTS (SELECT FROM run_ops.leftover AS l WHERE l.view = t.view);
     RETURN NEXT ROW('strays', t.legacy::text, copies OR moved OR n = 0,
       format(CASE WHEN moved THEN '%s rows that moved to a store are still in the local table'
@@ -528,8 +529,8 @@ AS $$
       || string_agg(CASE WHEN t.routing = 'store' THEN
            format('DELETE FROM %s AS x USING %s AS y WHERE %s;', t.legacy, r.foreign_table,
              (SELECT string_agg(format('x.%1$I %2$s y.%1$I', k, run_ops.equality_operator(t.legacy, k)), ' AND ') FROM unnest(t.key_columns) AS k))
-         ELSE format('WITH gone AS (DELETE FROM %s AS x WHERE run_ops.resides(x.%I, ''legacy'') RETURNING %s) INSERT INTO %s (%s) SELECT * FROM gone;',
-                r.foreign_table, t.route_column, c.columns, t.legacy, c.columns) END, ' ' ORDER BY r.store)
+         ELSE format('WITH gone AS (DELETE FROM %s AS x WHERE %s RETURNING %s) INSERT INTO %s (%s) SELECT * FROM gone;',
+                r.foreign_table, run_ops.in_store(t, format('x.%I', t.route_column), 'legacy'), c.columns, t.legacy, c.columns) END, ' ' ORDER BY r.store)
     FROM run_ops.routed_store AS r,
          LATERAL (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum) FROM pg_attribute AS a
                    WHERE a.attrelid = t.legacy AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '') AS c (columns)

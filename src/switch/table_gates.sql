@@ -323,7 +323,7 @@ DECLARE
   share text;
   n     record;
 BEGIN
-  FOR t IN SELECT * FROM run_ops.routed_table AS r WHERE r.routing <> 'store' AND run_ops.is_complete(r) ORDER BY r.view LOOP
+  FOR t IN SELECT * FROM run_ops.routed_table AS r WHERE r.routing <> 'store' AND r.key_rule IS NULL AND run_ops.is_complete(r) ORDER BY r.view LOOP
     -- of a large table, about a million rows
     share := (SELECT format(' TABLESAMPLE SYSTEM (%s)', round((1e8 / sum(c.reltuples))::numeric, 4))
                 FROM pg_partition_tree(t.legacy) AS p JOIN pg_class AS c ON c.oid = p.relid WHERE p.isleaf HAVING sum(c.reltuples) > 1e6);

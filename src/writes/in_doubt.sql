@@ -40,7 +40,7 @@ DECLARE
 BEGIN
   PERFORM run_ops.refuse_incomplete() WHERE run_ops.split_enabled();
   FOR r IN
-    SELECT b.column_name AS referring, o.view AS referenced, o.key_columns[1] AS referenced_key, c.store, c.relation, t.view, t.route_column,
+    SELECT b.column_name AS referring, o.view AS referenced, o.key_columns[1] AS referenced_key, c.store, c.relation, t.view, t AS routed,
            run_ops.weaker_owner(t.legacy, o.legacy) AS owned, run_ops.equality_operator(o.legacy, o.key_columns[1]) AS equals,
            (SELECT string_agg(format('%1$L, x.%1$I', k), ', ') FROM unnest(t.key_columns) AS k) AS keys
       FROM run_ops.relation_between AS b
@@ -55,7 +55,7 @@ BEGIN
       'WHERE x.%4$I IS NOT NULL AND NOT EXISTS (SELECT FROM %6$s AS y WHERE y.%7$I %9$s x.%4$I)%8$s',
       r.store, r.view, r.keys, r.referring, r.relation, r.referenced, r.referenced_key,
       -- not strays, which the view does not show
-      CASE WHEN r.route_column IS NOT NULL THEN format(' AND run_ops.resides(x.%I, %L)', r.route_column, r.store) END,
+      CASE WHEN (r.routed).route_column IS NOT NULL THEN ' AND ' || run_ops.in_store(r.routed, format('x.%I', (r.routed).route_column), r.store) END,
       r.equals)) AS a (store text, view regclass, key jsonb, column_name name, missing text);
   END LOOP;
 END $$;

@@ -49,6 +49,7 @@
 #include "ids/id_shape.h"
 #include "reads/foreign_plan.h"
 #include "reads/lookup_condition.h"
+#include "reads/residency.h"
 #include "reads/seam_pruning.h"
 #include "reads/union_view.h"
 #include "stores/foreign_scan.h"
@@ -360,7 +361,7 @@ leaf_condition(Target *target, UnionLeaf *leaf, Query *query,
 		return true;
 	store = make_text(leaf->store);
 	precheck = seam_pruning ?
-		residency_of_conditions(query->jointree->quals, is_id_column, &id, store, &exact) : NULL;
+		residency_of_conditions(query->jointree->quals, &id, store, &exact) : NULL;
 	if (precheck != NULL)
 	{
 		if (IsA(precheck, Const) && !DatumGetBool(((Const *) precheck)->constvalue))
@@ -508,6 +509,39 @@ refuse_generated(Target *target, Oid leaf, AttrNumber attno, AttrNumber shown)
 				 errdetail("It is a generated column of the table.")));
 }
 
+/* The new id of a row, or an error if the row would have to move. */
+static Expr *
+id_that_stays(Target *target, Oid leaf, Var *was, Expr *is)
+{
+	NullTest   *test;
+	CaseWhen   *branch;
+	CaseExpr   *result;
+
+	if (!is_stored_in((Node *) target->view.filter))
+		return was->vartype != TEXTOID ? is :
+			make_run_ops_call("id_that_stays", TEXTOID,
+							  list_make4(make_oid(target->relid), make_oid(leaf), was, is));
+	test = makeNode(NullTest);
+	test->arg = copyObject(is);
+	test->nulltesttype = IS_NOT_NULL;
+	test->location = -1;
+	branch = makeNode(CaseWhen);
+	branch->expr = make_run_ops_call("row_stays", BOOLOID,
+									 list_make4(make_oid(target->relid),
+												name_of_store(target->view.filter, (Node *) was),
+												name_of_store(target->view.filter, (Node *) is),
+												test));
+	branch->result = is;
+	branch->location = -1;
+	result = makeNode(CaseExpr);
+	result->casetype = was->vartype;
+	result->casecollid = was->varcollid;
+	result->args = list_make1(branch);
+	result->defresult = (Expr *) makeNullConst(was->vartype, was->vartypmod, was->varcollid);
+	result->location = -1;
+	return (Expr *) result;
+}
+
 /* Makes the target list that of the leaf. */
 static void
 translate_target_list(Query *query, Target *target, UnionLeaf *leaf, List *columns)
@@ -525,14 +559,12 @@ translate_target_list(Query *query, Target *target, UnionLeaf *leaf, List *colum
 			continue;
 		column = nth_column(columns, tle->resno);
 		refuse_generated(target, relid, column->varattno, tle->resno);
-		if (query->commandType == CMD_UPDATE && tle->resno == route &&
-			column->vartype == TEXTOID)
+		if (query->commandType == CMD_UPDATE && tle->resno == route)
 			/* the view's column, as in all other expressions until they are replaced */
-			tle->expr = make_run_ops_call("id_that_stays", TEXTOID,
-										  list_make4(make_oid(target->relid), make_oid(relid),
-													 makeVar(target->source, tle->resno, column->vartype,
-															 column->vartypmod, column->varcollid, 0),
-													 tle->expr));
+			tle->expr = id_that_stays(target, relid,
+									  makeVar(target->source, tle->resno, column->vartype,
+											  column->vartypmod, column->varcollid, 0),
+									  tle->expr);
 		tle->resno = column->varattno;
 	}
 }
@@ -963,17 +995,29 @@ is_leaf(Node *expression, UnionLeaf *leaf)
 
 /* Errors about the id are left to leaf_of_new_id(), after privileges were checked. */
 static bool
-is_known_to_go_to(Expr *id, ParamListInfo params, UnionLeaf *leaf)
+is_known_to_go_to(Target *target, Expr *id, ParamListInfo params, UnionLeaf *leaf)
 {
-	Datum		value;
-	bool		isnull;
-	IdShape		shape;
+	Const	   *value = known_value((Node *) id, params);
+	bool		any;
+	bool		all;
 
-	if (!has_value((Node *) id, params, &value, &isnull) || isnull)
+	if (value == NULL || value->constisnull ||
+		(is_resides((Node *) target->view.filter) && id_shape_datum(value->constvalue).kind == ID_KIND_NONE))
 		return false;
-	shape = id_shape_datum(value);
-	return shape.kind != ID_KIND_NONE &&
-		id_resides(shape, VARDATA_ANY(leaf->store), VARSIZE_ANY_EXHDR(leaf->store));
+	residency_of_value(target->view.filter, value, false, make_text(leaf->store), &any, &all);
+	return any;
+}
+
+/* The leaf to which a row with this id goes; an error if there is none. */
+static Expr *
+leaf_of_new_id(Target *target, Expr *id)
+{
+	return is_stored_in((Node *) target->view.filter) ?
+		make_run_ops_call("leaf_of_store", OIDOID,
+						  list_make2(make_oid(target->relid),
+									 name_of_store(target->view.filter, (Node *) id))) :
+		make_run_ops_call("leaf_of_new_id", OIDOID,
+						  list_make2(make_oid(target->relid), copyObject(id)));
 }
 
 /*
@@ -983,11 +1027,8 @@ is_known_to_go_to(Expr *id, ParamListInfo params, UnionLeaf *leaf)
 static Node *
 new_id_is_of_leaf(Target *target, UnionLeaf *leaf, Expr *id)
 {
-	if (leaf == linitial(target->leaves))
-		return is_leaf((Node *) make_run_ops_call("leaf_of_new_id", OIDOID,
-												  list_make2(make_oid(target->relid), copyObject(id))),
-					   leaf);
-	return (Node *) make_store_call("id_resides", BOOLOID, (Node *) id, (Node *) make_text(leaf->store));
+	return leaf == linitial(target->leaves) ? is_leaf((Node *) leaf_of_new_id(target, id), leaf) :
+		(Node *) residency_of(target->view.filter, (Node *) id, false, make_text(leaf->store), false);
 }
 
 /*
@@ -1007,7 +1048,7 @@ insert_row(Rewrite *rewrite, Query *query, Target *target, Expr *id)
 		Query	   *of_leaf = insert_into_leaf(rewrite, query, target, leaf);
 
 		/* the other leaves may still refuse the statement, as a generic plan would */
-		if (is_known_to_go_to(id, rewrite->params, leaf))
+		if (is_known_to_go_to(target, id, rewrite->params, leaf))
 			known = of_leaf;
 		else
 			of_leaf->jointree->quals = new_id_is_of_leaf(target, leaf, id);
@@ -1074,8 +1115,9 @@ rows_to_insert(Rewrite *rewrite, Query *query, Target *target)
 	row->location = -1;
 	table_close(view, NoLock);
 
-	leaf = make_run_ops_call("leaf_of_new_row", OIDOID,
-							 list_make2(make_oid(target->relid), row));
+	leaf = is_stored_in((Node *) target->view.filter) ?
+		leaf_of_new_id(target, list_nth(row->args, route_column(target) - 1)) :
+		make_run_ops_call("leaf_of_new_row", OIDOID, list_make2(make_oid(target->relid), row));
 	rows->targetList = lappend(rows->targetList,
 							   makeTargetEntry(leaf, list_length(rows->targetList) + 1,
 											   "run_ops_leaf", false));
@@ -1135,7 +1177,8 @@ insert_into_view(Rewrite *rewrite, Query *query, Target *target)
 	AttrNumber	route = route_column(target);
 	TargetEntry *given = get_tle_by_resno(query->targetList, route);
 	Expr	   *id = given ? given->expr :
-		(Expr *) makeNullConst(TEXTOID, -1, DEFAULT_COLLATION_OID);
+		(Expr *) makeNullConst(target->view.id->vartype, target->view.id->vartypmod,
+							   target->view.id->varcollid);
 
 	/* to the rewriter a view has no identity columns */
 	if (query->override == OVERRIDING_USER_VALUE)

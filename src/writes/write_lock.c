@@ -66,7 +66,7 @@ run_ops_refuse_stray(PG_FUNCTION_ARGS)
 			(errcode(ERRCODE_RUN_OPS_STRAY),
 			 errmsg("row does not belong in table \"%s\" while split is on",
 					RelationGetRelationName(trigdata->tg_relation)),
-			 errdetail("The shape of \"%s\" = \"%.64s\" says that the row belongs in another store.",
+			 errdetail("\"%s\" = \"%.64s\" says that the row belongs in another store.",
 					   column, id ? id : ""),
 			 errhint("Write through the view of the table."),
 			 errtable(trigdata->tg_relation)));

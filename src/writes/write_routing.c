@@ -24,6 +24,7 @@
 #include "utils/rel.h"
 
 #include "ids/id_shape.h"
+#include "ids/key_rule.h"
 #include "ground/errors.h"
 #include "ground/rights.h"
 #include "writes/routed_view.h"
@@ -31,6 +32,8 @@
 
 PG_FUNCTION_INFO_V1(run_ops_leaf_of_new_id);
 PG_FUNCTION_INFO_V1(run_ops_leaf_of_new_row);
+PG_FUNCTION_INFO_V1(run_ops_leaf_of_store);
+PG_FUNCTION_INFO_V1(run_ops_row_stays);
 PG_FUNCTION_INFO_V1(run_ops_id_that_stays);
 
 /* run_ops_split.beside */
@@ -203,6 +206,73 @@ run_ops_leaf_of_new_row(PG_FUNCTION_ARGS)
 	PG_RETURN_OID(view->tables[table].relid);
 }
 
+static void
+refuse_move(RoutedView *view, const char *from, const char *to, AttrNumber attno)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_RUN_OPS_CROSSES_SEAM),
+			 errmsg("row of view \"%s\" would move from store \"%s\" to store \"%s\"",
+					get_rel_name(view->relid), from, to),
+			 errdetail("The new value of column \"%s\" belongs in store \"%s\".",
+					   NameStr(TupleDescAttr(view->desc, attno - 1)->attname), to),
+			 errhint("Insert a new row and delete the old one.")));
+}
+
+/* The table of the store that a key rule has named; NULL names "legacy". */
+static StoreTable *
+table_of_name(RoutedView *view, Datum named, bool isnull)
+{
+	for (int i = 0; i < view->ntables; i++)
+	{
+		if (names_store(named, isnull, view->tables[i].store, strlen(view->tables[i].store)))
+			return &view->tables[i];
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_OBJECT),
+			 errmsg("no store \"%s\" is attached", TextDatumGetCString(named)),
+			 errdetail("The key rule of view \"%s\" names it for a row.", get_rel_name(view->relid)),
+			 errhint("Use run_ops.attach_store().")));
+}
+
+/*
+ * leaf_of_store(view oid, named text) returns oid
+ *
+ * The table of the view in the store that its key rule has named.  Errors: 42704
+ * if the store is not attached.
+ */
+Datum
+run_ops_leaf_of_store(PG_FUNCTION_ARGS)
+{
+	if (PG_ARGISNULL(0))
+		PG_RETURN_NULL();
+	PG_RETURN_OID(table_of_name(get_routed_view(PG_GETARG_OID(0)),
+								PG_GETARG_DATUM(1), PG_ARGISNULL(1))->relid);
+}
+
+/*
+ * row_stays(view oid, was text, is text, has_id boolean) returns boolean
+ *
+ * True if the key rule names the same store for a row before and after a change.
+ * Errors: RO010 if it does not; 42704 if a store is not attached.  False if the row
+ * has no id any more, which its table refuses.
+ */
+Datum
+run_ops_row_stays(PG_FUNCTION_ARGS)
+{
+	RoutedView *view;
+	StoreTable *from;
+	StoreTable *to;
+
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(3) || !PG_GETARG_BOOL(3))
+		PG_RETURN_BOOL(false);
+	view = get_routed_view(PG_GETARG_OID(0));
+	from = table_of_name(view, PG_GETARG_DATUM(1), PG_ARGISNULL(1));
+	to = table_of_name(view, PG_GETARG_DATUM(2), PG_ARGISNULL(2));
+	if (from != to)
+		refuse_move(view, from->store, to->store, view->route_column);
+	PG_RETURN_BOOL(true);
+}
+
 /* Does the table itself refuse NULL there? */
 static bool
 is_never_null(Oid relid, const char *column)
@@ -248,14 +318,7 @@ run_ops_id_that_stays(PG_FUNCTION_ARGS)
 		refuse_unclassifiable(view, is);
 	/* with ROUTING_LOOKUP, rows with a LEGACY key can be in any store */
 	if (view->tables[to].relid != leaf && to != table_of_shape(view, was.shape))
-		ereport(ERROR,
-				(errcode(ERRCODE_RUN_OPS_CROSSES_SEAM),
-				 errmsg("row of view \"%s\" would move from store \"%s\" to store \"%s\"",
-						get_rel_name(view->relid), store_of_table(view, leaf),
-						view->tables[to].store),
-				 errdetail("The new value of column \"%s\" belongs in store \"%s\".",
-						   column, view->tables[to].store),
-				 errhint("Insert a new row and delete the old one.")));
+		refuse_move(view, store_of_table(view, leaf), view->tables[to].store, attno);
 	if (is.isnull)
 		PG_RETURN_NULL();
 	PG_RETURN_DATUM(is.value);

@@ -23,6 +23,18 @@ CREATE FUNCTION run_ops.leaf_of_new_id(view oid, id text) RETURNS oid
 COMMENT ON FUNCTION run_ops.leaf_of_new_id(oid, text) IS
   'the table or foreign table to which a new row of a view goes if the id in its deciding column is this one';
 
+CREATE FUNCTION run_ops.leaf_of_store(view oid, named text) RETURNS oid
+  LANGUAGE c STABLE
+  AS 'MODULE_PATHNAME', 'run_ops_leaf_of_store';
+COMMENT ON FUNCTION run_ops.leaf_of_store(oid, text) IS
+  'the table or foreign table of a view in the store that its key rule has named for a new row';
+
+CREATE FUNCTION run_ops.row_stays(view oid, was text, "is" text, has_id boolean) RETURNS boolean
+  LANGUAGE c STABLE
+  AS 'MODULE_PATHNAME', 'run_ops_row_stays';
+COMMENT ON FUNCTION run_ops.row_stays(oid, text, text, boolean) IS
+  'true if the key rule of a view names the same store for a row before and after a change; an error if the row would have to move; false if it has no id any more';
+
 CREATE FUNCTION run_ops.leaf_of_new_row(view oid, new_row record) RETURNS oid
   LANGUAGE c STRICT
   AS 'MODULE_PATHNAME', 'run_ops_leaf_of_new_row';
@@ -41,7 +53,7 @@ CREATE FUNCTION run_ops.refuse_stray() RETURNS trigger
   LANGUAGE c
   AS 'MODULE_PATHNAME', 'run_ops_refuse_stray';
 COMMENT ON FUNCTION run_ops.refuse_stray() IS
-  'the write lock of a local table: refuses a row if the shape of its id says that it belongs in another store';
+  'the write lock of a local table: refuses a row if its id says that it belongs in another store';
 
 CREATE FUNCTION run_ops.allow_strays() RETURNS void
   LANGUAGE c
@@ -56,7 +68,7 @@ CREATE FUNCTION run_ops.owners(t run_ops.routed_table)
 AS $$
   -- If the key of a table does not decide, a foreign key of the local table
   -- usually refers to a table whose key does.
-  SELECT a.attnum, a.attname, CASE WHEN o.route_column IS DISTINCT FROM f.attname THEN o END, f.attname
+  SELECT a.attnum, a.attname, CASE WHEN o.route_column IS DISTINCT FROM f.attname OR o.key_rule IS NOT NULL THEN o END, f.attname
     FROM pg_constraint AS k
     JOIN pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum = k.conkey[1]
     JOIN pg_attribute AS f ON f.attrelid = k.confrelid AND f.attnum = k.confkey[1]
@@ -76,7 +88,8 @@ AS $$
          CASE WHEN c.store <> last_value(c.store) OVER (
                 PARTITION BY o.ord ORDER BY c.precedence DESC, c.store
                 ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)
-              THEN format('SELECT FROM %s AS x WHERE x.%I OPERATOR(pg_catalog.=) $1', c.relation, o.owner_column) END
+              THEN CASE WHEN (o.owner).route_column = o.owner_column THEN format('SELECT WHERE %s', run_ops.in_store(o.owner, '$1', c.store))
+                        ELSE format('SELECT FROM %s AS x WHERE x.%I OPERATOR(pg_catalog.=) $1', c.relation, o.owner_column) END END
     FROM run_ops.owners(t) AS o
     LEFT JOIN LATERAL run_ops.copies(o.owner) AS c ON NOT o.owner IS NULL
 $$;
@@ -175,8 +188,9 @@ BEGIN
   -- with routing "store", a row can be in any store, and there is no such lock
   IF t.route_column IS NOT NULL THEN
     EXECUTE format('CREATE TRIGGER run_ops_write_lock AFTER INSERT OR UPDATE ON %s '
-                   'FOR EACH ROW WHEN (NOT run_ops.resides(NEW.%I, ''legacy'')) '
-                   'EXECUTE FUNCTION run_ops.refuse_stray(%L)', t.legacy, t.route_column, t.route_column);
+                   'FOR EACH ROW WHEN (NOT %s) '
+                   'EXECUTE FUNCTION run_ops.refuse_stray(%L)', t.legacy,
+                   run_ops.in_store(t, format('NEW.%I', t.route_column), 'legacy'), t.route_column);
     -- it must fire for replicated rows as well
     EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER run_ops_write_lock', t.legacy);
   END IF;
@@ -200,7 +214,7 @@ BEGIN
     RETURN NULL;
   END IF;
   RETURN format('ALTER TABLE %I.%I ADD CONSTRAINT run_ops_write_lock CHECK (%I IS NOT NULL AND (%s)) NOT VALID',
-                t.store_schema, t.store_table, name, run_ops.residency_condition(quote_ident(name), store));
+                t.store_schema, t.store_table, name, run_ops.in_store_there(t, quote_ident(name), store));
 END $$;
 COMMENT ON FUNCTION run_ops.store_write_lock(regclass, text) IS
   'SQL to run in a store: adds a constraint that refuses rows which do not belong in the store, and that needs no extension there; run_ops.find_strays() lists existing rows that do not belong there; NULL if the table has no column that decides';

@@ -1,0 +1,60 @@
+# examples/orders, run as its README says: a schema that has nothing of the run-ops
+# tables, from two empty databases to a split, and back.
+use strict;
+use warnings;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $control_plane = PostgreSQL::Test::Cluster->new('control_plane');
+my $store = PostgreSQL::Test::Cluster->new('store');
+$_->init, $_->start foreach ($control_plane, $store);
+$control_plane->safe_psql('postgres', 'CREATE DATABASE shop');
+$store->safe_psql('postgres', 'CREATE DATABASE shop_store');
+my $user = $store->safe_psql('postgres', 'SELECT current_user');
+
+# what a file of the example prints
+sub run_file
+{
+	my ($name, $node, $database) = @_;
+	my ($out, $err) = ('', '');
+	ok(IPC::Run::run(['psql', '-XAt', '-v', 'ON_ERROR_STOP=1', '-v', 'store_host=' . $store->host,
+			'-v', 'store_port=' . $store->port, '-v', 'store_db=shop_store', '-v', "store_user=$user",
+			'-d', $node->connstr($database), '-f', "examples/orders/$name"],
+			'>', \$out, '2>', \$err, IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default)), "$name runs");
+	unlike($err, qr/ERROR|FATAL/, '... without an error') or diag($err);
+	return $out;
+}
+
+sub local { return $control_plane->safe_psql('shop', $_[0]); }
+sub there { return $store->safe_psql('shop_store', $_[0]); }
+
+run_file('1_schema.sql', $store, 'shop_store');
+run_file('1_schema.sql', $control_plane, 'shop');
+like(run_file('2_attach.sql', $control_plane, 'shop'),
+	qr/^orders\|id\|routed\.orders\|\norder_items\|order_id\|routed\.order_items\|\npayments\|order_id\|routed\.payments\|$/m,
+	'what refers to orders is attached by the column that does');
+like(run_file('3_enable.sql', $control_plane, 'shop'), qr/\A\s*\z/, 'no gate fails');
+my $used = run_file('4_use.sql', $control_plane, 'shop');
+like($used, qr/^legacy\|new$/m, 'an order is here before the boundary, and there behind it');
+like($used, qr/^open\|201\|1201\nshipped\|1000\|1000$/m, 'a count shows both');
+like($used, qr/^7\|shipped\|1\|700\n7\|shipped\|2\|700\n1150\|open\|3\|500$/m, 'a join shows both');
+is(() = $used =~ /Foreign Scan/g, 1, 'one of three plans contacts the store');
+is(there('SELECT min(id), max(id), count(*) FROM orders'), '1100|1201|102', 'the orders behind the boundary are there');
+is(there('SELECT count(*) FROM order_items'), '101', '... with their items, but one deleted');
+is(there('SELECT count(*) FROM events'), '1', '... and the event of version 7');
+is(there('SELECT customer, status FROM orders WHERE id = 1150'), 'customer 5|shipped', '... changed');
+is(&local('SELECT count(*), max(id) FROM ONLY orders'), '1099|1099', 'the others are here');
+
+like(run_file('5_back.sql', $control_plane, 'shop'), qr/^1201\|50150500\n1201\|1201$/m, 'all rows come home');
+is(&local(q(SELECT reason FROM run_ops.split_status)), 'disabled, with all rows repatriated', 'split is off');
+is(&local('SELECT count(*) FROM routed.orders'), '1201', 'the views show this database');
+# who writes on, and then goes forward again
+&local(q(INSERT INTO routed.orders (customer) VALUES ('customer 1')));
+is(&local('SELECT max(id) FROM public.orders'), '1202', 'new orders are here again');
+
+# without the extension
+&local('DROP EXTENSION run_ops_split CASCADE');
+is(&local('SELECT count(*) FROM routed.orders'), '1202', 'the views stay');
+
+done_testing();
