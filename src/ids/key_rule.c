@@ -396,6 +396,10 @@ run_ops_rule_expression(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_FUNCTION),
 				 errmsg("function with OID %u does not exist", function)));
+	if (!SearchSysCacheExists1(TYPEOID, ObjectIdGetDatum(column_type)))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("type with OID %u does not exist", column_type)));
 	proc = (Form_pg_proc) GETSTRUCT(tuple);
 	if (proc->prokind != PROKIND_FUNCTION || proc->pronargs != 1 ||
 		proc->proretset || proc->prorettype != TEXTOID)
