@@ -160,6 +160,19 @@ EXECUTE named (:'ksuid', 1);
 EXECUTE named (:'cuid', 0);
 SELECT funcname, calls FROM pg_stat_xact_user_functions WHERE funcname = 'id_resides';
 COMMIT;
+-- what else is tested once still is, columns keep their order, and a sub-select
+-- is executed
+PREPARE and_more (text, boolean) AS SELECT * FROM run_ops.run WHERE id = $1 AND $2;
+EXPLAIN (COSTS OFF) EXECUTE and_more (:'cuid', false);
+EXECUTE and_more (:'cuid', true);
+EXECUTE and_more (:'cuid', false);
+EXECUTE and_more (:'ksuid', false);
+PREPARE turned (text) AS SELECT note, id FROM run_ops.run WHERE id = $1;
+EXECUTE turned (:'cuid');
+EXECUTE turned (:'ksuid');
+PREPARE of_first (text) AS SELECT note FROM run_ops.run WHERE id = $1 AND env = (SELECT min(id) FROM env);
+EXECUTE of_first (:'cuid');
+EXECUTE of_first (:'ksuid');
 
 
 -- PL/pgSQL variables are parameters.
