@@ -66,10 +66,12 @@ EXPLAIN (COSTS OFF) SELECT * FROM run_ops.run WHERE id = :'cuid' AND (id = :'cui
 -- ids of both stores: both are asked, and strays among these ids stay hidden
 EXPLAIN (COSTS OFF) SELECT * FROM run_ops.run WHERE id IN (:'ksuid', :'cuid');
 SELECT * FROM run_ops.run WHERE id IN (:'ksuid', :'cuid', :'shard_a') ORDER BY id;
+SELECT * FROM run_ops.run WHERE id IN (:'ksuid', :'shard_a') ORDER BY id;
 SELECT executed(format('SELECT * FROM run_ops.run WHERE id = %L OR id = %L', :'ksuid', :'cuid'));
 SELECT * FROM run_ops.run WHERE id = :'ksuid' OR id = :'cuid' ORDER BY id;
 -- what does not bound the ids prunes nothing
 EXPLAIN (COSTS OFF) SELECT * FROM run_ops.run WHERE id = :'ksuid' OR note = 'new';
+SELECT id FROM run_ops.run WHERE id = ALL ('{}') ORDER BY id;
 EXPLAIN (COSTS OFF) SELECT * FROM run_ops.run WHERE id LIKE 'run_37dGaqAy%' AND id < 'run_4' AND id <> :'cuid';
 
 -- What says the same as id = X in another way, with ids that are known before
