@@ -162,8 +162,8 @@ EXECUTE named (:'ksuid', 1);
 EXECUTE named (:'cuid', 0);
 SELECT funcname, calls FROM pg_stat_xact_user_functions WHERE funcname = 'id_resides';
 COMMIT;
--- what else is tested once still is, columns keep their order, and a sub-select
--- is executed
+-- what else is tested once still is, columns are those of the query, a leaf may
+-- have no table, and a sub-select is executed
 PREPARE and_more (text, boolean) AS SELECT * FROM run_ops.run WHERE id = $1 AND $2;
 EXPLAIN (COSTS OFF) EXECUTE and_more (:'cuid', false);
 EXECUTE and_more (:'cuid', true);
@@ -172,6 +172,13 @@ EXECUTE and_more (:'ksuid', false);
 PREPARE turned (text) AS SELECT note, id FROM run_ops.run WHERE id = $1;
 EXECUTE turned (:'cuid');
 EXECUTE turned (:'ksuid');
+PREPARE by_hand (text) AS SELECT note FROM run WHERE id = $1 AND run_ops.id_resides($1, 'legacy')
+  UNION ALL SELECT note FROM run_ops_new.run WHERE id = $1 AND run_ops.id_resides($1, 'new');
+EXECUTE by_hand (:'cuid');
+EXECUTE by_hand (:'ksuid');
+PREPARE or_value (text) AS SELECT note FROM run_ops_new.run WHERE id = $1 AND run_ops.id_resides($1, 'new') UNION ALL SELECT 'always';
+EXECUTE or_value (:'cuid');
+EXECUTE or_value (:'ksuid');
 PREPARE of_first (text) AS SELECT note FROM run_ops.run WHERE id = $1 AND env = (SELECT min(id) FROM env);
 EXECUTE of_first (:'cuid');
 EXECUTE of_first (:'ksuid');
