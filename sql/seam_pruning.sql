@@ -66,10 +66,12 @@ EXPLAIN (COSTS OFF) SELECT * FROM run_ops.run WHERE id = :'cuid' AND (id = :'cui
 -- ids of both stores: both are asked, and strays among these ids stay hidden
 EXPLAIN (COSTS OFF) SELECT * FROM run_ops.run WHERE id IN (:'ksuid', :'cuid');
 SELECT * FROM run_ops.run WHERE id IN (:'ksuid', :'cuid', :'shard_a') ORDER BY id;
+SELECT * FROM run_ops.run WHERE id IN (:'ksuid', :'shard_a') ORDER BY id;
 SELECT executed(format('SELECT * FROM run_ops.run WHERE id = %L OR id = %L', :'ksuid', :'cuid'));
 SELECT * FROM run_ops.run WHERE id = :'ksuid' OR id = :'cuid' ORDER BY id;
 -- what does not bound the ids prunes nothing
 EXPLAIN (COSTS OFF) SELECT * FROM run_ops.run WHERE id = :'ksuid' OR note = 'new';
+SELECT id FROM run_ops.run WHERE id = ALL ('{}') ORDER BY id;
 EXPLAIN (COSTS OFF) SELECT * FROM run_ops.run WHERE id LIKE 'run_37dGaqAy%' AND id < 'run_4' AND id <> :'cuid';
 
 -- What says the same as id = X in another way, with ids that are known before
@@ -160,6 +162,26 @@ EXECUTE named (:'ksuid', 1);
 EXECUTE named (:'cuid', 0);
 SELECT funcname, calls FROM pg_stat_xact_user_functions WHERE funcname = 'id_resides';
 COMMIT;
+-- what else is tested once still is, columns are those of the query, a leaf may
+-- have no table, and a sub-select is executed
+PREPARE and_more (text, boolean) AS SELECT * FROM run_ops.run WHERE id = $1 AND $2;
+EXPLAIN (COSTS OFF) EXECUTE and_more (:'cuid', false);
+EXECUTE and_more (:'cuid', true);
+EXECUTE and_more (:'cuid', false);
+EXECUTE and_more (:'ksuid', false);
+PREPARE turned (text) AS SELECT note, id FROM run_ops.run WHERE id = $1;
+EXECUTE turned (:'cuid');
+EXECUTE turned (:'ksuid');
+PREPARE by_hand (text) AS SELECT note FROM run WHERE id = $1 AND run_ops.id_resides($1, 'legacy')
+  UNION ALL SELECT note FROM run_ops_new.run WHERE id = $1 AND run_ops.id_resides($1, 'new');
+EXECUTE by_hand (:'cuid');
+EXECUTE by_hand (:'ksuid');
+PREPARE or_value (text) AS SELECT note FROM run_ops_new.run WHERE id = $1 AND run_ops.id_resides($1, 'new') UNION ALL SELECT 'always';
+EXECUTE or_value (:'cuid');
+EXECUTE or_value (:'ksuid');
+PREPARE of_first (text) AS SELECT note FROM run_ops.run WHERE id = $1 AND env = (SELECT min(id) FROM env);
+EXECUTE of_first (:'cuid');
+EXECUTE of_first (:'ksuid');
 
 
 -- PL/pgSQL variables are parameters.

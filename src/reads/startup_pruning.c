@@ -21,6 +21,7 @@
 #include "nodes/pathnodes.h"
 #include "optimizer/optimizer.h"
 
+#include "ground/guard.h"
 #include "ids/id_shape.h"
 #include "ids/key_rule.h"
 #include "reads/lookup_condition.h"
@@ -116,7 +117,7 @@ only_leaf(Append *append, ParamListInfo params)
 	Verdict		verdict = PASSES_PERHAPS;
 	ListCell   *lc;
 
-	if (append->plan.initPlan != NIL)
+	if (!GUARD(59, append->plan.initPlan == NIL))
 		return (Plan *) append;
 	foreach(lc, append->appendplans)
 	{
@@ -124,14 +125,14 @@ only_leaf(Append *append, ParamListInfo params)
 
 		if (one == SKIPS)
 			continue;
-		if (only != NULL)
+		if (!GUARD(47, only == NULL))
 			return (Plan *) append;
 		only = lfirst(lc);
 		verdict = one;
 	}
 	if (only == NULL)
 		return (Plan *) append;
-	return verdict == PASSES && IsA(only, Result) && returns_all_columns(only) ?
+	return GUARD(48, verdict == PASSES) && IsA(only, Result) && GUARD(49, returns_all_columns(only)) ?
 		outerPlan(only) : only;
 }
 

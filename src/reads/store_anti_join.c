@@ -124,8 +124,13 @@ add_lookups(PlannerInfo *root, RelOptInfo *outerrel, RelOptInfo *innerrel,
 	foreach(lc, clauses)
 	{
 		Node	   *clause = (Node *) lfirst_node(RestrictInfo, lc)->clause;
-		LookupCondition *lookup = palloc(sizeof(LookupCondition));
+		LookupCondition *lookup;
 
+		/* what PostgreSQL 16 leaves of a condition that it tests on each side */
+		if (IsA(clause, Const) && !((Const *) clause)->constisnull &&
+			DatumGetBool(((Const *) clause)->constvalue))
+			continue;
+		lookup = palloc(sizeof(LookupCondition));
 		if (!match_lookup_condition(clause, is_column_of_rel, innerrel, lookup) ||
 			lookup->is_array || lookup->null_equals ||
 			!is_plain_equality(lookup) ||
