@@ -378,5 +378,10 @@ WITH p AS (DELETE FROM no_action WHERE n = 11 OR id = id('new', 13) RETURNING id
 WITH p AS (DELETE FROM no_action WHERE id = id('legacy', 2) RETURNING id), m AS (INSERT INTO member SELECT id, 7, 7 FROM p) DELETE FROM no_action WHERE n = 3;
 \echo DELETE :ROW_COUNT
 SELECT short(id) FROM member WHERE grp = 7 ORDER BY id;
+-- rows that are read after another change has been sent
+WITH m AS (INSERT INTO member VALUES (id('new', 20), 8, 1), (id('new', 21), 8, 1) RETURNING id), d AS (DELETE FROM member WHERE id = id('new', 11) RETURNING id)
+  UPDATE att SET n = n + (SELECT count(*) FROM m) WHERE n < 3 RETURNING short(id), n, (SELECT short(id) FROM d) AS deleted;
+WITH m AS (DELETE FROM member WHERE grp = 8 RETURNING n), u AS (UPDATE att SET n = n + (SELECT sum(n) FROM m) WHERE n < 4 RETURNING id, n)
+  SELECT (SELECT sum(n) FROM u) AS sum, (SELECT count(*) FROM m) AS members;
 SELECT short(id) AS id, n, short(parent) AS parent FROM no_action ORDER BY no_action.id;
 SELECT count(*) AS members, (SELECT count(*) FROM item) AS items, (SELECT count(*) FROM att) AS atts FROM member;

@@ -492,16 +492,19 @@ storeExecForeignOne(EState *estate, ResultRelInfo *target,
 
 static TupleTableSlot *give_row(PlanState *plan);
 
-/* Reads all rows of the plan. */
+/*
+ * Reads all rows of the plan.  Meanwhile the change has none: what the plan reads of
+ * other changes is sent without it.
+ */
 static void
 gather(StoreModify *modify)
 {
 	PlanState  *plan = modify->plan;
 	MemoryContext oldcontext = MemoryContextSwitchTo(modify->estate->es_query_cxt);
+	Tuplestorestate *rows = tuplestore_begin_heap(false, false, work_mem);
 
-	modify->rows = tuplestore_begin_heap(false, false, work_mem);
-	tuplestore_set_eflags(modify->rows, 0);
-	(void) tuplestore_alloc_read_pointer(modify->rows, 0);
+	tuplestore_set_eflags(rows, 0);
+	(void) tuplestore_alloc_read_pointer(rows, 0);
 	modify->stored = ExecInitExtraTupleSlot(modify->estate, ExecGetResultType(plan),
 											&TTSOpsMinimalTuple);
 	modify->given = ExecInitExtraTupleSlot(modify->estate, ExecGetResultType(plan),
@@ -515,11 +518,12 @@ gather(StoreModify *modify)
 
 		if (TupIsNull(slot))
 			break;
-		tuplestore_puttupleslot(modify->rows, slot);
+		tuplestore_puttupleslot(rows, slot);
 		ResetPerTupleExprContext(modify->estate);
 		CHECK_FOR_INTERRUPTS();
 	}
 	plan->ExecProcNode = give_row;
+	modify->rows = rows;
 }
 
 static bool reads_returned_rows(PlanState *plan);
