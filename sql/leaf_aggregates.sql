@@ -277,6 +277,15 @@ SELECT count(*) FROM open_run;
 CREATE VIEW counts AS SELECT env, count(*) AS n FROM run_ops.run GROUP BY env;
 SELECT explained('VERBOSE, COSTS OFF', $$SELECT * FROM counts WHERE env = 'e1'$$);
 
+-- What only a table has, as limits.md says, and what does the same.
+SELECT r.id, r.status, count(*) FROM run_ops.run AS r JOIN run_ops.step AS s ON s."runId" = r.id GROUP BY r.id;
+SELECT * FROM compare('SELECT r.id, r.status, count(*) FROM @run AS r JOIN @step AS s ON s."runId" = r.id GROUP BY r.id, r.status');
+SELECT * FROM compare('SELECT r.id, r.status, s.count FROM @run AS r JOIN (SELECT "runId", count(*) FROM @step GROUP BY "runId") AS s ON s."runId" = r.id');
+SELECT xmin FROM run_ops.run;
+SELECT ctid FROM run_ops.run;
+SELECT tableoid FROM run_ops.run;
+SELECT count(*) FROM run_ops.run TABLESAMPLE SYSTEM (1);
+
 -- The condition that a store evaluates is the same as resides(): a million
 -- random strings.
 SELECT setseed(0.42);

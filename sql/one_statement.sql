@@ -345,3 +345,43 @@ SELECT count(*) FROM member WHERE n = 7;
 ROLLBACK;
 WITH a AS (DELETE FROM on_cascade WHERE n = 1), b AS (DELETE FROM on_cascade WHERE n = 2), c AS (DELETE FROM on_cascade WHERE n = 6) SELECT;
 SELECT count(*) FROM on_cascade;
+
+-- Nor do foreign keys come before the last of them if rows are returned: a parent
+-- before its child, or a child before its parent.
+CALL everywhere('TRUNCATE no_action, item, att, member');
+INSERT INTO no_action SELECT id(store, k), k, CASE WHEN k > 1 THEN id(store, k - 1) END FROM unnest('{legacy,new}'::text[]) AS store, generate_series(1, 9) AS k;
+WITH p AS (DELETE FROM no_action WHERE n = 8 RETURNING *), c AS (DELETE FROM no_action WHERE n = 9 RETURNING n, id)
+  SELECT short(p.id) AS p, p.n, short(p.parent) AS parent, short(c.id) AS c, c.n FROM p JOIN c ON p.id LIKE 'run_c%' = (c.id LIKE 'run_c%') ORDER BY p.id;
+WITH p AS (DELETE FROM no_action WHERE id = id('new', 7) RETURNING *) DELETE FROM no_action WHERE parent IS NULL AND n = 0 RETURNING (SELECT count(*) FROM p);
+\set VERBOSITY sqlstate
+WITH p AS (DELETE FROM no_action WHERE n = 5 RETURNING *), c AS (DELETE FROM no_action WHERE n = 7 RETURNING *) SELECT count(*) FROM p, c;
+\set VERBOSITY default
+WITH p AS (DELETE FROM no_action WHERE n IN (4, 5) RETURNING id) DELETE FROM no_action WHERE n >= 6 RETURNING short(id), (SELECT count(*) FROM p) AS parents;
+WITH p AS (DELETE FROM no_action WHERE id = id('new', 2) RETURNING n, parent) DELETE FROM no_action WHERE id = id('new', 3) RETURNING short(id), (SELECT p.n FROM p) AS parent;
+SELECT short(id) FROM no_action ORDER BY id;
+WITH c AS (INSERT INTO no_action VALUES (id('legacy', 12), 12, id('legacy', 11)), (id('new', 12), 12, id('new', 11)) RETURNING id, n),
+     p AS (INSERT INTO no_action (id, n) VALUES (id('legacy', 11), 11), (id('new', 11), 11) RETURNING id, n, parent)
+  SELECT short(c.id) AS c, c.n, short(p.id) AS p, p.n, p.parent FROM c JOIN p ON p.id LIKE 'run_c%' = (c.id LIKE 'run_c%') ORDER BY c.id;
+WITH c AS (INSERT INTO no_action VALUES (id('new', 14), 14, id('new', 13)) RETURNING n), p AS (INSERT INTO no_action (id) VALUES (id('new', 13)) RETURNING n, short(id) AS id),
+     u AS (UPDATE no_action SET n = -1, parent = id('new', 13) WHERE n = 12 AND id NOT LIKE 'run_c%' RETURNING n, parent) SELECT c.n, p.*, u.n, short(u.parent) AS parent FROM c, p, u;
+WITH i AS (INSERT INTO item SELECT store || k, id(store, 1), id(store, k), k FROM unnest('{legacy,new}'::text[]) AS store, generate_series(1, 3) AS k RETURNING n),
+     a AS (INSERT INTO att SELECT id(store, k), k FROM unnest('{legacy,new}'::text[]) AS store, generate_series(1, 3) AS k ON CONFLICT DO NOTHING RETURNING id),
+     m AS (INSERT INTO member VALUES (id('new', 1), 1, 1))
+  SELECT (SELECT sum(n) FROM i) AS items, count(*) AS atts FROM a;
+WITH i AS (INSERT INTO item VALUES ('more', id('new', 1), id('new', 4), 4) RETURNING n),
+     a AS (INSERT INTO att VALUES (id('new', 1), 1), (id('new', 4), 4) ON CONFLICT DO NOTHING RETURNING id), b AS (INSERT INTO att VALUES (id('new', 2), 2) ON CONFLICT DO NOTHING RETURNING id)
+  SELECT (SELECT sum(n) FROM i) AS items, (SELECT string_agg(short(id), ' ') FROM a) AS atts, (SELECT count(*) FROM b) AS others;
+-- what another change reads comes with the last one, whose rows are counted
+WITH p AS (DELETE FROM no_action WHERE n = 11 OR id = id('new', 13) RETURNING id), m AS (INSERT INTO member SELECT id, 7, 7 FROM p)
+  DELETE FROM no_action WHERE n IN (-1, 12, 14);
+\echo DELETE :ROW_COUNT
+WITH p AS (DELETE FROM no_action WHERE id = id('legacy', 2) RETURNING id), m AS (INSERT INTO member SELECT id, 7, 7 FROM p) DELETE FROM no_action WHERE n = 3;
+\echo DELETE :ROW_COUNT
+SELECT short(id) FROM member WHERE grp = 7 ORDER BY id;
+-- rows that are read after another change has been sent
+WITH m AS (INSERT INTO member VALUES (id('new', 20), 8, 1), (id('new', 21), 8, 1) RETURNING id), d AS (DELETE FROM member WHERE id = id('new', 11) RETURNING id)
+  UPDATE att SET n = n + (SELECT count(*) FROM m) WHERE n < 3 RETURNING short(id), n, (SELECT short(id) FROM d) AS deleted;
+WITH m AS (DELETE FROM member WHERE grp = 8 RETURNING n), u AS (UPDATE att SET n = n + (SELECT sum(n) FROM m) WHERE n < 4 RETURNING id, n)
+  SELECT (SELECT sum(n) FROM u) AS sum, (SELECT count(*) FROM m) AS members;
+SELECT short(id) AS id, n, short(parent) AS parent FROM no_action ORDER BY no_action.id;
+SELECT count(*) AS members, (SELECT count(*) FROM item) AS items, (SELECT count(*) FROM att) AS atts FROM member;

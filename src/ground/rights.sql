@@ -39,7 +39,8 @@ BEGIN
   IF lines IS NOT NULL THEN
     RAISE EXCEPTION 'schema "%" is not safe to use', schema
       USING ERRCODE = 'insufficient_privilege', DETAIL = lines,
-            HINT = 'Code of other roles in this schema would run with the privileges of the extension. Drop or rename the schema, and try again.';
+            HINT = format('Code of other roles in this schema would run with the privileges of the extension. Drop it or rename it, and try again: ALTER SCHEMA %I RENAME TO %I;',
+                          schema, left(schema, 50) || '_of_others');
   END IF;
 END $$;
 COMMENT ON FUNCTION run_ops.refuse_strangers(name) IS

@@ -11,9 +11,9 @@
  * sent as one set.  What the plan reads in the store is never changed by the
  * statement itself, and constraints are checked there for all rows together.
  * The same holds for several changes of one statement, below WITH or of the tables
- * of several stores: first all rows are read, and what a store is sent of changes
- * that return nothing is one statement, below WITH as well.  A change that needs what
- * another one returns comes after that.
+ * of several stores: first all rows are read, and what a store is sent is one
+ * statement, below WITH as well.  A change that needs what another one returns comes
+ * after that.
  * The executor does not know of this: it still gets row after row from the plan.
  * Only where it has to see each row before the next is read, they are written
  * one by one: triggers of the foreign table, WITH CHECK OPTION, COPY, partitions.
@@ -91,6 +91,7 @@ typedef struct StoreModify
 	bool		waits;			/* its rows depend on those of another change */
 	bool		filled;			/* the next set is in "change" */
 	bool		whole;			/* and it is all there is */
+	bool		begun;			/* a set was sent */
 	bool		sent;			/* it was sent with that of another change */
 	int			written;		/* rows that are to be counted then */
 	Tuplestorestate *rows;
@@ -381,24 +382,21 @@ static int
 send_rows(StoreModify *modify, List *others)
 {
 	List	   *before = NIL;
-	int			written;
 	ListCell   *lc;
 
 	begin_scans_before_write(modify->statement);
 	foreach(lc, others)
 		before = lappend(before, ((StoreModify *) lfirst(lc))->change);
-	written = atoi(PQcmdTuples(remote_change_send(modify->change, before)));
-	if (written > 0)
+	remote_change_send(modify->change, before);
+	if (modify->change->written > 0)
 		note_statement_write(modify->statement, modify->change->relid);
 	foreach(lc, others)
 	{
 		StoreModify *other = lfirst(lc);
 
 		note_statement_write(other->statement, other->change->relid);
-		other->filled = false;
-		other->nrows = other->row = 0;
 	}
-	return written;
+	return modify->change->written;
 }
 
 #define SKIPS_ROWS \
@@ -494,16 +492,19 @@ storeExecForeignOne(EState *estate, ResultRelInfo *target,
 
 static TupleTableSlot *give_row(PlanState *plan);
 
-/* Reads all rows of the plan. */
+/*
+ * Reads all rows of the plan.  Meanwhile the change has none: what the plan reads of
+ * other changes is sent without it.
+ */
 static void
 gather(StoreModify *modify)
 {
 	PlanState  *plan = modify->plan;
 	MemoryContext oldcontext = MemoryContextSwitchTo(modify->estate->es_query_cxt);
+	Tuplestorestate *rows = tuplestore_begin_heap(false, false, work_mem);
 
-	modify->rows = tuplestore_begin_heap(false, false, work_mem);
-	tuplestore_set_eflags(modify->rows, 0);
-	(void) tuplestore_alloc_read_pointer(modify->rows, 0);
+	tuplestore_set_eflags(rows, 0);
+	(void) tuplestore_alloc_read_pointer(rows, 0);
 	modify->stored = ExecInitExtraTupleSlot(modify->estate, ExecGetResultType(plan),
 											&TTSOpsMinimalTuple);
 	modify->given = ExecInitExtraTupleSlot(modify->estate, ExecGetResultType(plan),
@@ -517,11 +518,12 @@ gather(StoreModify *modify)
 
 		if (TupIsNull(slot))
 			break;
-		tuplestore_puttupleslot(modify->rows, slot);
+		tuplestore_puttupleslot(rows, slot);
 		ResetPerTupleExprContext(modify->estate);
 		CHECK_FOR_INTERRUPTS();
 	}
 	plan->ExecProcNode = give_row;
+	modify->rows = rows;
 }
 
 static bool reads_returned_rows(PlanState *plan);
@@ -641,37 +643,53 @@ has_set(StoreModify *modify)
 static bool
 can_be_part(StoreModify *modify)
 {
-	if (modify->returning || modify->counts || modify->rows == NULL)
+	if (modify->counts || modify->rows == NULL)
 		return false;
 	fill_set(modify);
 	return modify->whole && has_set(modify);
+}
+
+/* Notes what the store has done with a set; last: of the statement there. */
+static void
+take_answers(StoreModify *modify, int sent, bool last)
+{
+	RemoteChange *change = modify->change;
+
+	modify->filled = false;
+	modify->begun = true;
+	modify->written = 0;
+	if (modify->returning || last)
+		check_all_changed(modify, sent, change->written);
+	if (!modify->returning)
+	{
+		modify->written = modify->counts ? change->written : 0;
+		modify->nrows = 0;
+	}
+	else if (modify->operation == CMD_INSERT)
+	{
+		remote_result_check(change->result, Min(change->written, sent), 0);
+		modify->nrows = change->written;
+		for (int i = 0; i < change->written; i++)
+			modify->answers[i] = i;
+	}
+	else
+		match_answers(modify, sent);
 }
 
 /* Sends the set, and with it those of other changes. */
 static void
 send_set(StoreModify *modify, List *others)
 {
-	RemoteChange *change = modify->change;
-	int			sent = change->n;
-	int			written = sent > 0 ? send_rows(modify, others) : 0;
+	List	   *all = lappend(list_copy(others), modify);
+	int		   *sent = palloc(sizeof(int) * list_length(all));
+	ListCell   *lc;
 
-	modify->filled = false;
-	check_all_changed(modify, sent, written);
-	modify->written = 0;
-	if (!modify->returning)
-	{
-		modify->written = modify->counts ? written : 0;
-		modify->nrows = 0;
-	}
-	else if (modify->operation == CMD_INSERT)
-	{
-		remote_result_check(change->result, Min(written, sent), 0);
-		modify->nrows = written;
-		for (int i = 0; i < written; i++)
-			modify->answers[i] = i;
-	}
-	else
-		match_answers(modify, sent);
+	foreach(lc, all)
+		sent[foreach_current_index(lc)] = ((StoreModify *) lfirst(lc))->change->n;
+	(void) send_rows(modify, others);
+	foreach(lc, all)
+		take_answers(lfirst(lc), sent[foreach_current_index(lc)], lnext(all, lc) == NULL);
+	pfree(sent);
 }
 
 /*
@@ -688,6 +706,7 @@ next_set(StoreModify *modify)
 	StoreModify *last = modify;
 	List	   *others = NIL;
 	dlist_iter	iter;
+	ListCell   *lc;
 
 	if (modify->sent)
 	{
@@ -702,7 +721,8 @@ next_set(StoreModify *modify)
 	{
 		StoreModify *other = dlist_container(StoreModify, node, iter.cur);
 
-		if (other == modify || other->statement != modify->statement || other->sent)
+		if (other == modify || other->statement != modify->statement || other->sent ||
+			(other->returning && other->begun))
 			continue;
 		if (other->counts && other->rows != NULL && can_be_part(modify))
 		{
@@ -715,7 +735,20 @@ next_set(StoreModify *modify)
 	}
 	if (last != modify)
 		others = lappend(others, modify);
-	send_set(last, others);
+	if (has_set(last))
+		send_set(last, others);
+	else
+	{
+		/* each of its rows was changed before */
+		last->change->written = 0;
+		take_answers(last, 0, true);
+	}
+	foreach(lc, others)
+	{
+		StoreModify *other = lfirst(lc);
+
+		other->sent = other != modify && other->returning && other->begun;
+	}
 	if (last == modify)
 		modify->estate->es_processed += modify->written;
 	else

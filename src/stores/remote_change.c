@@ -402,10 +402,101 @@ take_rows(RemoteChange *change, StringInfo sql, int param, const char **values)
 		memcpy(values + change->nvalues, change->extra, sizeof(char *) * change->nextra);
 }
 
-PGresult *
+/* Some columns of the rows of a result in which column "marker" is not null. */
+static PGresult *
+part_of_result(PGresult *whole, int first, int n, int marker, int *nrows)
+{
+	PGresult   *result = PQmakeEmptyPGresult(NULL, PGRES_TUPLES_OK);
+	PGresAttDesc *columns = palloc0(sizeof(PGresAttDesc) * Max(n, 1));
+	bool		done;
+
+	for (int i = 0; i < n; i++)
+	{
+		columns[i].name = PQfname(whole, first + i);
+		columns[i].typid = PQftype(whole, first + i);
+		columns[i].typlen = PQfsize(whole, first + i);
+		columns[i].atttypmod = PQfmod(whole, first + i);
+	}
+	*nrows = 0;
+	done = result && (n == 0 || PQsetResultAttrs(result, n, columns));
+	for (int row = 0; done && row < PQntuples(whole); row++)
+	{
+		if (PQgetisnull(whole, row, marker))
+			continue;
+		for (int i = 0; done && i < n; i++)
+			done = PQsetvalue(result, *nrows, i, PQgetvalue(whole, row, first + i),
+							  PQgetisnull(whole, row, first + i) ? -1 : PQgetlength(whole, row, first + i));
+		(*nrows)++;
+	}
+	if (!done)
+	{
+		PQclear(result);
+		ereport(ERROR,
+				(errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
+	}
+	return result;
+}
+
+static bool
+returns_numbers(RemoteChange *change, int n)
+{
+	return change->returning && n > 1 && change->operation != CMD_INSERT;
+}
+
+/*
+ * The statement has several parts below WITH, and shows the rows that they return,
+ * each part in columns of its own.  The last of these is not null in its rows.  Of
+ * the last part it shows at least how many there are.
+ */
+static void
+append_parts(StringInfo sql, List *parts)
+{
+	StringInfoData from;
+	ListCell   *lc;
+
+	initStringInfo(&from);
+	foreach(lc, parts)
+	{
+		int			part = foreach_current_index(lc) + 1;
+
+		if (!((RemoteChange *) lfirst(lc))->returning && lnext(parts, lc))
+			continue;
+		appendStringInfo(sql, "%s w%d.*", from.len ? "," : "SELECT", part);
+		appendStringInfo(&from, from.len ? " FULL JOIN w%d ON false" : " FROM w%d", part);
+	}
+	appendStringInfoString(sql, from.data);
+}
+
+/* Gives each part what it has returned.  The last one has all of it. */
+static void
+share_result(List *parts, int *sent)
+{
+	PGresult   *whole = ((RemoteChange *) llast(parts))->result;
+	int			first = 0;
+	ListCell   *lc;
+
+	foreach(lc, parts)
+	{
+		RemoteChange *part = lfirst(lc);
+		int			n = part->returning ? list_length(part->returned) : 0;
+		int			marker = first + n;
+
+		if (!part->returning && lnext(parts, lc))
+			continue;
+		remote_result_check(whole, PQntuples(whole), marker + 1);
+		if (returns_numbers(part, sent[foreach_current_index(lc)]))
+			n++;
+		part->result = part_of_result(whole, first, n, marker, &part->written);
+		first = marker + 1;
+	}
+	PQclear(whole);
+}
+
+void
 remote_change_send(RemoteChange *change, List *before)
 {
-	int			n = change->n;
+	int		   *sent;
+	bool		in_parts = false;
 	List	   *all;
 	StringInfoData sql;
 	const char **values;
@@ -413,34 +504,49 @@ remote_change_send(RemoteChange *change, List *before)
 	MemoryContext oldcontext = MemoryContextSwitchTo(change->values_context);
 	ListCell   *lc;
 
-	forget_result(change);
 	all = lappend(list_copy(before), change);
+	sent = palloc(sizeof(int) * list_length(all));
 	foreach(lc, all)
-		nvalues += ((RemoteChange *) lfirst(lc))->nvalues + ((RemoteChange *) lfirst(lc))->nextra;
+	{
+		RemoteChange *part = lfirst(lc);
+
+		forget_result(part);
+		sent[foreach_current_index(lc)] = part->n;
+		nvalues += part->nvalues + part->nextra;
+		in_parts |= part != change && part->returning;
+	}
 	values = palloc(sizeof(char *) * Max(nvalues, 1));
 	initStringInfo(&sql);
 	nvalues = 0;
 	foreach(lc, all)
 	{
 		RemoteChange *part = lfirst(lc);
+		bool		below_with = part != change || in_parts;
 
-		if (part != change)
+		if (below_with)
 			appendStringInfo(&sql, "%s w%d AS (", foreach_current_index(lc) ? "," : "WITH",
 							 foreach_current_index(lc) + 1);
 		take_rows(part, &sql, nvalues, values + nvalues);
-		if (part != change)
+		if (in_parts && (part == change || part->returning) &&
+			!returns_numbers(part, sent[foreach_current_index(lc)]))
+			appendStringInfoString(&sql, part->returning ? ", true" : " RETURNING true");
+		if (below_with)
 			appendStringInfoString(&sql, ") ");
 		nvalues += part->nvalues + part->nextra;
 	}
+	if (in_parts)
+		append_parts(&sql, all);
 	wire_begin(change->wire, WIRE_WRITE, change->statement);
 	wire_send(change->wire, sql.data, nvalues, values, false);
 	change->result = wire_take_whole(change->wire);
-	if (change->returning)
-		remote_result_check(change->result, atoi(PQcmdTuples(change->result)),
-							list_length(change->returned) + (n > 1 && change->operation != CMD_INSERT));
+	change->written = atoi(PQcmdTuples(change->result));
+	if (in_parts)
+		share_result(all, sent);
+	else if (change->returning)
+		remote_result_check(change->result, change->written,
+							list_length(change->returned) + returns_numbers(change, sent[list_length(all) - 1]));
 	MemoryContextSwitchTo(oldcontext);
 	foreach(lc, before)
 		MemoryContextReset(((RemoteChange *) lfirst(lc))->values_context);
 	MemoryContextReset(change->values_context);
-	return change->result;
 }

@@ -37,6 +37,7 @@ typedef struct RemoteChange
 	const char **types;			/* of the columns in the store; NULL: not known */
 	bool	   *as_it_is;		/* can an array have the type? */
 	PGresult   *result;			/* of the last statement */
+	int			written;		/* how many rows it has written, if that is known */
 	MemoryContextCallback cleanup;
 	MemoryContext values_context;
 	int			n;				/* rows that were added */
@@ -69,15 +70,15 @@ extern void remote_change_add(RemoteChange *change, const Datum *values,
 extern void remote_change_forget_last(RemoteChange *change);
 
 /*
- * Writes the rows that were added, with one statement.  The result tells how
- * many rows the store has written, and has them if they are returned: those of
- * UPDATE and DELETE of a set with the number of the row in the set, from 1 on, as
- * last column.  It stays until the next call.  Errors are those of the store.
+ * Writes the rows that were added, with one statement, and tells how many rows the
+ * store has written.  "result" has them if they are returned: those of UPDATE and
+ * DELETE of a set with the number of the row in the set, from 1 on, as last column.
+ * It stays until the next call.  Errors are those of the store.
  *
- * The rows of "before", a list of RemoteChange for the same wire which return
- * nothing, are written by the same statement.
+ * The rows of "before", a list of RemoteChange for the same wire, are written by the
+ * same statement.  How many is known of those that return rows.
  */
-extern PGresult *remote_change_send(RemoteChange *change, List *before);
+extern void remote_change_send(RemoteChange *change, List *before);
 
 /* The text of the statement for one row, for EXPLAIN. */
 extern char *remote_change_text(Relation rel, CmdType operation, List *columns,

@@ -225,6 +225,55 @@ $$;
 COMMENT ON FUNCTION run_ops.prepares_at_most(text) IS 'max_prepared_transactions of a store';
 REVOKE EXECUTE ON FUNCTION run_ops.prepares_at_most(text) FROM PUBLIC;
 
+CREATE FUNCTION run_ops.altering_server(store text, options jsonb) RETURNS text
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT format('ALTER SERVER %I OPTIONS (%s);', s.server,
+                string_agg(format('%s %s %L', CASE WHEN o.option_name IS NULL THEN 'ADD' ELSE 'SET' END, w.key, w.value), ', ' ORDER BY w.key DESC))
+    FROM run_ops.store AS s JOIN pg_foreign_server AS f ON f.srvname = s.server, jsonb_each_text(options) AS w
+    LEFT JOIN pg_options_to_table(f.srvoptions) AS o ON o.option_name = w.key
+   WHERE s.name = altering_server.store
+   GROUP BY s.server
+$$;
+COMMENT ON FUNCTION run_ops.altering_server(text, jsonb) IS
+  'the statement that sets options of the server of a store, whether it has them or not';
+
+CREATE FUNCTION run_ops.altering_mapping(store text, options jsonb) RETURNS text
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT format('ALTER USER MAPPING FOR %s SERVER %I OPTIONS (%s);', CASE m.usename WHEN 'public' THEN 'PUBLIC' ELSE quote_ident(m.usename) END, m.srvname,
+                string_agg(format('%s %s %L', CASE WHEN o.option_name IS NULL THEN 'ADD' ELSE 'SET' END, w.key, w.value), ', ' ORDER BY w.key DESC))
+    FROM (SELECT m.* FROM run_ops.store AS s JOIN pg_user_mappings AS m ON m.srvname = s.server AND m.usename IN (current_user, 'public')
+           WHERE s.name = altering_mapping.store ORDER BY m.usename = 'public' LIMIT 1) AS m, jsonb_each_text(options) AS w
+    LEFT JOIN pg_options_to_table(m.umoptions) AS o ON o.option_name = w.key
+   GROUP BY m.usename, m.srvname
+$$;
+COMMENT ON FUNCTION run_ops.altering_mapping(text, jsonb) IS
+  'the statement that sets options of the user mapping by which the current user reaches a store, whether it has them or not';
+
+CREATE FUNCTION run_ops.replacing_server(store text) RETURNS text
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT format('Create a server of run_ops_fdw in its place: ALTER SERVER %1$I RENAME TO %2$I; CREATE SERVER %1$I FOREIGN DATA WRAPPER run_ops_fdw OPTIONS (%3$s); %4$s', s.server,
+                left(s.server, 50) || '_replaced',
+                (SELECT string_agg(format('%I %L', o.option_name, o.option_value), ', ') FROM pg_options_to_table(f.srvoptions) AS o
+                  WHERE o.option_name NOT IN ('use_remote_estimate', 'async_capable')),
+                concat_ws(' ',
+                  (SELECT string_agg(format('CREATE USER MAPPING FOR %s SERVER %I%s;', CASE m.usename WHEN 'public' THEN 'PUBLIC' ELSE quote_ident(m.usename) END, m.srvname, o.options),
+                                     ' ' ORDER BY m.usename)
+                     FROM pg_user_mappings AS m,
+                          LATERAL (SELECT format(' OPTIONS (%s)', string_agg(format('%I %L', o.option_name,
+                                            CASE WHEN o.option_name LIKE '%password' THEN '...' ELSE o.option_value END), ', '))
+                                     FROM pg_options_to_table(m.umoptions) AS o HAVING count(*) > 0
+                                   UNION ALL SELECT '' WHERE m.umoptions IS NULL) AS o (options)
+                    WHERE m.srvid = f.oid),
+                  'SELECT run_ops.refresh_table(t.legacy) FROM run_ops.routed_table AS t;'))
+    FROM run_ops.store AS s JOIN pg_foreign_server AS f ON f.srvname = s.server JOIN pg_foreign_data_wrapper AS w ON w.oid = f.srvfdw
+   WHERE s.name = replacing_server.store AND w.fdwname <> 'run_ops_fdw'
+$$;
+COMMENT ON FUNCTION run_ops.replacing_server(text) IS
+  'SQL that puts a server of run_ops_fdw in the place of a store''s server of another wrapper, with its options and user mappings but their passwords; NULL if it is one';
+
 CREATE FUNCTION run_ops.attach_store(name text, server name) RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$

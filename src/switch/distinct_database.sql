@@ -54,6 +54,26 @@ COMMENT ON FUNCTION run_ops.handshake(text) IS
   'whether an advisory lock that one side holds is free on the other side, in both directions, or the error. Two different databases do not share locks, so it is free in both.';
 REVOKE EXECUTE ON FUNCTION run_ops.handshake(text) FROM PUBLIC;
 
+CREATE FUNCTION run_ops.granting_proof(store text) RETURNS text
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  query text := 'SELECT format(''GRANT EXECUTE ON FUNCTION %s TO %I;'', string_agg(f, '', ''), current_user) AS sql '
+                'FROM unnest(ARRAY[''pg_control_system()'', ''pg_advisory_xact_lock(bigint)'', ''pg_try_advisory_xact_lock(bigint)'']) AS f '
+                'WHERE NOT has_function_privilege(f, ''EXECUTE'') HAVING count(*) > 0';
+  here  text;
+  there text;
+BEGIN
+  EXECUTE query INTO here;
+  there := (SELECT a ->> 'sql' FROM run_ops.ask_store(store, query) AS a);
+  RETURN nullif(concat_ws(' ', 'Run in this database: ' || here, format('Run in store "%s": ', store) || there), '');
+EXCEPTION WHEN OTHERS THEN
+  RETURN NULL;
+END $$;
+COMMENT ON FUNCTION run_ops.granting_proof(text) IS
+  'SQL that grants the privileges which both checks need, here and in a store; NULL if none is missing';
+REVOKE EXECUTE ON FUNCTION run_ops.granting_proof(text) FROM PUBLIC;
+
 CREATE FUNCTION run_ops.distinct_gate(store text) RETURNS run_ops.gate
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -68,21 +88,21 @@ DECLARE
 BEGIN
   IF fingerprints ? 'error' OR handshake ? 'error' THEN
     g.detail := format('could not be checked: %s', coalesce(fingerprints ->> 'error', handshake ->> 'error'));
-    g.hint := 'Fix the connection to the store first. The roles on both sides need EXECUTE on pg_control_system().';
+    g.hint := coalesce(run_ops.granting_proof(store), 'Fix the connection to the store first.');
   ELSIF NOT ((handshake ->> 'lock_free_there')::boolean AND (handshake ->> 'lock_free_here')::boolean) THEN
     g.detail := format('the store is this database itself: system identifier %s, database "%s"; %s',
       fingerprints -> 'store' ->> 'system_identifier', fingerprints -> 'store' ->> 'database', evidence);
     g.hint := 'The options of the server lead back to this database, perhaps through a pooler or an alias. '
-           || (SELECT format('Correct them: ALTER SERVER %I OPTIONS (SET host ''...'', SET dbname ''...'');', s.server) FROM run_ops.store AS s WHERE s.name = store);
+           || 'Correct them: ' || run_ops.altering_server(store, '{"host": "...", "dbname": "..."}');
   ELSIF same_fingerprint AND (fingerprints -> 'store' ->> 'in_recovery')::boolean THEN
     g.detail := format('the store is a standby of this database: system identifier %s, database "%s"; %s',
       fingerprints -> 'store' ->> 'system_identifier', fingerprints -> 'store' ->> 'database', evidence);
-    g.hint := 'The store must be a separate database.';
+    g.hint := 'The store must be a separate database. Have the server lead there: ' || run_ops.altering_server(store, '{"host": "...", "dbname": "..."}');
   ELSIF same_fingerprint THEN
     g.gate := 'clone';
     g.detail := format('the store is a physical copy of this database on another server: system identifier %s, database "%s"; %s',
       fingerprints -> 'store' ->> 'system_identifier', fingerprints -> 'store' ->> 'database', evidence);
-    g.hint := format('If this is intended: SELECT run_ops.acknowledge(''clone'', %L, ''reason'');', store);
+    g.hint := 'If this is intended, delete from the store what belongs to this database only.';
   ELSE
     g.ok := true;
     g.detail := evidence;

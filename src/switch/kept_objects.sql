@@ -7,6 +7,17 @@
 -- table, and detach_table() works without any of it.  So nothing that is dropped
 -- or changed leads to a state without a way out.
 
+CREATE FUNCTION run_ops.recreating(t run_ops.routed_table) RETURNS text
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  -- a server of another wrapper can have no such foreign tables
+  SELECT coalesce((SELECT s.sql FROM run_ops.routed_store AS r, run_ops.replacing_server(r.store) AS s (sql)
+                    WHERE r.view = t.view AND s.sql IS NOT NULL ORDER BY r.store LIMIT 1),
+                  format('SELECT run_ops.refresh_table(%L);', t.legacy))
+$$;
+COMMENT ON FUNCTION run_ops.recreating(run_ops.routed_table) IS
+  'SQL that creates the view and the foreign tables of a routed table again';
+
 CREATE FUNCTION run_ops.missing_parts(t run_ops.routed_table) RETURNS TABLE (detail text, hint text)
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
@@ -14,11 +25,12 @@ AS $$
          format('SELECT run_ops.detach_table(%L); If the table exists again under another OID, attach it then.', t.view)
    WHERE NOT run_ops.is_relation(t.legacy, '{r,p}')
   UNION ALL
-  SELECT format('view %s does not exist any more', t.view_name), format('SELECT run_ops.refresh_table(%L);', t.legacy)
+  SELECT format('view %s does not exist any more', t.view_name), m.hint
+    FROM run_ops.recreating(t) AS m (hint)
    WHERE run_ops.is_relation(t.legacy, '{r,p}') AND NOT run_ops.is_relation(t.view, '{v}')
   UNION ALL
-  SELECT format('its foreign table in store "%s" does not exist any more', r.store), format('SELECT run_ops.refresh_table(%L);', t.legacy)
-    FROM run_ops.routed_store AS r JOIN run_ops.store AS s ON s.name = r.store JOIN pg_foreign_server AS f ON f.srvname = s.server
+  SELECT format('its foreign table in store "%s" does not exist any more', r.store), m.hint
+    FROM run_ops.recreating(t) AS m (hint), run_ops.routed_store AS r JOIN run_ops.store AS s ON s.name = r.store JOIN pg_foreign_server AS f ON f.srvname = s.server
    WHERE r.view = t.view AND run_ops.is_relation(t.legacy, '{r,p}') AND NOT run_ops.is_relation(r.foreign_table, '{f}')
 $$;
 COMMENT ON FUNCTION run_ops.missing_parts(run_ops.routed_table) IS

@@ -190,8 +190,10 @@ AS $$
   SELECT 'foreign key', format('%I of %s', f.conname, f.conrelid::regclass), false,
          format('"%s" decides where a row of %s is, but no id decides for %s: a new row there may be in this database, and then the foreign key fails in the store',
                 child.route_column, child.legacy, parent.legacy),
-         format('Let the application write each row of %s beside its run: SET LOCAL run_ops_split.beside = ''<id of the run>''; Or drop the foreign key, here and in the stores: ALTER TABLE %s DROP CONSTRAINT %I;',
-                parent.legacy, child.legacy, f.conname)
+         format('Let the application write each row of %s beside its run: SET LOCAL run_ops_split.beside = ''<id of the run>''; Or drop the foreign key. Run in this database: ALTER TABLE %s DROP CONSTRAINT %I;%s',
+                parent.legacy, child.legacy, f.conname,
+                (SELECT string_agg(format(' Run in store "%s": ALTER TABLE %I.%I DROP CONSTRAINT IF EXISTS %I;', s.store, child.store_schema, child.store_table, f.conname), '' ORDER BY s.store)
+                   FROM run_ops.routed_store AS s WHERE s.view = child.view))
     FROM pg_constraint AS f JOIN run_ops.routed_table AS child ON child.legacy = f.conrelid JOIN run_ops.routed_table AS parent ON parent.legacy = f.confrelid
    WHERE f.contype = 'f' AND f.conparentid = 0 AND coalesce((to_jsonb(f) ->> 'conenforced')::boolean, true)
      AND child.routing <> 'store' AND parent.routing = 'store'
@@ -256,8 +258,8 @@ AS $$
          CASE WHEN p.pooled THEN 'a pooler is before it, and the option pooled is set'
               ELSE 'a pooler is before it, but the option pooled is not set' END,
          CASE WHEN NOT p.pooled THEN
-           format('In transaction mode, settings of this database would reach other clients of the pooler, and be missing here. ALTER SERVER %I OPTIONS (ADD pooled ''true''); then let the pooler open its connections again, with RECONNECT in PgBouncer.',
-                  s.server) END
+           format('In transaction mode, settings of this database would reach other clients of the pooler, and be missing here. %s Then let the pooler open its connections again, with RECONNECT in PgBouncer.',
+                  run_ops.altering_server(pooled_gates.store, '{"pooled": "true"}')) END
     FROM run_ops.store AS s JOIN pg_foreign_server AS f ON f.srvname = s.server,
          LATERAL (SELECT coalesce(bool_or(o.option_value::boolean), false)
                     FROM pg_options_to_table(f.srvoptions) AS o WHERE o.option_name = 'pooled') AS p (pooled)
@@ -289,8 +291,8 @@ BEGIN
   EXCEPTION WHEN OTHERS THEN
     GET STACKED DIAGNOSTICS reason = PG_EXCEPTION_DETAIL;  -- the message of libpq
     RETURN NEXT ROW('reachable', store, false, concat_ws(': ', SQLERRM, nullif(reason, '')),
-      (SELECT format('Start the store, or correct how it is reached: ALTER SERVER %I OPTIONS (SET host ''...'');', s.server)
-         FROM run_ops.store AS s WHERE s.name = store))::run_ops.gate;
+      concat_ws(' ', 'Start the store, or correct where it is:', run_ops.altering_server(store, '{"host": "...", "dbname": "..."}'),
+        'Or as whom it is reached: ' || run_ops.altering_mapping(store, '{"user": "...", "password": "..."}')))::run_ops.gate;
     RETURN;
   END;
   RETURN NEXT ROW('reachable', store, true, 'it answers', NULL)::run_ops.gate;
@@ -299,7 +301,7 @@ BEGIN
          WHEN (facts ->> 'read_only')::boolean THEN 'its transactions are read-only'
          ELSE 'it accepts writes' END,
     CASE WHEN (facts ->> 'in_recovery')::boolean THEN
-           (SELECT format('Have the server lead to its primary: ALTER SERVER %I OPTIONS (SET host ''...'');', s.server) FROM run_ops.store AS s WHERE s.name = store)
+           'Have the server lead to its primary: ' || run_ops.altering_server(store, '{"host": "..."}')
          WHEN (facts ->> 'read_only')::boolean THEN
            format('Run in store "%s": BEGIN READ WRITE; %s; COMMIT;', store, CASE facts ->> 'source'
              WHEN 'database' THEN format('ALTER DATABASE %I RESET default_transaction_read_only', facts ->> 'database')
@@ -319,8 +321,8 @@ CREATE FUNCTION run_ops.wrapper_gate(store text) RETURNS run_ops.gate
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
   SELECT ROW('wrapper', store, w.fdwname = 'run_ops_fdw', format('server %I uses %s', f.srvname, w.fdwname),
-             CASE WHEN w.fdwname <> 'run_ops_fdw' THEN
-               'Use a server of run_ops_fdw. With postgres_fdw, a copy of this database could access the store, and lookups of LEGACY ids can fail while the store is down.' END)::run_ops.gate
+             'With postgres_fdw, a copy of this database could access the store, and lookups of LEGACY ids can fail while the store is down. '
+             || run_ops.replacing_server(store))::run_ops.gate
     FROM run_ops.store AS s JOIN pg_foreign_server AS f ON f.srvname = s.server
     JOIN pg_foreign_data_wrapper AS w ON w.oid = f.srvfdw
    WHERE s.name = store
@@ -332,13 +334,14 @@ CREATE FUNCTION run_ops.table_gates(store text, t run_ops.routed_table) RETURNS 
 AS $$
 DECLARE
   differing text[] := ARRAY(SELECT run_ops.table_differences(store, t));
+  is_missing boolean := coalesce(differing[1] LIKE 'table %: missing%', false);
   denied    jsonb;
 BEGIN
   RETURN NEXT ROW('columns', t.legacy::text, differing = '{}',
     coalesce(nullif(array_to_string(differing, '; '), ''), format('equal in store "%s"', store)),
     CASE WHEN differing <> '{}' THEN
-      concat_ws(' ', 'Make both sides equal.', run_ops.equalizing(store, t)) END)::run_ops.gate;
-  IF differing[1] LIKE 'table %: missing%' THEN
+      concat_ws(' ', 'Make both sides equal.', run_ops.equalizing(store, t, is_missing)) END)::run_ops.gate;
+  IF is_missing THEN
     RETURN;
   END IF;
   RETURN QUERY SELECT * FROM run_ops.index_gates(store, t);
@@ -430,12 +433,8 @@ AS $$
          format('the user mapping for store "%s" uses superuser %I, but the table belongs to %I, whose triggers would run as that superuser',
                 mapping_gates.store, a ->> 'superuser', a ->> 'owner'),
          concat('Use a role of the store that is not a superuser, and may set session_replication_role, such as the owner of the tables: ',
-           (SELECT format('ALTER USER MAPPING FOR %s SERVER %I OPTIONS (%s user %L); Run in store "%s": GRANT SET ON PARAMETER session_replication_role TO %I;',
-                     CASE m.usename WHEN 'public' THEN 'PUBLIC' ELSE quote_ident(m.usename) END, m.srvname,
-                     CASE WHEN EXISTS (SELECT FROM pg_options_to_table(m.umoptions) AS o WHERE o.option_name = 'user') THEN 'SET' ELSE 'ADD' END,
-                     a ->> 'owner', mapping_gates.store, a ->> 'owner')
-              FROM run_ops.store AS s JOIN pg_user_mappings AS m ON m.srvname = s.server AND m.usename IN (current_user, 'public')
-             WHERE s.name = mapping_gates.store ORDER BY m.usename = 'public' LIMIT 1))
+           run_ops.altering_mapping(mapping_gates.store, jsonb_build_object('user', a ->> 'owner')),
+           format(' Run in store "%s": GRANT SET ON PARAMETER session_replication_role TO %I;', mapping_gates.store, a ->> 'owner'))
     FROM run_ops.ask_store(mapping_gates.store, (
            SELECT format('SELECT u.view, r.rolname AS superuser, pg_get_userbyid(c.relowner) AS owner '
                          'FROM unnest(%L::bigint[], %L::text[]) AS u (view, name) JOIN pg_class AS c ON c.oid = to_regclass(u.name) '
@@ -464,18 +463,41 @@ BEGIN
   RETURN NEXT ROW('atomic commit', store, NOT atomic OR at_most > 0,
     format('max_prepared_transactions is %s, and %s transactions are prepared', at_most, cardinality(left_there)),
     CASE WHEN atomic AND at_most = 0 THEN
-      'Set max_prepared_transactions of the store, as many as its max_connections, and restart it; or set run_ops_split.cross_store_writes to another value.'
-         WHEN left_there <> '{}' THEN 'To finish what a crash has left: SELECT * FROM run_ops.resolve_in_doubt();' END)::run_ops.gate;
+      (SELECT format('Run in store "%s": ALTER SYSTEM SET max_prepared_transactions = %s; Then restart the store. Or set run_ops_split.cross_store_writes to another value.', store, a ->> 'n')
+         FROM run_ops.ask_store(store, 'SELECT current_setting(''max_connections'') AS n') AS a)
+         WHEN EXISTS (SELECT FROM unnest(left_there) AS l, run_ops.prepared_outcome(l ->> 'gid') AS o (outcome) WHERE o.outcome IN ('committed', 'rolled back')) THEN
+           'To finish what a crash has left: SELECT * FROM run_ops.resolve_in_doubt();' END)::run_ops.gate;
   RETURN QUERY
     SELECT 'in doubt', format('%s in store "%s"', l ->> 'gid', store), false,
            format('prepared at %s by role "%s"; %s', l ->> 'prepared', l ->> 'owner', o.outcome),
-           format('Find out whether the transaction was committed in the database that has prepared it. Then, in the store, COMMIT PREPARED %1$L; or ROLLBACK PREPARED %1$L;', l ->> 'gid')
+           format('Find out whether the transaction was committed in the database that has prepared it. Run in store "%s": COMMIT PREPARED %L; or ROLLBACK PREPARED %2$L;', store, l ->> 'gid')
       FROM unnest(left_there) AS l, run_ops.prepared_outcome(l ->> 'gid') AS o (outcome)
      WHERE o.outcome LIKE 'undecided:%';
 END $$;
 COMMENT ON FUNCTION run_ops.atomic_commit_gates(text) IS
   'whether a store can prepare transactions, and which of those that are prepared there cannot be decided; no row unless run_ops_split.cross_store_writes is atomic or something is prepared';
 REVOKE EXECUTE ON FUNCTION run_ops.atomic_commit_gates(text) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.recreating_database(store text) RETURNS text
+  LANGUAGE sql SET search_path = pg_catalog, pg_temp
+AS $$
+  -- to_jsonb(), because some columns do not exist in all PostgreSQL versions
+  SELECT format('Run in store "%s": CREATE DATABASE %I TEMPLATE template0 ENCODING %L LC_COLLATE %L LC_CTYPE %L%s; '
+                'Copy the tables to it, with pg_dump and psql. Run in this database: %s', recreating_database.store,
+                n.name, pg_encoding_to_char(db.encoding), db.datcollate, db.datctype,
+                CASE WHEN d ->> 'datlocprovider' = 'i' THEN format(' LOCALE_PROVIDER icu ICU_LOCALE %L', coalesce(d ->> 'datlocale', d ->> 'daticulocale'))
+                       || coalesce(format(' ICU_RULES %L', d ->> 'daticurules'), '')
+                     WHEN d ->> 'datlocprovider' = 'b' THEN format(' LOCALE_PROVIDER builtin BUILTIN_LOCALE %L', d ->> 'datlocale')
+                     WHEN (a ->> 'version')::int >= 150000 THEN ' LOCALE_PROVIDER libc' ELSE '' END,
+                run_ops.altering_server(recreating_database.store, jsonb_build_object('dbname', n.name)))
+    FROM pg_database AS db, to_jsonb(db) AS d,
+         run_ops.ask_store(recreating_database.store, 'SELECT current_database() AS name, current_setting(''server_version_num'') AS version') AS a,
+         LATERAL (SELECT left(a ->> 'name', 50) || '_recreated') AS n (name)
+   WHERE db.datname = current_database()
+$$;
+COMMENT ON FUNCTION run_ops.recreating_database(text) IS
+  'SQL that creates the database of a store again, with the encoding and collation of this one';
+REVOKE EXECUTE ON FUNCTION run_ops.recreating_database(text) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.store_gates(store text) RETURNS SETOF run_ops.gate
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -500,7 +522,7 @@ BEGIN
     differing := ARRAY(SELECT run_ops.database_differences(store));
     RETURN NEXT ROW('database', store, differing = '{}',
       coalesce(nullif(array_to_string(differing, '; '), ''), 'encoding and collation are equal'),
-      CASE WHEN differing <> '{}' THEN 'Sorted results of both databases would be merged in the wrong order. Create the database of the store again, with the same encoding and collation.' END)::run_ops.gate;
+      CASE WHEN differing <> '{}' THEN 'Sorted results of both databases would be merged in the wrong order. ' || run_ops.recreating_database(store) END)::run_ops.gate;
     FOR t IN SELECT r.* FROM run_ops.routed_table AS r JOIN run_ops.routed_store AS s USING (view)
               WHERE s.store = store_gates.store AND run_ops.is_complete(r) ORDER BY r.view LOOP
       RETURN QUERY SELECT * FROM run_ops.table_gates(store, t);

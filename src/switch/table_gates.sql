@@ -213,7 +213,7 @@ AS $$
     con AS (
       SELECT c.*, regexp_replace(pg_get_constraintdef(c.oid), '( NO INHERIT)?( NOT VALID)?$', '') AS def
         FROM pg_constraint AS c
-       WHERE coalesce((to_jsonb(c) ->> 'conenforced')::boolean, true) AND c.conname <> 'run_ops_write_lock')
+       WHERE coalesce((to_jsonb(c) ->> 'conenforced')::boolean, true) AND c.conname NOT IN ('run_ops_write_lock', 'run_ops_same_shape'))
     SELECT CASE con.contype WHEN 'c' THEN 'CHECK' ELSE 'EXCLUDE' END AS kind, con.conname::text AS name, con.def AS definition,
            NULL::text AS subject, NULL::text AS columns, NULL::text AS parent, NULL::text AS parent_columns
       FROM con JOIN rel ON con.conrelid = rel.oid WHERE con.contype IN ('c', 'x')
@@ -378,7 +378,7 @@ REVOKE EXECUTE ON FUNCTION run_ops.collation_gates(text) FROM PUBLIC;
 
 -- Columns ------------------------------------------------------------------------
 
-CREATE FUNCTION run_ops.equalizing(store text, t run_ops.routed_table) RETURNS text
+CREATE FUNCTION run_ops.equalizing(store text, t run_ops.routed_table, is_missing boolean) RETURNS text
   LANGUAGE sql SET search_path = pg_catalog, pg_temp
 AS $$
   -- What is missing on one side is added there.  If both sides have a column, the
@@ -392,6 +392,8 @@ AS $$
              (SELECT run_ops.table_facts_query(n.nspname, c.relname, '{}') FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = t.legacy),
              run_ops.table_facts_query(t.store_schema, t.store_table, (SELECT coalesce(jsonb_object_agg(value, key), '{}') FROM jsonb_each_text(t.column_names)))) AS d
      WHERE NOT (d.legacy_fact IS NULL AND (d.aspect = 'unique key' OR t.store_defaults ? d.name))
+       -- of a table that is missing, the types are not known
+       AND NOT (is_missing AND d.aspect LIKE 'label of %')
        AND concat(d.legacy_fact, d.store_fact) !~ ' (GENERATED AS|IDENTITY)'),
   statement AS (
     SELECT d.store_fact IS NULL OR d.aspect = 'column' AND d.legacy_fact IS NOT NULL AS in_store, d.aspect, d.name, s.sql
@@ -411,8 +413,9 @@ AS $$
      WHERE s.sql IS NOT NULL)
   SELECT nullif(concat_ws(' ',
     (SELECT format('Run in this database: %s', string_agg(s.sql, ' ' ORDER BY s.aspect, s.name)) FROM statement AS s WHERE NOT s.in_store HAVING count(*) > 0),
-    (SELECT format('Run in store "%s": %s', equalizing.store, string_agg(s.sql, ' ' ORDER BY s.aspect, s.name)) FROM statement AS s WHERE s.in_store HAVING count(*) > 0)), '')
+    (SELECT format('Run in store "%s": %s%s', equalizing.store, CASE WHEN is_missing THEN format('CREATE TABLE %I.%I (); ', t.store_schema, t.store_table) END,
+                   string_agg(s.sql, ' ' ORDER BY s.aspect, s.name)) FROM statement AS s WHERE s.in_store HAVING count(*) > 0)), '')
 $$;
-COMMENT ON FUNCTION run_ops.equalizing(text, run_ops.routed_table) IS
-  'SQL after which a table and its copy in a store have the same columns, enum labels and unique keys; generated columns are left out';
-REVOKE EXECUTE ON FUNCTION run_ops.equalizing(text, run_ops.routed_table) FROM PUBLIC;
+COMMENT ON FUNCTION run_ops.equalizing(text, run_ops.routed_table, boolean) IS
+  'SQL after which a table and its copy in a store, which may be missing, have the same columns, enum labels and unique keys; generated columns are left out';
+REVOKE EXECUTE ON FUNCTION run_ops.equalizing(text, run_ops.routed_table, boolean) FROM PUBLIC;

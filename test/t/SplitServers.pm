@@ -9,7 +9,7 @@ use IPC::Run;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 
-our @EXPORT = qw(cuid ksuid new_server split_servers point_store failing_gates await_recovery);
+our @EXPORT = qw(cuid ksuid new_server split_servers point_store failing_gates known_gates await_recovery);
 
 # ids with a number in them
 sub cuid { return sprintf 'run_c%024d', shift }
@@ -68,6 +68,16 @@ sub failing_gates
 	my ($control_plane, @settings) = @_;
 	return $control_plane->safe_psql('postgres', join('', map { "SET $_;" } @settings)
 		  . q(SELECT concat_ws(' ', gate, nullif(object, '')) || ': ' || detail FROM run_ops.check_split() WHERE ok IS NOT TRUE));
+}
+
+# the names of all gates, from the functions that return their rows
+sub known_gates
+{
+	my ($control_plane, $database) = @_;
+	my $sources = $control_plane->safe_psql($database // 'postgres', q(SELECT prosrc FROM pg_proc
+		WHERE prorettype = 'run_ops.gate'::regtype AND pronamespace = 'run_ops'::regnamespace));
+	my %gates = map { $_ => 1 } $sources =~ /(?:\bSELECT |\bROW\(|g\.gate := |gate := \()'{1,2}([a-z ]+)'{1,2}[,;]\s/g;
+	return sort keys %gates;
 }
 
 # Waits until a server that has crashed takes statements again.  It breaks
