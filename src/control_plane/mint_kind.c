@@ -103,7 +103,7 @@ mint_kind_init(void)
 							 PGC_SUSET, 0,
 							 NULL, NULL, NULL);
 	DefineCustomIntVariable("run_ops_split.mint_flip_grace",
-							"How long the previous kind of ids stays in force after a flip.",
+							"How long the previous kind of ids, or the previous set of shards, stays in force after a change.",
 							NULL,
 							&mint_flip_grace,
 							90000, 0, INT_MAX,

@@ -75,8 +75,9 @@ mint_shard(Jsonb *answer, const char *whose, text *environment_id, int grace_ms)
 	char	   *shard;
 	char	   *pin;
 
-	if (shards->type != jbvBinary)
-		return '\0';			/* no set of shards is active */
+	/* there is no such object while no set of shards is active */
+	if (shards == NULL || shards->type != jbvBinary)
+		return '\0';
 	object = shards->val.binary.data;
 	changed_at = DatumGetInt64(DirectFunctionCall1(int8in,
 												   CStringGetDatum(string_field(object, "changed_at"))));

@@ -99,7 +99,8 @@ COMMENT ON FUNCTION run_ops.refuse_mint_shard(text) IS 'raises an error if new i
 REVOKE EXECUTE ON FUNCTION run_ops.refuse_mint_shard(text) FROM PUBLIC;
 
 -- What follows depends on its arguments only, and is a part of the cached answer
--- "mint_flags"; mint_shard.c adds the clock.
+-- "mint_flags"; mint_shard.c adds the clock.  In PL/pgSQL, because a session then
+-- plans it once and not for each environment.
 
 CREATE FUNCTION run_ops.mint_shard_pin(flags jsonb, environment_id text) RETURNS text
   LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp
@@ -122,9 +123,10 @@ COMMENT ON FUNCTION run_ops.mint_shard_pin(jsonb, text) IS
   'the shard, or new, to which the feature flags of an organization pin an environment; NULL if they have no valid pin';
 
 CREATE FUNCTION run_ops.mint_shard_of(environment_id text, shards text[], pin text) RETURNS text
-  LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+  LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp
 AS $$
-  SELECT CASE
+BEGIN
+  RETURN CASE
     WHEN shards = '{}' OR pin = 'new' THEN 'new'
     WHEN pin = ANY (shards) THEN pin
     -- rendezvous hashing: a change of the set moves only environments of the
@@ -132,21 +134,23 @@ AS $$
     ELSE (SELECT s FROM unnest(shards) AS s
            ORDER BY substr(sha256(convert_to(environment_id, 'UTF8') || '\x00' || convert_to(s, 'UTF8')), 1, 8) DESC,
                     s COLLATE "C" DESC
-           LIMIT 1) END
-$$;
+           LIMIT 1) END;
+END $$;
 COMMENT ON FUNCTION run_ops.mint_shard_of(text, text[], text) IS
   'the shard of a set for new ids of an environment: its pin, if that is in the set, otherwise the shard that a hash selects; new if the set is empty or the pin is new';
 
 CREATE FUNCTION run_ops.mint_shard_answer(environment_id text, flags jsonb, sets run_ops.mint_shards) RETURNS jsonb
-  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
-  SELECT jsonb_build_object(
-           'active', run_ops.mint_shard_of(environment_id, sets.active, p.pin),
-           'previous', run_ops.mint_shard_of(environment_id, sets.previous, p.pin),
-           'changed_at', (extract(epoch FROM sets.changed_at - '2000-01-01 00:00+00') * 1000000)::bigint::text,
-           'pin', p.pin)
-    FROM (SELECT run_ops.mint_shard_pin(flags, environment_id) AS pin) AS p
-$$;
+DECLARE
+  pin CONSTANT text := run_ops.mint_shard_pin(flags, environment_id);
+BEGIN
+  RETURN jsonb_build_object(
+    'active', run_ops.mint_shard_of(environment_id, sets.active, pin),
+    'previous', run_ops.mint_shard_of(environment_id, sets.previous, pin),
+    'changed_at', (extract(epoch FROM sets.changed_at - '2000-01-01 00:00+00') * 1000000)::bigint::text,
+    'pin', pin);
+END $$;
 COMMENT ON FUNCTION run_ops.mint_shard_answer(text, jsonb, run_ops.mint_shards) IS
   'what the C code needs to choose the shard of new ids of an environment';
 

@@ -384,7 +384,7 @@ BEGIN
   EXECUTE format('GRANT SELECT ON run_ops.audit_log TO %s', role);
 END $$;
 COMMENT ON FUNCTION run_ops.grant_admin(regrole) IS
-  'lets a role change split mode: grants EXECUTE on run_ops.admin_functions() and SELECT on the audit log';
+  'lets a role change split mode and the shards for new ids: grants EXECUTE on run_ops.admin_functions() and SELECT on the audit log';
 
 CREATE FUNCTION run_ops.admin_functions() RETURNS text[]
   LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
