@@ -97,6 +97,7 @@ MODULES_C = \
 	control_plane/cache \
 	control_plane/cache_epoch \
 	control_plane/control_plane \
+	control_plane/mint_shard \
 	control_plane/mint_kind \
 	watch/contacts \
 	run_ops_split
@@ -140,6 +141,7 @@ SQL_PARTS = \
 	switch/changed_rows \
 	switch/leftovers \
 	control_plane/mint_kind \
+	control_plane/mint_shard \
 	control_plane/cache \
 	control_plane/cache_epoch \
 	control_plane/control_plane \
@@ -186,6 +188,8 @@ REGRESS ?= \
 	leftovers \
 	mint_kind \
 	mint_kind_vectors \
+	mint_shard \
+	mint_shard_vectors \
 	control_plane \
 	cache \
 	cache_epoch \

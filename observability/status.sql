@@ -107,6 +107,10 @@ WITH ink AS (
                       coalesce((SELECT 'organizations: ' || string_agg(kind || ' ' || organizations, ', ' ORDER BY kind) FROM run_ops.mint_kinds()),
                                'no control plane is attached')) FROM ink
   UNION ALL
+  SELECT 4, 0.5, left(format('   shards for new runOpsIds: %s%s', CASE active WHEN '{}' THEN 'none' ELSE array_to_string(active, ', ') END,
+                      CASE WHEN in_force <> active THEN format('; in force: %s', CASE in_force WHEN '{}' THEN 'none' ELSE array_to_string(in_force, ', ') END) END), 98)
+    FROM run_ops.mint_shards, run_ops.mint_shards_in_force() AS in_force WHERE active <> '{}'
+  UNION ALL
   SELECT 4, ord, format('   %s%-30s %s %s %s%s   in %s', ink.yellow, coalesce(left(organization, 30), 'all that have no flag'), in_force, :'arrow',
                         coalesce(becomes::text, 'the global kind'), ink.plain, date_trunc('second', becomes_at - clock_timestamp()))
     FROM flips, ink WHERE ord <= 5

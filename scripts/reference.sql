@@ -16,7 +16,7 @@ INSERT INTO task (title, functions) VALUES
   ('Read', 'locate find_strays lock_row resides'),
   ('Write', 'store_write_lock allow_strays in_doubt resolve_in_doubt'),
   ('Ids', 'owner_engine try_owner_engine is_classifiable classify_kind resolve_shard id_timestamp friendly_id id_body generate_cuid generate_ksuid generate_run_ops_id generate_run_ops_id_v2'),
-  ('Mint', 'mint_run_id mint_batch_id mint_waitpoint_id resolve_mint_kind resolve_inherited_mint_kind effective_mint_kind'),
+  ('Mint', 'mint_run_id mint_batch_id mint_waitpoint_id resolve_mint_kind resolve_inherited_mint_kind effective_mint_kind resolve_mint_shard set_mint_shards mint_shards_in_force'),
   ('Waitpoints', 'resolve_unblock_store select_store_for_waitpoint'),
   ('Control plane', 'resolve_env resolve_envs resolve_authenticated_env resolve_authenticated_envs resolve_event_env resolve_event_envs env_exists envs_exist assert_env_exists assert_envs_exist resolve_run_locked_worker resolve_run_locked_workers resolve_locked_task resolve_locked_tasks resolve_locked_version resolve_locked_versions resolve_worker_version resolve_worker_versions run_context run_contexts invalidate_environment invalidate_organization cache_stats cache_reset'),
   ('Watch', 'explain record_check mint_flips mint_kinds'),

@@ -105,3 +105,26 @@ CALL cleanup(10, deleted => NULL) \g /dev/null
 SELECT * FROM rows_in_stores();
 SELECT store, deleted FROM cleanup_log WHERE event = 'end' ORDER BY store COLLATE "C";
 SELECT count(*) FROM cleanup_queue;
+
+-- New ids are minted for the shard, and no longer; what is there stays there.
+SELECT attach_control_plane();
+INSERT INTO public."Organization" (id, slug, title, "updatedAt", "featureFlags") VALUES ('org', 'org', 'org', now(), '{"runOpsMintKind": "runOpsId"}');
+INSERT INTO public."Project" (id, name, "organizationId", "updatedAt", slug, "externalRef") VALUES ('project', 'project', 'org', now(), 'project', 'project');
+INSERT INTO public."RuntimeEnvironment" (id, slug, "apiKey", "organizationId", "updatedAt", "projectId", "pkApiKey", shortcode)
+  VALUES ('env', 'env', 'env', 'org', now(), 'project', 'env', 'env');
+CREATE FUNCTION public.start(name text, parent text DEFAULT NULL) RETURNS text LANGUAGE sql AS $$
+  WITH m AS MATERIALIZED (SELECT run_ops.mint_run_id('env', (SELECT id FROM run_ops."TaskRun" WHERE queue = parent)) AS minted)
+  INSERT INTO run_ops."TaskRun" (id, "friendlyId", "taskIdentifier", payload, "traceId", "spanId", "runtimeEnvironmentId", "projectId", queue, "updatedAt")
+    SELECT (minted).id, (minted).friendly_id, 'task', '{}', 't', 's', 'env', 'project', name, now() FROM m
+    RETURNING run_ops.locate('run_ops."TaskRun"', id)
+$$;
+SET run_ops_split.mint_enabled = on;
+SET run_ops_split.mint_flip_grace = 0;
+SELECT start('before');
+SELECT set_mint_shards('a') \g /dev/null
+SELECT start('root'), start('child of before', 'before');
+SELECT start('child', 'root');
+SELECT set_mint_shards('') \g /dev/null
+SELECT start('after'), start('grandchild', 'child');
+SELECT queue, locate('"TaskRun"', id) FROM "TaskRun" ORDER BY queue COLLATE "C";
+SELECT * FROM rows_in_stores();

@@ -8,8 +8,8 @@
 #include "utils/jsonb.h"
 
 /*
- * Returns {"organization": id, "flags": flags about minting or null} for an
- * environment, in the active snapshot.  NULL if there is no such environment.
+ * Returns {"organization": id, "flags": flags about minting or null, "shards":
+ * see mint_shard.c} for an environment, in the active snapshot.  NULL if there is no such environment.
  * Raises an error if no control plane is attached.
  */
 extern Jsonb *control_plane_mint_flags(text *environment_id);

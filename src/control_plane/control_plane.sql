@@ -191,6 +191,8 @@ BEGIN
   -- values in caches outside the database may have changed while there were no triggers
   PERFORM run_ops.bump_epoch(c.scope, '*') FROM run_ops.control_plane_column AS c GROUP BY c.scope;
   PERFORM run_ops.install_mint_flip_triggers(schema), run_ops.attach_cleanup(schema);
+  -- an answer that depends on a row that does not exist could not be cached
+  INSERT INTO run_ops.mint_shards DEFAULT VALUES ON CONFLICT DO NOTHING;
 END $$;
 COMMENT ON FUNCTION run_ops.attach_control_plane(name) IS
   'makes the tables of a schema the control plane, and checks their columns first; creates the triggers that change epochs, record flips of the mint kind, and queue deletions';
@@ -353,14 +355,18 @@ WHEN 'env_exists' THEN $$
     FROM unnest($1) WITH ORDINALITY AS k (id, n)
     JOIN ONLY %1$I."RuntimeEnvironment" AS e ON e.id = k.id $$
 
--- For mint_kind.c: the flags for minting of the environment's organization
+-- For mint_kind.c: the flags for minting of the environment's organization, and
+-- what they and the active shards mean for the environment
 WHEN 'mint_flags' THEN $$
   SELECT k.n,
-         jsonb_build_object('organization', e."organizationId", 'flags', run_ops.mint_flags(o."featureFlags")),
-         o.id IS NOT NULL, e.tableoid, e.ctid, e.xmin, o.tableoid, o.ctid, o.xmin
+         jsonb_build_object('organization', e."organizationId", 'flags', run_ops.mint_flags(o."featureFlags"),
+                            'shards', CASE WHEN s.active <> '{}' THEN run_ops.mint_shard_answer(e.id, o."featureFlags", s) END),
+         o.id IS NOT NULL AND s.singleton IS NOT NULL,
+         e.tableoid, e.ctid, e.xmin, o.tableoid, o.ctid, o.xmin, s.tableoid, s.ctid, s.xmin
     FROM unnest($1) WITH ORDINALITY AS k (id, n)
     JOIN ONLY %1$I."RuntimeEnvironment" AS e ON e.id = k.id
-    LEFT JOIN ONLY %1$I."Organization" AS o ON o.id = e."organizationId" $$
+    LEFT JOIN ONLY %1$I."Organization" AS o ON o.id = e."organizationId"
+    LEFT JOIN ONLY run_ops.mint_shards AS s ON s.singleton $$
 
 -- Not cached if the worker has no deployment, because it may get one
 WHEN 'locked_task' THEN $$

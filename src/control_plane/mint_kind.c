@@ -47,6 +47,7 @@
 #include "stores/read_gate.h"
 #include "control_plane/control_plane.h"
 #include "control_plane/mint_kind.h"
+#include "control_plane/mint_shard.h"
 
 PG_FUNCTION_INFO_V1(run_ops_mint_flags);
 PG_FUNCTION_INFO_V1(run_ops_effective_mint_kind);
@@ -102,7 +103,7 @@ mint_kind_init(void)
 							 PGC_SUSET, 0,
 							 NULL, NULL, NULL);
 	DefineCustomIntVariable("run_ops_split.mint_flip_grace",
-							"How long the previous kind of ids stays in force after a flip.",
+							"How long the previous kind of ids, or the previous set of shards, stays in force after a change.",
 							NULL,
 							&mint_flip_grace,
 							90000, 0, INT_MAX,
@@ -353,22 +354,22 @@ kind_of_flags(Jsonb *json, const char *whose)
 }
 
 /*
- * The kind in the active snapshot: cuid while split is off, otherwise the kind
- * of the organization, the kind of the global flag or cuid.  The caller
- * handles errors.
+ * The shape in the active snapshot: cuid while split is off, otherwise the kind
+ * of the organization, the kind of the global flag or cuid; a runOpsId may have
+ * a shard.  The caller handles errors.
  */
-static IdKind
-read_mint_kind(text *environment_id)
+static IdShape
+read_root_shape(text *environment_id)
 {
+	IdShape		shape = {ID_KIND_CUID, '\0'};
 	Jsonb	   *answer;
 	Jsonb	   *flags = NULL;
 	JsonbValue	buffer;
 	JsonbValue *value;
 	const char *whose;
-	IdKind		kind;
 
 	if (!split_enabled())
-		return ID_KIND_CUID;
+		return shape;
 
 	answer = control_plane_mint_flags(environment_id);
 	if (answer == NULL)
@@ -383,28 +384,33 @@ read_mint_kind(text *environment_id)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("the feature flags of %s are not a JSON object", whose)));
-	kind = kind_of_flags(flags, whose);
-	if (kind == ID_KIND_NONE)
-		kind = kind_of_flags(global_flags(), "the global flag");
-	return kind == ID_KIND_NONE ? ID_KIND_CUID : kind;
+	shape.kind = kind_of_flags(flags, whose);
+	if (shape.kind == ID_KIND_NONE)
+		shape.kind = kind_of_flags(global_flags(), "the global flag");
+	if (shape.kind == ID_KIND_NONE)
+		shape.kind = ID_KIND_CUID;
+	if (shape.kind == ID_KIND_RUN_OPS)
+		shape.shard = mint_shard(answer, whose, environment_id, mint_flip_grace);
+	return shape;
 }
 
 /*
- * The kind for an id without a parent; environment_id may be NULL.
+ * The shape of an id without a parent; environment_id may be NULL.
  *
  * Minting must not fail because a flag cannot be read.  So an error becomes a
- * WARNING, and the kind is cuid.  Errors that have nothing to do with the
+ * WARNING, and the id is a cuid.  Errors that have nothing to do with the
  * flags and end the statement or transaction anyway are raised again.
  */
-static IdKind
-resolve_kind(text *environment_id)
+static IdShape
+root_shape(text *environment_id)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
-	IdKind		kind;
+	const IdShape cuid = {ID_KIND_CUID, '\0'};
+	IdShape		shape;
 
 	if (!mint_enabled)
-		return ID_KIND_CUID;
+		return cuid;
 
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(context);
@@ -416,7 +422,7 @@ resolve_kind(text *environment_id)
 					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 					 errmsg("neither an environment nor a parent is given")));
 		PushActiveSnapshot(GetLatestSnapshot());
-		kind = read_mint_kind(environment_id);
+		shape = read_root_shape(environment_id);
 		PopActiveSnapshot();
 		SPI_finish();
 		ReleaseCurrentSubTransaction();
@@ -447,10 +453,10 @@ resolve_kind(text *environment_id)
 				 errdetail_internal("%s", error->message),
 				 error->hint ? errhint("%s", error->hint) : 0));
 		FreeErrorData(error);
-		kind = ID_KIND_CUID;
+		shape = cuid;
 	}
 	PG_END_TRY();
-	return kind;
+	return shape;
 }
 
 /*
@@ -480,8 +486,8 @@ Datum
 run_ops_resolve_mint_kind(PG_FUNCTION_ARGS)
 {
 	return id_kind_datum(fcinfo,
-						 resolve_kind(PG_ARGISNULL(0) ? NULL :
-									  PG_GETARG_TEXT_PP(0)));
+						 root_shape(PG_ARGISNULL(0) ? NULL :
+									PG_GETARG_TEXT_PP(0)).kind);
 }
 
 /*
@@ -548,8 +554,7 @@ mint_id(FunctionCallInfo fcinfo, const char *prefix, char region)
 	if (!PG_ARGISNULL(1))
 		shape = inherited_shape(PG_GETARG_DATUM(1));
 	else
-		shape.kind = resolve_kind(PG_ARGISNULL(0) ? NULL :
-								  PG_GETARG_TEXT_PP(0));
+		shape = root_shape(PG_ARGISNULL(0) ? NULL : PG_GETARG_TEXT_PP(0));
 
 	memcpy(friendly_id, prefix, prefix_len);
 	if (shape.kind == ID_KIND_CUID)

@@ -56,13 +56,13 @@ CREATE FUNCTION run_ops.mint_run_id(environment_id text, parent_id text DEFAULT 
   RETURNS run_ops.minted_id LANGUAGE c VOLATILE PARALLEL UNSAFE
   AS 'MODULE_PATHNAME', 'run_ops_mint_run_id';
 COMMENT ON FUNCTION run_ops.mint_run_id(text, text, text) IS
-  'mints the id of a new run: of the kind of parent_id, the parent run or the batch of the run, otherwise of the kind of the environment. A runOpsId contains the region: a character of a-z0-9 or the name of a known region; any other becomes 0.';
+  'mints the id of a new run: of the kind of parent_id, the parent run or the batch of the run, otherwise of the kind of the environment. A runOpsId of version 1 contains the region: a character of a-z0-9 or the name of a known region; any other becomes 0. Instead of a region, one of version 2 contains the shard of the parent, or that of run_ops.resolve_mint_shard().';
 
 CREATE FUNCTION run_ops.mint_batch_id(environment_id text, parent_id text DEFAULT NULL)
   RETURNS run_ops.minted_id LANGUAGE c VOLATILE PARALLEL UNSAFE
   AS 'MODULE_PATHNAME', 'run_ops_mint_batch_id';
 COMMENT ON FUNCTION run_ops.mint_batch_id(text, text) IS
-  'mints the id of a new batch: of the kind of its parent run, otherwise of the kind of the environment';
+  'mints the id of a new batch: of the kind and shard of its parent run, otherwise of those of the environment';
 
 -- Flips -----------------------------------------------------------------------
 

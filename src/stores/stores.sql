@@ -380,6 +380,7 @@ BEGIN
       USING ERRCODE = 'undefined_object', HINT = 'SELECT name FROM run_ops.store WHERE server IS NOT NULL;';
   END IF;
   PERFORM run_ops.refuse_while_split(format('detach store "%s"', name));
+  PERFORM run_ops.refuse_mint_shard(name);
   PERFORM run_ops.refuse_leftovers();  -- exist with split off only in a copy
   PERFORM run_ops.stop_tracking();
   FOR foreign_table IN

@@ -568,13 +568,3 @@ END $$;
 COMMENT ON FUNCTION run_ops.clear_leftovers(boolean, boolean) IS
   'removes all leftovers before split is disabled, because the views would show them again; does not query a store if forced';
 REVOKE EXECUTE ON FUNCTION run_ops.clear_leftovers(boolean, boolean) FROM PUBLIC;
-
--- run_ops.grant_admin() grants EXECUTE on these functions.
-DO $$
-DECLARE
-  admin text;
-BEGIN
-  FOREACH admin IN ARRAY run_ops.admin_functions() || 'run_ops.grant_admin(regrole)'::text LOOP
-    EXECUTE pg_catalog.format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', admin);
-  END LOOP;
-END $$;

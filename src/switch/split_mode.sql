@@ -8,11 +8,11 @@ CREATE TABLE run_ops.audit_log (
   action text NOT NULL,
   detail jsonb NOT NULL
 );
-COMMENT ON TABLE run_ops.audit_log IS 'every change of split mode, of its configuration and of acknowledgements';
+COMMENT ON TABLE run_ops.audit_log IS 'every change of split mode, of its configuration, of acknowledgements and of the shards for new ids';
 COMMENT ON COLUMN run_ops.audit_log.id IS 'the order of the rows';
 COMMENT ON COLUMN run_ops.audit_log.at IS 'when the action was done';
 COMMENT ON COLUMN run_ops.audit_log.role IS 'who did it: the session user';
-COMMENT ON COLUMN run_ops.audit_log.action IS 'configure, acknowledge, withdraw acknowledgement, trust standby, move strays, enable split, remove leftovers or disable split';
+COMMENT ON COLUMN run_ops.audit_log.action IS 'configure, acknowledge, withdraw acknowledgement, trust standby, set mint shards, move strays, enable split, remove leftovers or disable split';
 COMMENT ON COLUMN run_ops.audit_log.detail IS 'the arguments or results of the action';
 COMMENT ON SEQUENCE run_ops.audit_log_id_seq IS 'the ids of run_ops.audit_log';
 
@@ -384,7 +384,7 @@ BEGIN
   EXECUTE format('GRANT SELECT ON run_ops.audit_log TO %s', role);
 END $$;
 COMMENT ON FUNCTION run_ops.grant_admin(regrole) IS
-  'lets a role change split mode: grants EXECUTE on run_ops.admin_functions() and SELECT on the audit log';
+  'lets a role change split mode and the shards for new ids: grants EXECUTE on run_ops.admin_functions() and SELECT on the audit log';
 
 CREATE FUNCTION run_ops.admin_functions() RETURNS text[]
   LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
@@ -394,6 +394,6 @@ CREATE FUNCTION run_ops.admin_functions() RETURNS text[]
     'run_ops.acknowledge(text, text, text)', 'run_ops.withdraw_acknowledgement(text, text)',
     'run_ops.repatriate(integer)', 'run_ops.verify_repatriation()', 'run_ops.repatriation_conflicts()',
     'run_ops.move_strays(integer)', 'run_ops.move_conflicts()', 'run_ops.remove_leftovers(integer, boolean)',
-    'run_ops.resolve_in_doubt()'];
+    'run_ops.resolve_in_doubt()', 'run_ops.set_mint_shards(text)'];
 COMMENT ON FUNCTION run_ops.admin_functions() IS
-  'the functions that check and change split mode; only their owner and roles with run_ops.grant_admin() may call them';
+  'the functions that check and change split mode and the shards for new ids; only their owner and roles with run_ops.grant_admin() may call them';

@@ -382,3 +382,13 @@ GRANT SELECT ON run_ops.stat_stores, run_ops.stat_routing, run_ops.stat_connecti
 GRANT SELECT ON run_ops.stat_cache TO PUBLIC;
 -- it reads whole tables, like the functions of pgstattuple
 GRANT EXECUTE ON FUNCTION run_ops.record_check() TO pg_stat_scan_tables;
+
+-- run_ops.grant_admin() grants EXECUTE on these functions.
+DO $$
+DECLARE
+  admin text;
+BEGIN
+  FOREACH admin IN ARRAY run_ops.admin_functions() || 'run_ops.grant_admin(regrole)'::text LOOP
+    EXECUTE pg_catalog.format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', admin);
+  END LOOP;
+END $$;

@@ -25,6 +25,7 @@ $control_plane->safe_psql('postgres',
 		  SELECT dblink_exec('new', command) FROM run_ops.same_shape_commands('"TaskRun"') WHERE store = 'new';
 		  SELECT command FROM run_ops.same_shape_commands('"TaskRun"') \gexec
 		  SELECT run_ops.declare_same_shape('"TaskRun"');
+		  INSERT INTO run_ops.mint_shards (active, previous) VALUES ('{a}', '{b}');
 		  ALTER TABLE "TaskRun" RENAME TO "Task Run";));
 
 my $registry = q(
@@ -32,6 +33,8 @@ my $registry = q(
 	UNION ALL
 	SELECT 'table', view::text, legacy::text, routing::text, concat_ws(',', route_column, same_shape), key_columns::text, store_table
 	  FROM run_ops.routed_table
+	UNION ALL
+	SELECT 'mint shards', active::text, previous::text, changed_at::text, NULL, NULL, NULL FROM run_ops.mint_shards
 	UNION ALL
 	SELECT 'copy', view::text, store, foreign_table::text, NULL, NULL, NULL FROM run_ops.routed_store
 	ORDER BY 1, 2, 3);

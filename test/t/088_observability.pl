@@ -42,6 +42,9 @@ sql('SELECT run_ops.record_check()');
 sql(qq(SET run_ops_split.cross_store_writes = allow; INSERT INTO run_ops.run (id) VALUES ('@{[cuid(1)]}'), ('@{[ksuid(1)]}')));
 like(screen(), qr/^ split is ON since .*GATES +. \d+ hold   none fails.*STRAYS +none.*CLEANUP +legacy: nothing to do   new: nothing to do/ms,
 	'split on');
+sql(q(INSERT INTO run_ops.mint_shards (active) VALUES ('{a,b}')));
+like(screen(), qr/^ +shards for new runOpsIds: a, b; in force: none$/m, 'shards in the grace');
+sql('DELETE FROM run_ops.mint_shards');
 is(sql('SELECT store, up, last_error FROM run_ops.stat_stores'), "legacy|t|\nnew|t|", 'both stores are up');
 
 # --- who asks, as the store sees it ------------------------------------------------
