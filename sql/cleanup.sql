@@ -82,3 +82,41 @@ ALTER SERVER new OPTIONS (SET port '1');
 CALL run_ops.cleanup(1000);
 SELECT store, rows_deleted, failed_at IS NOT NULL AS failed, regexp_replace(error, '".*', '...') AS error FROM run_ops.cleanup_progress;
 SELECT run_ops.cleanup_environment(id) FROM "RuntimeEnvironment" ORDER BY id LIMIT 1;
+
+-- Tables of another schema, with a key rule.
+ALTER SERVER new OPTIONS (SET port :'store_port');
+DO $$
+DECLARE
+  tables text := $t$
+    CREATE SCHEMA shop;
+    CREATE TABLE shop.orders (id bigint PRIMARY KEY, customer_id int NOT NULL);
+    CREATE TABLE shop.payments (id bigint PRIMARY KEY, order_id bigint NOT NULL REFERENCES shop.orders);
+    CREATE TABLE shop.refunds (id bigint PRIMARY KEY, order_id bigint NOT NULL REFERENCES shop.orders, payment_id bigint REFERENCES shop.payments)$t$;
+BEGIN
+  PERFORM run_ops.swap_views(false);
+  EXECUTE tables;
+  PERFORM run_ops.tell_store('new', tables);
+END $$;
+CREATE TABLE shop.customers (id int PRIMARY KEY);
+SELECT run_ops.create_boundary_rule('shop.order_store', 'bigint', '100');
+CREATE SCHEMA routed;
+SELECT legacy, view FROM run_ops.attach_tree('shop.orders', 'shop.order_store(bigint)', 'routed');
+SELECT run_ops.register_cleanup('shop.customers', 'shop.orders', 'no_such');
+SELECT run_ops.register_cleanup('shop.customers', 'shop.customers', 'id');
+SELECT run_ops.register_cleanup('shop.customers', 'routed.orders', 'customer_id');
+SELECT parent, table_name, column_name FROM run_ops.cleanup_dependent WHERE NOT preset ORDER BY ord;
+SELECT run_ops.swap_views(true);
+SET run_ops_split.cross_store_writes = allow;
+INSERT INTO shop.customers VALUES (1), (2);
+INSERT INTO routed.orders VALUES (1, 1), (2, 2), (101, 1), (102, 2);
+INSERT INTO routed.payments SELECT id, id FROM routed.orders;
+INSERT INTO routed.refunds SELECT id, id, id FROM routed.orders;
+DELETE FROM run_ops.cleanup_queue;
+DELETE FROM shop.customers WHERE id = 1;
+SELECT scope, id, store FROM run_ops.cleanup_queue ORDER BY 1, 2, 3;
+CALL run_ops.cleanup();
+SELECT id FROM routed.orders ORDER BY id;
+SELECT count(*) FROM routed.refunds;
+SELECT run_ops.unregister_cleanup('shop.customers');
+DELETE FROM shop.customers;
+SELECT count(*) FROM run_ops.cleanup_queue;

@@ -8,7 +8,7 @@
 -- commit after each batch: run_ops.cleanup().
 
 CREATE TABLE run_ops.cleanup_queue (
-  scope        text NOT NULL CHECK (scope OPERATOR(pg_catalog.=) ANY (ARRAY['environment', 'project'])),
+  scope        text NOT NULL,
   id           text NOT NULL,
   store        text NOT NULL,
   requested_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
@@ -19,9 +19,9 @@ CREATE TABLE run_ops.cleanup_queue (
   PRIMARY KEY (scope, id, store)
 );
 COMMENT ON TABLE run_ops.cleanup_queue IS
-  'the environments and projects whose rows must be deleted, for each store; the row is removed when no such row is left in the store';
-COMMENT ON COLUMN run_ops.cleanup_queue.scope IS 'environment or project';
-COMMENT ON COLUMN run_ops.cleanup_queue.id IS 'the id of the environment or project';
+  'the environments, projects and the like whose rows must be deleted, for each store; the row is removed when no such row is left in the store';
+COMMENT ON COLUMN run_ops.cleanup_queue.scope IS 'environment, project, or the scope of run_ops.register_cleanup()';
+COMMENT ON COLUMN run_ops.cleanup_queue.id IS 'the id of the environment, project or other row that was deleted';
 COMMENT ON COLUMN run_ops.cleanup_queue.store IS 'the store in which the rows must be deleted';
 COMMENT ON COLUMN run_ops.cleanup_queue.requested_at IS 'when the cleanup was requested';
 COMMENT ON COLUMN run_ops.cleanup_queue.started_at IS 'when the first batch began; NULL before';
@@ -40,8 +40,8 @@ CREATE TABLE run_ops.cleanup_log (
 COMMENT ON TABLE run_ops.cleanup_log IS
   'the start and end of each cleanup in each store, with the number of rows deleted from each table';
 COMMENT ON COLUMN run_ops.cleanup_log.at IS 'when the cleanup started or ended';
-COMMENT ON COLUMN run_ops.cleanup_log.scope IS 'environment or project';
-COMMENT ON COLUMN run_ops.cleanup_log.id IS 'the id of the environment or project';
+COMMENT ON COLUMN run_ops.cleanup_log.scope IS 'environment, project, or the scope of run_ops.register_cleanup()';
+COMMENT ON COLUMN run_ops.cleanup_log.id IS 'the id of the environment, project or other row that was deleted';
 COMMENT ON COLUMN run_ops.cleanup_log.store IS 'the store';
 COMMENT ON COLUMN run_ops.cleanup_log.event IS 'start or end';
 COMMENT ON COLUMN run_ops.cleanup_log.deleted IS 'at the end, the number of rows deleted: {table: count}';
@@ -53,43 +53,69 @@ CREATE VIEW run_ops.cleanup_progress AS
     FROM run_ops.cleanup_queue AS q;
 COMMENT ON VIEW run_ops.cleanup_progress IS 'the cleanups that are queued, running or failed';
 
--- Which rows belong to which, by the names of the local tables ---------------
+-- Which rows belong to which -------------------------------------------------------
 
-CREATE VIEW run_ops.cleanup_root AS
-  SELECT ord, scope, table_name, column_name
-    FROM (VALUES
-      (1, 'environment', 'TaskRun',           'runtimeEnvironmentId'),
-      (2, 'environment', 'BatchTaskRun',      'runtimeEnvironmentId'),
-      (3, 'environment', 'Waitpoint',         'environmentId'),
-      (4, 'environment', 'TaskRunCheckpoint', 'runtimeEnvironmentId'),
-      (5, 'environment', 'WaitpointTag',      'environmentId'),
-      (6, 'project',     'TaskRunTag',        'projectId')) AS root (ord, scope, table_name, column_name);
-COMMENT ON VIEW run_ops.cleanup_root IS
-  'the tables with a column for the environment or project, in the order in which they are cleaned up';
+-- A table is named as the local one, with its schema or without: the rows of the
+-- preset are for tables in any schema.
 
-CREATE VIEW run_ops.cleanup_dependent AS
-  SELECT ord, parent, table_name, column_name
-    FROM (VALUES
-      (1,  'TaskRun',                  'TaskRunExecutionSnapshot', 'runId'),
-      (2,  'TaskRun',                  'TaskRunWaitpoint',         'taskRunId'),
-      (3,  'TaskRun',                  '_WaitpointRunConnections', 'A'),
-      (4,  'TaskRun',                  'BatchTaskRunItem',         'taskRunId'),
-      (5,  'TaskRun',                  'TaskRunDependency',        'taskRunId'),
-      (6,  'TaskRun',                  'CheckpointRestoreEvent',   'runId'),
-      (7,  'TaskRun',                  'Checkpoint',               'runId'),
-      (8,  'TaskRun',                  'TaskRunAttempt',           'taskRunId'),
-      (9,  'TaskRunExecutionSnapshot', '_completedWaitpoints',     'A'),
-      (10, 'CheckpointRestoreEvent',   'BatchTaskRun',             'checkpointEventId'),
-      (11, 'CheckpointRestoreEvent',   'TaskRunDependency',        'checkpointEventId'),
-      (12, 'TaskRunAttempt',           'BatchTaskRun',             'dependentTaskAttemptId'),
-      (13, 'BatchTaskRun',             'BatchTaskRunItem',         'batchTaskRunId'),
-      (14, 'BatchTaskRun',             'BatchTaskRunError',        'batchTaskRunId'),
-      (15, 'Waitpoint',                'TaskRunWaitpoint',         'waitpointId'),
-      (16, 'Waitpoint',                '_completedWaitpoints',     'B'),
-      (17, 'Waitpoint',                '_WaitpointRunConnections', 'B'))
-      AS dependent (ord, parent, table_name, column_name);
-COMMENT ON VIEW run_ops.cleanup_dependent IS
+CREATE TABLE run_ops.cleanup_root (
+  ord         int PRIMARY KEY,
+  scope       text NOT NULL,
+  table_name  text NOT NULL,
+  column_name name NOT NULL,
+  preset      boolean NOT NULL DEFAULT false,
+  UNIQUE (scope, table_name, column_name)
+);
+COMMENT ON TABLE run_ops.cleanup_root IS
+  'the tables with a column for the environment, project or other scope, in the order in which they are cleaned up';
+COMMENT ON COLUMN run_ops.cleanup_root.ord IS 'the place in the order';
+COMMENT ON COLUMN run_ops.cleanup_root.scope IS 'what the rows belong to';
+COMMENT ON COLUMN run_ops.cleanup_root.table_name IS 'the local table';
+COMMENT ON COLUMN run_ops.cleanup_root.column_name IS 'the column with the id of what the rows belong to';
+COMMENT ON COLUMN run_ops.cleanup_root.preset IS 'whether the row came with the extension';
+INSERT INTO run_ops.cleanup_root VALUES
+  (1, 'environment', 'TaskRun',           'runtimeEnvironmentId', true),
+  (2, 'environment', 'BatchTaskRun',      'runtimeEnvironmentId', true),
+  (3, 'environment', 'Waitpoint',         'environmentId', true),
+  (4, 'environment', 'TaskRunCheckpoint', 'runtimeEnvironmentId', true),
+  (5, 'environment', 'WaitpointTag',      'environmentId', true),
+  (6, 'project',     'TaskRunTag',        'projectId', true);
+
+CREATE TABLE run_ops.cleanup_dependent (
+  ord         int PRIMARY KEY,
+  parent      text NOT NULL,
+  table_name  text NOT NULL,
+  column_name name NOT NULL,
+  preset      boolean NOT NULL DEFAULT false,
+  UNIQUE (parent, table_name, column_name)
+);
+COMMENT ON TABLE run_ops.cleanup_dependent IS
   'the tables whose rows are deleted before the row to which they refer. Most of them also have foreign keys, but these exist in some stores only, and would delete rows without counting them.';
+COMMENT ON COLUMN run_ops.cleanup_dependent.ord IS 'the place in the order';
+COMMENT ON COLUMN run_ops.cleanup_dependent.parent IS 'the local table to which the rows refer';
+COMMENT ON COLUMN run_ops.cleanup_dependent.table_name IS 'the local table with the rows';
+COMMENT ON COLUMN run_ops.cleanup_dependent.column_name IS 'the column that refers';
+COMMENT ON COLUMN run_ops.cleanup_dependent.preset IS 'whether the row came with the extension';
+INSERT INTO run_ops.cleanup_dependent VALUES
+  (1,  'TaskRun',                  'TaskRunExecutionSnapshot', 'runId', true),
+  (2,  'TaskRun',                  'TaskRunWaitpoint',         'taskRunId', true),
+  (3,  'TaskRun',                  '_WaitpointRunConnections', 'A', true),
+  (4,  'TaskRun',                  'BatchTaskRunItem',         'taskRunId', true),
+  (5,  'TaskRun',                  'TaskRunDependency',        'taskRunId', true),
+  (6,  'TaskRun',                  'CheckpointRestoreEvent',   'runId', true),
+  (7,  'TaskRun',                  'Checkpoint',               'runId', true),
+  (8,  'TaskRun',                  'TaskRunAttempt',           'taskRunId', true),
+  (9,  'TaskRunExecutionSnapshot', '_completedWaitpoints',     'A', true),
+  (10, 'CheckpointRestoreEvent',   'BatchTaskRun',             'checkpointEventId', true),
+  (11, 'CheckpointRestoreEvent',   'TaskRunDependency',        'checkpointEventId', true),
+  (12, 'TaskRunAttempt',           'BatchTaskRun',             'dependentTaskAttemptId', true),
+  (13, 'BatchTaskRun',             'BatchTaskRunItem',         'batchTaskRunId', true),
+  (14, 'BatchTaskRun',             'BatchTaskRunError',        'batchTaskRunId', true),
+  (15, 'Waitpoint',                'TaskRunWaitpoint',         'waitpointId', true),
+  (16, 'Waitpoint',                '_completedWaitpoints',     'B', true),
+  (17, 'Waitpoint',                '_WaitpointRunConnections', 'B', true);
+SELECT pg_catalog.pg_extension_config_dump('run_ops.cleanup_root', 'WHERE NOT preset');
+SELECT pg_catalog.pg_extension_config_dump('run_ops.cleanup_dependent', 'WHERE NOT preset');
 
 -- Queue ------------------------------------------------------------------------
 
@@ -137,6 +163,58 @@ COMMENT ON FUNCTION run_ops.attach_cleanup(name) IS
   'creates the triggers that add deleted environments and projects to the cleanup queue; deleting an organization deletes its projects and environments';
 REVOKE EXECUTE ON FUNCTION run_ops.attach_cleanup(name) FROM PUBLIC;
 
+-- For other tables
+
+CREATE FUNCTION run_ops.register_cleanup(owner regclass, dependent regclass, column_name name, scope text DEFAULT NULL) RETURNS void
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_variable
+DECLARE
+  t run_ops.routed_table := run_ops.routed(dependent);
+BEGIN
+  scope := coalesce(scope, owner::text);
+  IF cardinality(t.key_columns) > 1 OR run_ops.column_type(t.legacy, column_name) IS NULL THEN
+    RAISE EXCEPTION 'rows of % cannot be cleaned up by column "%"', t.legacy, column_name
+      USING ERRCODE = 'wrong_object_type', DETAIL = 'The table needs this column, and a key of one column.';
+  ELSIF run_ops.column_type(owner, 'id') IS NULL THEN
+    RAISE EXCEPTION 'table % has no column "id"', owner USING ERRCODE = 'undefined_column';
+  END IF;
+  PERFORM run_ops.lock_registry();
+  PERFORM run_ops.refuse_taken_names(owner, '{run_ops_cleanup}');
+  EXECUTE format('CREATE OR REPLACE TRIGGER run_ops_cleanup AFTER DELETE ON %s '
+                 'REFERENCING OLD TABLE AS deleted FOR EACH STATEMENT EXECUTE FUNCTION run_ops.enqueue_deleted(%L)', owner, scope);
+  INSERT INTO run_ops.cleanup_root (ord, scope, table_name, column_name)
+  SELECT max(r.ord) + 1, scope, t.legacy::text, column_name FROM run_ops.cleanup_root AS r ON CONFLICT DO NOTHING;
+  -- what refers to it by a foreign key, directly or not
+  INSERT INTO run_ops.cleanup_dependent (ord, parent, table_name, column_name)
+  SELECT (SELECT max(d.ord) FROM run_ops.cleanup_dependent AS d) + row_number() OVER (ORDER BY r.depth, f.conrelid::regclass::text COLLATE "C", a.attnum),
+         f.confrelid::regclass::text, f.conrelid::regclass::text, a.attname
+    FROM run_ops.table_tree(t.legacy) AS r
+    JOIN pg_constraint AS f ON f.confrelid = r.legacy AND f.contype = 'f' AND f.conparentid = 0 AND cardinality(f.conkey) = 1 AND f.conrelid <> f.confrelid
+    JOIN run_ops.routed_table AS child ON child.legacy = f.conrelid
+    JOIN pg_attribute AS a ON a.attrelid = f.conrelid AND a.attnum = f.conkey[1]
+  ON CONFLICT DO NOTHING;
+END $$;
+COMMENT ON FUNCTION run_ops.register_cleanup(regclass, regclass, name, text) IS
+  'from now on, when rows of table owner are deleted, run_ops.cleanup() deletes the rows of a routed table whose column has their id, and what refers to these by foreign keys, in every store; scope names the owner in the queue, by default as the table is named';
+REVOKE EXECUTE ON FUNCTION run_ops.register_cleanup(regclass, regclass, name, text) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.unregister_cleanup(owner regclass, scope text DEFAULT NULL) RETURNS void
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_variable
+BEGIN
+  PERFORM run_ops.lock_registry();
+  DELETE FROM run_ops.cleanup_root AS r WHERE r.scope = coalesce(scope, owner::text) AND NOT r.preset;
+  IF EXISTS (SELECT FROM pg_trigger AS g WHERE g.tgrelid = owner AND g.tgname = 'run_ops_cleanup'
+                AND g.tgfoid = 'run_ops.enqueue_deleted()'::regprocedure) THEN
+    EXECUTE format('DROP TRIGGER run_ops_cleanup ON %s', owner);
+  END IF;
+END $$;
+COMMENT ON FUNCTION run_ops.unregister_cleanup(regclass, text) IS
+  'ends what run_ops.register_cleanup() began: deleting rows of table owner deletes nothing else any more';
+REVOKE EXECUTE ON FUNCTION run_ops.unregister_cleanup(regclass, text) FROM PUBLIC;
+
 -- One batch --------------------------------------------------------------------
 
 CREATE FUNCTION run_ops.add_counts(a jsonb, b jsonb) RETURNS jsonb
@@ -154,10 +232,10 @@ CREATE FUNCTION run_ops.table_in_store(table_name text, store text, OUT relation
 AS $$
   SELECT c.relation, CASE WHEN cardinality(t.key_columns) = 1 THEN t.key_columns[1] END, t.legacy
     FROM run_ops.routed_table AS t JOIN pg_class AS l ON l.oid = t.legacy, LATERAL run_ops.copies(t) AS c
-   WHERE l.relname = table_in_store.table_name AND c.store = table_in_store.store
+   WHERE table_in_store.table_name IN (l.relname, t.legacy::text) AND c.store = table_in_store.store
 $$;
 COMMENT ON FUNCTION run_ops.table_in_store(text, text) IS
-  'finds a routed table in a store by the name of the local table; returns the relation, its key if that is one column, and the local table';
+  'finds a routed table in a store by the name of the local table, with its schema or without; returns the relation, its key if that is one column, and the local table';
 
 CREATE FUNCTION run_ops.delete_rows(owned regclass, relation regclass, condition text, ids text[]) RETURNS bigint
   LANGUAGE sql SET search_path = pg_catalog, pg_temp

@@ -2,32 +2,38 @@
 -- routed_tables: attaching, refreshing and detaching the tables that exist in
 -- every store and are reached through one view.
 
-CREATE VIEW run_ops.known_routing AS
-  SELECT legacy_table::name, routing::run_ops.routing, route_column::name, store_table::name,
-         column_names::jsonb, store_defaults::jsonb, same_shape::name
-    FROM (VALUES
-      ('TaskRun',                  'shape',  'id',             'TaskRun',                  '{}', '{}', 'friendlyId'),
-      ('BatchTaskRun',             'shape',  'id',             'BatchTaskRun',             '{}', '{}', 'friendlyId'),
-      ('BatchTaskRunItem',         'anchor', 'batchTaskRunId', 'BatchTaskRunItem',         '{}', '{}', NULL),
-      ('BatchTaskRunError',        'anchor', 'batchTaskRunId', 'BatchTaskRunError',        '{}', '{}', NULL),
-      ('TaskRunAttempt',           'anchor', 'taskRunId',      'TaskRunAttempt',           '{}', '{}', NULL),
-      ('TaskRunExecutionSnapshot', 'anchor', 'runId',          'TaskRunExecutionSnapshot', '{}', '{}', NULL),
-      ('TaskRunDependency',        'anchor', 'taskRunId',      'TaskRunDependency',        '{}', '{}', NULL),
-      ('TaskRunWaitpoint',         'anchor', 'taskRunId',      'TaskRunWaitpoint',         '{}', '{}', NULL),
-      ('Checkpoint',               'anchor', 'runId',          'Checkpoint',               '{}', '{}', NULL),
-      ('CheckpointRestoreEvent',   'anchor', 'runId',          'CheckpointRestoreEvent',   '{}', '{}', NULL),
-      ('TaskRunCheckpoint',        'store',  NULL,             'TaskRunCheckpoint',        '{}', '{}', NULL),
-      ('TaskRunTag',               'store',  NULL,             'TaskRunTag',               '{}', '{}', NULL),
-      ('Waitpoint',                'store',  NULL,             'Waitpoint',                '{}', '{}', NULL),
-      ('WaitpointTag',             'store',  NULL,             'WaitpointTag',             '{}', '{}', NULL),
-      ('_WaitpointRunConnections', 'anchor', 'A',              'WaitpointRunConnection',
-        '{"A": "taskRunId", "B": "waitpointId"}', '{"id": "run_ops.generate_cuid()"}', NULL),
-      ('_completedWaitpoints',     'store',  NULL,             'CompletedWaitpoint',
-        '{"A": "snapshotId", "B": "waitpointId"}', '{"id": "run_ops.generate_cuid()"}', NULL))
-      AS known (legacy_table, routing, route_column, store_table, column_names, store_defaults, same_shape);
-COMMENT ON VIEW run_ops.known_routing IS
-  'the routing of the known run-ops tables, which attach_table() uses for arguments that are not given';
-GRANT SELECT ON run_ops.known_routing TO PUBLIC;
+-- What is known of tables by their names.  A preset fills these tables, such as
+-- that of the control plane.
+
+CREATE TABLE run_ops.known_routing (
+  legacy_table   name PRIMARY KEY,
+  routing        run_ops.routing NOT NULL,
+  route_column   name,
+  store_table    name NOT NULL,
+  column_names   jsonb NOT NULL,
+  store_defaults jsonb NOT NULL,
+  same_shape     name
+);
+COMMENT ON TABLE run_ops.known_routing IS
+  'the routing of tables that are known by their names, which attach_table() uses for arguments that are not given';
+COMMENT ON COLUMN run_ops.known_routing.legacy_table IS 'the name of the table in this database';
+COMMENT ON COLUMN run_ops.known_routing.routing IS 'how the store of a row is found';
+COMMENT ON COLUMN run_ops.known_routing.route_column IS 'the column that decides the store';
+COMMENT ON COLUMN run_ops.known_routing.store_table IS 'the name of the table in the stores';
+COMMENT ON COLUMN run_ops.known_routing.column_names IS 'the columns that have another name in the stores: {local name: name in the store}';
+COMMENT ON COLUMN run_ops.known_routing.store_defaults IS 'the columns that only the stores have: {name in the store: SQL expression for the value}';
+COMMENT ON COLUMN run_ops.known_routing.same_shape IS 'another column whose values have the shape of the id; NULL if there is none';
+
+CREATE TABLE run_ops.known_anchor (
+  column_name name PRIMARY KEY,
+  ord         int NOT NULL
+);
+COMMENT ON TABLE run_ops.known_anchor IS
+  'names of columns that usually have the id of the row to which a row belongs; attach_table() uses the first one that a table has, if nothing else is known';
+COMMENT ON COLUMN run_ops.known_anchor.column_name IS 'the name of the column';
+COMMENT ON COLUMN run_ops.known_anchor.ord IS 'the order in which the columns are looked for';
+
+GRANT SELECT ON run_ops.known_routing, run_ops.known_anchor TO PUBLIC;
 
 CREATE FUNCTION run_ops.key_of(legacy regclass) RETURNS name[]
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
@@ -81,11 +87,9 @@ BEGIN
   t.route_column := CASE WHEN t.routing <> 'store' THEN coalesce(route_column,
     CASE WHEN t.routing = known.routing THEN known.route_column WHEN t.routing = 'shape' THEN 'id' END) END;
   IF t.routing IS NULL THEN
-    -- a table whose rows belong to a run or batch usually has one of these columns
     SELECT 'anchor', a.attname INTO t.routing, t.route_column
-      FROM unnest(ARRAY['runId', 'taskRunId', 'batchTaskRunId', 'run_id', 'task_run_id', 'batch_task_run_id'])
-             WITH ORDINALITY AS anchor (name, ord)
-      JOIN pg_attribute AS a ON a.attname = anchor.name AND a.attrelid = legacy
+      FROM run_ops.known_anchor AS anchor
+      JOIN pg_attribute AS a ON a.attname = anchor.column_name AND a.attrelid = legacy
            AND a.attnotnull AND NOT a.attisdropped AND a.atttypid IN ('text'::regtype, 'varchar'::regtype)
      ORDER BY anchor.ord LIMIT 1;
   END IF;

@@ -598,7 +598,7 @@ BEGIN
   IF lines IS NOT NULL THEN
     RAISE EXCEPTION 'local rows conflict with rows of a store'
       USING ERRCODE = 'unique_violation', DETAIL = lines,
-            HINT = 'To list them: SELECT * FROM run_ops.move_conflicts(); Delete or change one row of each pair: the local one through the view, the other one through the foreign table, for example run_ops_new."TaskRun".';
+            HINT = 'To list them: SELECT * FROM run_ops.move_conflicts(); Delete or change one row of each pair: the local one through the view, the other one through the foreign table, which is in the schema of its store, for example run_ops_new.';
   END IF;
 END $$;
 COMMENT ON FUNCTION run_ops.refuse_move_conflicts() IS

@@ -219,57 +219,6 @@ CREATE VIEW run_ops.stat_cleanup AS
 COMMENT ON VIEW run_ops.stat_cleanup IS
   'the cleanup queue of each store: how many environments and projects have rows to delete, how many cleanups fail, and the last error';
 
--- The mint kind -------------------------------------------------------------------
-
--- SECURITY DEFINER, here and below: the caller need not have privileges to read
--- organizations and their other flags.
-CREATE FUNCTION run_ops.mint_flips(
-    OUT organization text, OUT in_force run_ops.id_kind, OUT becomes run_ops.id_kind,
-    OUT flipped_at timestamptz, OUT becomes_at timestamptz)
-  RETURNS SETOF record
-  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-  organizations regclass := (SELECT t.tgrelid FROM pg_trigger AS t
-                              WHERE t.tgfoid = 'run_ops.stamp_organization_mint_kind()'::regprocedure LIMIT 1);
-BEGIN
-  IF organizations IS NOT NULL THEN
-    RETURN QUERY
-      SELECT f.id, run_ops.effective_mint_kind(f.flags), run_ops.effective_mint_kind(f.flags, 'infinity'), f.at::timestamptz,
-             f.at::timestamptz + run_ops.setting('mint_flip_grace')::interval
-        FROM (SELECT NULL AS id, g.flags, g.flags ->> 'runOpsMintKindFlippedAt' AS at FROM run_ops.global_mint_kind AS g
-              UNION ALL
-              SELECT o.id, o.flags, o.flags ->> 'runOpsMintKindFlippedAt'
-                FROM run_ops.as_owner(organizations, format(
-                       'SELECT o.id::text, run_ops.mint_flags(o."featureFlags"::jsonb) FROM %s AS o '
-                       'WHERE o."featureFlags"::jsonb ? %L', organizations, 'runOpsMintKindFlippedAt')) AS o (id text, flags jsonb)) AS f
-       WHERE run_ops.effective_mint_kind(f.flags) IS DISTINCT FROM run_ops.effective_mint_kind(f.flags, 'infinity')
-       ORDER BY f.at, f.id;
-  END IF;
-END $$;
-COMMENT ON FUNCTION run_ops.mint_flips() IS
-  'organizations whose new mint kind is not in force yet; organization is NULL for the global flag, and becomes is NULL if the flag was removed. Reads the flags of all organizations.';
-
-CREATE FUNCTION run_ops.mint_kinds(OUT kind run_ops.id_kind, OUT organizations bigint)
-  RETURNS SETOF record
-  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-  organizations regclass := (SELECT t.tgrelid FROM pg_trigger AS t
-                              WHERE t.tgfoid = 'run_ops.stamp_organization_mint_kind()'::regprocedure LIMIT 1);
-BEGIN
-  IF organizations IS NOT NULL THEN
-    RETURN QUERY
-      SELECT coalesce(o.kind, (SELECT run_ops.effective_mint_kind(g.flags) FROM run_ops.global_mint_kind AS g), 'cuid') AS kind, sum(o.n)::bigint
-        FROM run_ops.as_owner(organizations, format(
-               'SELECT run_ops.effective_mint_kind(o."featureFlags"::jsonb), count(*) FROM %s AS o GROUP BY 1', organizations))
-               AS o (kind run_ops.id_kind, n bigint)
-       GROUP BY 1 ORDER BY 1;
-  END IF;
-END $$;
-COMMENT ON FUNCTION run_ops.mint_kinds() IS
-  'the number of organizations for each mint kind in force, by their own flag or the global one; ignores run_ops_split.mint_enabled and whether split is on. Reads the flags of all organizations.';
-
 -- Gates ---------------------------------------------------------------------------
 
 CREATE TABLE run_ops.recorded_gate (

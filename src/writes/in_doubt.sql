@@ -2,6 +2,18 @@
 -- in_doubt: finds rows that a crash between two commits has left without the
 -- row they refer to, and finishes transactions that a crash has left prepared.
 
+CREATE TABLE run_ops.known_reference (
+  child       name,
+  column_name name,
+  parent      name NOT NULL,
+  PRIMARY KEY (child, column_name)
+);
+COMMENT ON TABLE run_ops.known_reference IS 'columns that refer to another table without a foreign key, of tables that are known by their names';
+COMMENT ON COLUMN run_ops.known_reference.child IS 'the table that refers';
+COMMENT ON COLUMN run_ops.known_reference.column_name IS 'the column that refers';
+COMMENT ON COLUMN run_ops.known_reference.parent IS 'the table to which it refers';
+GRANT SELECT ON run_ops.known_reference TO PUBLIC;
+
 CREATE VIEW run_ops.relation_between AS
   SELECT t.view, a.attname AS column_name, o.view AS referenced
     FROM pg_catalog.pg_constraint AS k
@@ -11,16 +23,9 @@ CREATE VIEW run_ops.relation_between AS
       ON a.attrelid OPERATOR(pg_catalog.=) k.conrelid AND a.attnum OPERATOR(pg_catalog.=) k.conkey[1]
    WHERE k.contype OPERATOR(pg_catalog.=) 'f' AND pg_catalog.cardinality(k.conkey) OPERATOR(pg_catalog.=) 1
   UNION
-  -- references in the run graph without a foreign key
+  -- references without a foreign key
   SELECT t.view, a.attname, o.view
-    FROM (VALUES
-      ('TaskRun',                  'batchId',         'BatchTaskRun'),
-      ('TaskRun',                  'parentTaskRunId', 'TaskRun'),
-      ('TaskRun',                  'rootTaskRunId',   'TaskRun'),
-      ('TaskRunExecutionSnapshot', 'batchId',         'BatchTaskRun'),
-      ('TaskRunWaitpoint',         'waitpointId',     'Waitpoint'),
-      ('_WaitpointRunConnections', 'B',               'Waitpoint'),
-      ('_completedWaitpoints',     'B',               'Waitpoint')) AS known (child, column_name, parent)
+    FROM run_ops.known_reference AS known
     JOIN pg_catalog.pg_class AS c ON c.relname OPERATOR(pg_catalog.=) known.child
     JOIN run_ops.routed_table AS t ON t.legacy OPERATOR(pg_catalog.=) c.oid
     JOIN pg_catalog.pg_attribute AS a ON a.attrelid OPERATOR(pg_catalog.=) c.oid

@@ -131,6 +131,14 @@ foreach my $name (sort keys %list)
 	is_deeply(\@before, [], 'within a room, what is needed comes first') if $name eq 'MODULES_C';
 }
 
+# --- the preset --------------------------------------------------------------
+
+# the tables of the control plane and of the run graph, and their columns
+my $names = qr/TaskRun|BatchTask|Waitpoint|RuntimeEnvironment|Organization|WorkerDeployment|BackgroundWorker
+	|(?:run|taskRun|batchTaskRun|environment|project|organization|friendly)Id\b/x;
+is_deeply([ grep { !m{^src/control_plane/} && slurp($_) =~ $names } glob 'src/*/*.{c,h,sql}' ], [],
+	'only control_plane names tables of one product');
+
 # a file is found by its name alone; scripts/coverage relies on it
 my %paths;
 push @{ $paths{ s{^.*/}{}r } }, $_ foreach glob 'src/* src/*/*';
