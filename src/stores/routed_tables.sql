@@ -227,7 +227,7 @@ BEGIN
   IF FOUND THEN
     RAISE EXCEPTION 'trigger "%" of % has a name that run_ops_split needs', taken.name, taken.place
       USING ERRCODE = 'duplicate_object', DETAIL = 'run_ops_split must create a trigger of this name, and this one is not its own.',
-            HINT = format('ALTER TRIGGER %I ON %s RENAME TO ...;', taken.name, taken.place);
+            HINT = format('ALTER TRIGGER %I ON %s RENAME TO %I;', taken.name, taken.place, left(taken.name, 50) || '_of_others');
   END IF;
 END $$;
 COMMENT ON FUNCTION run_ops.refuse_taken_names(regclass, name[]) IS
@@ -243,7 +243,7 @@ BEGIN
   IF EXISTS (SELECT FROM pg_rewrite AS w WHERE w.ev_class = t.view AND w.rulename = 'refuse_on_conflict') AND NOT run_ops.has_union_rule(t.view) THEN
     RAISE EXCEPTION 'rule "refuse_on_conflict" of % has a name that run_ops_split needs', t.view
       USING ERRCODE = 'duplicate_object', DETAIL = 'run_ops_split must create a rule of this name, and this one is not its own.',
-            HINT = format('ALTER RULE refuse_on_conflict ON %s RENAME TO ...;', t.view);
+            HINT = format('ALTER RULE refuse_on_conflict ON %s RENAME TO refuse_on_conflict_of_others;', t.view);
   END IF;
 END $$;
 COMMENT ON FUNCTION run_ops.refuse_taken_names(run_ops.routed_table) IS

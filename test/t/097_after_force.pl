@@ -112,20 +112,22 @@ here(q(CALL all_batches('remove_leftovers')));
 # Copies of a repatriation that was not finished: those that are as in the store
 # are no conflict, the others are older or newer, and nobody knows which.
 here('SELECT run_ops.repatriate(100)') foreach (1 .. 10);
-there('UPDATE run SET n = 60 WHERE n = 6');
+there('UPDATE run SET n = 60 WHERE n = 6; UPDATE note SET n = 61 WHERE n = 6');
 here($off);
 here('UPDATE run_ops.run SET n = 70 WHERE n = 7');
+# one that no id says where it belongs, and that was written here as well
+here("INSERT INTO run_ops.note VALUES ('n6', '@{[ksuid(6)]}', 6)");
 my $conflicts = q(SELECT string_agg(concat(legacy_key ->> 'id', unique_index), ' ' ORDER BY legacy_key ->> 'id') FROM run_ops.move_conflicts());
-is(here($conflicts), ksuid(6) . ' ' . ksuid(7), 'two versions of two rows');
+is(here($conflicts), 'n6 ' . ksuid(6) . ' ' . ksuid(7), 'two versions of three rows');
 like(said('SELECT run_ops.move_strays()'), qr/run_ops\.run: 2 conflicts in versions of a row/, 'they are not moved');
 is(there('SELECT count(*) FROM run WHERE n IN (60, 7)'), '2', 'nor overwritten');
 # the version of the store, and the one of this database
-here('BEGIN; SET session_replication_role = replica; DELETE FROM run WHERE n = 6; COMMIT');
+here('BEGIN; SET session_replication_role = replica; DELETE FROM run WHERE n = 6; DELETE FROM note WHERE n = 6; COMMIT');
 here("UPDATE run_ops_new.run SET n = 70 WHERE n = 7");
 is(here($conflicts), '', 'no conflict is left');
 here(q(CALL all_batches('move_strays')));
 here($on);
-is(shown(), '1 2 3 8 9 10 12 40 60 70 110 / 1 2 3 4 6 7 8 9 10 11 / 1 2 3 4 6 7 8 9 10 11', 'every row is there');
+is(shown(), '1 2 3 8 9 10 12 40 60 70 110 / 1 2 3 4 6 7 8 9 10 11 / 1 2 3 4 7 8 9 10 11 61', 'every row is there');
 here(q(CALL all_batches('remove_leftovers')));
 is(left_here(), '1 8 / 1 8 / 1 8', 'and nothing else is left here');
 is(here('SELECT count(*) FROM run_ops.check_split() WHERE ok IS NOT TRUE'), '0', 'every gate holds at the end');
