@@ -127,9 +127,7 @@ is_never_null(Node *expr)
 			return is_never_null((Node *) ((CoerceViaIO *) expr)->arg);
 		case T_OpExpr:
 			/* arithmetic, and comparisons */
-			if (getBaseType(((OpExpr *) expr)->opresulttype) != INT8OID &&
-				((OpExpr *) expr)->opresulttype != INT4OID &&
-				((OpExpr *) expr)->opresulttype != INT2OID &&
+			if (exprType(expr) != INT8OID && exprType(expr) != INT4OID && exprType(expr) != INT2OID &&
 				get_op_btree_interpretation(((OpExpr *) expr)->opno) == NIL)
 				return false;
 			args = ((OpExpr *) expr)->args;
