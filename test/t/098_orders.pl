@@ -69,4 +69,36 @@ is(&local('SELECT count(*) FROM run_ops.find_strays(\'routed.payments\')'), '0',
 &local('DROP EXTENSION run_ops_split CASCADE');
 is(&local('SELECT count(*) FROM routed.orders'), '1202', 'the views stay');
 
+# the page about it, whose blocks are run one after the other
+my $tables = q(
+	CREATE TABLE customers (id int PRIMARY KEY);
+	CREATE TABLE orders (id bigint PRIMARY KEY, customer_id int NOT NULL);
+	CREATE TABLE order_items (order_id bigint NOT NULL REFERENCES orders, line int, PRIMARY KEY (order_id, line));
+	CREATE TABLE events (id uuid PRIMARY KEY););
+$_->safe_psql('postgres', 'CREATE DATABASE page') foreach ($control_plane, $store);
+$_->safe_psql('page', $tables) foreach ($control_plane, $store);
+my ($host, $port) = ($store->host, $store->port);
+$control_plane->safe_psql('page', qq(
+	CREATE EXTENSION run_ops_split CASCADE;
+	CREATE SERVER new FOREIGN DATA WRAPPER run_ops_fdw OPTIONS (host '$host', port '$port', dbname 'page');
+	CREATE USER MAPPING FOR CURRENT_USER SERVER new OPTIONS (user '$user');
+	SELECT run_ops.attach_store('new', 'new');
+	CREATE SCHEMA routed;));
+my $page = slurp_file('docs/any-key.md');
+my @blocks = $page =~ /^```sql\n(.*?)^```$/msg;
+cmp_ok(scalar @blocks, '>', 5, 'the page has blocks');
+foreach my $block (@blocks)
+{
+	my ($status, $out, $err) = $control_plane->psql('page', $block);
+	my ($first) = $block =~ /^(.*)$/m;
+	is($status, 0, "runs: $first") or diag($err);
+}
+# and what its table of rules names
+while ($page =~ /^\| `(create_boundary_rule\(.*?\))` \|/mg)
+{
+	like($control_plane->safe_psql('page', "BEGIN; DROP FUNCTION IF EXISTS order_store(bigint); SELECT run_ops.$1; ROLLBACK"), qr/_store\(/, "a rule: $1");
+}
+is($control_plane->safe_psql('page', q(INSERT INTO routed.orders VALUES (1, 1), (2000000, 1);
+	SELECT run_ops.locate('routed.orders', '1'), run_ops.locate('routed.orders', '2000000'))), 'legacy|new', 'and the rows are where the page says');
+
 done_testing();
