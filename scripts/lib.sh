@@ -79,6 +79,7 @@ as_user() {
 cleanup() {
   local status=$?
   trap - EXIT INT TERM HUP
+  kill $(jobs -p) 2>/dev/null || true
   for data in "$WORK"/*/postmaster.pid; do
     [ -e "$data" ] || continue
     as_user "$WORK/bin/pg_ctl" -D "$(dirname "$data")" -m immediate -s stop || true
