@@ -98,7 +98,7 @@ BEGIN
   END LOOP;
 END $$;
 SELECT run_ops.swap_views(true);
-\d+ run_ops.orders
+SELECT regexp_replace(regexp_replace(pg_get_viewdef('run_ops.orders'), '\mu\.', '', 'g'), '^.*WHERE', 'WHERE') AS filter;
 
 -- Rows go where their ids say.
 INSERT INTO run_ops.orders (id, state, n) VALUES (1, 'open', 1), (999, 'open', 2), (1000, 'open', 3), (5000, 'done', 4);
@@ -154,7 +154,7 @@ EXECUTE new_order (7, 7);
 EXECUTE new_order (7000, 7);
 RESET plan_cache_mode;
 -- joins, by the ids that the other table has
-EXPLAIN (VERBOSE, COSTS OFF) SELECT * FROM (VALUES (3::bigint), (7)) AS w (id) JOIN run_ops.orders USING (id);
+EXPLAIN (COSTS OFF) SELECT * FROM (VALUES (3::bigint), (7)) AS w (id) JOIN run_ops.orders USING (id);
 SELECT id, o.n, i.n FROM run_ops.orders AS o JOIN run_ops.items AS i ON i.order_id = o.id ORDER BY 1, 3;
 SELECT count(*), sum(n) FROM run_ops.orders;
 EXPLAIN (VERBOSE, COSTS OFF) SELECT count(*) FROM run_ops.orders;
