@@ -433,6 +433,21 @@ compat_add_scram_keys(const char **keywords, const char **values, int n)
 	LogLogicalMessage(prefix, message, size, true, false)
 #endif
 
+/* Is the operator a comparison of an ordered type?  Needs utils/lsyscache.h. */
+#if PG_VERSION_NUM < 180000
+#define compat_is_comparison(opno) (get_op_btree_interpretation(opno) != NIL)
+#else
+#define compat_is_comparison(opno) (get_op_index_interpretation(opno) != NIL)
+#endif
+
+/* Analyzes a query whose parameters have these types; needs parser/analyze.h. */
+#if PG_VERSION_NUM < 150000
+#define compat_parse_analyze(raw, source, types, n) parse_analyze(raw, source, types, n, NULL)
+#else
+#define compat_parse_analyze(raw, source, types, n) \
+	parse_analyze_fixedparams(raw, source, types, n, NULL)
+#endif
+
 /* Where WAL goes, and up to where it is on disk; needs access/xlog.h. */
 #if PG_VERSION_NUM < 150000
 #define compat_wal_timeline() (RecoveryInProgress() ? 0 : ThisTimeLineID)

@@ -34,6 +34,7 @@
 #include "utils/ruleutils.h"
 #include "utils/syscache.h"
 
+#include "ground/compat.h"
 #include "ids/id_shape.h"
 #include "ids/key_rule.h"
 
@@ -128,12 +129,12 @@ is_never_null(Node *expr)
 		case T_OpExpr:
 			/* arithmetic, and comparisons */
 			if (exprType(expr) != INT8OID && exprType(expr) != INT4OID && exprType(expr) != INT2OID &&
-				get_op_btree_interpretation(((OpExpr *) expr)->opno) == NIL)
+				!compat_is_comparison(((OpExpr *) expr)->opno))
 				return false;
 			args = ((OpExpr *) expr)->args;
 			break;
 		case T_ScalarArrayOpExpr:
-			if (get_op_btree_interpretation(((ScalarArrayOpExpr *) expr)->opno) == NIL)
+			if (!compat_is_comparison(((ScalarArrayOpExpr *) expr)->opno))
 				return false;
 			args = ((ScalarArrayOpExpr *) expr)->args;
 			break;
@@ -442,7 +443,7 @@ parse_rule(const char *rule, Oid column_type)
 	char	   *sql = psprintf("SELECT %s", rule);
 	List	   *statements = raw_parser(sql, RAW_PARSE_DEFAULT);
 	Query	   *query = list_length(statements) != 1 ? NULL :
-		parse_analyze_fixedparams(linitial_node(RawStmt, statements), sql, &column_type, 1, NULL);
+		compat_parse_analyze(linitial_node(RawStmt, statements), sql, &column_type, 1);
 	Node	   *result = query ? only_expression(query) : NULL;
 
 	if (result == NULL || exprType(result) != TEXTOID)
