@@ -154,7 +154,7 @@ INSERT INTO on_top (id) VALUES (l(1)) ON CONFLICT (id) DO NOTHING;
 INSERT INTO item SELECT id, 50, 's' FROM unnest(ARRAY[l(50), n(50)]) AS id;
 WITH u AS (UPDATE item SET n = n + 1 WHERE n = 50 RETURNING id) SELECT item.n FROM u JOIN item ON item.id = u.id;
 UPDATE item SET n = n + 1 WHERE n = 50 RETURNING (SELECT sum(i.n) FROM item AS i WHERE i.s = item.s);
--- and has removed a row that the statement wants to remove
+-- a row that the foreign key would remove, too, is returned as from a table
 CALL everywhere('ALTER TABLE item ADD parent text REFERENCES item ON DELETE CASCADE');
 SELECT run_ops.refresh_table('run_ops.item') \g /dev/null
 INSERT INTO item (id, n, parent) VALUES (n(60), 60, NULL), (n(61), 61, n(60));
