@@ -109,7 +109,8 @@ take_shortcut(Query *query, Index rti, UnionView *view, RowMarkClause *mark,
 	{
 		UnionLeaf  *leaf = lfirst(lc);
 
-		if (!quals_select_leaf(query->jointree->quals, &id, params, leaf->store))
+		if (!quals_select_leaf(query->jointree->quals, &id, params, leaf->store) &&
+			!range_selects_leaf(query->jointree->quals, &id, leaf->store))
 			continue;
 		if (chosen != NULL)
 			return false;

@@ -78,6 +78,12 @@ extern Const *known_value(Node *node, ParamListInfo params);
 extern bool quals_select_leaf(Node *quals, IdColumn *id, ParamListInfo params,
 							  text *store);
 
+/*
+ * Do the conditions say the same without an id, by a range of ids?  Only a key rule
+ * knows ranges.
+ */
+extern bool range_selects_leaf(Node *quals, IdColumn *id, text *store);
+
 /* Is there a condition "id = X" or "id = ANY (X)" among the conditions? */
 extern bool has_id_condition(Node *quals, IdColumn *id);
 

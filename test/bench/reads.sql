@@ -67,3 +67,18 @@ SELECT measured('join of 100 LEGACY ids', 'the base table', 'at most 1.3',
                 'count(r.payload) FROM wanted AS w JOIN run_ops.run AS r ON r.id = w.id',
                 'count(r.payload) FROM wanted AS w JOIN run AS r ON r.id = w.id', 100, legacy, NULL, 'generic')
   FROM ids;
+
+-- the same with a key rule, a boundary between ids
+CREATE FUNCTION numbered(first int) RETURNS text LANGUAGE sql AS $f$
+  SELECT format($q$
+    CREATE TABLE item (id text PRIMARY KEY, payload text NOT NULL);
+    INSERT INTO item SELECT 'item_' || %s + i, repeat(md5(i::text), 8) FROM generate_series(1, 100000) AS i;
+    ANALYZE item $q$, first)
+$f$;
+DO $$ BEGIN PERFORM run_ops.swap_views(false); EXECUTE numbered(1000000); PERFORM dblink_exec('new', numbered(2000000)); END $$;
+SELECT run_ops.create_boundary_rule('item_store', 'text', 'item_2000000') \g /dev/null
+SELECT run_ops.attach_table('item', 'shape', key_rule => 'item_store(text)'), run_ops.swap_views(true) \g /dev/null
+SELECT measured(store || ' point read with a key rule, ' || mode || ' plan', base, '-',
+                '* FROM run_ops.item AS r WHERE r.id = $1', format('* FROM %s AS r WHERE r.id = $1', base), times,
+                ARRAY(SELECT 'item_' || first + i * 97 FROM generate_series(1, 200) AS i), NULL, mode)
+  FROM (VALUES ('LEGACY', 'item', 1000000, 2000), ('NEW', 'run_ops_new.item', 2000000, 300)) AS s (store, base, first, times), unnest(ARRAY['custom', 'generic']) AS mode;
