@@ -253,8 +253,8 @@ bool
 range_selects_leaf(Node *quals, IdColumn *id, text *store)
 {
 	return quals != NULL && is_stored_in((Node *) id->filter) &&
-		GUARD(62, predicate_implied_by(list_make1(residency_for_store(id->filter, (Node *) id->var, store)),
-									   make_ands_implicit((Expr *) quals), false));
+		predicate_implied_by(list_make1(residency_for_store(id->filter, (Node *) id->var, store)),
+							 make_ands_implicit((Expr *) quals), false);
 }
 
 bool
