@@ -117,6 +117,11 @@ UPDATE run_ops.orders SET id = 2, n = 10 WHERE id = 1 RETURNING *;
 UPDATE run_ops.orders SET id = id + 1 WHERE id IN (2, 5000) RETURNING *;
 UPDATE run_ops.orders SET id = NULL WHERE id = 3;
 INSERT INTO run_ops.orders (id) VALUES (NULL);
+UPDATE run_ops.orders SET id = id + (random() * 0)::int WHERE id = 3;
+INSERT INTO run_ops.notes VALUES ('a', 1), ('z', 2);
+UPDATE run_ops.notes SET id = 'b' || repeat('b', n) WHERE id = 'a' RETURNING *;
+UPDATE run_ops.notes SET id = '00' WHERE id = 'z';
+DELETE FROM run_ops.notes;
 
 -- The plan asks only the stores that can have the rows.
 EXPLAIN (COSTS OFF) SELECT n FROM run_ops.orders WHERE id = 3;

@@ -357,3 +357,34 @@ SELECT run_ops.swap_views(true);
 SELECT tgrelid::regclass, tgname FROM pg_trigger WHERE tgname LIKE '%billing' UNION ALL SELECT ev_class::regclass, rulename FROM pg_rewrite WHERE rulename = 'keep_steps' ORDER BY 2;
 DROP OWNED BY regress_write_app;
 DROP ROLE regress_write_app;
+
+-- Ids of type varchar have shapes as those of type text.
+SELECT run_ops.swap_views(false);
+DO $$
+DECLARE
+  tables text := 'CREATE TABLE public.short (id varchar(40) PRIMARY KEY, n int); CREATE TABLE public.part (n int PRIMARY KEY, "shortId" varchar NOT NULL)';
+BEGIN
+  EXECUTE tables;
+  PERFORM run_ops.tell_store('new', tables);
+END $$;
+SELECT run_ops.attach_table('short', 'shape', 'id'), run_ops.attach_table('part', 'anchor', 'shortId'), run_ops.swap_views(true);
+INSERT INTO run_ops.short VALUES ('run_c000000000000000000000001', 1);
+INSERT INTO run_ops.short VALUES ('run_000000000000000000000000001', 2) RETURNING *;
+INSERT INTO run_ops.short SELECT format('run_%s', lpad(i::text, 27, '0')), i FROM generate_series(3, 4) AS i;
+INSERT INTO run_ops.short (n) VALUES (5);
+INSERT INTO run_ops.part VALUES (1, 'run_000000000000000000000000001');
+INSERT INTO run_ops.part (n) VALUES (2);
+PREPARE short (varchar, int) AS INSERT INTO run_ops.short VALUES ($1, $2) RETURNING *;
+SET plan_cache_mode = force_generic_plan;
+EXECUTE short ('run_000000000000000000000000006', 6);
+RESET plan_cache_mode;
+EXPLAIN (COSTS OFF) SELECT * FROM run_ops.short WHERE id = 'run_c000000000000000000000001';
+SELECT n FROM run_ops.short WHERE id IN ('run_c000000000000000000000001', 'run_000000000000000000000000001') ORDER BY n FOR UPDATE;
+SELECT count(*), sum(n) FROM run_ops.short;
+UPDATE run_ops.short SET n = n + 10 WHERE n > 2;
+UPDATE run_ops.short SET id = 'run_000000000000000000000000077' WHERE id = 'run_c000000000000000000000001';
+UPDATE run_ops.short SET id = 'run_c000000000000000000000077' WHERE n = 2;
+UPDATE run_ops.short SET id = 'run_000000000000000000000000077' WHERE n = 2 RETURNING *;
+INSERT INTO run_ops.short VALUES ('run_000000000000000000000000003', 4) ON CONFLICT (id) DO UPDATE SET n = 100 RETURNING *;
+DELETE FROM run_ops.short WHERE n > 50;
+SELECT run_ops.locate('run_ops.short', id), n FROM run_ops.short ORDER BY n;

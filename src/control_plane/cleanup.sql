@@ -20,7 +20,7 @@ CREATE TABLE run_ops.cleanup_queue (
 );
 COMMENT ON TABLE run_ops.cleanup_queue IS
   'the environments, projects and the like whose rows must be deleted, for each store; the row is removed when no such row is left in the store';
-COMMENT ON COLUMN run_ops.cleanup_queue.scope IS 'environment, project, or the scope of run_ops.register_cleanup()';
+COMMENT ON COLUMN run_ops.cleanup_queue.scope IS 'environment, project, or that of run_ops.registered_cleanup';
 COMMENT ON COLUMN run_ops.cleanup_queue.id IS 'the id of the environment, project or other row that was deleted';
 COMMENT ON COLUMN run_ops.cleanup_queue.store IS 'the store in which the rows must be deleted';
 COMMENT ON COLUMN run_ops.cleanup_queue.requested_at IS 'when the cleanup was requested';
@@ -40,7 +40,7 @@ CREATE TABLE run_ops.cleanup_log (
 COMMENT ON TABLE run_ops.cleanup_log IS
   'the start and end of each cleanup in each store, with the number of rows deleted from each table';
 COMMENT ON COLUMN run_ops.cleanup_log.at IS 'when the cleanup started or ended';
-COMMENT ON COLUMN run_ops.cleanup_log.scope IS 'environment, project, or the scope of run_ops.register_cleanup()';
+COMMENT ON COLUMN run_ops.cleanup_log.scope IS 'environment, project, or that of run_ops.registered_cleanup';
 COMMENT ON COLUMN run_ops.cleanup_log.id IS 'the id of the environment, project or other row that was deleted';
 COMMENT ON COLUMN run_ops.cleanup_log.store IS 'the store';
 COMMENT ON COLUMN run_ops.cleanup_log.event IS 'start or end';
@@ -55,67 +55,70 @@ COMMENT ON VIEW run_ops.cleanup_progress IS 'the cleanups that are queued, runni
 
 -- Which rows belong to which -------------------------------------------------------
 
--- A table is named as the local one, with its schema or without: the rows of the
--- preset are for tables in any schema.
-
-CREATE TABLE run_ops.cleanup_root (
-  ord         int PRIMARY KEY,
+CREATE TABLE run_ops.registered_cleanup (
+  owner       regclass,
+  dependent   regclass,
+  column_name name,
   scope       text NOT NULL,
-  table_name  text NOT NULL,
-  column_name name NOT NULL,
-  preset      boolean NOT NULL DEFAULT false,
-  UNIQUE (scope, table_name, column_name)
+  PRIMARY KEY (owner, dependent, column_name)
 );
-COMMENT ON TABLE run_ops.cleanup_root IS
-  'the tables with a column for the environment, project or other scope, in the order in which they are cleaned up';
-COMMENT ON COLUMN run_ops.cleanup_root.ord IS 'the place in the order';
-COMMENT ON COLUMN run_ops.cleanup_root.scope IS 'what the rows belong to';
-COMMENT ON COLUMN run_ops.cleanup_root.table_name IS 'the local table';
-COMMENT ON COLUMN run_ops.cleanup_root.column_name IS 'the column with the id of what the rows belong to';
-COMMENT ON COLUMN run_ops.cleanup_root.preset IS 'whether the row came with the extension';
-INSERT INTO run_ops.cleanup_root VALUES
-  (1, 'environment', 'TaskRun',           'runtimeEnvironmentId', true),
-  (2, 'environment', 'BatchTaskRun',      'runtimeEnvironmentId', true),
-  (3, 'environment', 'Waitpoint',         'environmentId', true),
-  (4, 'environment', 'TaskRunCheckpoint', 'runtimeEnvironmentId', true),
-  (5, 'environment', 'WaitpointTag',      'environmentId', true),
-  (6, 'project',     'TaskRunTag',        'projectId', true);
+COMMENT ON TABLE run_ops.registered_cleanup IS 'the calls of run_ops.register_cleanup()';
+COMMENT ON COLUMN run_ops.registered_cleanup.owner IS 'the table whose deleted rows are cleaned up after';
+COMMENT ON COLUMN run_ops.registered_cleanup.dependent IS 'the local table of the routed table whose rows are deleted then';
+COMMENT ON COLUMN run_ops.registered_cleanup.column_name IS 'its column with the id of the deleted row';
+COMMENT ON COLUMN run_ops.registered_cleanup.scope IS 'the name of the owner in the queue';
+SELECT pg_catalog.pg_extension_config_dump('run_ops.registered_cleanup',
+  'WHERE run_ops.is_relation(owner, ''{r,p}'') AND run_ops.is_relation(dependent, ''{r,p}'')');
 
-CREATE TABLE run_ops.cleanup_dependent (
-  ord         int PRIMARY KEY,
-  parent      text NOT NULL,
-  table_name  text NOT NULL,
-  column_name name NOT NULL,
-  preset      boolean NOT NULL DEFAULT false,
-  UNIQUE (parent, table_name, column_name)
-);
-COMMENT ON TABLE run_ops.cleanup_dependent IS
+-- The tables of the run graph have the names that they have in any schema, others
+-- have theirs with the schema.
+
+CREATE VIEW run_ops.cleanup_root AS
+  SELECT ord, scope, table_name, column_name::name
+    FROM (VALUES
+      (1, 'environment', 'TaskRun',           'runtimeEnvironmentId'),
+      (2, 'environment', 'BatchTaskRun',      'runtimeEnvironmentId'),
+      (3, 'environment', 'Waitpoint',         'environmentId'),
+      (4, 'environment', 'TaskRunCheckpoint', 'runtimeEnvironmentId'),
+      (5, 'environment', 'WaitpointTag',      'environmentId'),
+      (6, 'project',     'TaskRunTag',        'projectId')) AS root (ord, scope, table_name, column_name)
+  UNION ALL
+  SELECT 1000, r.scope, r.dependent::text, r.column_name FROM run_ops.registered_cleanup AS r;
+COMMENT ON VIEW run_ops.cleanup_root IS
+  'the tables with a column for the environment, project or other scope, in the order in which they are cleaned up';
+
+CREATE VIEW run_ops.cleanup_dependent AS
+  SELECT ord, parent, table_name, column_name::name
+    FROM (VALUES
+      (1,  'TaskRun',                  'TaskRunExecutionSnapshot', 'runId'),
+      (2,  'TaskRun',                  'TaskRunWaitpoint',         'taskRunId'),
+      (3,  'TaskRun',                  '_WaitpointRunConnections', 'A'),
+      (4,  'TaskRun',                  'BatchTaskRunItem',         'taskRunId'),
+      (5,  'TaskRun',                  'TaskRunDependency',        'taskRunId'),
+      (6,  'TaskRun',                  'CheckpointRestoreEvent',   'runId'),
+      (7,  'TaskRun',                  'Checkpoint',               'runId'),
+      (8,  'TaskRun',                  'TaskRunAttempt',           'taskRunId'),
+      (9,  'TaskRunExecutionSnapshot', '_completedWaitpoints',     'A'),
+      (10, 'CheckpointRestoreEvent',   'BatchTaskRun',             'checkpointEventId'),
+      (11, 'CheckpointRestoreEvent',   'TaskRunDependency',        'checkpointEventId'),
+      (12, 'TaskRunAttempt',           'BatchTaskRun',             'dependentTaskAttemptId'),
+      (13, 'BatchTaskRun',             'BatchTaskRunItem',         'batchTaskRunId'),
+      (14, 'BatchTaskRun',             'BatchTaskRunError',        'batchTaskRunId'),
+      (15, 'Waitpoint',                'TaskRunWaitpoint',         'waitpointId'),
+      (16, 'Waitpoint',                '_completedWaitpoints',     'B'),
+      (17, 'Waitpoint',                '_WaitpointRunConnections', 'B')) AS dependent (ord, parent, table_name, column_name)
+  UNION ALL
+  SELECT 1000, f.confrelid::regclass::text, f.conrelid::regclass::text, a.attname
+    FROM pg_catalog.pg_constraint AS f
+    JOIN run_ops.routed_table AS child ON child.legacy OPERATOR(pg_catalog.=) f.conrelid
+    JOIN run_ops.routed_table AS parent ON parent.legacy OPERATOR(pg_catalog.=) f.confrelid
+    JOIN pg_catalog.pg_attribute AS a ON a.attrelid OPERATOR(pg_catalog.=) f.conrelid AND a.attnum OPERATOR(pg_catalog.=) f.conkey[1]
+    JOIN pg_catalog.pg_attribute AS k ON k.attrelid OPERATOR(pg_catalog.=) f.confrelid AND k.attnum OPERATOR(pg_catalog.=) f.confkey[1]
+     AND ARRAY[k.attname] OPERATOR(pg_catalog.=) parent.key_columns
+   WHERE f.contype OPERATOR(pg_catalog.=) 'f' AND pg_catalog.cardinality(f.conkey) OPERATOR(pg_catalog.=) 1
+     AND f.conrelid OPERATOR(pg_catalog.<>) f.confrelid;
+COMMENT ON VIEW run_ops.cleanup_dependent IS
   'the tables whose rows are deleted before the row to which they refer. Most of them also have foreign keys, but these exist in some stores only, and would delete rows without counting them.';
-COMMENT ON COLUMN run_ops.cleanup_dependent.ord IS 'the place in the order';
-COMMENT ON COLUMN run_ops.cleanup_dependent.parent IS 'the local table to which the rows refer';
-COMMENT ON COLUMN run_ops.cleanup_dependent.table_name IS 'the local table with the rows';
-COMMENT ON COLUMN run_ops.cleanup_dependent.column_name IS 'the column that refers';
-COMMENT ON COLUMN run_ops.cleanup_dependent.preset IS 'whether the row came with the extension';
-INSERT INTO run_ops.cleanup_dependent VALUES
-  (1,  'TaskRun',                  'TaskRunExecutionSnapshot', 'runId', true),
-  (2,  'TaskRun',                  'TaskRunWaitpoint',         'taskRunId', true),
-  (3,  'TaskRun',                  '_WaitpointRunConnections', 'A', true),
-  (4,  'TaskRun',                  'BatchTaskRunItem',         'taskRunId', true),
-  (5,  'TaskRun',                  'TaskRunDependency',        'taskRunId', true),
-  (6,  'TaskRun',                  'CheckpointRestoreEvent',   'runId', true),
-  (7,  'TaskRun',                  'Checkpoint',               'runId', true),
-  (8,  'TaskRun',                  'TaskRunAttempt',           'taskRunId', true),
-  (9,  'TaskRunExecutionSnapshot', '_completedWaitpoints',     'A', true),
-  (10, 'CheckpointRestoreEvent',   'BatchTaskRun',             'checkpointEventId', true),
-  (11, 'CheckpointRestoreEvent',   'TaskRunDependency',        'checkpointEventId', true),
-  (12, 'TaskRunAttempt',           'BatchTaskRun',             'dependentTaskAttemptId', true),
-  (13, 'BatchTaskRun',             'BatchTaskRunItem',         'batchTaskRunId', true),
-  (14, 'BatchTaskRun',             'BatchTaskRunError',        'batchTaskRunId', true),
-  (15, 'Waitpoint',                'TaskRunWaitpoint',         'waitpointId', true),
-  (16, 'Waitpoint',                '_completedWaitpoints',     'B', true),
-  (17, 'Waitpoint',                '_WaitpointRunConnections', 'B', true);
-SELECT pg_catalog.pg_extension_config_dump('run_ops.cleanup_root', 'WHERE NOT preset');
-SELECT pg_catalog.pg_extension_config_dump('run_ops.cleanup_dependent', 'WHERE NOT preset');
 
 -- Queue ------------------------------------------------------------------------
 
@@ -145,34 +148,40 @@ COMMENT ON FUNCTION run_ops.enqueue_deleted() IS
   'trigger: adds deleted environments or projects to the cleanup queue, in the transaction that deletes them';
 REVOKE EXECUTE ON FUNCTION run_ops.enqueue_deleted() FROM PUBLIC;
 
-CREATE FUNCTION run_ops.attach_cleanup(control_plane_schema name DEFAULT 'public') RETURNS void
+CREATE FUNCTION run_ops.queue_deleted(owner regclass, scope text) RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-  item record;
 BEGIN
-  -- deleting an organization deletes its projects, and those their environments
-  FOR item IN SELECT * FROM (VALUES ('RuntimeEnvironment', 'environment'), ('Project', 'project')) AS t (name, scope) LOOP
-    PERFORM run_ops.refuse_taken_names(format('%I.%I', control_plane_schema, item.name)::regclass, '{run_ops_cleanup}');
-    EXECUTE format('CREATE OR REPLACE TRIGGER run_ops_cleanup AFTER DELETE ON %I.%I '
-                   'REFERENCING OLD TABLE AS deleted FOR EACH STATEMENT EXECUTE FUNCTION run_ops.enqueue_deleted(%L)',
-                   control_plane_schema, item.name, item.scope);
-  END LOOP;
+  PERFORM run_ops.refuse_taken_names(owner, '{run_ops_cleanup}');
+  EXECUTE format('CREATE OR REPLACE TRIGGER run_ops_cleanup AFTER DELETE ON %s '
+                 'REFERENCING OLD TABLE AS deleted FOR EACH STATEMENT EXECUTE FUNCTION run_ops.enqueue_deleted(%L)', owner, scope);
 END $$;
+COMMENT ON FUNCTION run_ops.queue_deleted(regclass, text) IS 'creates the trigger that adds deleted rows of a table to the cleanup queue';
+REVOKE EXECUTE ON FUNCTION run_ops.queue_deleted(regclass, text) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.attach_cleanup(control_plane_schema name DEFAULT 'public') RETURNS void
+  LANGUAGE sql SET search_path = pg_catalog, pg_temp
+AS $$
+  -- deleting an organization deletes its projects, and those their environments
+  SELECT run_ops.queue_deleted(format('%I."RuntimeEnvironment"', control_plane_schema)::regclass, 'environment');
+  SELECT run_ops.queue_deleted(format('%I."Project"', control_plane_schema)::regclass, 'project');
+$$;
 COMMENT ON FUNCTION run_ops.attach_cleanup(name) IS
   'creates the triggers that add deleted environments and projects to the cleanup queue; deleting an organization deletes its projects and environments';
 REVOKE EXECUTE ON FUNCTION run_ops.attach_cleanup(name) FROM PUBLIC;
 
 -- For other tables
 
-CREATE FUNCTION run_ops.register_cleanup(owner regclass, dependent regclass, column_name name, scope text DEFAULT NULL) RETURNS void
+CREATE FUNCTION run_ops.register_cleanup(owner regclass, dependent regclass, column_name name) RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_variable
 DECLARE
-  t run_ops.routed_table := run_ops.routed(dependent);
+  t     run_ops.routed_table := run_ops.routed(dependent);
+  -- that of its trigger, if it has one
+  scope text := coalesce((SELECT convert_from(substr(g.tgargs, 1, length(g.tgargs) - 1), getdatabaseencoding()) FROM pg_trigger AS g
+                           WHERE g.tgrelid = owner AND g.tgfoid = 'run_ops.enqueue_deleted()'::regprocedure), owner::text);
 BEGIN
-  scope := coalesce(scope, owner::text);
   IF cardinality(t.key_columns) > 1 OR run_ops.column_type(t.legacy, column_name) IS NULL THEN
     RAISE EXCEPTION 'rows of % cannot be cleaned up by column "%"', t.legacy, column_name
       USING ERRCODE = 'wrong_object_type', DETAIL = 'The table needs this column, and a key of one column.';
@@ -180,40 +189,31 @@ BEGIN
     RAISE EXCEPTION 'table % has no column "id"', owner USING ERRCODE = 'undefined_column';
   END IF;
   PERFORM run_ops.lock_registry();
-  PERFORM run_ops.refuse_taken_names(owner, '{run_ops_cleanup}');
-  EXECUTE format('CREATE OR REPLACE TRIGGER run_ops_cleanup AFTER DELETE ON %s '
-                 'REFERENCING OLD TABLE AS deleted FOR EACH STATEMENT EXECUTE FUNCTION run_ops.enqueue_deleted(%L)', owner, scope);
-  INSERT INTO run_ops.cleanup_root (ord, scope, table_name, column_name)
-  SELECT max(r.ord) + 1, scope, t.legacy::text, column_name FROM run_ops.cleanup_root AS r ON CONFLICT DO NOTHING;
-  -- what refers to it by a foreign key, directly or not
-  INSERT INTO run_ops.cleanup_dependent (ord, parent, table_name, column_name)
-  SELECT (SELECT max(d.ord) FROM run_ops.cleanup_dependent AS d) + row_number() OVER (ORDER BY r.depth, f.conrelid::regclass::text COLLATE "C", a.attnum),
-         f.confrelid::regclass::text, f.conrelid::regclass::text, a.attname
-    FROM run_ops.table_tree(t.legacy) AS r
-    JOIN pg_constraint AS f ON f.confrelid = r.legacy AND f.contype = 'f' AND f.conparentid = 0 AND cardinality(f.conkey) = 1 AND f.conrelid <> f.confrelid
-    JOIN run_ops.routed_table AS child ON child.legacy = f.conrelid
-    JOIN pg_attribute AS a ON a.attrelid = f.conrelid AND a.attnum = f.conkey[1]
-  ON CONFLICT DO NOTHING;
+  PERFORM run_ops.queue_deleted(owner, scope);
+  INSERT INTO run_ops.registered_cleanup VALUES (owner, t.legacy, column_name, scope) ON CONFLICT DO NOTHING;
 END $$;
-COMMENT ON FUNCTION run_ops.register_cleanup(regclass, regclass, name, text) IS
-  'from now on, when rows of table owner are deleted, run_ops.cleanup() deletes the rows of a routed table whose column has their id, and what refers to these by foreign keys, in every store; scope names the owner in the queue, by default as the table is named';
-REVOKE EXECUTE ON FUNCTION run_ops.register_cleanup(regclass, regclass, name, text) FROM PUBLIC;
+COMMENT ON FUNCTION run_ops.register_cleanup(regclass, regclass, name) IS
+  'from now on, when rows of table owner are deleted, run_ops.cleanup() deletes the rows of a routed table whose column has their id, and what refers to these by foreign keys of one column, in every store';
+REVOKE EXECUTE ON FUNCTION run_ops.register_cleanup(regclass, regclass, name) FROM PUBLIC;
 
-CREATE FUNCTION run_ops.unregister_cleanup(owner regclass, scope text DEFAULT NULL) RETURNS void
+CREATE FUNCTION run_ops.unregister_cleanup(owner regclass) RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
-#variable_conflict use_variable
+#variable_conflict use_column
+DECLARE
+  gone text[];
 BEGIN
   PERFORM run_ops.lock_registry();
-  DELETE FROM run_ops.cleanup_root AS r WHERE r.scope = coalesce(scope, owner::text) AND NOT r.preset;
-  IF EXISTS (SELECT FROM pg_trigger AS g WHERE g.tgrelid = owner AND g.tgname = 'run_ops_cleanup'
-                AND g.tgfoid = 'run_ops.enqueue_deleted()'::regprocedure) THEN
-    EXECUTE format('DROP TRIGGER run_ops_cleanup ON %s', owner);
+  WITH d AS (DELETE FROM run_ops.registered_cleanup AS r WHERE r.owner = unregister_cleanup.owner RETURNING r.scope)
+  SELECT array_agg(d.scope) INTO gone FROM d;
+  -- the run graph may need the trigger
+  IF gone IS NOT NULL AND NOT EXISTS (SELECT FROM run_ops.cleanup_root AS r WHERE r.scope = ANY (gone)) THEN
+    EXECUTE format('DROP TRIGGER run_ops_cleanup ON %s', unregister_cleanup.owner);
   END IF;
 END $$;
-COMMENT ON FUNCTION run_ops.unregister_cleanup(regclass, text) IS
+COMMENT ON FUNCTION run_ops.unregister_cleanup(regclass) IS
   'ends what run_ops.register_cleanup() began: deleting rows of table owner deletes nothing else any more';
-REVOKE EXECUTE ON FUNCTION run_ops.unregister_cleanup(regclass, text) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION run_ops.unregister_cleanup(regclass) FROM PUBLIC;
 
 -- One batch --------------------------------------------------------------------
 

@@ -38,6 +38,8 @@ $$;
 COMMENT ON FUNCTION run_ops.mint_shards_in_force(timestamptz) IS
   'the shards for which new ids are minted at a time: the previous ones until the grace after a change is over. Removing all shards takes effect at once.';
 
+-- SECURITY DEFINER: a role can be granted this function alone, as those that change
+-- split mode.
 CREATE FUNCTION run_ops.set_mint_shards(shards text) RETURNS timestamptz
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$

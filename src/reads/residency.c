@@ -99,6 +99,13 @@ make_store_call(const char *name, Oid result, Node *ids, Node *store)
 	return make_run_ops_call(name, result, list_make2(copyObject(ids), copyObject(store)));
 }
 
+Node *
+id_as_text(Node *id)
+{
+	return exprType(id) != VARCHAROID ? id :
+		(Node *) makeRelabelType((Expr *) id, TEXTOID, -1, exprCollation(id), COERCE_IMPLICIT_CAST);
+}
+
 /* --- which filter ------------------------------------------------------------------- */
 
 /*
@@ -309,7 +316,10 @@ residency_of(FuncExpr *filter, Node *ids, bool is_array, Const *store, bool in_v
 		ids = is_array ? stored_array(filter, ids, DatumGetTextPP(store->constvalue)) : name_of_store(filter, ids);
 	}
 	else
+	{
 		name = is_array ? "any_id_resides" : in_view ? "resides" : "id_resides";
+		ids = id_as_text(ids);
+	}
 	return ids ? make_store_call(name, BOOLOID, ids, (Node *) store) : NULL;
 }
 
@@ -318,7 +328,7 @@ residency_for_store(FuncExpr *filter, Node *id, text *store)
 {
 	return is_stored_in((Node *) filter) ?
 		(Node *) named_store_condition(name_of_store(filter, id), text_to_cstring(store)) :
-		id_residency_condition(id, text_to_cstring(store));
+		id_residency_condition(id_as_text(id), text_to_cstring(store));
 }
 
 void

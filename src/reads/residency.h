@@ -13,6 +13,9 @@ extern Node *without_relabeling(Node *node);
 /* Also without the PlaceHolderVar that the planner puts around what it pulls up. */
 extern Node *strip_wrappers(Node *node);
 
+/* An id of type varchar as text, for the functions of shapes; others as they are. */
+extern Node *id_as_text(Node *id);
+
 /*
  * Makes a call of the function of this name in schema run_ops, with copies of the
  * ids and the store as arguments, or with these arguments.

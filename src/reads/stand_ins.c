@@ -218,8 +218,7 @@ shipped_filter(Expr *clause)
 	if (!is_residency((Node *) clause) || (column = residency_column(filter)) == NULL ||
 		!IsA(store = lsecond(filter->args), Const) || store->constisnull)
 		return NULL;
-	return (Expr *) residency_for_store(filter, is_resides((Node *) clause) ? linitial(filter->args) : (Node *) column,
-										DatumGetTextPP(store->constvalue));
+	return (Expr *) residency_for_store(filter, (Node *) column, DatumGetTextPP(store->constvalue));
 }
 
 /* What postgres_fdw is shown in place of a condition; NULL: the condition. */

@@ -342,7 +342,7 @@ BEGIN
           CASE (r.t).routing WHEN 'store' THEN format('USING unnest($2) AS a WHERE %s',
              (SELECT string_agg(format('%s = (a ->> %L)::%s', k, 'k' || ord, m.key_types[ord]), ' AND ')
                 FROM unnest(m.here_keys) WITH ORDINALITY AS u (k, ord)))
-           ELSE 'WHERE $1 IS NOT NULL AND ' || run_ops.in_store(r.t, format('x.%I', (r.t).route_column), r.store) END,
+           ELSE 'WHERE ' || run_ops.in_store(r.t, format('x.%I', (r.t).route_column), r.store) END,
           run_ops.key_expression(r.t, 'x'), run_ops.referred_values(r.t)), r.store, there) AS q (key text, r jsonb)
     ), settled AS (INSERT INTO run_ops.row_to_check SELECT (r.t).view, g.key FROM gone AS g)
     SELECT array_agg(g.r) INTO gone FROM gone AS g WHERE g.r <> '{}';

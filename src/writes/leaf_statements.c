@@ -518,9 +518,25 @@ id_that_stays(Target *target, Oid leaf, Var *was, Expr *is)
 	CaseExpr   *result;
 
 	if (!is_stored_in((Node *) target->view.filter))
-		return was->vartype != TEXTOID ? is :
-			make_run_ops_call("id_that_stays", TEXTOID,
-							  list_make4(make_oid(target->relid), make_oid(leaf), was, is));
+	{
+		Expr	   *id;
+
+		/* with routing "store", a key of another type says nothing */
+		if (!is_resides((Node *) target->view.filter) && was->vartype != TEXTOID)
+			return is;
+		id = make_run_ops_call("id_that_stays", TEXTOID,
+							   list_make4(make_oid(target->relid), make_oid(leaf),
+										  id_as_text((Node *) was), id_as_text((Node *) is)));
+		return was->vartype == TEXTOID ? id :
+			(Expr *) makeRelabelType(id, was->vartype, was->vartypmod, was->varcollid, COERCE_IMPLICIT_CAST);
+	}
+	/* the rule would be asked about another value than the one that is written */
+	if (contain_volatile_functions((Node *) is))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot set column \"%s\", which decides where a row is, to a volatile expression",
+						get_attname(target->relid, was->varattno, false)),
+				 errhint("Compute the value before, in a statement of its own.")));
 	test = makeNode(NullTest);
 	test->arg = copyObject(is);
 	test->nulltesttype = IS_NOT_NULL;
@@ -1017,7 +1033,7 @@ leaf_of_new_id(Target *target, Expr *id)
 						  list_make2(make_oid(target->relid),
 									 name_of_store(target->view.filter, (Node *) id))) :
 		make_run_ops_call("leaf_of_new_id", OIDOID,
-						  list_make2(make_oid(target->relid), copyObject(id)));
+						  list_make2(make_oid(target->relid), id_as_text((Node *) copyObject(id))));
 }
 
 /*
