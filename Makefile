@@ -140,6 +140,7 @@ SQL_PARTS = \
 	switch/repatriate \
 	switch/changed_rows \
 	switch/leftovers \
+	switch/new_rule \
 	control_plane/known_tables \
 	control_plane/mint_kind \
 	control_plane/mint_shard \

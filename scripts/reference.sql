@@ -12,7 +12,7 @@ CREATE TEMP TABLE task (ord int GENERATED ALWAYS AS IDENTITY, title text, functi
 INSERT INTO task (title, functions) VALUES
   ('Attach stores and tables', 'attach_store attach_all_tables attach_table same_shape_commands declare_same_shape undeclare_same_shape refresh_table detach_table detach_store attach_control_plane detach_control_plane attach_cleanup'),
   ('Switch', 'configure_split check_split acknowledge withdraw_acknowledgement acknowledgeable_gates enable_split disable_split split_enabled databases_co_resident server_identity trust_standby grant_admin admin_functions'),
-  ('The way back, and forward again', 'repatriate repatriation_conflicts verify_repatriation move_strays remove_leftovers'),
+  ('The way back, and forward again', 'repatriate repatriation_conflicts verify_repatriation move_strays remove_leftovers set_key_rule'),
   ('Read', 'locate find_strays lock_row resides'),
   ('Write', 'store_write_lock allow_strays in_doubt resolve_in_doubt'),
   ('Ids', 'owner_engine try_owner_engine is_classifiable classify_kind resolve_shard id_timestamp friendly_id id_body generate_cuid generate_ksuid generate_run_ops_id generate_run_ops_id_v2'),

@@ -324,3 +324,7 @@ SELECT * FROM generic_small(300);
 SELECT * FROM generic_events(300);
 SELECT same, compared FROM generic_orders(300);
 SELECT id, n FROM run_ops.orders EXCEPT ALL SELECT * FROM plain_orders;
+-- Another rule needs split to be off, and a function that can be a rule.
+SELECT run_ops.set_key_rule('run_ops.orders', NULL);
+SELECT run_ops.set_key_rule('run_ops.orders', 'run_ops.uuid_version_store(uuid)');
+SELECT run_ops.set_key_rule('pg_class', 'run_ops.uuid_version_store(uuid)');

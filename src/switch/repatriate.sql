@@ -455,7 +455,7 @@ BEGIN
   END IF;
   -- This is committed before the first row is copied.  So after an error or a
   -- crash it is known that the rows here are the newer ones.
-  IF EXISTS (SELECT FROM run_ops.store_row_counts() AS r WHERE r.n > 0) THEN
+  IF run_ops.stores_have_rows() THEN
     PERFORM run_ops.refuse_move_conflicts();
     UPDATE run_ops.split_state SET moving = true;
   ELSE

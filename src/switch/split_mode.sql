@@ -12,7 +12,7 @@ COMMENT ON TABLE run_ops.audit_log IS 'every change of split mode, of its config
 COMMENT ON COLUMN run_ops.audit_log.id IS 'the order of the rows';
 COMMENT ON COLUMN run_ops.audit_log.at IS 'when the action was done';
 COMMENT ON COLUMN run_ops.audit_log.role IS 'who did it: the session user';
-COMMENT ON COLUMN run_ops.audit_log.action IS 'configure, acknowledge, withdraw acknowledgement, trust standby, set mint shards, move strays, enable split, remove leftovers or disable split';
+COMMENT ON COLUMN run_ops.audit_log.action IS 'configure, acknowledge, withdraw acknowledgement, trust standby, set mint shards, set key rule, move strays, enable split, remove leftovers or disable split';
 COMMENT ON COLUMN run_ops.audit_log.detail IS 'the arguments or results of the action';
 COMMENT ON SEQUENCE run_ops.audit_log_id_seq IS 'the ids of run_ops.audit_log';
 

@@ -65,9 +65,39 @@ is(&local('SELECT count(*) FROM run_ops.find_strays(\'routed.payments\')'), '0',
 	WHILE NOT finished LOOP SELECT done INTO finished FROM run_ops.repatriate(); COMMIT; END LOOP; END $$));
 &local('SELECT run_ops.disable_split(repatriated => true)');
 
+# forward without moving a row: boundaries beyond all ids, by the hints alone
+&local(q(SELECT run_ops.create_boundary_rule('later_store', 'bigint', '2000');
+	CREATE FUNCTION later_event_store(id uuid) RETURNS text IMMUTABLE
+	RETURN CASE WHEN get_byte(uuid_send(id), 6) >> 4 = 7 AND id >= 'fff00000-0000-7000-8000-000000000000' THEN 'new' ELSE 'legacy' END));
+my $set_rule = q(SELECT * FROM run_ops.set_key_rule('orders', 'later_store(bigint)'));
+my %views = ($set_rule => "routed.orders\nrouted.order_items\nrouted.payments",
+	q(SELECT * FROM run_ops.set_key_rule('events', 'later_event_store(uuid)')) => 'routed.events');
+foreach my $set (sort keys %views)
+{
+	my $refusal = ($control_plane->psql('shop', $set))[2];
+	like($refusal, qr/^HINT:  Run in store "new": TRUNCATE public\.\w+/m, "the store has older copies: $views{$set}");
+	there($refusal =~ /^HINT:  Run in store "new": (.*)$/m);
+	is(&local($set), $views{$set}, '... without them the rule is another one');
+}
+&local('SELECT run_ops.enable_split()');
+is(&local('SELECT count(*) FROM run_ops.leftover'), '0', 'nothing is left over');
+is(&local('SELECT count(*), max(id) FROM public.orders'), '1202|1202', '... and are here');
+&local(q(INSERT INTO routed.orders (id, customer) VALUES (1999, 'customer 1'), (2000, 'customer 2');
+	UPDATE routed.orders SET status = 'shipped' WHERE id IN (1150, 1201, 2000)));
+is(there('SELECT id, status FROM orders'), '2000|shipped', 'ids behind the new boundary are there');
+is(&local(q(SELECT string_agg(id::text, ',' ORDER BY id) FROM public.orders WHERE id > 1200 OR status = 'shipped' AND id >= 1100)),
+	'1150,1201,1202,1999', '... and those before it are here');
+is(&local(q(SELECT string_agg(DISTINCT o.gate, ',') FROM run_ops.check_split() AS o WHERE ok IS NOT TRUE)), '', 'no gate fails');
+like(($control_plane->psql('shop', $set_rule))[2], qr/cannot set a key rule while split is on/, 'not while split is on');
+&local('SELECT run_ops.disable_split(force => true)');
+like(($control_plane->psql('shop', $set_rule))[2], qr/could hide rows of store "new"/, 'not while only the store has a row');
+&local(q(DO $$ DECLARE finished boolean := false; BEGIN
+	WHILE NOT finished LOOP SELECT done INTO finished FROM run_ops.repatriate(); COMMIT; END LOOP; END $$));
+&local('SELECT run_ops.disable_split(repatriated => true)');
+
 # without the extension
 &local('DROP EXTENSION run_ops_split CASCADE');
-is(&local('SELECT count(*) FROM routed.orders'), '1202', 'the views stay');
+is(&local('SELECT count(*) FROM routed.orders'), '1204', 'the views stay');
 
 # the page about it, whose blocks are run one after the other
 my $tables = q(
