@@ -328,3 +328,51 @@ SELECT id, n FROM run_ops.orders EXCEPT ALL SELECT * FROM plain_orders;
 SELECT run_ops.set_key_rule('run_ops.orders', NULL);
 SELECT run_ops.set_key_rule('run_ops.orders', 'run_ops.uuid_version_store(uuid)');
 SELECT run_ops.set_key_rule('pg_class', 'run_ops.uuid_version_store(uuid)');
+
+-- A store of any name, without one that is named "new".
+\set ECHO none
+\connect postgres - :store_host :store_port
+SET client_min_messages = warning;
+DROP DATABASE IF EXISTS regress_key_rules_archive (FORCE);
+CREATE DATABASE regress_key_rules_archive;
+\connect regress_key_rules_archive
+CREATE TABLE public.notes (id int PRIMARY KEY, n int);
+CREATE TABLE public.runs (id text PRIMARY KEY, n int);
+\connect postgres - :legacy_host :legacy_port
+SET client_min_messages = warning;
+DROP DATABASE IF EXISTS regress_key_rules_other (FORCE);
+CREATE DATABASE regress_key_rules_other;
+\connect regress_key_rules_other
+CREATE TABLE public.notes (id int PRIMARY KEY, n int);
+CREATE TABLE public.runs (id text PRIMARY KEY, n int);
+SET client_min_messages = warning;
+CREATE EXTENSION run_ops_split CASCADE;
+CREATE SERVER cold FOREIGN DATA WRAPPER run_ops_fdw OPTIONS (host :'store_host', port :'store_port', dbname 'regress_key_rules_archive');
+CREATE USER MAPPING FOR CURRENT_USER SERVER cold OPTIONS (user :'USER');
+RESET client_min_messages;
+\set SHOW_CONTEXT never
+\set ECHO all
+SELECT run_ops.attach_store('Archive', 'cold');
+SELECT run_ops.attach_store('changes', 'cold');
+SELECT run_ops.attach_store('archives_of_the_years_before_us', 'cold');
+SELECT run_ops.attach_store('archive_2025', 'cold');
+SELECT run_ops.create_boundary_rule('note_store', 'int', '100', 'archive_2025');
+SELECT run_ops.attach_table('notes', 'shape', 'id', key_rule => 'note_store(int)');
+SELECT run_ops.configure_split(opted_in => true, native_realtime => true);
+SELECT gate, object, detail FROM run_ops.check_split() WHERE ok IS NOT TRUE;
+SELECT run_ops.enable_split();
+INSERT INTO run_ops.notes SELECT i, i FROM generate_series(98, 101) AS i;
+UPDATE run_ops.notes SET n = n + 1 WHERE id IN (99, 100);
+SELECT n.*, run_ops.locate('run_ops.notes', id::text) FROM run_ops.notes AS n ORDER BY id;
+SET enable_bitmapscan = off;
+EXPLAIN (COSTS OFF) SELECT * FROM run_ops.notes WHERE id < 100;
+SELECT run_ops.store_write_lock('run_ops.notes', 'archive_2025');
+SELECT gate, object, ok, detail FROM run_ops.check_split() WHERE gate = 'store';
+-- A shape never names it.
+SELECT run_ops.attach_table('runs', 'shape', 'id');
+SELECT run_ops.store_write_lock('run_ops.runs', 'archive_2025');
+INSERT INTO run_ops.runs VALUES (run_ops.generate_cuid(), 1);
+INSERT INTO run_ops.runs VALUES ('run_000000000000000000000000000', 1);
+SELECT tableoid::regclass, count(*) FROM public.runs GROUP BY 1;
+EXPLAIN (COSTS OFF) SELECT * FROM run_ops.runs WHERE id IN ('run_000000000000000000000000000', 'run_0000000000000000000000000');
+SELECT gate, detail, hint FROM run_ops.check_split() WHERE gate = 'store';

@@ -57,26 +57,26 @@ END $$;
 COMMENT ON FUNCTION run_ops.id_floor(text, timestamptz, timestamptz) IS
   'the lowest id of a kind that carries this time: kind is uuidv7, ulid or snowflake; epoch is where the ids begin to count, which differs between makers of snowflake ids';
 
-CREATE FUNCTION run_ops.create_boundary_rule(rule text, id_type regtype, boundary text) RETURNS regprocedure
+CREATE FUNCTION run_ops.create_boundary_rule(rule text, id_type regtype, boundary text, store text DEFAULT 'new') RETURNS regprocedure
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
   base pg_type;
   type text;
 BEGIN
-  IF rule IS NULL OR id_type IS NULL OR boundary IS NULL THEN
-    RAISE EXCEPTION 'rule, id_type and boundary must not be NULL' USING ERRCODE = 'null_value_not_allowed';
+  IF rule IS NULL OR id_type IS NULL OR boundary IS NULL OR store IS NULL THEN
+    RAISE EXCEPTION 'rule, id_type, boundary and store must not be NULL' USING ERRCODE = 'null_value_not_allowed';
   END IF;
   -- a store may lack a domain
   SELECT b.* INTO base FROM pg_type AS y JOIN pg_type AS b ON b.oid = CASE y.typtype WHEN 'd' THEN y.typbasetype ELSE y.oid END WHERE y.oid = id_type;
   type := format('%s.%I', base.typnamespace::regnamespace, base.typname);
   EXECUTE format('CREATE FUNCTION %s(id %s) RETURNS text IMMUTABLE STRICT PARALLEL SAFE '
-                 'RETURN CASE WHEN id %s %L::%2$s THEN ''new'' ELSE ''legacy'' END',
+                 'RETURN CASE WHEN id %s %L::%2$s THEN %5$L ELSE ''legacy'' END',
     (SELECT string_agg(quote_ident(p), '.' ORDER BY ord) FROM unnest(parse_ident(rule)) WITH ORDINALITY AS u (p, ord)),
     type,
     -- of texts the one that a store decides in the same way, whatever its collations
-    CASE WHEN base.typcollation <> 0 THEN '~>=~' ELSE '>=' END, boundary);
+    CASE WHEN base.typcollation <> 0 THEN '~>=~' ELSE '>=' END, boundary, store);
   RETURN format('%s(%s)', rule, type)::regprocedure;
 END $$;
-COMMENT ON FUNCTION run_ops.create_boundary_rule(text, regtype, text) IS
-  'creates a key rule, which is a function of this name with its schema: rows whose id is at least the boundary belong in store new, all others in legacy; texts are ordered by their bytes';
+COMMENT ON FUNCTION run_ops.create_boundary_rule(text, regtype, text, text) IS
+  'creates a key rule, which is a function of this name with its schema: rows whose id is at least the boundary belong in the store, all others in legacy; texts are ordered by their bytes';

@@ -13,7 +13,7 @@ CREATE FUNCTION run_ops.same_shape_condition(t run_ops.routed_table, store text)
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
   SELECT string_agg(CASE WHEN store = 'legacy' THEN format('run_ops.resides(%I, ''legacy'')', c.name)
-                         ELSE format('(%I IS NOT NULL AND (%s))', c.store_name, run_ops.residency_condition(quote_ident(c.store_name), store)) END,
+                         ELSE format('(%I IS NOT NULL AND (%s))', c.store_name, coalesce(run_ops.residency_condition(quote_ident(c.store_name), store), 'false')) END,
                     ' = ' ORDER BY c.ord)
     FROM (SELECT u.name, coalesce(t.column_names ->> u.name, u.name) AS store_name, u.ord
             FROM unnest(ARRAY[t.route_column, t.same_shape]) WITH ORDINALITY AS u (name, ord)) AS c

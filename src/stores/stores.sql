@@ -5,12 +5,13 @@
 -- and is dumped by its name.
 
 CREATE TABLE run_ops.store (
-  name   text PRIMARY KEY CHECK (name OPERATOR(pg_catalog.~) '^(legacy|new|[a-z0-9])$'),
+  -- run_ops_NAME is the schema of its foreign tables
+  name   text PRIMARY KEY CHECK (name OPERATOR(pg_catalog.~) '^[a-z0-9][a-z0-9_]{0,29}$' AND name OPERATOR(pg_catalog.!~) '^(leftovers|changes|repatriated)$'),
   server name UNIQUE,
   CHECK ((name OPERATOR(pg_catalog.=) 'legacy') OPERATOR(pg_catalog.=) (server IS NULL))
 );
 COMMENT ON TABLE run_ops.store IS
-  'the databases that hold run-ops rows: legacy is this database; new and the shards a-z, 0-9 are foreign servers';
+  'the databases that hold run-ops rows: legacy is this database, the others are foreign servers. Ids name new and the shards a-z, 0-9; key rules name any store.';
 COMMENT ON COLUMN run_ops.store.name IS 'the name of the store in all functions and views';
 COMMENT ON COLUMN run_ops.store.server IS 'the foreign server of the store; NULL for legacy';
 INSERT INTO run_ops.store VALUES ('legacy', NULL);
@@ -129,7 +130,7 @@ COMMENT ON FUNCTION run_ops.in_store(run_ops.routed_table, text, text) IS
 CREATE FUNCTION run_ops.in_store_there(t run_ops.routed_table, id text, store text) RETURNS text
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
-  SELECT CASE WHEN t.key_rule IS NULL THEN run_ops.residency_condition(id, store) ELSE run_ops.in_store(t, id, store) END
+  SELECT CASE WHEN t.key_rule IS NULL THEN coalesce(run_ops.residency_condition(id, store), 'false') ELSE run_ops.in_store(t, id, store) END
 $$;
 COMMENT ON FUNCTION run_ops.in_store_there(run_ops.routed_table, text, text) IS
   'the condition of run_ops.in_store() for a store, which need not have this extension';
@@ -283,10 +284,10 @@ DECLARE
   stranger name;
   routed  run_ops.routed_table;
 BEGIN
-  IF name IS NULL OR name !~ '^(new|[a-z0-9])$' THEN
+  IF name IS NULL OR name !~ '^[a-z0-9][a-z0-9_]{0,29}$' OR name ~ '^(legacy|leftovers|changes|repatriated)$' THEN
     RAISE EXCEPTION 'invalid store name %', coalesce(quote_ident(name), 'NULL')
       USING ERRCODE = 'invalid_parameter_value',
-            DETAIL = 'The name of a store is "new", or one character of [a-z0-9] for a shard. "legacy" is this database.';
+            DETAIL = 'The name of a store consists of up to 30 characters of [a-z0-9_]. Ids name "new" and shards of one character, key rules any store. "legacy" is this database; leftovers, changes and repatriated are reserved.';
   END IF;
   PERFORM run_ops.lock_registry();
   PERFORM run_ops.refuse_incomplete();
@@ -351,7 +352,7 @@ BEGIN
   END LOOP;
 END $$;
 COMMENT ON FUNCTION run_ops.attach_store(text, name) IS
-  'registers a foreign server as store "new" or as a shard, and compares encoding and collation first. The caller needs a user mapping for the server.';
+  'registers a foreign server as store "new", as a shard, or as another store that key rules name, and compares encoding and collation first. The caller needs a user mapping for the server.';
 REVOKE EXECUTE ON FUNCTION run_ops.attach_store(text, name) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.refuse_while_split(doing text) RETURNS void

@@ -77,13 +77,14 @@ AS $$
            'A copy of the database does not use the stores of the original. To bind the stores to this server: SELECT run_ops.enable_split();' END
     FROM run_ops.split_state AS s
   UNION ALL
-  SELECT 'store', '', EXISTS (SELECT FROM run_ops.store AS r WHERE r.name = 'new'),
-         coalesce('attached: ' || string_agg(r.name, ', ' ORDER BY r.name), 'no store is attached'),
-         CASE WHEN NOT EXISTS (SELECT FROM run_ops.store AS r WHERE r.name = 'new') THEN
-           'SELECT run_ops.attach_store(''new'', ''...'');' END
-    FROM run_ops.store AS r WHERE r.server IS NOT NULL
+  SELECT 'store', '', s.ok, coalesce('attached: ' || s.names, 'no store is attached'),
+         CASE WHEN NOT s.ok THEN 'SELECT run_ops.attach_store(''new'', ''...'');' END
+    -- new ids of the known shapes need store "new", key rules need the stores that they name
+    FROM (SELECT string_agg(r.name, ', ' ORDER BY r.name) AS names,
+                 coalesce(bool_or(r.name = 'new') OR (count(*) > 0 AND (SELECT bool_and(t.key_rule IS NOT NULL) FROM run_ops.routed_table AS t)), false) AS ok
+            FROM run_ops.store AS r WHERE r.server IS NOT NULL) AS s
 $$;
-COMMENT ON FUNCTION run_ops.server_gates() IS 'whether this server may use the stores, and whether store "new" is attached';
+COMMENT ON FUNCTION run_ops.server_gates() IS 'whether this server may use the stores, and whether those are attached that ids can name';
 
 CREATE FUNCTION run_ops.attached_gates() RETURNS SETOF run_ops.gate
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
