@@ -126,6 +126,7 @@ SQL_PARTS = \
 	stores/routed_tables \
 	stores/same_shape \
 	stores/table_tree \
+	stores/partitioned \
 	reads/run_ops_fdw \
 	reads/seam_pruning \
 	reads/read_through \

@@ -20,7 +20,8 @@ INSERT INTO task (title, functions) VALUES
   ('Waitpoints', 'resolve_unblock_store select_store_for_waitpoint'),
   ('Control plane', 'resolve_env resolve_envs resolve_authenticated_env resolve_authenticated_envs resolve_event_env resolve_event_envs env_exists envs_exist assert_env_exists assert_envs_exist resolve_run_locked_worker resolve_run_locked_workers resolve_locked_task resolve_locked_tasks resolve_locked_version resolve_locked_versions resolve_worker_version resolve_worker_versions run_context run_contexts invalidate_environment invalidate_organization cache_stats cache_reset'),
   ('Watch', 'explain record_check mint_flips mint_kinds'),
-  ('Delete', 'cleanup cleanup_environment cleanup_project');
+  ('Delete', 'cleanup cleanup_environment cleanup_project'),
+  ('Retention', 'partition_store_table id_floor');
 
 CREATE TEMP TABLE error_code (sqlstate text, meaning text, todo text);
 INSERT INTO error_code VALUES

@@ -111,3 +111,14 @@ SELECT proname, provolatile, proparallel, proleakproof
  ORDER BY proname COLLATE "C";
 
 DROP TABLE id_mint_sample, id_mint_vector;
+
+-- The lowest id of a time, for boundaries and partitions.
+SELECT kind, run_ops.id_floor(kind, '2026-01-01 00:00+00') FROM unnest('{runOpsId,ksuid,uuidv7,ulid,snowflake}'::text[]) AS kind;
+SELECT count(*) FROM (SELECT to_timestamp(1400000000 + i * 1234567.891) AS at FROM generate_series(0, 2000) AS i) AS t
+ WHERE run_ops.id_timestamp(run_ops.id_floor('ksuid', at)) <> date_trunc('second', at)
+    OR run_ops.id_timestamp(left(run_ops.id_floor('runOpsId', at), 25) || '1') <> date_trunc('milliseconds', at);
+SELECT kind, bool_and(id >= run_ops.id_floor(kind, now() - interval '1 second') COLLATE "C" AND id < run_ops.id_floor(kind, now() + interval '1 minute') COLLATE "C")
+  FROM (SELECT 'ksuid' AS kind, run_ops.generate_ksuid() AS id FROM generate_series(1, 1000)
+        UNION ALL SELECT 'runOpsId', run_ops.generate_run_ops_id() FROM generate_series(1, 1000)) AS i GROUP BY kind ORDER BY kind;
+SELECT run_ops.id_floor('ksuid', '2014-05-13 16:53:19+00');
+SELECT run_ops.id_floor('cuid', now());

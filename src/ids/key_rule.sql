@@ -31,12 +31,16 @@ CREATE FUNCTION run_ops.id_floor(kind text, since timestamptz, epoch timestamptz
   LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-  ms     bigint := floor(extract(epoch FROM since - epoch) * 1000);
+  first  timestamptz := CASE kind WHEN 'ksuid' THEN to_timestamp(1400000000) ELSE epoch END;
+  ms     bigint := floor(extract(epoch FROM since - first) * 1000);
+  number numeric;
   digits text := '';
+  base   int;
+  alphabet CONSTANT text := '0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz';
 BEGIN
   IF ms < 0 THEN
     RAISE EXCEPTION 'time % is before the first id', since
-      USING ERRCODE = 'datetime_field_overflow', DETAIL = format('The ids count from %s.', epoch);
+      USING ERRCODE = 'datetime_field_overflow', DETAIL = format('The ids count from %s.', first);
   END IF;
   CASE kind
     WHEN 'uuidv7' THEN
@@ -44,18 +48,28 @@ BEGIN
     WHEN 'snowflake' THEN
       RETURN ms << 22;
     WHEN 'ulid' THEN
-      FOR i IN 1 .. 10 LOOP
-        digits := substr('0123456789ABCDEFGHJKMNPQRSTVWXYZ', (ms % 32)::int + 1, 1) || digits;
-        ms := ms / 32;
-      END LOOP;
-      RETURN digits || repeat('0', 16);
+      number := ms; base := 32;
+    WHEN 'runOpsId' THEN
+      -- 48 bits in ten digits of five
+      number := ms << 2; base := 32;
+    WHEN 'ksuid' THEN
+      -- seconds, and 16 bytes
+      number := (ms / 1000) * 2::numeric ^ 128; base := 62;
     ELSE
       RAISE EXCEPTION 'unknown kind of id %', quote_literal(kind)
-        USING ERRCODE = 'invalid_parameter_value', DETAIL = 'Kinds are uuidv7, ulid and snowflake.';
+        USING ERRCODE = 'invalid_parameter_value', DETAIL = 'Kinds are runOpsId, ksuid, uuidv7, ulid and snowflake.';
   END CASE;
+  FOR i IN 1 .. CASE base WHEN 62 THEN 27 ELSE 10 END LOOP
+    digits := substr(alphabet, mod(number, base)::int + 1, 1) || digits;
+    number := div(number, base);
+  END LOOP;
+  RETURN CASE kind WHEN 'ksuid' THEN digits
+                   WHEN 'runOpsId' THEN lower(digits) || repeat('0', 16)
+                   -- without I, L, O and U
+                   ELSE translate(digits, 'IJKLMNOPQRSTUV', 'JKMNPQRSTVWXYZ') || repeat('0', 16) END;
 END $$;
 COMMENT ON FUNCTION run_ops.id_floor(text, timestamptz, timestamptz) IS
-  'the lowest id of a kind that carries this time: kind is uuidv7, ulid or snowflake; epoch is where the ids begin to count, which differs between makers of snowflake ids';
+  'the lowest id of a kind that carries this time: kind is runOpsId, ksuid, uuidv7, ulid or snowflake; epoch is where snowflake ids begin to count, which differs between their makers';
 
 CREATE FUNCTION run_ops.create_boundary_rule(rule text, id_type regtype, boundary text, store text DEFAULT 'new') RETURNS regprocedure
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp

@@ -210,11 +210,14 @@ BEGIN
   IF run_ops.split_enabled() AND residency IS DISTINCT FROM 'NEW' AND t.key_rule IS NULL
      AND run_ops.id_timestamp(id) < now() - retention THEN
     RETURN 'past-retention';
+  ELSIF t.routing = 'shape' AND residency IS NOT NULL
+        AND run_ops.is_past_partitions(t, CASE WHEN run_ops.split_enabled() THEN run_ops.store_of(t, id) ELSE 'legacy' END, id) THEN
+    RETURN 'past-retention';
   END IF;
   RETURN 'not-found';
 END $$;
 COMMENT ON FUNCTION run_ops.locate(regclass, text, interval) IS
-  'the store that holds the row of an id, or not-found, or past-retention if the row of a LEGACY id is missing and the id is older than the retention; NEW ids are looked up in their store only, all others in every store, legacy last';
+  'the store that holds the row of an id, or not-found, or past-retention if the row is missing, and its LEGACY id is older than the retention or its table is partitioned by ids and has no partition as old as this one; NEW ids are looked up in their store only, all others in every store, legacy last';
 
 CREATE FUNCTION run_ops.find_strays(view regclass)
   RETURNS TABLE (store text, key jsonb, belongs_to text)

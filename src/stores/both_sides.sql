@@ -115,7 +115,11 @@ DECLARE
     (SELECT coalesce(jsonb_object_agg(value, key), '{}') FROM jsonb_each_text(t.column_names)));
 BEGIN
   IF NOT EXISTS (SELECT FROM run_ops.ask_store(store, store_query)) THEN
-    RETURN NEXT format('table %I.%I: missing in store "%s"', t.store_schema, t.store_table, store);
+    RETURN NEXT format('table %I.%I: ', t.store_schema, t.store_table) || coalesce(
+      (SELECT format('is not a table in store "%s", but a %s', store, a ->> 'kind')
+         FROM run_ops.ask_store(store, format($q$SELECT CASE c.relkind WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' WHEN 'f' THEN 'foreign table' ELSE c.relkind::text END AS kind
+                                                   FROM pg_class AS c WHERE c.oid = to_regclass(%L)$q$, format('%I.%I', t.store_schema, t.store_table))) AS a),
+      format('missing in store "%s"', store));
     RETURN;
   END IF;
   RETURN QUERY
@@ -124,7 +128,10 @@ BEGIN
      WHERE NOT (d.legacy_fact IS NULL
                 -- more unique keys in the store do no harm, and the columns
                 -- that only the store has may have a default
-                AND (d.aspect = 'unique key' OR t.store_defaults ? d.name));
+                AND (d.aspect = 'unique key' OR t.store_defaults ? d.name))
+           -- other unique keys than that by which rows are named have the gate "index"
+       AND NOT (d.aspect = 'unique key'
+                AND d.name <> (SELECT string_agg(quote_ident(k), ', ' ORDER BY k::text) FROM unnest(t.key_columns) AS k));
 END $$;
 COMMENT ON FUNCTION run_ops.table_differences(text, run_ops.routed_table) IS
   'what differs between a local table and its copy in a store: columns, enum labels, unique keys. They are compared by name; the order of columns and labels may differ.';

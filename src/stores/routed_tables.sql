@@ -64,6 +64,15 @@ $$;
 COMMENT ON FUNCTION run_ops.known_same_shape(run_ops.routed_table) IS
   'the column that has the shape of the id according to run_ops.known_routing; NULL if the table has none';
 
+CREATE FUNCTION run_ops.heirs(legacy regclass) RETURNS SETOF regclass
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT i.inhrelid::regclass FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
+   WHERE i.inhparent = heirs.legacy AND NOT c.relispartition ORDER BY c.relname COLLATE "C"
+$$;
+COMMENT ON FUNCTION run_ops.heirs(regclass) IS
+  'the tables that inherit from a local table and are no partitions of it: they have neither its key nor the triggers of this extension';
+
 CREATE FUNCTION run_ops.propose_routing(
     legacy regclass, routing run_ops.routing, route_column name,
     store_schema name, store_table name, column_names jsonb, store_defaults jsonb)
@@ -80,6 +89,10 @@ BEGIN
   IF c.relkind IS NULL OR c.relkind NOT IN ('r', 'p') OR c.relpersistence = 't' THEN
     RAISE EXCEPTION '% cannot be a routed table', coalesce(legacy::text, 'NULL')
       USING ERRCODE = 'wrong_object_type', DETAIL = 'A routed table must be an ordinary or partitioned table of this database, and not temporary.';
+  ELSIF EXISTS (SELECT FROM run_ops.heirs(legacy)) THEN
+    RAISE EXCEPTION '% cannot be a routed table', legacy
+      USING ERRCODE = 'wrong_object_type', DETAIL = format('Its key does not hold for the rows of tables that inherit from it: %s.', (SELECT string_agg(h::text, ', ') FROM run_ops.heirs(legacy) AS h)),
+            HINT = (SELECT format('ALTER TABLE %s NO INHERIT %s;', h, legacy) FROM run_ops.heirs(legacy) AS h LIMIT 1);
   END IF;
   SELECT * INTO known FROM run_ops.known_routing AS k WHERE k.legacy_table = c.relname;
   t.legacy := legacy;

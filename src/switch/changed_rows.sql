@@ -163,6 +163,25 @@ BEGIN
     IF (place = 'legacy') = going_forward THEN
       commands := commands || format('; ALTER TABLE %s ENABLE ALWAYS TRIGGER run_ops_changes', t.relation);
     END IF;
+    -- A partition has the triggers of its table, but a child that inherits has not.
+    IF place <> 'legacy' THEN
+      commands := commands || format('; DO %L', format($q$
+        DECLARE
+          child pg_catalog.regclass;
+        BEGIN
+          FOR child IN
+            WITH RECURSIVE heir (oid) AS (
+              SELECT i.inhrelid FROM pg_catalog.pg_inherits AS i WHERE i.inhparent OPERATOR(pg_catalog.=) %1$L::pg_catalog.regclass
+              UNION SELECT i.inhrelid FROM heir JOIN pg_catalog.pg_inherits AS i ON i.inhparent OPERATOR(pg_catalog.=) heir.oid)
+            SELECT c.oid FROM heir JOIN pg_catalog.pg_class AS c USING (oid) WHERE NOT c.relispartition
+          LOOP
+            EXECUTE pg_catalog.format('CREATE TRIGGER run_ops_changes AFTER INSERT OR UPDATE OR DELETE ON %%s FOR EACH ROW EXECUTE FUNCTION run_ops_changes.%%I()', child, %2$L);
+            IF %3$L THEN
+              EXECUTE pg_catalog.format('ALTER TABLE %%s ENABLE ALWAYS TRIGGER run_ops_changes', child);
+            END IF;
+          END LOOP;
+        END $q$, t.relation, 'note_' || t.view::oid, NOT going_forward));
+    END IF;
   END LOOP;
   RETURN commands;
 END $$;
@@ -184,8 +203,10 @@ AS $$
              (SELECT string_agg(concat_ws(' ', g.oid, g.xmin, g.tgenabled, f.oid, f.xmin), ',')
                 FROM pg_trigger AS g JOIN pg_proc AS f ON f.oid = g.tgfoid WHERE g.tgrelid = c.oid AND g.tgname = 'run_ops_changes')),
              E'\n' ORDER BY c.oid)) AS definitions
-      FROM (SELECT r::oid AS oid FROM unnest(%1$L::text[]) AS u (name), to_regclass(name) AS r
-            UNION SELECT p.relid::oid FROM unnest(%1$L::text[]) AS u (name), to_regclass(name) AS r, pg_partition_tree(r) AS p) AS c $q$,
+      FROM (WITH RECURSIVE tree (oid) AS (
+              SELECT to_regclass(u.name)::oid FROM unnest(%L::text[]) AS u (name)
+              UNION SELECT i.inhrelid FROM tree JOIN pg_inherits AS i ON i.inhparent = tree.oid)
+            SELECT tree.oid FROM tree WHERE tree.oid IS NOT NULL) AS c $q$,
     ARRAY(SELECT n.relation FROM run_ops.tracked_tables(place, going_forward) AS n ORDER BY 1) || 'run_ops_changes.note'::text)) AS a
 $$;
 COMMENT ON FUNCTION run_ops.tracked_definitions(text, boolean) IS

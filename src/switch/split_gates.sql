@@ -99,6 +99,10 @@ AS $$
    WHERE s.server IS NOT NULL AND run_ops.is_complete(t)
      AND NOT EXISTS (SELECT FROM run_ops.routed_store AS r WHERE r.view = t.view AND r.store = s.name)
   UNION ALL
+  SELECT 'attached', t.legacy::text, false, format('table %s inherits from it, and has neither its key nor its write lock', h),
+         format('ALTER TABLE %s NO INHERIT %s;', h, t.legacy)
+    FROM run_ops.routed_table AS t, run_ops.heirs(t.legacy) AS h
+  UNION ALL
   SELECT 'attached', c.oid::regclass::text, false, 'it is a run-ops table, but not a routed table',
          format('SELECT run_ops.attach_table(%L);', c.oid::regclass)
     FROM pg_class AS c JOIN run_ops.known_routing AS k ON k.legacy_table = c.relname

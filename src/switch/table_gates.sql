@@ -91,9 +91,11 @@ AS $$
   SELECT 'index', format('%s %s', t.legacy, d.name), false,
          CASE WHEN d.is_here THEN format('missing in store "%s"', index_gates.store)
               ELSE format('missing in this database, exists in store "%s"', index_gates.store) END,
-         CASE WHEN d.is_here THEN
-                format('Run in store "%s": CREATE %sINDEX CONCURRENTLY ON %I.%I USING %s;', index_gates.store, u.unique, t.store_schema, t.store_table,
-                       run_ops.renamed(u.definition, t.column_names))
+         CASE WHEN d.is_here AND u.unique <> '' AND u.definition !~ format('(?<![\w"])%s(?![\w"])', substring(p.partition_key FROM '\((.*)\)')) THEN
+                format('The table there is partitioned by %s, and a unique index must have these columns.', p.partition_key)
+              WHEN d.is_here THEN
+                format('Run in store "%s": CREATE %sINDEX %sON %I.%I USING %s;', index_gates.store, u.unique, CASE WHEN p.partition_key IS NULL THEN 'CONCURRENTLY ' END,
+                       t.store_schema, t.store_table, run_ops.renamed(u.definition, t.column_names))
               -- from the store, which may be hostile: one statement at most
               WHEN u.definition !~ ';' THEN format('CREATE %sINDEX CONCURRENTLY ON %s USING %s;', u.unique, t.legacy, u.definition) END
     FROM side,
@@ -102,7 +104,9 @@ AS $$
                   UNION ALL
                   SELECT o, false FROM unnest(side.there) AS o
                    WHERE NOT EXISTS (SELECT FROM unnest(side.here) AS h WHERE run_ops.index_is_implied(o, h))) AS d (name, is_here),
-         LATERAL (SELECT CASE WHEN d.name LIKE 'UNIQUE %' THEN 'UNIQUE ' ELSE '' END, regexp_replace(d.name, '^UNIQUE ', '')) AS u ("unique", definition)
+         LATERAL (SELECT CASE WHEN d.name LIKE 'UNIQUE %' THEN 'UNIQUE ' ELSE '' END, regexp_replace(d.name, '^UNIQUE ', '')) AS u ("unique", definition),
+         LATERAL (SELECT (SELECT a ->> 'partition_key' FROM run_ops.ask_store(index_gates.store, run_ops.partition_query(t.store_schema, t.store_table)) AS a
+                           WHERE d.is_here)) AS p (partition_key)
    ORDER BY d.name
 $$;
 COMMENT ON FUNCTION run_ops.index_gates(text, run_ops.routed_table) IS
