@@ -64,6 +64,7 @@ MODULES_C = \
 	wire/resolve_prepared \
 	wire/ask_store \
 	stores/read_gate \
+	stores/read_replica \
 	stores/remote_rows \
 	stores/foreign_scan \
 	stores/remote_change \
@@ -122,6 +123,7 @@ SQL_PARTS = \
 	wire/resolve_prepared \
 	stores/read_gate \
 	stores/stores \
+	stores/read_replica \
 	stores/both_sides \
 	stores/routed_tables \
 	stores/same_shape \

@@ -27,6 +27,7 @@
 #include "reads/store_anti_join.h"
 #include "stores/foreign_scan.h"
 #include "stores/read_gate.h"
+#include "stores/read_replica.h"
 #include "switch/leftovers.h"
 #include "wire/cross_store_writes.h"
 #include "wire/wire.h"
@@ -48,6 +49,7 @@ _PG_init(void)
 	wire_init();
 	cross_store_writes_init();
 	read_gate_init();
+	read_replica_init();
 	foreign_scan_init();
 	assumed_statistics_init();
 	seam_pruning_init();

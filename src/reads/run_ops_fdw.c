@@ -66,6 +66,8 @@ is_own_option(DefElem *def, Oid catalog)
 		(void) defGetBoolean(def);
 	else if (catalog == ForeignServerRelationId && strcmp(def->defname, "pooled") == 0)
 		(void) defGetBoolean(def);
+	else if (catalog == ForeignServerRelationId && strcmp(def->defname, "read_from") == 0)
+		(void) defGetString(def);
 	else
 		return catalog == ForeignTableRelationId && strcmp(def->defname, "key") == 0;
 	return true;
@@ -90,8 +92,8 @@ refuse_option(DefElem *def)
  * run_ops_fdw_validator(options text[], catalog oid)
  *
  * Accepts the options of postgres_fdw, except those that would make it connect,
- * the column options "indexed" and "order_differs", the table option "key" and the server option
- * "pooled".  Errors: HV00D for the others.
+ * the column options "indexed" and "order_differs", the table option "key" and the server options
+ * "pooled" and "read_from".  Errors: HV00D for the others.
  */
 Datum
 run_ops_fdw_validator(PG_FUNCTION_ARGS)

@@ -41,6 +41,7 @@
 #include "reads/store_anti_join.h"
 #include "stores/foreign_scan.h"
 #include "stores/read_gate.h"
+#include "stores/read_replica.h"
 #include "stores/remote_rows.h"
 #include "wire/wire.h"
 
@@ -422,9 +423,10 @@ begin_anti_join(CustomScanState *node, EState *estate, int eflags)
 
 		store->sql = strVal(lfirst(lc));
 		store->serverid = list_nth_oid(oids, 2 * state->nstores);
-		store->wire = wire_get(store->serverid,
-							   compat_checked_user(list_nth_oid(oids, 2 * state->nstores + 1)));
-		store->statement = wire_join(store->wire, estate, WIRE_READ_MANY, estate->es_query_cxt);
+		store->statement = join_to_read(store->serverid,
+										compat_checked_user(list_nth_oid(oids, 2 * state->nstores + 1)),
+										estate, WIRE_READ_MANY);
+		store->wire = store->statement->wire;
 		for (int i = 0; i < state->nstores; i++)
 		{
 			if (state->stores[i].wire == store->wire)
@@ -526,6 +528,7 @@ ask_for_set(AntiJoinState *state, ArrayBuildState **arrays)
 		AskedStore *store = &state->stores[i];
 
 		split_require_active(store->serverid);
+		store->wire = wire_to_read(store->statement);
 		answered[i] = store->shared || wire_must_be_awaited(store->wire);
 		wire_begin(store->wire, store->statement->need, store->statement);
 		wire_send(store->wire, store->sql, nkeys, values, false);

@@ -37,6 +37,7 @@
 #include "ground/compat.h"
 #include "stores/foreign_scan.h"
 #include "stores/read_gate.h"
+#include "stores/read_replica.h"
 #include "stores/remote_rows.h"
 #include "wire/cross_store_writes.h"
 #include "wire/wire.h"
@@ -296,8 +297,8 @@ start_scan(ForeignScanState *node, WireNeed need)
 	scan->reader.set_aside = store_scan_set_aside;
 	scan->started_in = GetCurrentSubTransactionId();
 	scan->owner = CurrentResourceOwner;
-	scan->wire = wire_get(plan->fs_server, compat_scan_user(node));
-	scan->statement = wire_join(scan->wire, estate, need, estate->es_query_cxt);
+	scan->statement = join_to_read(plan->fs_server, compat_scan_user(node), estate, need);
+	scan->wire = scan->statement->wire;
 	scan->cleanup.func = forget_scan;
 	scan->cleanup.arg = scan;
 	MemoryContextRegisterResetCallback(estate->es_query_cxt, &scan->cleanup);
@@ -543,6 +544,7 @@ begin_scan(StoreScan *scan)
 	report_lock_fault(scan->fault, scan->relation);
 	split_require_active(((ForeignScan *) node->ss.ps.plan)->fs_server);
 	refuse_to_begin_after_write(scan);
+	scan->wire = wire_to_read(scan->statement);
 	evaluate_params(node->ss.ps.ps_ExprContext, &scan->params);
 	scan->begun = true;
 	if (scan->fetch > 0 && !at_once &&

@@ -275,6 +275,36 @@ COMMENT ON FUNCTION run_ops.pooled_gates(text, integer) IS
   'whether the server of a store has the option pooled, if there is a pooler: no connection of this session was announced as the process that has answered';
 REVOKE EXECUTE ON FUNCTION run_ops.pooled_gates(text, integer) FROM PUBLIC;
 
+CREATE FUNCTION run_ops.replica_gates(store text, facts jsonb) RETURNS SETOF run_ops.gate
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  replica name := run_ops.replica_of(store);
+  state   record;
+  reason  text;
+BEGIN
+  IF replica IS NULL THEN
+    RETURN;
+  END IF;
+  BEGIN
+    state := run_ops.replica_state(replica);
+  EXCEPTION
+    WHEN undefined_object THEN
+      RETURN NEXT ROW('replica', store, false, SQLERRM, format('Create it, or: ALTER SERVER %I OPTIONS (DROP read_from);', (SELECT s.server FROM run_ops.store AS s WHERE s.name = store)))::run_ops.gate;
+      RETURN;
+    WHEN OTHERS THEN
+      RETURN NEXT ROW('replica', store, true, 'it does not answer, so the store is read: ' || SQLERRM, NULL)::run_ops.gate;
+      RETURN;
+  END;
+  reason := CASE WHEN state.system_identifier <> facts ->> 'system_identifier' OR state.database <> facts ->> 'database' THEN 'is not a copy of the store'
+                 WHEN state.lag_ms IS NULL THEN 'is not a standby, and so not read' END;
+  RETURN NEXT ROW('replica', store, reason IS NULL, format('server "%s" %s', replica, coalesce(reason, format('is %s ms behind', state.lag_ms))),
+    CASE WHEN reason IS NOT NULL THEN format('ALTER SERVER %I OPTIONS (DROP read_from);', (SELECT s.server FROM run_ops.store AS s WHERE s.name = store)) END)::run_ops.gate;
+END $$;
+COMMENT ON FUNCTION run_ops.replica_gates(text, jsonb) IS
+  'whether the replica that the server of a store names is a standby of that store';
+REVOKE EXECUTE ON FUNCTION run_ops.replica_gates(text, jsonb) FROM PUBLIC;
+
 CREATE FUNCTION run_ops.reachable_gates(store text) RETURNS SETOF run_ops.gate
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -291,7 +321,7 @@ BEGIN
       'SELECT clock_timestamp() AS clock, current_setting(''transaction_read_only'')::boolean AS read_only, '
       'current_user AS role, current_database() AS database, '
       '(SELECT source FROM pg_settings WHERE name = ''default_transaction_read_only'') AS source, '
-      'pg_is_in_recovery() AS in_recovery, pg_backend_pid() AS pid');
+      'pg_is_in_recovery() AS in_recovery, pg_backend_pid() AS pid, (SELECT system_identifier::text FROM pg_control_system()) AS system_identifier');
     after := clock_timestamp();
   EXCEPTION WHEN OTHERS THEN
     GET STACKED DIAGNOSTICS reason = PG_EXCEPTION_DETAIL;  -- the message of libpq
@@ -313,13 +343,14 @@ BEGIN
              WHEN 'user' THEN format('ALTER ROLE %I RESET default_transaction_read_only', facts ->> 'role')
              ELSE format('ALTER DATABASE %I SET default_transaction_read_only = off', facts ->> 'database') END) END)::run_ops.gate;
   RETURN QUERY SELECT * FROM run_ops.pooled_gates(store, (facts ->> 'pid')::integer);
+  RETURN QUERY SELECT * FROM run_ops.replica_gates(store, facts);
   -- the clock of the store was read some time between before and after
   skew := greatest((facts ->> 'clock')::timestamptz - after, before - (facts ->> 'clock')::timestamptz, '0');
   RETURN NEXT ROW('clock', store, skew <= allowed, format('its clock differs by at least %s, %s are allowed', skew, allowed),
     CASE WHEN skew > allowed THEN 'Synchronize the clocks of both machines with the same time server.' END)::run_ops.gate;
 END $$;
 COMMENT ON FUNCTION run_ops.reachable_gates(text) IS
-  'whether a store answers, whether its server has the option pooled if there is a pooler, whether it accepts writes and has the same time; only one row if it does not answer';
+  'whether a store answers, whether its server has the option pooled if there is a pooler, whether its replica is one, whether it accepts writes and has the same time; only one row if it does not answer';
 REVOKE EXECUTE ON FUNCTION run_ops.reachable_gates(text) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.wrapper_gate(store text) RETURNS run_ops.gate

@@ -884,6 +884,20 @@ wire_join(Wire *wire, void *query, WireNeed need, MemoryContext context)
 }
 
 void
+wire_move(WireStatement *statement, Wire *wire)
+{
+	dlist_delete(&statement->node);
+	statement->wire = wire;
+	dlist_push_head(&wire->statements, &statement->node);
+}
+
+bool
+wire_has_transaction(Wire *wire)
+{
+	return wire->depth > 0 && !wire->brief;
+}
+
+void
 wire_leave(WireStatement *statement)
 {
 	Wire	   *wire = statement->wire;

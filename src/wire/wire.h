@@ -34,6 +34,8 @@ typedef struct WireStatement
 	int			running;		/* and have not ended */
 	WireNeed	need;
 	List	   *changed;		/* foreign tables whose rows it has changed */
+	Wire	   *fallback;		/* of a replica: its store; see read_replica.c */
+	bool		begun;			/* it has read there */
 	MemoryContextCallback forget;
 } WireStatement;
 
@@ -63,6 +65,12 @@ extern Wire *wire_get(Oid serverid, Oid userid);
 extern WireStatement *wire_join(Wire *wire, void *query, WireNeed need,
 								MemoryContext context);
 extern void wire_leave(WireStatement *statement);
+
+/* What has not begun on its wire goes to another one. */
+extern void wire_move(WireStatement *statement, Wire *wire);
+
+/* Is there a transaction that the next statement would be in, too? */
+extern bool wire_has_transaction(Wire *wire);
 
 /*
  * Would a transaction be lost with the connection if something else failed while
