@@ -169,25 +169,29 @@ CREATE FUNCTION run_ops.digest_query(range_query text) RETURNS text
 COMMENT ON FUNCTION run_ops.digest_query(text) IS
   'a query for the number of rows in a range, and a hash of them that does not depend on their order';
 
-CREATE FUNCTION run_ops.upper_key(m run_ops.mirror, above jsonb, batch_size int) RETURNS jsonb
+CREATE FUNCTION run_ops.upper_key(m run_ops.mirror, above jsonb, batch_size int, going_forward boolean) RETURNS jsonb
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-  bounds jsonb[];
-  here   text;
+  upto jsonb;
 BEGIN
-  SELECT array_agg((a ->> 'key')::jsonb) INTO bounds FROM run_ops.ask_store(m.store, format('SELECT key FROM (%s ORDER BY %s OFFSET %s LIMIT 1) AS k',
-    run_ops.range_query(m.there_from, m.there_keys, '''''', above, NULL), array_to_string(m.there_keys, ', '), batch_size - 1)) AS a;
-  SELECT q.key INTO here FROM run_ops.as_owner(m.legacy, format('%s ORDER BY %s OFFSET %s LIMIT 1',
-    run_ops.range_query(m.here_from, m.here_keys, '''''', above, NULL), array_to_string(m.here_keys, ', '), batch_size - 1)) AS q (key text, r text);
-  bounds := bounds || here::jsonb;
-  RETURN (SELECT q.key FROM run_ops.as_owner(m.legacy, format('SELECT b FROM unnest($1) AS b WHERE b IS NOT NULL ORDER BY %s LIMIT 1',
-    (SELECT string_agg(format('(b ->> %s)::%s', ord - 1, type), ', ' ORDER BY ord)
-       FROM unnest(m.key_types) WITH ORDINALITY AS u (type, ord))), bounds) AS q (key jsonb));
+  -- The side from which rows are copied first.  On the other side few rows may
+  -- belong to the store, among many that do not: so these are read only up to
+  -- that key, and each of them in one range, not from each range to the end.
+  FOREACH going_forward IN ARRAY ARRAY[going_forward, NOT going_forward] LOOP
+    IF going_forward THEN
+      upto := coalesce((SELECT q.key FROM run_ops.as_owner(m.legacy, format('%s ORDER BY %s OFFSET %s LIMIT 1',
+        run_ops.range_query(m.here_from, m.here_keys, '''''', above, upto), array_to_string(m.here_keys, ', '), batch_size - 1)) AS q (key text, r text))::jsonb, upto);
+    ELSE
+      upto := coalesce((SELECT (a ->> 'key')::jsonb FROM run_ops.ask_store(m.store, format('SELECT key FROM (%s ORDER BY %s OFFSET %s LIMIT 1) AS k',
+        run_ops.range_query(m.there_from, m.there_keys, '''''', above, upto), array_to_string(m.there_keys, ', '), batch_size - 1)) AS a), upto);
+    END IF;
+  END LOOP;
+  RETURN upto;
 END $$;
-COMMENT ON FUNCTION run_ops.upper_key(run_ops.mirror, jsonb, int) IS
+COMMENT ON FUNCTION run_ops.upper_key(run_ops.mirror, jsonb, int, boolean) IS
   'the upper key of a range in which neither side has more than batch_size rows; NULL if no side has that many rows left';
-REVOKE EXECUTE ON FUNCTION run_ops.upper_key(run_ops.mirror, jsonb, int) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION run_ops.upper_key(run_ops.mirror, jsonb, int, boolean) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.next_keys(m run_ops.mirror, above jsonb, batch_size int) RETURNS text[]
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO, YMD' SET timezone = 'UTC'
@@ -212,7 +216,7 @@ DECLARE
 BEGIN
   part := m;
   IF NOT (going_forward AND (SELECT s.moving FROM run_ops.split_state AS s)) THEN
-    upto := run_ops.upper_key(m, above, batch_size);
+    upto := run_ops.upper_key(m, above, batch_size, going_forward);
     RETURN;
   END IF;
   -- the store has rows that are not here, which must stay
@@ -483,7 +487,7 @@ BEGIN
     m := run_ops.mirror_of(r.t, r.store, false);
     view := (r.t).view; store := r.store; ranges := 0; differing := 0; above := NULL;
     LOOP
-      upto := run_ops.upper_key(m, above, 10000);
+      upto := run_ops.upper_key(m, above, 10000, false);
       ranges := ranges + 1;
       differing := differing + run_ops.range_differs(m, above, upto)::int;
       above := upto;

@@ -61,6 +61,10 @@ foreach my $name (sort keys %layouts)
 		is($got, $expected, "$name: $query");
 	}
 }
+# A pass tests each local row a few times, however many batches it has.
+cmp_ok(here(q(BEGIN; SET LOCAL track_functions = 'all';
+	DO $$ BEGIN WHILE EXISTS (SELECT FROM run_ops.repatriate(2) WHERE NOT done) LOOP NULL; END LOOP; END $$;
+	SELECT calls FROM pg_stat_xact_user_functions WHERE schemaname = 'run_ops' AND funcname = 'resides'; ROLLBACK)), '<', 8 * 200 * keys %layouts, 'few rows are read again');
 repeat('repatriate(37)');
 foreach my $name (sort keys %layouts)
 {
