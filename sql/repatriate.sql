@@ -55,6 +55,24 @@ CALL repatriate_all(50);
 SELECT b.view FROM before AS b JOIN shown() AS a USING (view) WHERE a <> b;
 SELECT view, copied FROM run_ops.copy_progress WHERE copied = 0;
 SELECT sum(differing) FROM run_ops.verify_repatriation();
+-- Conflicts that come later, while changed rows are copied: of rows with an id
+-- that decides, and of others.
+BEGIN;
+UPDATE run_ops_new."TaskRun" SET "friendlyId" = (SELECT min("friendlyId") FROM "TaskRun" WHERE run_ops.resides(id, 'legacy'))
+ WHERE id = (SELECT min(id) FROM run_ops_new."TaskRun");
+COMMIT;
+SELECT run_ops.disable_split(repatriated => true);
+UPDATE run_ops."TaskRun" SET "friendlyId" = 'run_of_its_own' WHERE id = (SELECT min(id) FROM run_ops_new."TaskRun");
+BEGIN;
+INSERT INTO run_ops_new."WaitpointTag" SELECT (jsonb_populate_record(w, '{"id": "tag_of_the_store"}')).* FROM "WaitpointTag" AS w ORDER BY id LIMIT 1;
+COMMIT;
+CALL repatriate_all(50);
+UPDATE run_ops.copy_progress SET skipped = 0;
+SELECT run_ops.disable_split(repatriated => true);
+DELETE FROM run_ops."WaitpointTag" WHERE id = 'tag_of_the_store';
+DROP TABLE before;
+CREATE TABLE before AS SELECT * FROM shown();
+CALL repatriate_all(50);
 -- a row that is missing is found
 DELETE FROM "TaskRunDependency" WHERE id = (SELECT min(id) FROM run_ops_new."TaskRunDependency");
 SELECT view, differing FROM run_ops.verify_repatriation() WHERE differing > 0;

@@ -384,7 +384,8 @@ BEGIN
              run_ops.only_keys(run_ops.mirror_of(run_ops.routed((u ->> 'view')::oid), u ->> 'store', going_forward),
                                ARRAY(SELECT jsonb_array_elements_text(u -> 'keys'))), NULL, NULL, going_forward) THEN
       RAISE EXCEPTION 'rows of % differ between this database and store "%"', (u ->> 'view')::oid::regclass, u ->> 'store'
-        USING ERRCODE = 'data_exception', DETAIL = format('Rows among these keys still differ after copying: %s.', left(u ->> 'keys', 1000));
+        USING ERRCODE = 'data_exception', DETAIL = format('Rows among these keys still differ after copying: %s.', left(u ->> 'keys', 1000)),
+              HINT = 'Another row of this database may have a unique value of theirs: SELECT * FROM run_ops.repatriation_conflicts();';
     END IF;
   END LOOP;
 END $$;

@@ -24,6 +24,7 @@ CREATE TABLE run_ops.copy_progress (
   finished   boolean NOT NULL DEFAULT false,
   batches    bigint NOT NULL DEFAULT 0,
   copied     bigint NOT NULL DEFAULT 0,
+  skipped    bigint NOT NULL DEFAULT 0,
   changed_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
   PRIMARY KEY (view, store, forward)
 );
@@ -36,6 +37,7 @@ COMMENT ON COLUMN run_ops.copy_progress.position IS 'the last key that this pass
 COMMENT ON COLUMN run_ops.copy_progress.finished IS 'whether this pass has reached the end of the table';
 COMMENT ON COLUMN run_ops.copy_progress.batches IS 'the number of ranges compared, in all passes';
 COMMENT ON COLUMN run_ops.copy_progress.copied IS 'the number of rows copied or deleted, in all passes';
+COMMENT ON COLUMN run_ops.copy_progress.skipped IS 'how often a row could not be copied here, because another row had its unique value; only then run_ops.disable_split(repatriated => true) looks for conflicts in whole tables';
 COMMENT ON COLUMN run_ops.copy_progress.changed_at IS 'when the last range was compared';
 
 CREATE TYPE run_ops.mirror AS (
@@ -261,19 +263,24 @@ CREATE FUNCTION run_ops.write_here(m run_ops.mirror, gone text[], came text[]) R
   SET search_path = pg_catalog, pg_temp SET session_replication_role = 'replica'
   SET datestyle = 'ISO, YMD' SET timezone = 'UTC' SET intervalstyle = 'postgres'
 AS $$
+DECLARE
+  inserted bigint;
 BEGIN
   PERFORM run_ops.allow_strays();
   PERFORM FROM run_ops.as_owner(m.legacy, format('DELETE FROM %s AS x USING unnest($1::jsonb[]) AS g WHERE %s', m.here,
     (SELECT string_agg(format('%s = (g ->> %s)::%s', k, ord - 1, m.key_types[ord]), ' AND ')
        FROM unnest(m.here_keys) WITH ORDINALITY AS u (k, ord))), gone) AS nothing (n int);
-  PERFORM FROM run_ops.as_owner(m.legacy, format('INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM (SELECT u::%s AS v FROM unnest($1) AS u) AS r '
-                 'ON CONFLICT %s DO NOTHING', m.here,
+  SELECT q.n INTO inserted FROM run_ops.as_owner(m.legacy, format(
+    'WITH i AS (INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM (SELECT u::%s AS v FROM unnest($1) AS u) AS r '
+    'ON CONFLICT %s DO NOTHING RETURNING 1) SELECT count(*) FROM i', m.here,
     (SELECT string_agg(quote_ident(c), ', ' ORDER BY ord) FROM unnest(m.columns) WITH ORDINALITY AS u (c, ord)),
     (SELECT string_agg(format('(r.v).%I', c), ', ' ORDER BY ord) FROM unnest(m.columns) WITH ORDINALITY AS u (c, ord)),
     -- an older copy may still have a unique value that another row has by now;
     -- it is updated together with its own range
     m.here, CASE WHEN NOT run_ops.split_enabled() THEN (
-      SELECT format('(%s)', string_agg(quote_ident(k), ', ')) FROM unnest(m.keys) AS k) END), came) AS nothing (n int);
+      SELECT format('(%s)', string_agg(quote_ident(k), ', ')) FROM unnest(m.keys) AS k) END), came) AS q (n bigint);
+  UPDATE run_ops.copy_progress AS c SET skipped = c.skipped + cardinality(came) - inserted
+    FROM run_ops.routed_table AS t WHERE t.legacy = m.legacy AND (c.view, c.store, c.forward) = (t.view, m.store, false) AND inserted < cardinality(came);
 END $$;
 COMMENT ON FUNCTION run_ops.write_here(run_ops.mirror, text[], text[]) IS
   'deletes rows by key and inserts rows by text in the local table, without its triggers';
@@ -703,7 +710,8 @@ BEGIN
       IF NOT run_ops.sync_range(n.part, above, upto, going_forward) THEN
         RAISE EXCEPTION 'rows of % differ between this database and store "%"', (r.t).view, r.store
           USING ERRCODE = 'data_exception',
-                DETAIL = format('Rows with keys above %s and up to %s still differ after copying.', coalesce(above::text, 'none'), coalesce(upto::text, 'the last'));
+                DETAIL = format('Rows with keys above %s and up to %s still differ after copying.', coalesce(above::text, 'none'), coalesce(upto::text, 'the last')),
+                HINT = 'Another row of this database may have a unique value of theirs: SELECT * FROM run_ops.repatriation_conflicts();';
       END IF;
     END LOOP;
   END LOOP;
@@ -746,6 +754,17 @@ COMMENT ON FUNCTION run_ops.refuse_orphans() IS
   'raises an error if rows of the local tables violate a foreign key; needed because rows are copied without triggers';
 REVOKE EXECUTE ON FUNCTION run_ops.refuse_orphans() FROM PUBLIC;
 
+CREATE FUNCTION run_ops.raise_conflicts(lines text) RETURNS void
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+  RAISE EXCEPTION 'rows of the stores conflict with rows of this database'
+    USING ERRCODE = 'unique_violation', DETAIL = lines,
+          HINT = 'To list them: SELECT * FROM run_ops.repatriation_conflicts(); Delete or change one row of each pair through the views.';
+END $$;
+COMMENT ON FUNCTION run_ops.raise_conflicts(text) IS 'raises the error for rows of the stores that have a unique value of a local row';
+REVOKE EXECUTE ON FUNCTION run_ops.raise_conflicts(text) FROM PUBLIC;
+
 CREATE FUNCTION run_ops.refuse_conflicts() RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -754,11 +773,7 @@ DECLARE
                    FROM (SELECT format('%s: %s conflicts in unique index %s', c.view, count(*), c.unique_index) AS line
                            FROM run_ops.repatriation_conflicts() AS c GROUP BY c.view, c.unique_index ORDER BY c.view) AS c);
 BEGIN
-  IF lines IS NOT NULL THEN
-    RAISE EXCEPTION 'rows of the stores conflict with rows of this database'
-      USING ERRCODE = 'unique_violation', DETAIL = lines,
-            HINT = 'To list them: SELECT * FROM run_ops.repatriation_conflicts(); Delete or change one row of each pair through the views.';
-  END IF;
+  PERFORM run_ops.raise_conflicts(lines) WHERE lines IS NOT NULL;
 END $$;
 COMMENT ON FUNCTION run_ops.refuse_conflicts() IS
   'raises an error with the number of run_ops.repatriation_conflicts() of each index, if there are any';
@@ -773,6 +788,7 @@ DECLARE
   keys    text;
   same    text;
   tracked boolean := run_ops.finish_copy(false);
+  detail  text;
 BEGIN
   FOR r IN SELECT t, s.store FROM run_ops.routed_table AS t JOIN run_ops.routed_store AS s ON s.view = t.view
             WHERE t.routing = 'store'
@@ -786,10 +802,15 @@ BEGIN
       PERFORM FROM run_ops.as_owner((r.t).legacy,
         format('DELETE FROM %s AS x USING %s AS y WHERE %s', (r.t).legacy, staging, same)) AS nothing (n int);
     END IF;
-    PERFORM FROM run_ops.as_owner((r.t).legacy, format(
-      'INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %2$s FROM %s ON CONFLICT (%s) DO NOTHING', (r.t).legacy,
-      (SELECT string_agg(quote_ident(a.attname), ', ') FROM pg_attribute AS a
-        WHERE a.attrelid = (r.t).legacy AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''), staging, keys)) AS nothing (n int);
+    BEGIN
+      PERFORM FROM run_ops.as_owner((r.t).legacy, format(
+        'INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %2$s FROM %s ON CONFLICT (%s) DO NOTHING', (r.t).legacy,
+        (SELECT string_agg(quote_ident(a.attname), ', ') FROM pg_attribute AS a
+          WHERE a.attrelid = (r.t).legacy AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''), staging, keys)) AS nothing (n int);
+    EXCEPTION WHEN unique_violation THEN
+      GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL;
+      PERFORM run_ops.raise_conflicts(format('%s: %s %s', (r.t).view, SQLERRM, detail));
+    END;
     EXECUTE format('DROP TABLE %s', staging);
   END LOOP;
   PERFORM run_ops.refuse_remaining_orphans() WHERE tracked;

@@ -330,8 +330,9 @@ BEGIN
   END IF;
   PERFORM run_ops.clear_leftovers(force, repatriated);
   IF repatriated THEN
-    PERFORM run_ops.refuse_conflicts();
+    PERFORM run_ops.refuse_conflicts() WHERE run_ops.reason_to_compare_all(false) IS NOT NULL;
     PERFORM run_ops.prepare_switch(false);
+    PERFORM run_ops.refuse_conflicts() WHERE EXISTS (SELECT FROM run_ops.copy_progress AS c WHERE c.skipped > 0);
   END IF;
   IF force AND EXISTS (SELECT FROM run_ops.copy_progress AS c WHERE c.copied > 0 AND NOT c.forward) THEN
     RAISE WARNING 'the views show rows of the stores as they were when run_ops.repatriate() copied them'
