@@ -61,6 +61,7 @@ MODULES_C = \
 	wire/cross_store_writes \
 	wire/atomic_commit \
 	wire/wire \
+	wire/wire_stats \
 	wire/resolve_prepared \
 	wire/ask_store \
 	stores/read_gate \
@@ -117,6 +118,7 @@ SQL_PARTS = \
 	ids/id_shape \
 	ids/id_mint \
 	ids/key_rule \
+	wire/wire_stats \
 	wire/wire \
 	wire/ask_store \
 	wire/atomic_commit \

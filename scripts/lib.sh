@@ -188,6 +188,15 @@ private_exporter() {
   export RUN_OPS_EXPORTER
 }
 
+# what checks the alert rules
+private_promtool() {
+  RUN_OPS_PROMTOOL=$(command -v promtool || true)
+  if [ -z "$RUN_OPS_PROMTOOL" ] && unpack_package prometheus; then
+    RUN_OPS_PROMTOOL=$WORK/prometheus/usr/bin/promtool
+  fi
+  export RUN_OPS_PROMTOOL
+}
+
 # the packages of examples/python
 private_python() {
   local package

@@ -31,6 +31,7 @@
 #include "switch/leftovers.h"
 #include "wire/cross_store_writes.h"
 #include "wire/wire.h"
+#include "wire/wire_stats.h"
 #include "writes/collected_rows.h"
 #include "writes/conflict_clause.h"
 #include "writes/leaf_statements.h"
@@ -46,6 +47,7 @@ _PG_init(void)
 	rights_init();
 	server_identity_init();
 	snapshot_key_init();
+	wire_stats_init();
 	wire_init();
 	cross_store_writes_init();
 	read_gate_init();

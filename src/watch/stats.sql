@@ -191,6 +191,27 @@ CREATE VIEW run_ops.stat_cache_lookups AS
 COMMENT ON VIEW run_ops.stat_cache_lookups IS
   'the cache hits and misses of all sessions since the last reset of statistics. A session reports its hits together with its next miss, or when there are a hundred.';
 
+-- The wires ------------------------------------------------------------------------
+
+CREATE VIEW run_ops.stat_wire AS
+  SELECT w.*, (1000 OPERATOR(pg_catalog.*) w.answer_seconds OPERATOR(pg_catalog./) nullif(w.answers, 0)) AS mean_ms
+    FROM run_ops.wire_counters() AS w;
+COMMENT ON VIEW run_ops.stat_wire IS
+  'what all sessions did on their connections to each store, since the server has started. It has rows only if run_ops_split is in shared_preload_libraries.';
+COMMENT ON COLUMN run_ops.stat_wire.connections IS 'how many connections were opened';
+COMMENT ON COLUMN run_ops.stat_wire.failures IS 'how often the store could not be reached, or a connection was lost';
+COMMENT ON COLUMN run_ops.stat_wire.pauses IS 'how many statements were refused because the store had failed in their session just before';
+COMMENT ON COLUMN run_ops.stat_wire.answers IS 'how many answers have begun to arrive';
+COMMENT ON COLUMN run_ops.stat_wire.answer_seconds IS 'how long sessions have waited for them: a round trip, and what the store does until it sends the first row';
+COMMENT ON COLUMN run_ops.stat_wire.up_to IS 'times in seconds';
+COMMENT ON COLUMN run_ops.stat_wire.answers_up_to IS 'how many answers took at most that time';
+COMMENT ON COLUMN run_ops.stat_wire.mean_ms IS 'the mean time of an answer';
+
+CREATE VIEW run_ops.stat_wire_errors AS
+  SELECT w.store, w.sqlstate, w.errors FROM run_ops.wire_error_counters() AS w;
+COMMENT ON VIEW run_ops.stat_wire_errors IS
+  'how often each store has reported an error to a session, by SQLSTATE, since the server has started. It has rows only if run_ops_split is in shared_preload_libraries.';
+
 -- Work in progress ----------------------------------------------------------------
 
 CREATE VIEW run_ops.stat_progress AS
@@ -327,7 +348,7 @@ REVOKE EXECUTE ON FUNCTION run_ops.ask_stats(), run_ops.mint_flips(), run_ops.mi
 GRANT USAGE ON SCHEMA run_ops TO pg_monitor;
 GRANT EXECUTE ON FUNCTION run_ops.ask_stats(), run_ops.mint_flips(), run_ops.mint_kinds() TO pg_monitor;
 GRANT SELECT ON run_ops.stat_stores, run_ops.stat_routing, run_ops.stat_connections, run_ops.stat_progress,
-  run_ops.stat_cleanup, run_ops.stat_gates, run_ops.stat_cache_lookups TO pg_monitor;
+  run_ops.stat_cleanup, run_ops.stat_gates, run_ops.stat_cache_lookups, run_ops.stat_wire, run_ops.stat_wire_errors TO pg_monitor;
 GRANT SELECT ON run_ops.stat_cache TO PUBLIC;
 -- it reads whole tables, like the functions of pgstattuple
 GRANT EXECUTE ON FUNCTION run_ops.record_check() TO pg_stat_scan_tables;

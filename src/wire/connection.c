@@ -38,6 +38,7 @@
 
 #include "ground/compat.h"
 #include "wire/connection.h"
+#include "wire/wire_stats.h"
 
 /* Fewer bytes than that are no sign of life of a transfer. */
 #define MOVING_BYTES 8192
@@ -100,6 +101,7 @@ connection_report_lost(StoreConnection *connection)
 {
 	char	   *reason = pchomp(PQerrorMessage(connection->conn));
 
+	wire_stats_event(connection->store, WIRE_FAILED);
 	ereport(ERROR,
 			(errcode_of_loss(connection),
 			 errmsg("connection to store \"%s\" was lost", connection->store),
@@ -125,6 +127,7 @@ connection_report(StoreConnection *connection, PGresult *result)
 				 errmsg("store \"%s\" gave an unexpected answer: %s", connection->store,
 						PQresStatus(PQresultStatus(result))),
 				 statement_context(connection)));
+	wire_stats_error(connection->store, MAKE_SQLSTATE(state[0], state[1], state[2], state[3], state[4]));
 	ereport(ERROR,
 			(errcode(MAKE_SQLSTATE(state[0], state[1], state[2], state[3], state[4])),
 			 errmsg_internal("%s", message ? message : "the store reports an error"),

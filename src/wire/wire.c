@@ -47,6 +47,7 @@
 #include "wire/connection.h"
 #include "wire/cross_store_writes.h"
 #include "wire/wire.h"
+#include "wire/wire_stats.h"
 
 PG_FUNCTION_INFO_V1(run_ops_store_connections);
 PG_FUNCTION_INFO_V1(run_ops_disconnect_stores);
@@ -100,6 +101,7 @@ struct Wire
 	int			running_level;	/* who has sent it at that level */
 	bool		row_by_row;
 	WireReader *streaming;		/* who reads it, if rows come one by one */
+	instr_time	sent;			/* for wire_stats.c */
 
 	/* the transaction there */
 	int			depth;			/* 0: there is none */
@@ -233,6 +235,7 @@ lose_connection(Wire *wire)
 static void
 begin_pause(Wire *wire)
 {
+	wire_stats_event(wire->connection.store, WIRE_FAILED);
 	if (store_retry_pause == 0)
 		return;
 	wire->pause = wire->pause == 0 ? store_retry_pause :
@@ -248,12 +251,14 @@ refuse_in_pause(Wire *wire)
 	if (wire->pause == 0 || store_retry_pause == 0)
 		return;
 	left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), wire->retry_at);
-	if (left > 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION),
-				 errmsg("store \"%s\" cannot be reached", wire->connection.store),
-				 errdetail("It has failed in this session, and is asked again in %ld ms.", left),
-				 errhint("The first pause is run_ops_split.store_retry_pause.")));
+	if (left <= 0)
+		return;
+	wire_stats_event(wire->connection.store, WIRE_PAUSED);
+	ereport(ERROR,
+			(errcode(ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION),
+			 errmsg("store \"%s\" cannot be reached", wire->connection.store),
+			 errdetail("It has failed in this session, and is asked again in %ld ms.", left),
+			 errhint("The first pause is run_ops_split.store_retry_pause.")));
 }
 
 static void
@@ -290,6 +295,7 @@ open_connection(Wire *wire)
 	}
 	PG_END_TRY();
 	wire->pause = 0;
+	wire_stats_event(wire->connection.store, WIRE_CONNECTED);
 }
 
 /* A server or user mapping has been changed or dropped. */
@@ -715,6 +721,7 @@ send_last(Wire *wire, const char *sql, int nvalues, const char *const *values,
 			fly(wire, 'u', after, 0, NULL);
 		end_flight(wire);
 		wire->running = true;
+		wire_stats_sent(&wire->sent);
 		connection_flush(&wire->connection);
 	}
 	PG_CATCH();
@@ -747,6 +754,7 @@ wire_receive(Wire *wire)
 		wire->row_by_row = false;
 	}
 	result = receive(wire);
+	wire_stats_answered(wire->connection.store, &wire->sent);
 	if (result == NULL && has_arrived(wire, result))
 	{
 		receive_and_ignore(wire, true);

@@ -13,7 +13,7 @@ use lib 'test/t';
 use SplitServers;
 use Test::More;
 
-my ($control_plane, $store) = split_servers();
+my ($control_plane, $store) = split_servers(conf => "shared_preload_libraries = 'run_ops_split'\nrun_ops_split.store_retry_pause = 100");
 # one that cleanup() knows
 $_->safe_psql('postgres', 'CREATE TABLE "WaitpointTag" (id text PRIMARY KEY, "environmentId" text)') foreach ($control_plane, $store);
 $control_plane->safe_psql('postgres', q(SELECT run_ops.attach_table('"WaitpointTag"', 'store')));
@@ -134,10 +134,33 @@ my %metric;
 	foreach (split /\n/, slurp_file('observability/postgres_exporter.yaml'))
 	{
 		$query = $1 if /^(\w+):/;
-		$metric{"${query}_$1"} = lc $2 if /^    - (\w+): \{usage: (GAUGE|COUNTER),/;
+		$metric{"${query}_$1"} = lc $2 if /^    - (\w+): \{usage: (GAUGE|COUNTER|HISTOGRAM),/;
 	}
 }
 cmp_ok(scalar keys %metric, '>', 20, 'metrics are read');
+# The metrics of an expression: a rate is of a counter or of the buckets of a
+# histogram, anything else of a gauge.
+sub right_metrics
+{
+	my ($expr) = @_;
+	my @names;
+	foreach my $found ($expr =~ /\b(run_ops_split_\w+)/g)
+	{
+		(my $name = $found) =~ s/_bucket$//;
+		is($metric{$name}, $found ne $name ? 'histogram' : $expr =~ /(?:rate|increase)\($found\b/ ? 'counter' : 'gauge', "$found is of the right kind");
+		push @names, $name;
+	}
+	return @names;
+}
+# a page of the documents and one of its headings
+sub is_place
+{
+	my ($place, $what) = @_;
+	my ($file, $anchor) = split /#/, $place;
+	my @anchors = map { my $heading = lc; $heading =~ s/[^\w\- ]//g; $heading =~ s/ /-/gr } slurp_file("docs/$file") =~ /^#+ (.*)$/mg;
+	ok((grep { $_ eq $anchor } @anchors), "$what: $place exists");
+	return;
+}
 my %shown;
 {
 	my $dashboard = decode_json(slurp_file('observability/grafana_dashboard.json'));
@@ -153,19 +176,36 @@ my %shown;
 			$place{$cell} = $panel->{title};
 		}
 		ok(@{ $panel->{targets} } > 0, "panel $panel->{title} has a query");
+		is_place($panel->{links}[0]{url} =~ s{^\$\{docs\}/}{}r, "the link of panel $panel->{title}");
 		foreach my $target (@{ $panel->{targets} })
 		{
-			my @names = $target->{expr} =~ /\b(run_ops_split_\w+)/g;
-			@shown{@names} = ();
-			# a rate is of a counter, anything else of a gauge
-			foreach my $name (@names)
+			foreach my $name (right_metrics($target->{expr}))
 			{
-				is($metric{$name}, $target->{expr} =~ /rate\($name\b/ ? 'counter' : 'gauge', "$name is of the right kind");
+				$shown{$name} = 1;
 			}
 		}
 	}
 }
 is_deeply([ sort keys %shown ], [ sort keys %metric ], 'the dashboard shows exactly what the exporter gives');
+
+# --- the alert rules ----------------------------------------------------------------------------------
+
+my $alerts = slurp_file('observability/alerts.yml');
+my @expressions = $alerts =~ /^        expr: (.*)$/mg;
+cmp_ok(scalar @expressions, '>', 10, 'alert rules are read');
+right_metrics($_) foreach @expressions;
+is_place($_, 'an alert') foreach $alerts =~ /^          page: (.*)$/mg;
+SKIP:
+{
+	my ($promtool) = grep { $_ && -x } $ENV{RUN_OPS_PROMTOOL}, map { "$_/promtool" } split /:/, $ENV{PATH};
+	if (!$promtool)
+	{
+		diag 'promtool is not there: the alert rules are NOT checked by it (apt-get install prometheus)';
+		skip 'promtool is not there', 1;
+	}
+	my ($out, $err) = run_command([ $promtool, 'check', 'rules', 'observability/alerts.yml' ]);
+	like($out, qr/SUCCESS: @{[ scalar @expressions ]} rules found/, 'promtool accepts the alert rules') or diag "$out$err";
+}
 
 # --- the exporter itself ---------------------------------------------------------------------------
 
@@ -209,14 +249,33 @@ SKIP:
 	$store->start;
 	# its counters went with the crash
 	sql(qq(INSERT INTO run_ops.run (id) VALUES ('@{[ksuid(2)]}')));
-	$text = $scrape->(qr/^run_ops_split_table_rows_inserted\{.*store="new",table="run".*\} 1$/m);
+	$control_plane->psql('postgres', qq(INSERT INTO run_ops.run (id) VALUES ('@{[ksuid(2)]}')));
+	$text = $scrape->(qr/^run_ops_split_table_rows_inserted\{.*store="new",table="run".*\} 2$/m);
 	like($text, qr/^run_ops_split_store_up\{.*store="new".*\} 1$/m, 'a store that is up again');
 	like($text, qr/^run_ops_split_mode_enabled(\{.*\})? 1$/m, 'split is on');
 	like($text, qr/^run_ops_split_gates_failing\{gate="reachable".*\} 1$/m, 'gates');
+	like($text, qr/^run_ops_split_wire_failures\{.*store="new".*\} [1-9]/m, 'failures of the wire');
+	like($text, qr/^run_ops_split_wire_answer_seconds_bucket\{.*store="new".*le="65\.536"\} [1-9]/m, 'the histogram of its answers');
+	like($text, qr/^run_ops_split_wire_error_total\{.*sqlstate="23505",store="new"\} 1$/m, 'the errors that the store has reported');
 	my %given = $text =~ /^# TYPE (run_ops_split_\w+) (\w+)$/mg;
 	is_deeply(\%given, \%metric, 'every metric comes out, of its kind');
 	$running->signal('TERM');
 	$running->finish;
+}
+
+# --- the wires of all sessions ----------------------------------------------------------------------
+
+is(sql(q(SELECT store, connections > 3, failures > 0, answers > 10, answers = answers_up_to[21], answer_seconds > 0 AND mean_ms > 0, up_to[1], up_to[21] FROM run_ops.stat_wire WHERE store = 'new')),
+	'new|t|t|t|t|t|0.000125|Infinity', 'what they did');
+is(sql(q(SELECT bool_and(a <= b) FROM run_ops.stat_wire AS w, unnest(w.answers_up_to[:20], w.answers_up_to[2:]) AS u (a, b))), 't', 'a longer time has all answers of a shorter one');
+{
+	my $other = $control_plane->background_psql('postgres', on_error_stop => 0);
+	my $before = sql(q(SELECT pauses FROM run_ops.stat_wire WHERE store = 'new'));
+	$store->stop('immediate');
+	$other->query('SET run_ops_split.store_retry_pause = 60000; SELECT count(*) FROM run_ops.run; SELECT count(*) FROM run_ops.run');
+	is(sql(q(SELECT pauses FROM run_ops.stat_wire WHERE store = 'new')), $before + 1, 'a statement that was refused in a pause');
+	$other->quit;
+	$store->start;
 }
 
 # --- a copy of the database -------------------------------------------------------------------------
