@@ -4,6 +4,7 @@
  *
  * The one idea: a row is named by its key.  The place of a row (ctid) names it
  * only within one partition or child of the table, and the store may have any.
+ * Together they name a version of the row.
  *
  * A set of rows is one statement, which reads the keys and the new values from
  * arrays.  The arrays have the types that the columns have in the store, so that
@@ -12,6 +13,7 @@
  */
 #include "postgres.h"
 
+#include "access/sysattr.h"
 #include "access/table.h"
 #include "catalog/pg_type.h"
 #include "foreign/foreign.h"
@@ -33,7 +35,7 @@
 #define COLUMN_TYPES \
 	"SELECT pg_catalog.format_type(a.atttypid, -1), t.typcategory NOT IN ('A', 'C') AND t.typarray <> 0 AND t.typdelim = ',' " \
 	"FROM pg_catalog.unnest($2::pg_catalog.text[]) WITH ORDINALITY AS c (name, ord) " \
-	"LEFT JOIN pg_catalog.pg_attribute AS a ON a.attrelid = $1::pg_catalog.regclass AND a.attname = c.name AND a.attnum > 0 " \
+	"LEFT JOIN pg_catalog.pg_attribute AS a ON a.attrelid = $1::pg_catalog.regclass AND a.attname = c.name " \
 	"LEFT JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid ORDER BY c.ord"
 
 static bool
@@ -276,7 +278,7 @@ forget_result(void *arg)
 
 static RemoteChange *
 describe(Relation rel, CmdType operation, List *columns, const char *conflict,
-		 bool returning)
+		 bool returning, bool version)
 {
 	RemoteChange *change = palloc0(sizeof(RemoteChange));
 
@@ -297,6 +299,8 @@ describe(Relation rel, CmdType operation, List *columns, const char *conflict,
 							RelationGetRelationName(rel)),
 					 errdetail("It has no option \"key\", so the store cannot be told which row is meant."),
 					 errhint("Set the option to the columns that identify a row, or write a statement that the store can execute by itself.")));
+		if (version)
+			change->keys = lappend_int(change->keys, SelfItemPointerAttributeNumber);
 	}
 	return change;
 }
@@ -308,23 +312,23 @@ remote_change_text(Relation rel, CmdType operation, List *columns,
 	StringInfoData sql;
 
 	initStringInfo(&sql);
-	append_one(&sql, describe(rel, operation, columns, conflict, returning), 0);
+	append_one(&sql, describe(rel, operation, columns, conflict, returning, false), 0);
 	return sql.data;
 }
 
 RemoteChange *
 remote_change_begin(Relation rel, CmdType operation, List *columns,
-					const char *conflict, bool returning, Wire *wire,
-					WireStatement *statement)
+					const char *conflict, bool returning, bool version,
+					Wire *wire, WireStatement *statement)
 {
-	RemoteChange *change = describe(rel, operation, columns, conflict, returning);
+	RemoteChange *change = describe(rel, operation, columns, conflict, returning, version);
 	ListCell   *lc;
 
 	change->wire = wire;
 	change->statement = statement;
 	change->text.output = palloc0(sizeof(FmgrInfo) * (list_length(change->keys) + list_length(columns)));
 	foreach(lc, list_concat_copy(change->keys, change->columns))
-		remote_text_add(&change->text,
+		remote_text_add(&change->text, lfirst_int(lc) == SelfItemPointerAttributeNumber ? TIDOID :
 						TupleDescAttr(RelationGetDescr(rel), lfirst_int(lc) - 1)->atttypid);
 	change->nvalues = change->text.n;
 	change->cleanup.func = forget_result;
