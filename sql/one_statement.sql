@@ -430,3 +430,14 @@ UPDATE member SET n = n + add(CASE WHEN id LIKE 'run_c%' THEN 'legacy' ELSE 'new
 UPDATE member SET n = n WHERE id IN (id('legacy', 1), id('new', 1)) RETURNING short(id), n, touch(CASE WHEN id LIKE 'run_c%' THEN 'legacy' ELSE 'new' END, 1);
 DELETE FROM member WHERE n < 4 AND touch('new', 100) = 1;
 SELECT short(id) AS id, n, touched FROM member WHERE touched > 0 OR n < 5 OR n > 300 ORDER BY member.id;
+-- a trigger that leaves out rows is not taken for such a function
+CALL everywhere($$
+  CREATE FUNCTION leave_out() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN CASE WHEN OLD.n BETWEEN 10 AND 12 THEN NULL ELSE NEW END; END';
+  CREATE TRIGGER leave_out BEFORE UPDATE ON member FOR EACH ROW EXECUTE FUNCTION leave_out()$$);
+UPDATE member SET grp = touch('new', 100) WHERE n BETWEEN 10 AND 14;
+\echo UPDATE :ROW_COUNT
+UPDATE member SET grp = touch('new', 100) WHERE id = id('new', 10) RETURNING n;
+\set VERBOSITY sqlstate
+UPDATE member SET n = touch('new', 15) WHERE id = id('new', 15);
+UPDATE member SET n = CASE n WHEN 10 THEN touch('new', 15) ELSE 0 END WHERE n BETWEEN 10 AND 15 AND id NOT LIKE 'run_c%' RETURNING n;
+\set VERBOSITY default

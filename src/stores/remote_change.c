@@ -255,8 +255,10 @@ append_many(StringInfo sql, RemoteChange *change, int param)
 	}
 	else if (change->operation == CMD_UPDATE)
 		appendStringInfo(sql, "UPDATE %s AS t SET %s FROM", table, written.data);
-	else
+	else if (change->operation == CMD_DELETE)
 		appendStringInfo(sql, "DELETE FROM %s AS t USING", table);
+	else
+		appendStringInfo(sql, "SELECT pg_catalog.count(*) FROM %s AS t,", table);
 	appendStringInfo(sql, " ROWS FROM (%s) WITH ORDINALITY AS r (", arrays.data);
 	for (int i = 1; i <= list_length(all); i++)
 		appendStringInfo(sql, "v%d, ", i);
@@ -299,6 +301,7 @@ describe(Relation rel, CmdType operation, List *columns, const char *conflict,
 							RelationGetRelationName(rel)),
 					 errdetail("It has no option \"key\", so the store cannot be told which row is meant."),
 					 errhint("Set the option to the columns that identify a row, or write a statement that the store can execute by itself.")));
+		change->version = version;
 		if (version)
 			change->keys = lappend_int(change->keys, SelfItemPointerAttributeNumber);
 	}
@@ -496,6 +499,31 @@ share_result(List *parts, int *sent)
 	PQclear(whole);
 }
 
+/* Of how many rows that were sent does the store have the same version still? */
+static int
+count_left_out(RemoteChange *change, int sent)
+{
+	RemoteChange question = *change;
+	int			nkeys = list_length(change->keys);
+	const char **values = palloc(sizeof(char *) * nkeys);
+	PGresult   *answer;
+	StringInfoData sql;
+
+	find_types(change);
+	question.types = change->types;
+	question.as_it_is = change->as_it_is;
+	question.operation = CMD_SELECT;
+	question.columns = NIL;
+	question.returning = false;
+	initStringInfo(&sql);
+	append_many(&sql, &question, 0);
+	for (int i = 0; i < nkeys; i++)
+		values[i] = array_of(&change->values[i], sent, change->nvalues);
+	answer = wire_exec(change->wire, WIRE_WRITE, sql.data, nkeys, values);
+	remote_result_check(answer, 1, 1);
+	return atoi(PQgetvalue(answer, 0, 0));
+}
+
 void
 remote_change_send(RemoteChange *change, List *before)
 {
@@ -549,6 +577,14 @@ remote_change_send(RemoteChange *change, List *before)
 	else if (change->returning)
 		remote_result_check(change->result, change->written,
 							list_length(change->returned) + returns_numbers(change, sent[list_length(all) - 1]));
+	foreach(lc, all)
+	{
+		RemoteChange *part = lfirst(lc);
+		int			n = sent[foreach_current_index(lc)];
+
+		if (part->version && (part->returning || part == change) && part->written < n)
+			part->left_out = count_left_out(part, n);
+	}
 	MemoryContextSwitchTo(oldcontext);
 	foreach(lc, before)
 		MemoryContextReset(((RemoteChange *) lfirst(lc))->values_context);

@@ -26,6 +26,7 @@ typedef struct RemoteChange
 	Oid			relid;
 	CmdType		operation;
 	List	   *keys;			/* columns that name the row, or its version */
+	bool		version;		/* the last one is the ctid */
 	List	   *columns;		/* columns that are written, but generated ones */
 	const char *conflict;		/* INSERT: what follows ON CONFLICT; or NULL */
 	int			nextra;			/* values in "conflict" */
@@ -38,6 +39,7 @@ typedef struct RemoteChange
 	bool	   *as_it_is;		/* can an array have the type? */
 	PGresult   *result;			/* of the last statement */
 	int			written;		/* how many rows it has written, if that is known */
+	int			left_out;		/* with "version": how many are as they were */
 	MemoryContextCallback cleanup;
 	MemoryContext values_context;
 	int			n;				/* rows that were added */
