@@ -503,15 +503,14 @@ share_result(List *parts, int *sent)
 static int
 count_left_out(RemoteChange *change, int sent)
 {
-	RemoteChange question = *change;
+	RemoteChange question;
 	int			nkeys = list_length(change->keys);
 	const char **values = palloc(sizeof(char *) * nkeys);
 	PGresult   *answer;
 	StringInfoData sql;
 
 	find_types(change);
-	question.types = change->types;
-	question.as_it_is = change->as_it_is;
+	question = *change;
 	question.operation = CMD_SELECT;
 	question.columns = NIL;
 	question.returning = false;
