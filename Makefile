@@ -57,11 +57,11 @@ MODULES_C = \
 	ids/id_shape \
 	ids/id_mint \
 	ids/key_rule \
+	wire/wire_stats \
 	wire/connection \
 	wire/cross_store_writes \
 	wire/atomic_commit \
 	wire/wire \
-	wire/wire_stats \
 	wire/resolve_prepared \
 	wire/ask_store \
 	stores/read_gate \

@@ -171,18 +171,18 @@ install_example() {
   [ "$(id -u)" != 0 ] || chown -R "$RUN_USER" "$dir"
 }
 
-# A package unpacked in a folder of its own name, not installed: it would start
-# a service, or change the system's PostgreSQL.  Where it cannot be had, its
-# test says so and goes without.
-unpack_package() {
+# Packages unpacked in a folder with the name of the first, not installed: they
+# would start a service, or change the system's PostgreSQL.  Where they cannot be
+# had, their test says so and goes without.
+unpack_packages() {
   mkdir "$WORK/$1" &&
-    (cd "$WORK/$1" && apt-get download "$1" && dpkg-deb -x ./*.deb .) >"$WORK/$1.log" 2>&1
+    (cd "$WORK/$1" && apt-get download "$@" && for deb in *.deb; do dpkg-deb -x "$deb" .; done) >"$WORK/$1.log" 2>&1
 }
 
 # the exporter whose queries are tested
 private_exporter() {
   RUN_OPS_EXPORTER=$(command -v prometheus-postgres-exporter || command -v postgres_exporter || true)
-  if [ -z "$RUN_OPS_EXPORTER" ] && unpack_package prometheus-postgres-exporter; then
+  if [ -z "$RUN_OPS_EXPORTER" ] && unpack_packages prometheus-postgres-exporter; then
     RUN_OPS_EXPORTER=$WORK/prometheus-postgres-exporter/usr/bin/prometheus-postgres-exporter
   fi
   export RUN_OPS_EXPORTER
@@ -199,16 +199,35 @@ private_promtool() {
 
 # the packages of examples/python
 private_python() {
-  local package
   import_them() { python3 -c 'import django, sqlalchemy, psycopg2' 2>/dev/null; }
-  if ! import_them; then
-    for package in python3-psycopg2 python3-sqlalchemy python3-django python3-asgiref python3-sqlparse python3-tz; do
-      unpack_package "$package" || break
-      PYTHONPATH=$WORK/$package/usr/lib/python3/dist-packages${PYTHONPATH:+:$PYTHONPATH}
-    done
-    export PYTHONPATH
-    import_them || echo 'examples/python IS NOT TESTED: Django, SQLAlchemy or psycopg2 cannot be had'
+  import_them && return
+  unpack_packages python3-psycopg2 python3-sqlalchemy python3-django python3-asgiref python3-sqlparse python3-tz || true
+  export PYTHONPATH=$WORK/python3-psycopg2/usr/lib/python3/dist-packages${PYTHONPATH:+:$PYTHONPATH}
+  import_them || echo 'examples/python IS NOT TESTED: Django, SQLAlchemy or psycopg2 cannot be had'
+}
+
+# Ruby and the packages of examples/ruby.  The paths of what is unpacked are set
+# for this program only: they must not be searched for PostgreSQL's libraries.
+private_ruby() {
+  local usr=$WORK/ruby/usr list
+  export RUN_OPS_RUBY=ruby
+  require_them() { "$RUN_OPS_RUBY" -e 'gem "pg"; require "active_record"' >/dev/null 2>&1; }
+  require_them && return
+  list=$(apt-get install -s --no-install-recommends ruby ruby-activerecord ruby-pg 2>/dev/null | sed -n 's/^Inst \([^ ]*\).*/\1/p')
+  if unpack_packages ruby $list; then
+    RUN_OPS_RUBY=$WORK/ruby/run
+    paths() { (IFS=:; echo "$*"); }
+    cat >"$RUN_OPS_RUBY" <<EOF
+#!/bin/sh
+LD_LIBRARY_PATH=$(paths "$usr"/lib/*-*)
+RUBYLIB=$(paths "$usr"/lib/ruby/vendor_ruby "$usr"/lib/*/ruby/vendor_ruby/* "$usr"/lib/ruby/[0-9]* "$usr"/lib/*/ruby/[0-9]*)
+GEM_PATH=$(paths "$usr"/share/rubygems-integration/* "$usr"/lib/ruby/gems/*)
+export LD_LIBRARY_PATH RUBYLIB GEM_PATH
+PATH=$usr/bin:\$PATH exec ruby -W0 "\$@"
+EOF
+    chmod +x "$RUN_OPS_RUBY"
   fi
+  require_them || echo 'examples/ruby IS NOT TESTED: Ruby, ActiveRecord or pg cannot be had'
 }
 
 # pg_cron, into the private PostgreSQL
@@ -217,7 +236,7 @@ private_cron() {
   [ ! -e "$("$PG/bin/pg_config" --pkglibdir)/pg_cron.so" ] || return 0
   major=$("$PG/bin/pg_config" --version | sed -nE 's/^PostgreSQL ([0-9]+).*/\1/p')
   package=postgresql-$major-cron
-  unpack_package "$package" || return 0
+  unpack_packages "$package" || return 0
   cp "$WORK/$package/usr/lib/postgresql/$major/lib/pg_cron.so" "$("$PG/bin/pg_config" --pkglibdir)/"
   cp "$WORK/$package/usr/share/postgresql/$major/extension/"pg_cron* "$("$PG/bin/pg_config" --sharedir)/extension/"
 }

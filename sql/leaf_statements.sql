@@ -154,6 +154,10 @@ INSERT INTO on_top (id) VALUES (l(1)) ON CONFLICT (id) DO NOTHING;
 INSERT INTO item SELECT id, 50, 's' FROM unnest(ARRAY[l(50), n(50)]) AS id;
 WITH u AS (UPDATE item SET n = n + 1 WHERE n = 50 RETURNING id) SELECT item.n FROM u JOIN item ON item.id = u.id;
 UPDATE item SET n = n + 1 WHERE n = 50 RETURNING (SELECT sum(i.n) FROM item AS i WHERE i.s = item.s);
+-- a function that changes a row which the statement has read, and not yet written
+CREATE FUNCTION count_up(id text) RETURNS int LANGUAGE sql AS 'UPDATE item SET n = n + 1 WHERE item.id = count_up.id RETURNING n';
+INSERT INTO item (id, n) VALUES (n(51), 51);
+UPDATE item SET n = CASE n WHEN 51 THEN count_up(n(50)) ELSE 0 END WHERE id IN (n(50), n(51));
 -- a row that the foreign key would remove, too, is returned as from a table
 CALL everywhere('ALTER TABLE item ADD parent text REFERENCES item ON DELETE CASCADE');
 SELECT run_ops.refresh_table('run_ops.item') \g /dev/null

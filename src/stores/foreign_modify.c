@@ -22,6 +22,7 @@
 
 #include "access/sysattr.h"
 #include "access/table.h"
+#include "catalog/pg_type.h"
 #include "commands/defrem.h"
 #include "executor/executor.h"
 #include "foreign/foreign.h"
@@ -77,6 +78,7 @@ typedef struct StoreModify
 	AttInMetadata *in;
 	int			nkeys;
 	AttrNumber *keys;			/* where the plan has them */
+	bool		version;		/* with the ctid */
 	AttrNumber *columns_at;		/* and where a row has the columns */
 	HTAB	   *changed;		/* keys, if a row may be met several times */
 	MemoryContext row_context;
@@ -112,11 +114,25 @@ static dlist_head gathering = DLIST_STATIC_INIT(gathering);
  * ----------------------------------------------------------------
  */
 
-/* The name by which the plan carries a column of the key. */
+/* The names by which the plan carries the ctid, and a column of the key. */
+#define CTID_NAME "run_ops_ctid"
+
 static char *
 key_name(int i)
 {
 	return psprintf("run_ops_key%d", i);
+}
+
+/* May what the statement calls change rows that it changes itself? */
+static bool
+calls_volatile_functions(PlannerInfo *root)
+{
+	for (; root; root = root->parent_root)
+	{
+		if (contain_volatile_functions((Node *) root->parse))
+			return true;
+	}
+	return false;
 }
 
 static void
@@ -134,6 +150,10 @@ storeAddForeignUpdateTargets(PlannerInfo *root, Index rtindex,
 										   att->attcollation, 0),
 							 rtindex, key_name(foreach_current_index(lc)));
 	}
+	if (calls_volatile_functions(root))
+		add_row_identity_var(root, makeVar(rtindex, SelfItemPointerAttributeNumber, TIDOID, -1,
+										   InvalidOid, 0),
+							 rtindex, CTID_NAME);
 }
 
 /* The columns that an UPDATE sends: triggers here may set any of them. */
@@ -311,7 +331,8 @@ get_change(StoreModify *modify)
 	modify->row_context = AllocSetContextCreate(CurrentMemoryContext, "run_ops row",
 												ALLOCSET_DEFAULT_SIZES);
 	modify->change = remote_change_begin(rel, modify->operation, modify->columns, modify->conflict,
-										 modify->returning, modify->wire, modify->statement);
+										 modify->returning, modify->version, modify->wire,
+										 modify->statement);
 	modify->values = palloc(sizeof(Datum) * Max(modify->change->nvalues, 1));
 	modify->nulls = palloc(sizeof(bool) * Max(modify->change->nvalues, 1));
 	modify->columns_at = columns_in_row(modify);
@@ -321,18 +342,26 @@ get_change(StoreModify *modify)
 	return modify->change;
 }
 
-/* Finds the key in the rows of the plan. */
+/*
+ * Finds the key in the rows of the plan.  If they are gathered, a function may
+ * change a row of the store before the statement does.
+ */
 static void
-find_keys(StoreModify *modify, Plan *plan)
+find_keys(StoreModify *modify, Plan *plan, bool gathered)
 {
+	AttrNumber	ctid = gathered ? ExecFindJunkAttributeInTlist(plan->targetlist, CTID_NAME) : 0;
+
 	modify->nkeys = list_length(remote_key(RelationGetRelid(modify->target->ri_RelationDesc)));
-	modify->keys = palloc(sizeof(AttrNumber) * modify->nkeys);
+	modify->keys = palloc(sizeof(AttrNumber) * (modify->nkeys + 1));
 	for (int i = 0; i < modify->nkeys; i++)
 	{
 		modify->keys[i] = ExecFindJunkAttributeInTlist(plan->targetlist, key_name(i));
 		if (!AttributeNumberIsValid(modify->keys[i]))
 			elog(ERROR, "could not find junk column \"%s\"", key_name(i));
 	}
+	modify->version = AttributeNumberIsValid(ctid);
+	if (modify->version)
+		modify->keys[modify->nkeys++] = ctid;
 	/* a scan meets each row once, a join does not */
 	if (!(IsA(plan, ForeignScan) && ((ForeignScan *) plan)->scan.scanrelid > 0))
 		modify->changed = key_set_create(CurrentMemoryContext);
@@ -410,17 +439,25 @@ send_rows(StoreModify *modify, List *others)
  * statement has called has changed them meanwhile, which is an error in any table.
  */
 static void
-check_all_changed(StoreModify *modify, int sent, int written)
+check_all_changed(StoreModify *modify, int sent)
 {
+	int			written = modify->change->written;
 	Relation	rel = modify->target->ri_RelationDesc;
 	const char *name = remote_table_name(RelationGetRelid(rel));
 	PGresult   *answer;
+	bool		all;
 
 	if (written >= sent || modify->operation == CMD_INSERT)
 		return;
-	answer = wire_exec(modify->wire, WIRE_WRITE, SKIPS_ROWS, 1, &name);
-	remote_result_check(answer, 1, 1);
-	if (strcmp(PQgetvalue(answer, 0, 0), "f") == 0)
+	if (modify->version)
+		all = written + modify->change->left_out >= sent;
+	else
+	{
+		answer = wire_exec(modify->wire, WIRE_WRITE, SKIPS_ROWS, 1, &name);
+		remote_result_check(answer, 1, 1);
+		all = strcmp(PQgetvalue(answer, 0, 0), "f") != 0;
+	}
+	if (!all)
 		ereport(ERROR,
 				(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
 				 errmsg("row of table %s in store \"%s\" was already changed by an operation triggered by the current command",
@@ -659,7 +696,7 @@ take_answers(StoreModify *modify, int sent, bool last)
 	modify->begun = true;
 	modify->written = 0;
 	if (modify->returning || last)
-		check_all_changed(modify, sent, change->written);
+		check_all_changed(modify, sent);
 	if (!modify->returning)
 	{
 		modify->written = modify->counts ? change->written : 0;
@@ -845,6 +882,8 @@ storeBeginForeignModify(ModifyTableState *statement, ResultRelInfo *target,
 	ModifyTable *plan = (ModifyTable *) statement->ps.plan;
 	Node	   *conflict;
 	StoreModify *modify;
+	bool		gathered = statement->mt_nrels == 1 && target->ri_TrigDesc == NULL &&
+		plan->withCheckOptionLists == NIL;
 
 	if (eflags & EXEC_FLAG_EXPLAIN_ONLY)
 		return;
@@ -859,9 +898,8 @@ storeBeginForeignModify(ModifyTableState *statement, ResultRelInfo *target,
 					ExecInitExpr(list_nth_node(TargetEntry, plan->onConflictSet, i)->expr,
 								 &statement->ps));
 	if (modify->operation != CMD_INSERT)
-		find_keys(modify, outerPlan(plan));
-	if (statement->mt_nrels == 1 && target->ri_TrigDesc == NULL &&
-		plan->withCheckOptionLists == NIL)
+		find_keys(modify, outerPlan(plan), gathered);
+	if (gathered)
 		begin_gathering(modify, statement);
 }
 

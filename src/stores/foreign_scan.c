@@ -619,6 +619,18 @@ store_scan_yield(WireReader *reader)
 	}
 }
 
+/* Rows that are set aside have their ctid as a last column. */
+static TupleDesc
+desc_with_ctid(TupleDesc desc)
+{
+	TupleDesc	result = CreateTemplateTupleDesc(desc->natts + 1);
+
+	for (int i = 1; i <= desc->natts; i++)
+		TupleDescCopyEntry(result, i, desc, i);
+	TupleDescInitEntry(result, desc->natts + 1, "ctid", TIDOID, -1, 0);
+	return result;
+}
+
 static void
 store_scan_set_aside(WireReader *reader)
 {
@@ -628,10 +640,11 @@ store_scan_set_aside(WireReader *reader)
 	MemoryContext row_context;
 	MemoryContext oldcontext;
 	ResourceOwner oldowner = CurrentResourceOwner;
-	TupleDesc	desc = scan->in->tupdesc;
+	TupleDesc	desc;
 	Datum	   *values;
 	bool	   *nulls;
 	PGresult   *result;
+	ItemPointer ctid;
 	int			row;
 
 	oldcontext = MemoryContextSwitchTo(context);
@@ -640,8 +653,9 @@ store_scan_set_aside(WireReader *reader)
 	scan->aside = tuplestore_begin_heap(true, false, work_mem);
 	if (scan->aside_slot == NULL)
 		scan->aside_slot = ExecInitExtraTupleSlot(node->ss.ps.state,
-												  CreateTupleDescCopy(desc),
+												  desc_with_ctid(scan->in->tupdesc),
 												  &TTSOpsMinimalTuple);
+	desc = scan->aside_slot->tts_tupleDescriptor;
 	values = palloc(sizeof(Datum) * desc->natts);
 	nulls = palloc(sizeof(bool) * desc->natts);
 	row_context = AllocSetContextCreate(context, "run_ops row", ALLOCSET_DEFAULT_SIZES);
@@ -650,18 +664,39 @@ store_scan_set_aside(WireReader *reader)
 		CHECK_FOR_INTERRUPTS();
 		MemoryContextReset(row_context);
 		MemoryContextSwitchTo(row_context);
-		if (remote_row_values(result, row, scan->in, scan->attrs, scan->relation,
-							  values, nulls) != NULL)
-			ereport(ERROR,
-					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-					 errmsg("ctid of a row in a store is not available here"),
-					 errdetail("The rows had to be kept until they are wanted.")));
+		ctid = remote_row_values(result, row, scan->in, scan->attrs, scan->relation,
+								 values, nulls);
+		values[desc->natts - 1] = PointerGetDatum(ctid);
+		nulls[desc->natts - 1] = ctid == NULL;
 		tuplestore_putvalues(scan->aside, desc, values, nulls);
 		MemoryContextSwitchTo(context);
 	}
 	MemoryContextDelete(row_context);
 	CurrentResourceOwner = oldowner;
 	MemoryContextSwitchTo(oldcontext);
+}
+
+/* Stores the next row that was set aside in the slot. */
+static TupleTableSlot *
+next_aside(StoreScan *scan, TupleTableSlot *slot)
+{
+	TupleTableSlot *aside = scan->aside_slot;
+	int			natts = slot->tts_tupleDescriptor->natts;
+	/* a row from a file is freed with the next one; here is per-tuple memory */
+	MemoryContext oldcontext = MemoryContextSwitchTo(scan->node->ss.ps.state->es_query_cxt);
+	bool		found = tuplestore_gettupleslot(scan->aside, true, false, aside);
+
+	MemoryContextSwitchTo(oldcontext);
+	ExecClearTuple(slot);
+	if (!found)
+		return slot;
+	slot_getallattrs(aside);
+	memcpy(slot->tts_values, aside->tts_values, sizeof(Datum) * natts);
+	memcpy(slot->tts_isnull, aside->tts_isnull, sizeof(bool) * natts);
+	ExecStoreVirtualTuple(slot);
+	if (!aside->tts_isnull[natts])
+		slot->tts_tid = *(ItemPointer) DatumGetPointer(aside->tts_values[natts]);
+	return slot;
 }
 
 /* Stores a row of a result in the slot; its values are in the current context. */
@@ -698,14 +733,7 @@ storeIterateForeignScan(ForeignScanState *node)
 		begin_scan(scan);
 	/* what was read before is not among them */
 	if (scan->aside)
-	{
-		/* a row from a file is freed with the next one; here is per-tuple memory */
-		MemoryContext oldcontext = MemoryContextSwitchTo(node->ss.ps.state->es_query_cxt);
-		bool		found = tuplestore_gettupleslot(scan->aside, true, false, scan->aside_slot);
-
-		MemoryContextSwitchTo(oldcontext);
-		return found ? ExecCopySlot(slot, scan->aside_slot) : ExecClearTuple(slot);
-	}
+		return next_aside(scan, slot);
 	result = next_row(scan, &row);
 	if (result == NULL)
 		return ExecClearTuple(slot);

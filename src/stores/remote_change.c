@@ -4,6 +4,7 @@
  *
  * The one idea: a row is named by its key.  The place of a row (ctid) names it
  * only within one partition or child of the table, and the store may have any.
+ * Together they name a version of the row.
  *
  * A set of rows is one statement, which reads the keys and the new values from
  * arrays.  The arrays have the types that the columns have in the store, so that
@@ -12,6 +13,7 @@
  */
 #include "postgres.h"
 
+#include "access/sysattr.h"
 #include "access/table.h"
 #include "catalog/pg_type.h"
 #include "foreign/foreign.h"
@@ -33,7 +35,7 @@
 #define COLUMN_TYPES \
 	"SELECT pg_catalog.format_type(a.atttypid, -1), t.typcategory NOT IN ('A', 'C') AND t.typarray <> 0 AND t.typdelim = ',' " \
 	"FROM pg_catalog.unnest($2::pg_catalog.text[]) WITH ORDINALITY AS c (name, ord) " \
-	"LEFT JOIN pg_catalog.pg_attribute AS a ON a.attrelid = $1::pg_catalog.regclass AND a.attname = c.name AND a.attnum > 0 " \
+	"LEFT JOIN pg_catalog.pg_attribute AS a ON a.attrelid = $1::pg_catalog.regclass AND a.attname = c.name " \
 	"LEFT JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid ORDER BY c.ord"
 
 static bool
@@ -253,8 +255,10 @@ append_many(StringInfo sql, RemoteChange *change, int param)
 	}
 	else if (change->operation == CMD_UPDATE)
 		appendStringInfo(sql, "UPDATE %s AS t SET %s FROM", table, written.data);
-	else
+	else if (change->operation == CMD_DELETE)
 		appendStringInfo(sql, "DELETE FROM %s AS t USING", table);
+	else
+		appendStringInfo(sql, "SELECT pg_catalog.count(*) FROM %s AS t,", table);
 	appendStringInfo(sql, " ROWS FROM (%s) WITH ORDINALITY AS r (", arrays.data);
 	for (int i = 1; i <= list_length(all); i++)
 		appendStringInfo(sql, "v%d, ", i);
@@ -276,7 +280,7 @@ forget_result(void *arg)
 
 static RemoteChange *
 describe(Relation rel, CmdType operation, List *columns, const char *conflict,
-		 bool returning)
+		 bool returning, bool version)
 {
 	RemoteChange *change = palloc0(sizeof(RemoteChange));
 
@@ -297,6 +301,9 @@ describe(Relation rel, CmdType operation, List *columns, const char *conflict,
 							RelationGetRelationName(rel)),
 					 errdetail("It has no option \"key\", so the store cannot be told which row is meant."),
 					 errhint("Set the option to the columns that identify a row, or write a statement that the store can execute by itself.")));
+		change->version = version;
+		if (version)
+			change->keys = lappend_int(change->keys, SelfItemPointerAttributeNumber);
 	}
 	return change;
 }
@@ -308,23 +315,23 @@ remote_change_text(Relation rel, CmdType operation, List *columns,
 	StringInfoData sql;
 
 	initStringInfo(&sql);
-	append_one(&sql, describe(rel, operation, columns, conflict, returning), 0);
+	append_one(&sql, describe(rel, operation, columns, conflict, returning, false), 0);
 	return sql.data;
 }
 
 RemoteChange *
 remote_change_begin(Relation rel, CmdType operation, List *columns,
-					const char *conflict, bool returning, Wire *wire,
-					WireStatement *statement)
+					const char *conflict, bool returning, bool version,
+					Wire *wire, WireStatement *statement)
 {
-	RemoteChange *change = describe(rel, operation, columns, conflict, returning);
+	RemoteChange *change = describe(rel, operation, columns, conflict, returning, version);
 	ListCell   *lc;
 
 	change->wire = wire;
 	change->statement = statement;
 	change->text.output = palloc0(sizeof(FmgrInfo) * (list_length(change->keys) + list_length(columns)));
 	foreach(lc, list_concat_copy(change->keys, change->columns))
-		remote_text_add(&change->text,
+		remote_text_add(&change->text, lfirst_int(lc) == SelfItemPointerAttributeNumber ? TIDOID :
 						TupleDescAttr(RelationGetDescr(rel), lfirst_int(lc) - 1)->atttypid);
 	change->nvalues = change->text.n;
 	change->cleanup.func = forget_result;
@@ -492,6 +499,30 @@ share_result(List *parts, int *sent)
 	PQclear(whole);
 }
 
+/* Of how many rows that were sent does the store have the same version still? */
+static int
+count_left_out(RemoteChange *change, int sent)
+{
+	RemoteChange question;
+	int			nkeys = list_length(change->keys);
+	const char **values = palloc(sizeof(char *) * nkeys);
+	PGresult   *answer;
+	StringInfoData sql;
+
+	find_types(change);
+	question = *change;
+	question.operation = CMD_SELECT;
+	question.columns = NIL;
+	question.returning = false;
+	initStringInfo(&sql);
+	append_many(&sql, &question, 0);
+	for (int i = 0; i < nkeys; i++)
+		values[i] = array_of(&change->values[i], sent, change->nvalues);
+	answer = wire_exec(change->wire, WIRE_WRITE, sql.data, nkeys, values);
+	remote_result_check(answer, 1, 1);
+	return atoi(PQgetvalue(answer, 0, 0));
+}
+
 void
 remote_change_send(RemoteChange *change, List *before)
 {
@@ -545,6 +576,14 @@ remote_change_send(RemoteChange *change, List *before)
 	else if (change->returning)
 		remote_result_check(change->result, change->written,
 							list_length(change->returned) + returns_numbers(change, sent[list_length(all) - 1]));
+	foreach(lc, all)
+	{
+		RemoteChange *part = lfirst(lc);
+		int			n = sent[foreach_current_index(lc)];
+
+		if (part->version && (part->returning || part == change) && part->written < n)
+			part->left_out = count_left_out(part, n);
+	}
 	MemoryContextSwitchTo(oldcontext);
 	foreach(lc, before)
 		MemoryContextReset(((RemoteChange *) lfirst(lc))->values_context);

@@ -25,7 +25,8 @@ typedef struct RemoteChange
 	WireStatement *statement;	/* may be NULL */
 	Oid			relid;
 	CmdType		operation;
-	List	   *keys;			/* columns that name the row */
+	List	   *keys;			/* columns that name the row, or its version */
+	bool		version;		/* the last one is the ctid */
 	List	   *columns;		/* columns that are written, but generated ones */
 	const char *conflict;		/* INSERT: what follows ON CONFLICT; or NULL */
 	int			nextra;			/* values in "conflict" */
@@ -38,6 +39,7 @@ typedef struct RemoteChange
 	bool	   *as_it_is;		/* can an array have the type? */
 	PGresult   *result;			/* of the last statement */
 	int			written;		/* how many rows it has written, if that is known */
+	int			left_out;		/* with "version": how many are as they were */
 	MemoryContextCallback cleanup;
 	MemoryContext values_context;
 	int			n;				/* rows that were added */
@@ -47,12 +49,13 @@ typedef struct RemoteChange
 
 /*
  * Prepares statements that write to the foreign table.  UPDATE and DELETE find
- * a row by its key, which the foreign table has to name; they never use its
- * place in the store.  Errors: 0A000 if there is no key.
+ * a row by its key, which the foreign table has to name.  With "version" they change
+ * it only while it also is at the same place in the store, which is the last value
+ * of the key.  Errors: 0A000 if there is no key.
  */
 extern RemoteChange *remote_change_begin(Relation rel, CmdType operation,
 										 List *columns, const char *conflict,
-										 bool returning, Wire *wire,
+										 bool returning, bool version, Wire *wire,
 										 WireStatement *statement);
 
 /* Sets the values of the ON CONFLICT clause, which must stay. */

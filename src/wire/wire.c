@@ -424,12 +424,21 @@ has_arrived(Wire *wire, PGresult *result)
 	return false;
 }
 
+/* Are these the last words of the server process?  The socket may be open still. */
+static bool
+ends_connection(PGresult *result)
+{
+	const char *severity = PQresultErrorField(result, PG_DIAG_SEVERITY_NONLOCALIZED);
+
+	return severity != NULL && (strcmp(severity, "FATAL") == 0 || strcmp(severity, "PANIC") == 0);
+}
+
 /* Errors of the store, but not what follows from one. */
 static void
 report(Wire *wire, PGresult *result)
 {
 	wire->running = false;
-	if (!wire->set_up)
+	if (!wire->set_up || ends_connection(result))
 	{
 		PG_TRY();
 		{

@@ -73,7 +73,9 @@ foreach my $name (sort keys %layouts)
 	here("CREATE TABLE $name ($columns, PRIMARY KEY ($key)); CREATE TABLE expected_$name ($columns, PRIMARY KEY ($key)); SELECT run_ops.attach_table('$name', $routing)");
 }
 here(q(SELECT run_ops.enable_split();
-	CREATE FUNCTION unshippable(anyelement) RETURNS boolean STABLE LANGUAGE plpgsql AS 'BEGIN RETURN $1 IS NOT NULL; END'));
+	CREATE FUNCTION unshippable(anyelement) RETURNS boolean STABLE LANGUAGE plpgsql AS 'BEGIN RETURN $1 IS NOT NULL; END';
+	CREATE FUNCTION touch(t text, id text) RETURNS int LANGUAGE plpgsql AS $$
+		BEGIN EXECUTE format('UPDATE %s SET n = n + 1 WHERE id = %L', t, id); RETURN 1; END $$));
 
 # 40 rows, every fourth of them LEGACY, or none
 sub fill
@@ -135,6 +137,11 @@ my @statements = (
 	"UPDATE T SET twice = 1 WHERE id = '$ninth'",
 	"UPDATE T SET s = NULL WHERE id = '$ninth'",
 	"UPDATE T SET n = 1 / (n - 1) WHERE n < 3",
+	# a function that changes a row, of the statement or another one
+	"UPDATE T SET n = n + touch('T', '$ninth') WHERE id = '$ninth'",
+	"UPDATE T SET d = touch('T', id) WHERE n < 3",
+	"UPDATE T SET d = touch('T', '$other') WHERE id = '$ninth' RETURNING id, d",
+	"DELETE FROM T WHERE id = '$other' AND touch('T', id) = 1",
 	# the key
 	sprintf(q(UPDATE T SET id = '%s' WHERE id = '%s' RETURNING id, "runId"), ksuid(1009), $ninth),
 	sprintf(q(UPDATE T SET id = '%s', at = at + interval '40 days', seq = seq + 100 WHERE id = '%s' RETURNING id, at, seq), $ninth, ksuid(1009)),

@@ -38,7 +38,7 @@ ok((run_in_example('npm', 'run', 'build'))[0], 'the client is generated, types a
 # The servers.  The store starts empty, like a new one.
 my $control_plane = new_server('control_plane');
 my $store = new_server('store');
-$store->safe_psql('postgres', '\i test/fixtures/store.sql');
+$store->safe_psql('postgres', "\\i test/fixtures/store.sql\n\\i test/fixtures/run_and_step.sql");
 # the schema has no CHECK, and errors of one are tested too
 my $check = 'ALTER TABLE "TaskRun" ADD CONSTRAINT "TaskRun_depth_check" CHECK (depth >= 0);';
 $store->safe_psql('postgres', $check);
@@ -48,6 +48,7 @@ $control_plane->safe_psql('postgres', q(
 	\set runs 40
 	\i test/fixtures/control_plane.sql
 	\i test/fixtures/generate.sql
+	\i test/fixtures/run_and_step.sql
 	) . $check . q(
 	CREATE EXTENSION run_ops_split CASCADE;
 	CREATE ROLE app LOGIN;
@@ -60,6 +61,8 @@ $control_plane->safe_psql('postgres', q(
 	SELECT run_ops.attach_store('new', 'new');
 	CREATE SCHEMA routed;
 	SELECT view FROM run_ops.attach_all_tables(view_schema => 'routed');
+	SELECT run_ops.attach_table('run', 'shape', view_schema => 'routed');
+	SELECT run_ops.attach_table('step', 'anchor', 'runId', view_schema => 'routed');
 	SELECT run_ops.attach_control_plane('public');
 	\i examples/typescript/grants.sql
 	SELECT run_ops.configure_split(opted_in => true, native_realtime => true);

@@ -74,6 +74,7 @@ my %weight = (
 	conflict => 12,    # ON CONFLICT
 	lock => 5,    # SELECT ... FOR UPDATE and the like
 	loop => 3,    # DO with a loop over the view that it writes
+	touch => 4,    # a function that changes rows while a statement does
 	wide => 2,    # statements over some hundred rows
 	# these are not for batches
 	cursor => 5,
@@ -199,6 +200,14 @@ my @free = qw(doc doc doc keeper att slot conf);
 # What the clients and drive() need: in the control plane and in the database of
 # the plain tables.
 my $driver = q(
+	CREATE FUNCTION touch(t text, id text) RETURNS int LANGUAGE plpgsql AS $$
+	DECLARE
+	  n int;
+	BEGIN
+	  EXECUTE format('UPDATE %I SET grp = (grp + 1) %% 5 WHERE id = %L', t, id);
+	  GET DIAGNOSTICS n = ROW_COUNT;
+	  RETURN n;
+	END $$;
 	CREATE FUNCTION drive(statements text[]) RETURNS TABLE (answer text) LANGUAGE plpgsql AS $$
 	DECLARE
 	  r record;
@@ -541,6 +550,21 @@ my %statement;
 			"DO \$\$ DECLARE r record; BEGIN FOR r IN SELECT x.* FROM $t AS x WHERE x.k <= 20 AND " . where($t) . " ORDER BY x.id LOOP BEGIN UPDATE $t AS x SET n = 100 / (x.n - r.n) + 1 WHERE x.id = r.id OR x.k = r.k + 1; EXCEPTION WHEN division_by_zero THEN UPDATE $t AS x SET n = 5 WHERE x.id = r.id; END; END LOOP; END \$\$",
 			"DO \$\$ DECLARE r record; BEGIN FOR r IN UPDATE $t AS x SET n = x.n + 1 WHERE " . where($t) . " RETURNING x.id, x.n LOOP UPDATE $t AS x SET grp = (r.n + 1000) % 5 WHERE x.id = r.id; END LOOP; END \$\$");
 	},);
+# A row of the statement that the function changes is an error, unless the statement
+# has changed it before, so the function is not called for a row of another one.
+$statement{touch} = sub {
+	my ($t, $other) = @{ pick([ 'doc', 'keeper' ], [ 'keeper', 'att' ], [ 'att', 'doc' ]) };
+	my ($id, $touched) = (any_id($t), any_id($t));
+	return pick(
+		"UPDATE $t AS x SET n = coalesce(x.n, 0) % 900 + touch('$t', " . pick($id, $touched, $touched) . ") WHERE x.id = $id" . returning('x'),
+		"UPDATE $t AS x SET grp = x.grp + touch('$t', $touched) WHERE x.id = $id" . returning('x'),
+		"UPDATE $t AS x SET n = 1 + touch('$other', x.id) WHERE " . where($t) . returning('x'),
+		"UPDATE $t AS x SET n = 1 + touch('$t', x.id) WHERE " . where($t) . returning('x'),
+		"UPDATE $t AS x SET n = 1 WHERE " . where($t) . " RETURNING x.id, touch('$t', x.id)",
+		"DELETE FROM $t AS x WHERE x.id = $id AND touch('$t', " . pick($id, $touched) . ') = 1' . returning('x'),
+		"DELETE FROM $t AS x WHERE x.id = $id RETURNING touch('$t', x.id), touch('$other', $touched)",
+		"UPDATE $t AS x SET n = o.n FROM (SELECT z.id, touch('$other', z.id) AS n FROM $other AS z WHERE " . where($other, 'z') . ' OFFSET 0) AS o WHERE o.id = x.id' . returning('x'));
+};
 $statement{wide} = sub {
 	my $c = int rand 60;
 	return pick(
