@@ -19,7 +19,7 @@
 # The second group installs what is missing and must work where no pg_config
 # is yet, so nothing of PGXS is read for it.
 
-SERVER_GOALS = demo test bench bench-large check-mutants check-versions check-hard check-package reference dist checkver \
+SERVER_GOALS = demo test bench bench-large check-mutants check-versions check-hard check-package check-docker reference dist checkver \
 	check-faults check-ubsan check-valgrind check-assert check-analyze coverage
 
 ifneq ($(filter $(SERVER_GOALS),$(MAKECMDGOALS)),)
