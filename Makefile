@@ -94,7 +94,7 @@ MODULES_C = \
 	writes/conflict_clause \
 	writes/leaf_statements \
 	writes/write_lock \
-	switch/leftovers \
+	switch/kept_objects \
 	control_plane/cache_lookups \
 	control_plane/cache \
 	control_plane/cache_epoch \

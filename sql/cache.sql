@@ -15,7 +15,7 @@ CREATE VIEW stats AS SELECT slot, entries, hits, revalidations, misses, eviction
 -- The first question asks the tables; the second, in the same snapshot, nothing;
 -- one in another snapshot looks at the rows of the answer.
 SELECT run_ops.cache_reset();
-BEGIN;
+BEGIN ISOLATION LEVEL REPEATABLE READ;
 SELECT (run_ops.resolve_env(:'env')).type;
 SELECT (run_ops.resolve_env(:'env')).type;
 COMMIT;

@@ -9,8 +9,8 @@
 \o /dev/null
 \i test/fixtures/drop_databases.sql
 \o
-SELECT count(*) AS databases_left FROM pg_database WHERE datname ~ '^(regress_|mint_kind)' AND pg_get_userbyid(datdba) = current_user
-   AND (datname NOT LIKE 'regress%' OR shobj_description(oid, 'pg_database') LIKE '%run_ops_split%');
+SELECT count(*) AS databases_left FROM pg_database WHERE pg_get_userbyid(datdba) = current_user
+   AND (datname ~ '^(mint_|regress_(catalog|many_stores|read_fuzz|shards))' OR shobj_description(oid, 'pg_database') LIKE '%run_ops_split%');
 SELECT count(*) AS roles_left FROM pg_roles WHERE rolname ~ '^(regress_(seam|split|mint|stats|leaf|leftovers|ann|ben)|run_ops_fdw_reader)';
 \if :{?store_port}
 \connect postgres - :store_host :store_port

@@ -162,3 +162,6 @@ SELECT about((planned('SELECT * FROM run_ops_new.step')).rows, 20000),
        about((planned(format('SELECT * FROM run_ops.step WHERE "runId" = %L', :'new'))).rows, 2);
 SELECT contacts(queries) FROM legacy_joins;
 SELECT nr, query FROM costs() WHERE NOT cheap;
+-- The first INSERT of a session asks the registry how the store of a row is found.
+SELECT (planned(replace(prosrc, ' run_ops.owners(t)', ' run_ops.routed_table AS t, run_ops.owners(t)'))).jit
+  FROM pg_proc WHERE oid = 'run_ops.owner_columns'::regproc;

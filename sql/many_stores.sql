@@ -8,6 +8,8 @@ DROP DATABASE IF EXISTS regress_many_stores_a (FORCE);
 DROP DATABASE IF EXISTS regress_many_stores_b (FORCE);
 CREATE DATABASE regress_many_stores_a;
 CREATE DATABASE regress_many_stores_b;
+COMMENT ON DATABASE regress_many_stores_a IS 'made by a test of run_ops_split';
+COMMENT ON DATABASE regress_many_stores_b IS 'made by a test of run_ops_split';
 \connect :legacy_db - :legacy_host :legacy_port
 SET client_min_messages = warning;
 SELECT set_config('regress.store', format('host %L, port %L', :'store_host', :'store_port'), false) \g /dev/null

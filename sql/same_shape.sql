@@ -11,6 +11,7 @@ CALL in_store($$
   CREATE TABLE step (id text PRIMARY KEY, "runId" text NOT NULL, "runRef" varchar(40), n int) $$);
 SET enable_bitmapscan = off;
 SET enable_seqscan = off;
+SET jit = off;
 
 -- The claim is not proven yet, so it cannot be declared.
 SELECT run_ops.attach_table('run', 'shape', column_names => '{"fid": "public id"}', same_shape => 'fid');

@@ -28,7 +28,7 @@
 #include "stores/foreign_scan.h"
 #include "stores/read_gate.h"
 #include "stores/read_replica.h"
-#include "switch/leftovers.h"
+#include "switch/kept_objects.h"
 #include "wire/cross_store_writes.h"
 #include "wire/wire.h"
 #include "wire/wire_stats.h"
@@ -64,7 +64,7 @@ _PG_init(void)
 	conflict_clause_init();
 	leaf_statements_init();
 	write_routing_init();
-	leftovers_init();
+	kept_objects_init();
 	mint_kind_init();
 	cache_init();
 	cache_epoch_init();

@@ -18,7 +18,7 @@ COMMENT ON FUNCTION run_ops.column_list(regclass, text) IS
 
 CREATE FUNCTION run_ops.copies(t run_ops.routed_table)
   RETURNS TABLE (store text, relation regclass, precedence int)
-  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+  LANGUAGE sql STABLE ROWS 2 SET search_path = pg_catalog, pg_temp
 AS $$
   SELECT 'legacy', t.legacy, 2
   UNION ALL

@@ -177,7 +177,8 @@ AS $$
                              CASE l.collprovider WHEN 'd' THEN b ->> 'datctype' ELSE j.l ->> 'collctype' END AS lc_ctype,
                              CASE l.collprovider WHEN 'd' THEN coalesce(b ->> 'datlocale', b ->> 'daticulocale')
                                                  ELSE coalesce(j.l ->> 'colllocale', j.l ->> 'colliculocale', j.l ->> 'collcollate') END AS locale,
-                             CASE l.collprovider WHEN 'd' THEN b ->> 'daticurules' ELSE j.l ->> 'collicurules' END AS rules) AS d)
+                             CASE l.collprovider WHEN 'd' THEN b ->> 'daticurules' ELSE j.l ->> 'collicurules' END AS rules) AS d
+       WHERE l.oid IN (SELECT col.collation_oid FROM col))
     SELECT col.relation, col.attname AS column, col.type, def.name AS collation_name,
            CASE WHEN def.provider <> 'i' AND def.lc_collate IN ('C', 'POSIX') OR def.provider = 'b' AND def.locale = 'C' THEN 'C'
                 ELSE concat_ws(' ', CASE def.provider WHEN 'i' THEN 'icu' WHEN 'b' THEN 'builtin' ELSE 'libc' END,

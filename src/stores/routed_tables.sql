@@ -425,7 +425,8 @@ BEGIN
           AND (run_ops.has_union_rule(c.oid) OR obj_description(c.oid, 'pg_class') = run_ops.view_comment(t, false))) THEN
     RAISE EXCEPTION 'relation % already exists', t.view_name
       USING ERRCODE = 'duplicate_table',
-            HINT = 'Specify another view_schema or view_name for the view, or drop or rename the relation.';
+            HINT = CASE WHEN t.view IS NULL THEN 'Specify another view_schema or view_name for the view, or drop or rename the relation.'
+                        ELSE format('ALTER TABLE %s RENAME TO %I;', taken, left((parse_ident(t.view_name))[2], 50) || '_of_others') END;
   END IF;
   IF taken IS NULL AND t.view IS NOT NULL THEN  -- its schema may be gone, too
     EXECUTE format('CREATE SCHEMA IF NOT EXISTS %I', (parse_ident(t.view_name))[1]);
@@ -615,6 +616,7 @@ DECLARE
   store   text;
   names   jsonb;
   renamed record;
+  granted record;
 BEGIN
   t := run_ops.routed(view);
   PERFORM run_ops.refuse_without_table(t);
@@ -660,6 +662,15 @@ BEGIN
   END LOOP;
   PERFORM run_ops.build_view(t, run_ops.split_enabled());
   FOR i IN 1 .. coalesce(cardinality(old), 0) LOOP
+    -- a view that has another owner, or security_invoker, needs privileges on them
+    FOR granted IN
+      SELECT r.foreign_table, a.privilege_type, CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END AS grantee, a.is_grantable
+        FROM run_ops.routed_store AS r, pg_class AS c, aclexplode(c.relacl) AS a
+       WHERE r.view = t.view AND r.store = old[i].store AND c.oid = old[i].foreign_table AND a.grantee <> c.relowner
+    LOOP
+      EXECUTE format('GRANT %s ON %s TO %s%s', granted.privilege_type, granted.foreign_table, granted.grantee,
+                     CASE WHEN granted.is_grantable THEN ' WITH GRANT OPTION' END);
+    END LOOP;
     EXECUTE format('DROP FOREIGN TABLE %s', old[i].foreign_table);
   END LOOP;
   PERFORM run_ops.guard_leftovers() WHERE EXISTS (SELECT FROM run_ops.leftover);

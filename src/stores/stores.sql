@@ -17,10 +17,9 @@ COMMENT ON COLUMN run_ops.store.server IS 'the foreign server of the store; NULL
 INSERT INTO run_ops.store VALUES ('legacy', NULL);
 
 CREATE FUNCTION run_ops.is_relation(relation oid, kinds "char"[]) RETURNS boolean
-  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
-AS $$
-  SELECT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = relation AND c.relkind = ANY (kinds))
-$$;
+  LANGUAGE sql STABLE
+  RETURN EXISTS (SELECT FROM pg_catalog.pg_class AS c
+                  WHERE c.oid OPERATOR(pg_catalog.=) relation AND c.relkind OPERATOR(pg_catalog.=) ANY (kinds));
 COMMENT ON FUNCTION run_ops.is_relation(oid, "char"[]) IS 'whether a relation exists and is of one of these kinds, as in pg_class.relkind';
 
 CREATE TYPE run_ops.routing AS ENUM ('shape', 'anchor', 'store');
@@ -44,7 +43,7 @@ CREATE TABLE run_ops.routed_table (
 COMMENT ON TABLE run_ops.routed_table IS
   'the tables that exist in every store and are reached through one view';
 COMMENT ON COLUMN run_ops.routed_table.view IS 'the view that the application queries';
-COMMENT ON COLUMN run_ops.routed_table.view_name IS 'the name of the view when the extension last created it, with its schema, for a view that was dropped';
+COMMENT ON COLUMN run_ops.routed_table.view_name IS 'the name of the view, with its schema, when the extension last created it, or when it was dropped';
 COMMENT ON COLUMN run_ops.routed_table.legacy IS 'the table in this database';
 COMMENT ON COLUMN run_ops.routed_table.routing IS 'how the store of a row is found';
 COMMENT ON COLUMN run_ops.routed_table.route_column IS
@@ -242,15 +241,20 @@ COMMENT ON FUNCTION run_ops.altering_server(text, jsonb) IS
 CREATE FUNCTION run_ops.altering_mapping(store text, options jsonb) RETURNS text
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
-  SELECT format('ALTER USER MAPPING FOR %s SERVER %I OPTIONS (%s);', CASE m.usename WHEN 'public' THEN 'PUBLIC' ELSE quote_ident(m.usename) END, m.srvname,
-                string_agg(format('%s %s %L', CASE WHEN o.option_name IS NULL THEN 'ADD' ELSE 'SET' END, w.key, w.value), ', ' ORDER BY w.key DESC))
-    FROM (SELECT m.* FROM run_ops.store AS s JOIN pg_user_mappings AS m ON m.srvname = s.server AND m.usename IN (current_user, 'public')
-           WHERE s.name = altering_mapping.store ORDER BY m.usename = 'public' LIMIT 1) AS m, jsonb_each_text(options) AS w
+  SELECT format('%s USER MAPPING FOR %s SERVER %I OPTIONS (%s);', CASE WHEN m.umid IS NULL THEN 'CREATE' ELSE 'ALTER' END,
+                CASE m.usename WHEN 'public' THEN 'PUBLIC' ELSE quote_ident(coalesce(m.usename, current_user)) END, s.server,
+                string_agg(concat_ws(' ', CASE WHEN m.umid IS NOT NULL THEN CASE WHEN o.option_name IS NULL THEN 'ADD' ELSE 'SET' END END,
+                                     w.key, quote_literal(w.value)), ', ' ORDER BY w.key DESC))
+    FROM run_ops.store AS s
+    LEFT JOIN LATERAL (SELECT * FROM pg_user_mappings AS u WHERE u.srvname = s.server AND u.usename IN (current_user, 'public')
+                        ORDER BY u.usename = 'public' LIMIT 1) AS m ON true,
+         jsonb_each_text(options) AS w
     LEFT JOIN pg_options_to_table(m.umoptions) AS o ON o.option_name = w.key
-   GROUP BY m.usename, m.srvname
+   WHERE s.name = altering_mapping.store
+   GROUP BY s.server, m.umid, m.usename
 $$;
 COMMENT ON FUNCTION run_ops.altering_mapping(text, jsonb) IS
-  'the statement that sets options of the user mapping by which the current user reaches a store, whether it has them or not';
+  'the statement that sets options of the user mapping by which the current user reaches a store, whether it has them or not; creates it if there is none';
 
 CREATE FUNCTION run_ops.replacing_server(store text) RETURNS text
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp

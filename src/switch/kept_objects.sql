@@ -1,11 +1,12 @@
 
--- kept_objects: the objects that a routed table consists of.
+-- kept_objects: the objects that a routed table consists of, and the extension.
 --
 -- The registry knows them by OID.  While split is on, an event trigger refuses to
--- drop one.  What is gone all the same is reported by the gate "complete", and the
--- call in its hint mends it: refresh_table() creates everything again but the local
--- table, and detach_table() works without any of it.  So nothing that is dropped
--- or changed leads to a state without a way out.
+-- drop one, and kept_objects.c refuses to drop the extension.  What is gone all the
+-- same is reported by the gate "complete", and the call in its hint mends it:
+-- refresh_table() creates everything again but the local table, and detach_table()
+-- works without any of it.  So nothing that is dropped or changed leads to a state
+-- without a way out.
 
 CREATE FUNCTION run_ops.recreating(t run_ops.routed_table) RETURNS text
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
@@ -61,7 +62,7 @@ COMMENT ON FUNCTION run_ops.missing_servers() IS 'the stores whose server does n
 CREATE FUNCTION run_ops.is_complete(t run_ops.routed_table) RETURNS boolean
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
-  SELECT NOT EXISTS (SELECT FROM run_ops.missing_parts(t))
+  SELECT run_ops.is_relation(t.legacy, '{r,p}') AND run_ops.is_relation(t.view, '{v}')
      AND NOT EXISTS (SELECT FROM run_ops.routed_store AS r WHERE r.view = t.view AND NOT run_ops.is_relation(r.foreign_table, '{f}'))
 $$;
 COMMENT ON FUNCTION run_ops.is_complete(run_ops.routed_table) IS 'whether the view and all tables of a routed table exist';
@@ -156,17 +157,32 @@ BEGIN
       ON d.objid IN (t.view, t.legacy) OR d.objid IN (SELECT r.foreign_table FROM run_ops.routed_store AS r WHERE r.view = t.view)
    WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0
    ORDER BY d.original DESC, d.object_identity LIMIT 1;
-  IF FOUND AND run_ops.split_enabled() THEN
+  IF NOT FOUND THEN
+    RETURN;
+  ELSIF run_ops.split_enabled() THEN
     RAISE EXCEPTION 'cannot drop % % while split is on', gone.object_type, gone.object_identity
       USING ERRCODE = 'object_in_use', DETAIL = format('View %s needs it.', gone.view_name),
             HINT = format('Switch split off first, with run_ops.disable_split(), then: SELECT run_ops.detach_table(%L);', gone.view_name);
   END IF;
+  -- its last name, under which refresh_table() creates it again
+  UPDATE run_ops.routed_table AS t SET view_name = d.object_identity
+    FROM pg_event_trigger_dropped_objects() AS d
+   WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND d.objid = t.view AND d.object_identity <> t.view_name;
 END $$;
 COMMENT ON FUNCTION run_ops.guard_routed_tables() IS
-  'event trigger: refuses to drop a view, table or foreign table of a routed table while split is on';
+  'event trigger: refuses to drop a view, table or foreign table of a routed table while split is on; with split off, remembers the name of the view';
 CREATE EVENT TRIGGER run_ops_guard_routed_tables ON sql_drop EXECUTE FUNCTION run_ops.guard_routed_tables();
 COMMENT ON EVENT TRIGGER run_ops_guard_routed_tables IS
   'refuses to drop a view, table or foreign table of a routed table while split is on, by whatever command';
+
+CREATE FUNCTION run_ops.guard_drop() RETURNS event_trigger
+  LANGUAGE c
+  AS 'MODULE_PATHNAME', 'run_ops_guard_drop';
+COMMENT ON FUNCTION run_ops.guard_drop() IS
+  'event trigger: loads the library, which refuses to drop the extension while split is on or the local tables have leftovers';
+CREATE EVENT TRIGGER run_ops_guard_drop ON ddl_command_start WHEN TAG IN ('DROP EXTENSION', 'DROP SCHEMA', 'DROP OWNED')
+  EXECUTE FUNCTION run_ops.guard_drop();
+COMMENT ON EVENT TRIGGER run_ops_guard_drop IS 'refuses to drop the extension while split is on or the local tables have leftovers';
 
 CREATE FUNCTION run_ops.guard_schema() RETURNS event_trigger
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp

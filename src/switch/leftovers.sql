@@ -265,15 +265,6 @@ END $$;
 COMMENT ON FUNCTION run_ops.refuse_leftovers() IS 'raises an error if the local tables may have leftovers';
 REVOKE EXECUTE ON FUNCTION run_ops.refuse_leftovers() FROM PUBLIC;
 
-CREATE FUNCTION run_ops.guard_drop() RETURNS event_trigger
-  LANGUAGE c
-  AS 'MODULE_PATHNAME', 'run_ops_guard_drop';
-COMMENT ON FUNCTION run_ops.guard_drop() IS
-  'event trigger: loads the library, which refuses to drop the extension while the local tables have leftovers';
-CREATE EVENT TRIGGER run_ops_guard_drop ON ddl_command_start WHEN TAG IN ('DROP EXTENSION', 'DROP SCHEMA', 'DROP OWNED')
-  EXECUTE FUNCTION run_ops.guard_drop();
-COMMENT ON EVENT TRIGGER run_ops_guard_drop IS 'refuses to drop the extension while the local tables have leftovers';
-
 -- The switch ------------------------------------------------------------------------
 
 CREATE FUNCTION run_ops.refuse_stranded() RETURNS void

@@ -314,6 +314,7 @@ DECLARE
   after  timestamptz;
   skew   interval;
   reason text;
+  mapping text := run_ops.altering_mapping(store, '{"user": "...", "password": "..."}');
   allowed interval := run_ops.setting('clock_skew_limit');
 BEGIN
   BEGIN
@@ -326,8 +327,9 @@ BEGIN
   EXCEPTION WHEN OTHERS THEN
     GET STACKED DIAGNOSTICS reason = PG_EXCEPTION_DETAIL;  -- the message of libpq
     RETURN NEXT ROW('reachable', store, false, concat_ws(': ', SQLERRM, nullif(reason, '')),
-      concat_ws(' ', 'Start the store, or correct where it is:', run_ops.altering_server(store, '{"host": "...", "dbname": "..."}'),
-        'Or as whom it is reached: ' || run_ops.altering_mapping(store, '{"user": "...", "password": "..."}')))::run_ops.gate;
+      CASE WHEN mapping NOT LIKE 'CREATE %' THEN
+             format('Start the store, or correct where it is: %s Or as whom it is reached: ', run_ops.altering_server(store, '{"host": "...", "dbname": "..."}')) ELSE '' END
+      || mapping)::run_ops.gate;
     RETURN;
   END;
   RETURN NEXT ROW('reachable', store, true, 'it answers', NULL)::run_ops.gate;
@@ -693,6 +695,12 @@ AS $$
     FROM run_ops.routed_table AS t, LATERAL run_ops.view_faults(t, run_ops.split_enabled()) AS f
    WHERE run_ops.is_complete(t) AND (run_ops.split_enabled() OR NOT run_ops.has_union_rule(t.view))
    GROUP BY t.view
+  UNION ALL
+  SELECT 'view', t.view::text, false, format('rule %I of somebody else is executed in place of each %s', w.rulename, c.command),
+         format('DROP RULE %I ON %s;', w.rulename, t.view)
+    FROM run_ops.routed_table AS t JOIN pg_rewrite AS w ON w.ev_class = t.view AND w.is_instead
+    JOIN (VALUES ('2', 'UPDATE'), ('3', 'INSERT'), ('4', 'DELETE')) AS c (ev_type, command) ON c.ev_type = w.ev_type::text
+   WHERE run_ops.split_enabled()
 $$;
 COMMENT ON FUNCTION run_ops.view_gates() IS 'views that are not what they must be';
 
@@ -709,6 +717,7 @@ AS $$
   UNION ALL SELECT * FROM run_ops.preload_gates()
   UNION ALL SELECT * FROM run_ops.hidden_name_gates()
   UNION ALL SELECT * FROM run_ops.refreshed_gates()
+  UNION ALL SELECT * FROM run_ops.key_gates()
   UNION ALL SELECT * FROM run_ops.identity_gates()
   UNION ALL SELECT * FROM run_ops.foreign_key_gates()
   UNION ALL SELECT * FROM run_ops.local_key_index_gates()

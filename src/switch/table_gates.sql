@@ -167,6 +167,38 @@ COMMENT ON FUNCTION run_ops.store_key_index_gates(text) IS
   'foreign keys that refer to a routed table in a store from columns without an index; never fails, the hint has the SQL that creates the index';
 REVOKE EXECUTE ON FUNCTION run_ops.store_key_index_gates(text) FROM PUBLIC;
 
+-- Keys ----------------------------------------------------------------------------
+-- attach_table() requires a key, and NOT NULL of a column with a key rule.  The gate
+-- "columns" holds the stores to what this database has.
+
+CREATE FUNCTION run_ops.never_null(t run_ops.routed_table) RETURNS name[]
+  LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+  RETURN t.key_columns OPERATOR(pg_catalog.||) CASE WHEN t.key_rule IS NOT NULL THEN ARRAY[t.route_column] END;
+COMMENT ON FUNCTION run_ops.never_null(run_ops.routed_table) IS
+  'the columns of a routed table that must be NOT NULL: its key, and the column of a key rule';
+
+CREATE FUNCTION run_ops.key_gates() RETURNS SETOF run_ops.gate
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT 'key', format('%s.%I', t.legacy, a.attname), false,
+         CASE WHEN a.attname = ANY (t.key_columns) THEN 'it may be NULL, but it is part of the key, which identifies a row'
+              ELSE 'it may be NULL, but its value says which store has the row' END,
+         format('ALTER TABLE %s ALTER COLUMN %I SET NOT NULL;', t.legacy, a.attname)
+    FROM run_ops.routed_table AS t JOIN pg_attribute AS a ON a.attrelid = t.legacy
+   WHERE a.attname = ANY (run_ops.never_null(t)) AND NOT a.attnotnull
+  UNION ALL
+  SELECT 'key', t.legacy::text, false, format('no unique index makes (%s) its key', run_ops.key_option(t)),
+         format('CREATE UNIQUE INDEX %sON %s (%s);', CASE WHEN c.relkind = 'r' THEN 'CONCURRENTLY ' END, t.legacy, run_ops.key_option(t))
+    FROM run_ops.routed_table AS t JOIN pg_class AS c ON c.oid = t.legacy
+   WHERE NOT EXISTS (
+     SELECT FROM pg_index AS i
+      WHERE i.indrelid = t.legacy AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL
+        AND NOT EXISTS (SELECT FROM pg_attribute AS a
+                         WHERE a.attrelid = i.indrelid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]) AND a.attname <> ALL (t.key_columns)))
+$$;
+COMMENT ON FUNCTION run_ops.key_gates() IS
+  'local tables whose key is no key any more, and columns that may be NULL although they identify a row or say which store has it';
+
 -- Identity columns ----------------------------------------------------------------
 
 CREATE FUNCTION run_ops.identity_gates() RETURNS SETOF run_ops.gate
@@ -217,7 +249,8 @@ AS $$
     con AS (
       SELECT c.*, regexp_replace(pg_get_constraintdef(c.oid), '( NO INHERIT)?( NOT VALID)?$', '') AS def
         FROM pg_constraint AS c
-       WHERE coalesce((to_jsonb(c) ->> 'conenforced')::boolean, true) AND c.conname NOT IN ('run_ops_write_lock', 'run_ops_same_shape'))
+       WHERE (c.conrelid IN (SELECT rel.oid FROM rel) OR c.contypid IN (SELECT type.oid FROM type))
+         AND coalesce((to_jsonb(c) ->> 'conenforced')::boolean, true) AND c.conname NOT IN ('run_ops_write_lock', 'run_ops_same_shape'))
     SELECT CASE con.contype WHEN 'c' THEN 'CHECK' ELSE 'EXCLUDE' END AS kind, con.conname::text AS name, con.def AS definition,
            NULL::text AS subject, NULL::text AS columns, NULL::text AS parent, NULL::text AS parent_columns
       FROM con JOIN rel ON con.conrelid = rel.oid WHERE con.contype IN ('c', 'x')
@@ -264,11 +297,14 @@ BEGIN
                WHEN 'DOMAIN' THEN g.definition
                ELSE run_ops.renamed(g.definition, $3) END AS definition
         FROM (%s) AS g LEFT JOIN run_ops.routed_table AS p ON p.legacy::text = g.parent
-       WHERE g.kind <> 'FOREIGN KEY' OR p.view IS NOT NULL)
+       WHERE g.kind <> 'FOREIGN KEY' OR p.view IS NOT NULL),
+    there AS MATERIALIZED (
+      SELECT s.* FROM run_ops.ask_store($1, $2) AS j,
+             jsonb_to_record(j) AS s (kind text, name text, subject text, definition text, columns text, parent text, parent_columns text))
     SELECT h.kind, h.name, h.subject, h.definition
       FROM here AS h
      WHERE NOT EXISTS (
-       SELECT FROM run_ops.ask_store($1, $2) AS j, jsonb_to_record(j) AS s (kind text, name text, subject text, definition text, columns text, parent text, parent_columns text)
+       SELECT FROM there AS s
         WHERE s.kind = h.kind
           AND CASE s.kind
                 WHEN 'FOREIGN KEY' THEN h.definition = format('FOREIGN KEY (%%s) REFERENCES %%s(%%s)%%s', s.columns, s.parent, s.parent_columns, s.definition)
@@ -410,7 +446,8 @@ AS $$
           CASE WHEN d.wanted[1] <> d.found[1] THEN format('ALTER TABLE %s ALTER COLUMN %s TYPE %s;', d.there, d.column_there, d.wanted[1]) END,
           CASE WHEN d.wanted[3] IS DISTINCT FROM d.found[3] AND d.wanted[3] IS NOT NULL THEN
             format('ALTER TABLE %s ALTER COLUMN %s SET DEFAULT %s;', d.there, d.column_there, d.wanted[3]) END,
-          CASE WHEN d.wanted[2] IS DISTINCT FROM d.found[2] THEN
+          -- a column that must be NOT NULL has a gate of its own
+          CASE WHEN d.wanted[2] IS DISTINCT FROM d.found[2] AND (d.wanted[2] IS NOT NULL OR d.name <> ALL (run_ops.never_null(t))) THEN
             format('ALTER TABLE %s ALTER COLUMN %s %s NOT NULL;', d.there, d.column_there, CASE WHEN d.wanted[2] IS NULL THEN 'DROP' ELSE 'SET' END) END]
         WHEN d.aspect LIKE 'label of %' THEN ARRAY[format('ALTER TYPE %s ADD VALUE %s;', substr(d.aspect, length('label of ') + 1), d.name)]
         WHEN d.aspect = 'unique key' THEN ARRAY[format('CREATE UNIQUE INDEX CONCURRENTLY ON %s (%s);', d.there, run_ops.renamed(d.name, t.column_names))] END) AS s (sql)

@@ -64,7 +64,7 @@ REVOKE EXECUTE ON FUNCTION run_ops.allow_strays() FROM PUBLIC;
 
 CREATE FUNCTION run_ops.owners(t run_ops.routed_table)
   RETURNS TABLE (ord int, column_name name, owner run_ops.routed_table, owner_column name)
-  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+  LANGUAGE sql STABLE ROWS 2 SET search_path = pg_catalog, pg_temp
 AS $$
   -- If the key of a table does not decide, a foreign key of the local table
   -- usually refers to a table whose key does.
@@ -80,7 +80,7 @@ COMMENT ON FUNCTION run_ops.owners(run_ops.routed_table) IS
 
 CREATE FUNCTION run_ops.owner_columns(t run_ops.routed_table)
   RETURNS TABLE (ord bigint, column_name name, store text, query text)
-  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+  LANGUAGE sql STABLE ROWS 4 SET search_path = pg_catalog, pg_temp
 AS $$
   -- If the key of the owner does not decide either, its row is looked up in all
   -- stores but the last one, where it must be if the others do not have it.

@@ -1,5 +1,6 @@
-# DROP EXTENSION leaves the base tables as they were before, whatever the mode;
-# CREATE EXTENSION, attaching and enabling again brings every row back.
+# DROP EXTENSION leaves the base tables as they were before; CREATE EXTENSION,
+# attaching and enabling again brings every row back.  With split on, nothing that the
+# views need can be dropped, by whatever command.
 use strict;
 use warnings;
 use PostgreSQL::Test::Cluster;
@@ -51,12 +52,34 @@ is(tables(), $before, 'dropped with split off: the tables are as before');
 
 # split on: the rows of the store stay there
 my ($cuid, $ksuid) = (cuid(1), ksuid(1));
-here($create);
+$_->safe_psql('postgres', 'CREATE TABLE part (id int PRIMARY KEY)') foreach ($control_plane, $store);
+here('CREATE ROLE owner; CREATE SCHEMA elsewhere AUTHORIZATION owner; ALTER TABLE part OWNER TO owner;' . $create);
+here(q(CREATE FUNCTION elsewhere.half(int) RETURNS text IMMUTABLE LANGUAGE sql RETURN CASE WHEN $1 >= 1000 THEN 'new' END;
+	SELECT run_ops.attach_table('part', 'shape', 'id', view_schema => 'elsewhere', key_rule => 'elsewhere.half(int)')));
 here('SELECT run_ops.enable_split()');
 here("INSERT INTO run_ops.run (id, n) VALUES ('$cuid', 1)");
 here("INSERT INTO run_ops.run (id, n) VALUES ('$ksuid', 2); INSERT INTO run_ops.step VALUES ('s', '$ksuid', 3)");
-here('DROP EXTENSION run_ops_split CASCADE');
-is(tables(), $before, 'dropped with split on: the tables are as before');
+
+# whatever would drop it or what the views need, in a session that knows nothing of it
+my $it = qr/cannot drop extension run_ops_split while split is on\nDETAIL:  The rows of the stores would disappear from the views\.\nHINT:  Switch split off first, with run_ops\.disable_split\(\)\./;
+my $part = qr/cannot drop [\w ]+ \S+ while split is on\nDETAIL:  View \S+ needs it\.\nHINT:  Switch split off first, with run_ops\.disable_split\(\), then: SELECT run_ops\.detach_table/;
+my $postgres = qr/cannot drop .* requires it/;
+here('ALTER DATABASE postgres RESET session_preload_libraries');
+foreach my $road (
+	[ 'DROP EXTENSION run_ops_split CASCADE', $it ], [ 'DROP EXTENSION postgres_fdw CASCADE', $it ], [ 'DROP EXTENSION plpgsql CASCADE', $it ],
+	[ 'DROP SCHEMA public CASCADE', $it ], [ 'DROP SCHEMA run_ops CASCADE', $it ], [ 'DROP SCHEMA run_ops_new CASCADE', $part ], [ 'DROP SCHEMA elsewhere CASCADE', $part ],
+	[ 'DROP SERVER new CASCADE', $part ], [ 'DROP FOREIGN DATA WRAPPER run_ops_fdw CASCADE', $postgres ], [ 'DROP FOREIGN DATA WRAPPER postgres_fdw CASCADE', $postgres ],
+	[ 'DROP TYPE status CASCADE', $part ], [ 'DROP FUNCTION elsewhere.half(int) CASCADE', qr/^$/ ], [ 'DROP LANGUAGE plpgsql CASCADE', $postgres ],
+	[ 'DROP FUNCTION run_ops.route_write() CASCADE', $postgres ], [ 'DROP OWNED BY owner CASCADE', $part ],
+	[ q(DO $$ BEGIN EXECUTE concat('DROP EXTENSION run_ops', '_split CASCADE'); END $$), $it ])
+{
+	my ($sql, $error) = @$road;
+	my ($ret, $out, $err) = $control_plane->psql('postgres', "SET client_min_messages = error; BEGIN; $sql; ROLLBACK");
+	like($err, $error, "with split on: $sql");
+}
+is(here('SELECT sum(n) FROM run_ops.run'), '3', 'every row is still shown');
+here('SET session_replication_role = replica; DROP EXTENSION run_ops_split CASCADE; DROP SCHEMA elsewhere CASCADE; DROP TABLE part');
+is(tables(), $before, 'dropped past the guard: the tables are as before');
 is(here('SELECT id FROM run'), $cuid, 'with their rows');
 is($store->safe_psql('postgres', 'SELECT id FROM run'), $ksuid, 'and the store has its own');
 
@@ -69,7 +92,7 @@ is(here('SELECT sum(n) FROM run_ops.run'), '3', 'enabled again: every row is the
 # with copies that wait to come home
 here(q(INSERT INTO run_ops.tag VALUES ('t', 1); INSERT INTO run_ops_new.tag VALUES ('u', 2)));
 here('DO $$ BEGIN PERFORM run_ops.repatriate() FROM generate_series(1, 4); END $$');
-here('DROP EXTENSION run_ops_split CASCADE');
+here('SELECT run_ops.disable_split(force => true); DROP EXTENSION run_ops_split CASCADE');
 is(tables(), $before, 'dropped in the middle of the way home: the tables are as before');
 here($create);
 # the copies are strays now, older than the rows of the store

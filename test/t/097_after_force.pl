@@ -76,6 +76,17 @@ is(left_here(), '1 8 / 1 8 / 1 8', 'nothing is left here');
 is(here('SELECT count(*) FROM run_ops.check_split() WHERE ok IS NOT TRUE'), '0', 'every gate holds');
 is(here(q(SELECT count(*) FROM pg_trigger WHERE tgname = 'run_ops_changes')), '0', 'nothing is tracked any more');
 
+# a row that no id says where it belongs: it stays, unless the store has its key
+here(q(INSERT INTO run_ops_new.tag VALUES ('both', 1), ('there', 2)));
+here($off);
+here(q(INSERT INTO run_ops.tag VALUES ('both', 3), ('here', 4)));
+is(here('SELECT legacy_key FROM run_ops.move_conflicts()'), '{"id": "both"}', 'two versions of a row without an id that decides');
+here(q(UPDATE run_ops.tag SET n = 1 WHERE id = 'both'; CALL all_batches('move_strays')));
+here(q(UPDATE run_ops.tag SET n = 5 WHERE id = 'both'));
+here($on);
+is(here(q(SELECT string_agg(concat(id, n), ' ' ORDER BY id) FROM run_ops.tag)), 'both5 here4 there2', 'each is shown once, in its newest version');
+is(here('SELECT id FROM tag') . there(q(SELECT string_agg(id, ' ' ORDER BY id) FROM tag)), 'hereboth there', 'and is in one database');
+
 # one call is enough to say that they shall move: the switch does the rest
 here($off);
 add(ksuid(10), 10);

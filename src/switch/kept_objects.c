@@ -1,13 +1,16 @@
 /*
- * leftovers.c
- *		Prevents that the extension is dropped while local tables may have
- *		leftovers, which nothing could distinguish from other rows afterwards.
+ * kept_objects.c
+ *		Prevents that the extension is dropped while split is on, or while local
+ *		tables may have leftovers, which nothing could distinguish from other
+ *		rows afterwards.
  *
  * Many commands drop an extension: DROP EXTENSION, dropping an extension or
  * schema that it needs, DROP OWNED, and each of them can run inside a
- * function.  The one idea: all of them drop the table run_ops.leftover, which
- * cannot be dropped alone.  So the check is done when that table is dropped.
- * The event trigger before such commands only makes sure that this library is
+ * function.  An event trigger that is fired after the command does not help,
+ * because it has been dropped by then.  The one idea: all of these commands
+ * drop the tables run_ops.split_state and run_ops.leftover, which cannot be
+ * dropped alone.  So the checks are done when these tables are dropped.  The
+ * event trigger before such commands only makes sure that this library is
  * loaded.
  */
 #include "postgres.h"
@@ -18,15 +21,32 @@
 #include "catalog/objectaccess.h"
 #include "catalog/pg_class.h"
 #include "commands/event_trigger.h"
+#include "commands/trigger.h"
 #include "fmgr.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 
-#include "switch/leftovers.h"
+#include "stores/read_gate.h"
+#include "switch/kept_objects.h"
 
 PG_FUNCTION_INFO_V1(run_ops_guard_drop);
 
 static object_access_hook_type next_object_access = NULL;
+
+/*
+ * Event triggers are not fired in sessions of a replica, and this check goes
+ * with the one of guard_routed_tables().
+ */
+static void
+refuse_while_split(void)
+{
+	if (SessionReplicationRole != SESSION_REPLICATION_ROLE_REPLICA && split_enabled())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("cannot drop extension run_ops_split while split is on"),
+				 errdetail("The rows of the stores would disappear from the views."),
+				 errhint("Switch split off first, with run_ops.disable_split().")));
+}
 
 static void
 refuse_leftovers(Oid relid)
@@ -49,11 +69,16 @@ static void
 watch_drop(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id,
 		   void *arg)
 {
+	Oid			schema;
+
 	if (next_object_access)
 		next_object_access(access, class_id, object_id, sub_id, arg);
-	if (access == OAT_DROP && class_id == RelationRelationId && sub_id == 0 &&
-		object_id == get_relname_relid("leftover",
-									   get_namespace_oid("run_ops", true)))
+	if (access != OAT_DROP || class_id != RelationRelationId || sub_id != 0)
+		return;
+	schema = get_namespace_oid("run_ops", true);
+	if (object_id == get_relname_relid("split_state", schema))
+		refuse_while_split();
+	else if (object_id == get_relname_relid("leftover", schema))
 		refuse_leftovers(object_id);
 }
 
@@ -71,7 +96,7 @@ run_ops_guard_drop(PG_FUNCTION_ARGS)
 }
 
 void
-leftovers_init(void)
+kept_objects_init(void)
 {
 	next_object_access = object_access_hook;
 	object_access_hook = watch_drop;
