@@ -542,6 +542,25 @@ END $$;
 COMMENT ON FUNCTION run_ops.store_gates(text) IS 'all gates that query one store';
 REVOKE EXECUTE ON FUNCTION run_ops.store_gates(text) FROM PUBLIC;
 
+CREATE FUNCTION run_ops.refuse_unfit_store(store text) RETURNS void
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  failing text;
+  hints   text;
+BEGIN
+  SELECT string_agg(concat_ws(' ', a.gate, nullif(a.object, '')) || ': ' || a.detail, E'\n'), string_agg(a.hint, E'\n')
+    INTO failing, hints
+    FROM run_ops.store_gates(store) AS g, run_ops.acknowledged(g) AS a WHERE a.ok IS NOT TRUE;
+  IF failing IS NOT NULL THEN
+    RAISE EXCEPTION 'cannot attach store "%" while split is on', store
+      USING ERRCODE = 'RO003', DETAIL = failing, HINT = coalesce(hints, '');
+  END IF;
+END $$;
+COMMENT ON FUNCTION run_ops.refuse_unfit_store(text) IS
+  'raises one error with all gates of a store that fail, if there are any: while split is on, clients read the store from the moment it is attached';
+REVOKE EXECUTE ON FUNCTION run_ops.refuse_unfit_store(text) FROM PUBLIC;
+
 CREATE FUNCTION run_ops.unstraying(t run_ops.routed_table) RETURNS text
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
