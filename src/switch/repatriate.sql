@@ -611,29 +611,29 @@ CREATE FUNCTION run_ops.await_store_writers() RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-  s       run_ops.store;
-  writers text;
+  stores  text[] := ARRAY(SELECT s.name FROM run_ops.store AS s WHERE s.server IS NOT NULL);
+  -- at first any, then those that were there
+  writers text[] := array_fill('{}'::text, ARRAY[cardinality(stores)]);
   started timestamptz := clock_timestamp();
   patience interval := run_ops.setting('swap_lock_timeout');
 BEGIN
   -- If a session of this database ended during its commit, its transaction in
   -- the store may still be about to commit.  It holds the locks of its writes
   -- until then.
-  FOR s IN SELECT * FROM run_ops.store AS r WHERE r.server IS NOT NULL LOOP
-    writers := '{}';
-    LOOP
-      SELECT a ->> 'writers' INTO writers FROM run_ops.ask_store(s.name, format(
-        'SELECT array_agg(DISTINCT l.virtualtransaction) AS writers FROM pg_locks AS l '
-        'WHERE l.locktype = ''relation'' AND l.mode = ''RowExclusiveLock'' AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) '
-        'AND l.relation IN (SELECT to_regclass(t) FROM unnest(%L::text[]) AS t) AND (%L = ''{}'' OR l.virtualtransaction = ANY (%2$L))',
-        ARRAY(SELECT format('%I.%I', t.store_schema, t.store_table) FROM run_ops.routed_table AS t), writers)) AS a;
-      EXIT WHEN writers IS NULL;
-      writers := translate(writers, '[]"', '{}');
-      IF clock_timestamp() - started > patience THEN
-        RAISE EXCEPTION 'store "%" has transactions that write to routed tables', s.name USING ERRCODE = 'lock_not_available';
-      END IF;
-      PERFORM pg_sleep(0.01);
-    END LOOP;
+  LOOP
+    SELECT array_agg(a.store ORDER BY a.store), array_agg(translate(a.answer ->> 'writers', '[]"', '{}') ORDER BY a.store) INTO stores, writers
+      FROM run_ops.ask_stores(stores, ARRAY(SELECT format(
+             'SELECT array_agg(DISTINCT l.virtualtransaction) AS writers FROM pg_locks AS l '
+             'WHERE l.locktype = ''relation'' AND l.mode = ''RowExclusiveLock'' AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) '
+             'AND l.relation IN (SELECT to_regclass(t) FROM unnest(%L::text[]) AS t) AND (%L = ''{}'' OR l.virtualtransaction = ANY (%2$L))',
+             ARRAY(SELECT format('%I.%I', t.store_schema, t.store_table) FROM run_ops.routed_table AS t), w.writers)
+             FROM unnest(writers) WITH ORDINALITY AS w (writers, ord) ORDER BY w.ord)) AS a
+     WHERE a.answer ->> 'writers' IS NOT NULL;
+    EXIT WHEN stores IS NULL;
+    IF clock_timestamp() - started > patience THEN
+      RAISE EXCEPTION 'store "%" has transactions that write to routed tables', stores[1] USING ERRCODE = 'lock_not_available';
+    END IF;
+    PERFORM pg_sleep(0.01);
   END LOOP;
 END $$;
 COMMENT ON FUNCTION run_ops.await_store_writers() IS
@@ -798,9 +798,11 @@ REVOKE EXECUTE ON FUNCTION run_ops.finish_repatriation() FROM PUBLIC;
 CREATE FUNCTION run_ops.store_row_counts() RETURNS TABLE (view regclass, store text, n bigint)
   LANGUAGE sql SET search_path = pg_catalog, pg_temp
 AS $$
-  SELECT t.view, s.store, (a ->> 'n')::bigint
-    FROM run_ops.routed_table AS t JOIN run_ops.routed_store AS s ON s.view = t.view,
-         LATERAL run_ops.ask_store(s.store, format('SELECT count(*) AS n FROM %I.%I', t.store_schema, t.store_table), '0') AS a
+  SELECT (a.answer ->> 'view')::oid::regclass, a.store, (a.answer ->> 'n')::bigint
+    FROM (SELECT array_agg(q.store), array_agg(q.query)
+            FROM (SELECT s.store, string_agg(format('SELECT %s AS view, count(*) AS n FROM %I.%I', t.view::oid, t.store_schema, t.store_table), ' UNION ALL ')
+                    FROM run_ops.routed_table AS t JOIN run_ops.routed_store AS s ON s.view = t.view GROUP BY s.store) AS q (store, query)) AS q (stores, queries),
+         LATERAL run_ops.ask_stores(q.stores, q.queries, '0') AS a
 $$;
 COMMENT ON FUNCTION run_ops.store_row_counts() IS 'the number of rows of each routed table in each store';
 REVOKE EXECUTE ON FUNCTION run_ops.store_row_counts() FROM PUBLIC;

@@ -11,6 +11,7 @@
 
 #include <limits.h>
 
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "commands/defrem.h"
 #include "executor/spi.h"
@@ -18,10 +19,13 @@
 #include "foreign/foreign.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/datum.h"
 #include "utils/fmgrprotos.h"
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
+#include "utils/resowner.h"
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
@@ -30,6 +34,8 @@
 #include "wire/wire.h"
 
 PG_FUNCTION_INFO_V1(run_ops_ask_store);
+PG_FUNCTION_INFO_V1(run_ops_ask_stores);
+PG_FUNCTION_INFO_V1(run_ops_ask_alike);
 PG_FUNCTION_INFO_V1(run_ops_tell_store);
 PG_FUNCTION_INFO_V1(run_ops_try_lock_held_there);
 
@@ -93,6 +99,246 @@ settings(text *store)
 	return psprintf(SETTINGS, quote_literal_cstr(name));
 }
 
+/* How long a store may be silent, in milliseconds; 0 has no limit. */
+static int
+patience_of(FunctionCallInfo fcinfo, int argument)
+{
+	Interval   *interval;
+
+	if (PG_ARGISNULL(argument))
+		return store_timeout;
+	interval = PG_GETARG_INTERVAL_P(argument);
+	return (int) Min(Max(interval->time / 1000 +
+						 (int64) interval->day * SECS_PER_DAY * 1000 +
+						 (int64) interval->month * DAYS_PER_MONTH * SECS_PER_DAY * 1000,
+						 0), INT_MAX);
+}
+
+/* One question, and where the rows of its answer go. */
+typedef struct Question
+{
+	text	   *store;
+	const char *query;
+	int			patience;
+	Wire	   *wire;
+	bool		sent;
+	char	   *failure;		/* NULL: none */
+	ReturnSetInfo *rsinfo;		/* NULL: they are kept in "rows" */
+	List	   *rows;			/* of Jsonb, NULL for NULL */
+	MemoryContext row_context;
+} Question;
+
+/*
+ * Stores that are about to be asked the same, one after the other; see
+ * run_ops_ask_alike().  Ends with the transaction at the latest.
+ */
+static struct
+{
+	MemoryContext context;		/* NULL: there are none */
+	Oid			userid;			/* whose user mappings are used */
+	int			level;			/* an error that ends this level ends it */
+	List	   *stores;			/* of char * */
+	List	   *answers;		/* of Question: they have been asked already */
+	MemoryContextCallback forget;
+}			alike;
+
+static void
+send_question(Question *question, const char *set_up)
+{
+	question->wire = wire_get(server_of_store(question->store), GetUserId());
+	wire_begin(question->wire, WIRE_READ, NULL);
+	wire_limit_silence(question->wire, question->patience);
+	wire_add(question->wire, set_up, 0, NULL);
+	wire_send(question->wire, psprintf("SELECT pg_catalog.to_jsonb(q) FROM (%s) AS q", question->query),
+			  0, NULL, true);
+	question->sent = true;
+}
+
+/* A row of the function: the answer and, if there are several stores, which one. */
+static void
+put_answer(Question *question, Datum answer, bool isnull)
+{
+	TupleDesc	desc;
+	Datum		values[3];
+	bool		nulls[3] = {false, isnull, question->failure == NULL};
+
+	if (question->rsinfo == NULL)
+	{
+		MemoryContext oldcontext = MemoryContextSwitchTo(alike.context);
+
+		question->rows = lappend(question->rows, isnull ? NULL :
+								 DatumGetPointer(datumCopy(answer, false, -1)));
+		MemoryContextSwitchTo(oldcontext);
+		return;
+	}
+	desc = question->rsinfo->setDesc;
+	values[0] = PointerGetDatum(question->store);
+	values[1] = answer;
+	values[2] = nulls[2] ? (Datum) 0 : CStringGetTextDatum(question->failure);
+	if (desc->natts == 1)
+		tuplestore_putvalues(question->rsinfo->setResult, desc, values + 1, nulls + 1);
+	else
+		tuplestore_putvalues(question->rsinfo->setResult, desc, values, nulls);
+}
+
+static void
+receive_answer(Question *question)
+{
+	PGresult   *result;
+
+	while ((result = wire_receive(question->wire)) != NULL)
+	{
+		MemoryContext oldcontext;
+		bool		isnull;
+
+		if (PQnfields(result) != 1)
+			ereport(ERROR,
+					(errcode(ERRCODE_PROTOCOL_VIOLATION),
+					 errmsg("store \"%s\" gave an answer of %d columns in place of one",
+							wire_store(question->wire), PQnfields(result))));
+		if (PQntuples(result) == 0)
+			continue;
+		isnull = PQgetisnull(result, 0, 0);
+		MemoryContextReset(question->row_context);
+		oldcontext = MemoryContextSwitchTo(question->row_context);
+		put_answer(question, isnull ? (Datum) 0 :
+				   DirectFunctionCall1(jsonb_in, CStringGetDatum(PQgetvalue(result, 0, 0))), isnull);
+		MemoryContextSwitchTo(oldcontext);
+	}
+	wire_tell(question->wire, TAKE_BACK);
+}
+
+/*
+ * Does a step of a question in a subtransaction, if its failure is an answer.
+ * What was sent to other stores goes on: they have no transaction that could be
+ * rolled back with it; see run_ops_ask_stores().
+ */
+static void
+attempt(Question *question, void (*step) (Question *question, const char *set_up),
+		const char *set_up)
+{
+	MemoryContext oldcontext = CurrentMemoryContext;
+	ResourceOwner oldowner = CurrentResourceOwner;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(oldcontext);
+	PG_TRY();
+	{
+		step(question, set_up);
+		ReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(oldcontext);
+		CurrentResourceOwner = oldowner;
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(oldcontext);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(oldcontext);
+		CurrentResourceOwner = oldowner;
+		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+			ReThrowError(error);
+		question->failure = error->detail ? psprintf("%s: %s", error->message, error->detail) :
+			error->message;
+	}
+	PG_END_TRY();
+}
+
+/* as a step */
+static void
+receive_step(Question *question, const char *set_up)
+{
+	if (!question->sent)
+		send_question(question, set_up);
+	receive_answer(question);
+}
+
+static bool
+are_alike(void)
+{
+	return alike.context != NULL && alike.userid == GetUserId() &&
+		alike.level <= GetCurrentTransactionNestLevel();
+}
+
+/* The answer that a store has given already; false if there is none. */
+static bool
+put_known_answer(Question *question)
+{
+	ListCell   *lc;
+
+	foreach(lc, are_alike() ? alike.answers : NIL)
+	{
+		Question   *known = lfirst(lc);
+		ListCell   *row;
+
+		if (strcmp(known->query, question->query) != 0 ||
+			strcmp(text_to_cstring(known->store), text_to_cstring(question->store)) != 0)
+			continue;
+		foreach(row, known->rows)
+			put_answer(question, PointerGetDatum(lfirst(row)), lfirst(row) == NULL);
+		alike.answers = foreach_delete_current(alike.answers, lc);
+		return true;
+	}
+	return false;
+}
+
+/* Sends a question to the stores that will be asked the same. */
+static List *
+send_ahead(Question *question, const char *set_up)
+{
+	char	   *store = text_to_cstring(question->store);
+	List	   *sent = NIL;
+	ListCell   *lc;
+	bool		is_after = false;
+
+	foreach(lc, are_alike() ? alike.stores : NIL)
+	{
+		MemoryContext oldcontext;
+		Question   *other;
+
+		if (is_after)
+		{
+			oldcontext = MemoryContextSwitchTo(alike.context);
+			other = palloc0(sizeof(Question));
+			other->store = cstring_to_text(lfirst(lc));
+			other->query = pstrdup(question->query);
+			MemoryContextSwitchTo(oldcontext);
+			other->patience = question->patience;
+			other->row_context = question->row_context;
+			if (wire_reads_alone(wire_get(server_of_store(other->store), GetUserId()), WIRE_READ))
+				attempt(other, send_question, set_up);
+			sent = lappend(sent, other);
+		}
+		is_after |= strcmp(lfirst(lc), store) == 0;
+	}
+	return sent;
+}
+
+/* What fails here is asked again in its turn, and fails then. */
+static void
+receive_ahead(List *sent)
+{
+	ListCell   *lc;
+
+	foreach(lc, sent)
+	{
+		Question   *other = lfirst(lc);
+		MemoryContext oldcontext;
+
+		if (!other->sent || other->failure)
+			continue;
+		attempt(other, receive_step, NULL);
+		if (other->failure)
+			continue;
+		oldcontext = MemoryContextSwitchTo(alike.context);
+		alike.answers = lappend(alike.answers, other);
+		MemoryContextSwitchTo(oldcontext);
+	}
+}
+
 /*
  * ask_store(store text, query text, patience interval) returns setof jsonb
  *
@@ -103,59 +349,148 @@ settings(text *store)
 Datum
 run_ops_ask_store(PG_FUNCTION_ARGS)
 {
-	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	int			patience = store_timeout;
-	MemoryContext row_context;
-	MemoryContext oldcontext;
-	PGresult   *result;
-	Wire	   *wire;
+	Question	question = {.patience = patience_of(fcinfo, 2)};
+	List	   *ahead;
 	char	   *set_up;
 
 	compat_init_materialized_srf(fcinfo);
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
 		PG_RETURN_NULL();
-	if (!PG_ARGISNULL(2))
-	{
-		Interval   *interval = PG_GETARG_INTERVAL_P(2);
-
-		patience = (int) Min(Max(interval->time / 1000 +
-								 (int64) interval->day * SECS_PER_DAY * 1000 +
-								 (int64) interval->month * DAYS_PER_MONTH * SECS_PER_DAY * 1000,
-								 0), INT_MAX);
-	}
-
-	wire = wire_get(server_of_store(PG_GETARG_TEXT_PP(0)), GetUserId());
-	set_up = settings(PG_GETARG_TEXT_PP(0));
-	wire_begin(wire, WIRE_READ, NULL);
-	wire_limit_silence(wire, patience);
-	wire_add(wire, set_up, 0, NULL);
-	wire_send(wire, psprintf("SELECT pg_catalog.to_jsonb(q) FROM (%s) AS q",
-							 text_to_cstring(PG_GETARG_TEXT_PP(1))), 0, NULL, true);
-	row_context = AllocSetContextCreate(CurrentMemoryContext, "run_ops answer",
-										ALLOCSET_DEFAULT_SIZES);
-	while ((result = wire_receive(wire)) != NULL)
-	{
-		Datum		row;
-		bool		isnull;
-
-		if (PQnfields(result) != 1)
-			ereport(ERROR,
-					(errcode(ERRCODE_PROTOCOL_VIOLATION),
-					 errmsg("store \"%s\" gave an answer of %d columns in place of one",
-							wire_store(wire), PQnfields(result))));
-		if (PQntuples(result) == 0)
-			continue;
-		isnull = PQgetisnull(result, 0, 0);
-		MemoryContextReset(row_context);
-		oldcontext = MemoryContextSwitchTo(row_context);
-		row = isnull ? (Datum) 0 :
-			DirectFunctionCall1(jsonb_in, CStringGetDatum(PQgetvalue(result, 0, 0)));
-		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, &row, &isnull);
-		MemoryContextSwitchTo(oldcontext);
-	}
-	MemoryContextDelete(row_context);
-	wire_tell(wire, TAKE_BACK);
+	question.store = PG_GETARG_TEXT_PP(0);
+	question.query = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	question.rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	if (put_known_answer(&question))
+		return (Datum) 0;
+	question.row_context = AllocSetContextCreate(CurrentMemoryContext, "run_ops answer",
+												 ALLOCSET_DEFAULT_SIZES);
+	set_up = settings(question.store);
+	send_question(&question, set_up);
+	ahead = send_ahead(&question, set_up);
+	receive_answer(&question);
+	receive_ahead(ahead);
+	MemoryContextDelete(question.row_context);
 	return (Datum) 0;
+}
+
+/*
+ * ask_stores(stores text[], queries text[], patience interval, tolerant boolean)
+ * returns table (store text, answer jsonb, error text)
+ *
+ * All stores have their questions before the first answer is waited for, so that
+ * they cost one round trip together.  There is one query for each store, or one
+ * for all.  A store that occurs twice, or in which the transaction has written,
+ * is asked when its turn to answer comes.
+ */
+Datum
+run_ops_ask_stores(PG_FUNCTION_ARGS)
+{
+	bool		tolerant = !PG_ARGISNULL(3) && PG_GETARG_BOOL(3);
+	Datum	   *stores;
+	Datum	   *queries;
+	bool	   *no_store;
+	bool	   *no_query;
+	int			nstores;
+	int			nqueries;
+	Question   *questions;
+	const char *set_up;
+
+	compat_init_materialized_srf(fcinfo);
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
+		PG_RETURN_NULL();
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), TEXTOID, -1, false, TYPALIGN_INT, &stores, &no_store, &nstores);
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(1), TEXTOID, -1, false, TYPALIGN_INT, &queries, &no_query, &nqueries);
+	if (nstores == 0)
+		return (Datum) 0;
+	if (nqueries != nstores && nqueries != 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%d queries for %d stores", nqueries, nstores),
+				 errhint("Give one query for each store, or one for all.")));
+	questions = palloc0(sizeof(Question) * nstores);
+	set_up = settings(DatumGetTextPP(no_store[0] ? PointerGetDatum(cstring_to_text("")) : stores[0]));
+	for (int i = 0; i < nstores; i++)
+	{
+		int			n = nqueries == 1 ? 0 : i;
+		Question   *question = &questions[i];
+		bool		at_once;
+
+		if (no_store[i] || no_query[n])
+			continue;
+		question->store = DatumGetTextPP(stores[i]);
+		question->query = text_to_cstring(DatumGetTextPP(queries[n]));
+		question->patience = patience_of(fcinfo, 2);
+		question->rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+		question->row_context = AllocSetContextCreate(CurrentMemoryContext, "run_ops answer",
+													  ALLOCSET_DEFAULT_SIZES);
+		question->wire = wire_get(server_of_store(question->store), GetUserId());
+		at_once = wire_reads_alone(question->wire, WIRE_READ);
+		for (int j = 0; j < i; j++)
+			at_once &= questions[j].wire != question->wire;
+		if (at_once && tolerant)
+			attempt(question, send_question, set_up);
+		else if (at_once)
+			send_question(question, set_up);
+	}
+	for (int i = 0; i < nstores; i++)
+	{
+		Question   *question = &questions[i];
+
+		if (question->wire == NULL)
+			continue;
+		if (!tolerant)
+			receive_step(question, set_up);
+		else if (question->failure == NULL)
+			attempt(question, receive_step, set_up);
+		if (question->failure)
+			put_answer(question, (Datum) 0, true);
+		MemoryContextDelete(question->row_context);
+	}
+	return (Datum) 0;
+}
+
+static void
+forget_alike(void *arg)
+{
+	alike.context = NULL;
+	alike.stores = alike.answers = NIL;
+}
+
+/*
+ * ask_alike(stores text[]) returns void
+ *
+ * From now on what ask_store() asks one of these stores is sent to those after it
+ * at the same time.  Their answers are kept until they are asked the same, in
+ * their turn: a loop over stores costs as many round trips as for the first one.
+ * Without stores, or at the end of the transaction, this ends.
+ */
+Datum
+run_ops_ask_alike(PG_FUNCTION_ARGS)
+{
+	Datum	   *stores;
+	bool	   *nulls;
+	int			n = 0;
+	MemoryContext oldcontext;
+
+	if (alike.context)
+		MemoryContextDelete(alike.context);
+	if (!PG_ARGISNULL(0))
+		deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), TEXTOID, -1, false, TYPALIGN_INT, &stores, &nulls, &n);
+	if (n == 0)
+		PG_RETURN_VOID();
+	alike.context = AllocSetContextCreate(TopTransactionContext, "run_ops answers of stores",
+										  ALLOCSET_DEFAULT_SIZES);
+	alike.userid = GetUserId();
+	alike.level = GetCurrentTransactionNestLevel();
+	alike.forget.func = forget_alike;
+	MemoryContextRegisterResetCallback(alike.context, &alike.forget);
+	oldcontext = MemoryContextSwitchTo(alike.context);
+	for (int i = 0; i < n; i++)
+	{
+		if (!nulls[i])
+			alike.stores = lappend(alike.stores, text_to_cstring(DatumGetTextPP(stores[i])));
+	}
+	MemoryContextSwitchTo(oldcontext);
+	PG_RETURN_VOID();
 }
 
 /*
