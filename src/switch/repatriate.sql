@@ -169,6 +169,16 @@ CREATE FUNCTION run_ops.digest_query(range_query text) RETURNS text
 COMMENT ON FUNCTION run_ops.digest_query(text) IS
   'a query for the number of rows in a range, and a hash of them that does not depend on their order';
 
+CREATE FUNCTION run_ops.least_key(m run_ops.mirror, keys jsonb[]) RETURNS jsonb
+  LANGUAGE sql SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT q.key FROM run_ops.as_owner(m.legacy, format('SELECT b FROM unnest($1) AS b WHERE b IS NOT NULL ORDER BY %s LIMIT 1',
+    (SELECT string_agg(format('(b ->> %s)::%s', ord - 1, type), ', ' ORDER BY ord)
+       FROM unnest(m.key_types) WITH ORDINALITY AS u (type, ord))), keys) AS q (key jsonb)
+$$;
+COMMENT ON FUNCTION run_ops.least_key(run_ops.mirror, jsonb[]) IS 'the first of these keys, in the order of the table';
+REVOKE EXECUTE ON FUNCTION run_ops.least_key(run_ops.mirror, jsonb[]) FROM PUBLIC;
+
 CREATE FUNCTION run_ops.upper_key(m run_ops.mirror, above jsonb, batch_size int) RETURNS jsonb
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -181,9 +191,7 @@ BEGIN
   SELECT q.key INTO here FROM run_ops.as_owner(m.legacy, format('%s ORDER BY %s OFFSET %s LIMIT 1',
     run_ops.range_query(m.here_from, m.here_keys, '''''', above, NULL), array_to_string(m.here_keys, ', '), batch_size - 1)) AS q (key text, r text);
   bounds := bounds || here::jsonb;
-  RETURN (SELECT q.key FROM run_ops.as_owner(m.legacy, format('SELECT b FROM unnest($1) AS b WHERE b IS NOT NULL ORDER BY %s LIMIT 1',
-    (SELECT string_agg(format('(b ->> %s)::%s', ord - 1, type), ', ' ORDER BY ord)
-       FROM unnest(m.key_types) WITH ORDINALITY AS u (type, ord))), bounds) AS q (key jsonb));
+  RETURN run_ops.least_key(m, bounds);
 END $$;
 COMMENT ON FUNCTION run_ops.upper_key(run_ops.mirror, jsonb, int) IS
   'the upper key of a range in which neither side has more than batch_size rows; NULL if no side has that many rows left';
@@ -241,7 +249,9 @@ BEGIN
   SELECT to_jsonb(q) INTO here FROM run_ops.as_owner(m.legacy,
     run_ops.digest_query(run_ops.range_query(m.here_from, m.here_keys, m.here_row, above, upto))) AS q (n bigint, digest text);
   SELECT * INTO there FROM run_ops.ask_store(m.store,
-    run_ops.digest_query(run_ops.range_query(m.there_from, m.there_keys, m.there_row, above, upto)));
+    run_ops.digest_query(run_ops.range_query(m.there_from, m.there_keys, m.there_row, above, upto)),
+    -- the rows may be long: a store that works is waited for like a query
+    run_ops.setting('store_query_timeout')::interval);
   RETURN here IS DISTINCT FROM there;
 END $$;
 COMMENT ON FUNCTION run_ops.range_differs(run_ops.mirror, jsonb, jsonb) IS
@@ -303,6 +313,16 @@ COMMENT ON FUNCTION run_ops.write_there(run_ops.mirror, text[], text[]) IS
   'deletes rows by key and inserts rows by text in a store, without its triggers, in a transaction of its own; the mapped user must be allowed to set session_replication_role';
 REVOKE EXECUTE ON FUNCTION run_ops.write_there(run_ops.mirror, text[], text[]) FROM PUBLIC;
 
+CREATE FUNCTION run_ops.bounded_query(range_query text) RETURNS text
+  LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+  -- 16 MB, because all rows of a range are in memory at the same time, several
+  -- times.  A single row is copied whatever its size.
+  RETURN pg_catalog.format('WITH rows AS MATERIALIZED (%s), part AS (SELECT (count(*) * 16777216 / sum(octet_length(r)))::bigint AS n FROM rows '
+                           'HAVING count(*) > 1 AND sum(octet_length(r)) > 16777216) '
+                           'SELECT key, r FROM rows WHERE NOT EXISTS (SELECT FROM part) UNION ALL SELECT NULL, greatest(n, 1)::text FROM part', range_query);
+COMMENT ON FUNCTION run_ops.bounded_query(text) IS
+  'a query for the rows of a range; if they are too many bytes, one row with NULL as the key, and how many of the rows are not';
+
 CREATE FUNCTION run_ops.copy_range(m run_ops.mirror, above jsonb, upto jsonb, forward boolean) RETURNS bigint
   LANGUAGE plpgsql
   SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO, YMD' SET timezone = 'UTC'
@@ -313,17 +333,33 @@ DECLARE
   there jsonb;
   gone  text[];
   came  text[];
+  part  int;  -- how many rows to copy at once, if all are too many bytes
+  middle jsonb;
+  copied bigint := 0;
 BEGIN
-  SELECT coalesce(jsonb_object_agg(a ->> 'key', a ->> 'r'), '{}') INTO there
-    FROM run_ops.ask_store(m.store, run_ops.range_query(m.there_from, m.there_keys, m.there_row, above, upto)) AS a;
-  SELECT q.rows INTO here FROM run_ops.as_owner(m.legacy, format('SELECT coalesce(jsonb_object_agg(key, r), ''{}'') FROM (%s%s) AS rows',
+  SELECT coalesce(jsonb_object_agg(a ->> 'key', a ->> 'r') FILTER (WHERE a ->> 'key' IS NOT NULL), '{}'), min(a ->> 'r') FILTER (WHERE a ->> 'key' IS NULL)
+    INTO there, part
+    FROM run_ops.ask_store(m.store, run_ops.bounded_query(run_ops.range_query(m.there_from, m.there_keys, m.there_row, above, upto)),
+                           run_ops.setting('store_query_timeout')::interval) AS a;
+  SELECT q.rows, least(part, q.n) INTO here, part FROM run_ops.as_owner(m.legacy, format(
+      'SELECT coalesce(jsonb_object_agg(key, r) FILTER (WHERE key IS NOT NULL), ''{}''), (min(r) FILTER (WHERE key IS NULL))::int FROM (%s) AS rows',
+      run_ops.bounded_query(concat(
     run_ops.range_query(m.here_from, m.here_keys, m.here_row, above, upto),
     -- if no id decides, a row whose key exists in the store belongs there as well
     CASE WHEN forward AND m.routing = 'store' THEN ' UNION ' || run_ops.range_query(
       format('%s AS x WHERE (%s) IN (SELECT %s FROM jsonb_object_keys($1) AS k)', m.here, array_to_string(m.here_keys, ', '),
              (SELECT string_agg(format('(k::jsonb ->> %s)::%s', ord - 1, type), ', ' ORDER BY ord)
                 FROM unnest(m.key_types) WITH ORDINALITY AS u (type, ord))),
-      m.here_keys, m.here_row, above, upto) END), there) AS q (rows jsonb);
+      m.here_keys, m.here_row, above, upto) END))), there) AS q (rows jsonb, n int);
+  IF part IS NOT NULL THEN
+    LOOP
+      middle := run_ops.upper_key(m, above, part);
+      EXIT WHEN middle IS NULL OR run_ops.least_key(m, ARRAY[upto, middle]) = upto;
+      copied := copied + run_ops.copy_range(m, above, middle, forward);
+      above := middle;
+    END LOOP;
+    RETURN copied + run_ops.copy_range(m, above, upto, forward);
+  END IF;
   SELECT coalesce(array_agg(key) FILTER (WHERE old.value IS NOT NULL), '{}'),
          coalesce(array_agg(now.value) FILTER (WHERE now.value IS NOT NULL), '{}')
     INTO gone, came

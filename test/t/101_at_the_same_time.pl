@@ -86,6 +86,28 @@ together(q(SET client_min_messages = error; SELECT run_ops.locate('run_ops.tag',
 together(q(SELECT count(*) FROM run_ops.find_strays('run_ops.run')), 0, 'find_strays, by ids');
 together(q(SELECT count(*) FROM run_ops.find_strays('run_ops.tag')), 0, 'find_strays, by keys');
 
+# --- work that does not grow ---------------------------------------------------------------------
+
+like(slurp_file($store->logfile), qr/execute <unnamed>: SELECT id FROM public\.run WHERE .*char_length/, 'a store tests ids itself, and sends strays only');
+is($session->query('SELECT count(*) = count(DISTINCT store) FROM run_ops.store_connections()'), 't', 'one connection for each store');
+# A call of repatriate() asks the store of its batch, and all of them once a pass.
+my (%taken, $calls);
+while ($calls++ < 30)
+{
+	$session->query($each);
+	$proxy->taken;
+	my ($store, $done) = split /\|/, $session->query(q(SELECT coalesce(store, 'all'), done FROM run_ops.repatriate()));
+	push @{ $taken{$store} }, $proxy->taken;
+	last if $done eq 't';
+}
+cmp_ok($calls, '<', 30, 'a pass of repatriate() ends');
+foreach my $name (sort keys %database)
+{
+	is(scalar @{ $taken{$name} }, 3, "store \"$name\" has a batch for each table");
+	cmp_ok($_, '<=', 4, "which asks this store: $_ round trips") foreach @{ $taken{$name} };
+}
+diag('round trips of what asks all stores: ' . join ', ', @{ $taken{all} });
+
 # --- errors and time-outs -----------------------------------------------------------------------
 
 $session->{stderr} = '';
