@@ -106,6 +106,11 @@ foreach my $name (sort keys %database)
 	is(scalar @{ $taken{$name} }, 3, "store \"$name\" has a batch for each table");
 	cmp_ok($_, '<=', 4, "which asks this store: $_ round trips") foreach @{ $taken{$name} };
 }
+# after the pass, each store is asked for changes
+my $places = $control_plane->safe_psql('postgres', q(SELECT string_agg(DISTINCT place, ' ' ORDER BY place) FROM run_ops.change_tracking));
+is($places, 'a b legacy new', 'changes are tracked');
+together(q(SELECT run_ops.tracking_gap(false) IS NULL), 't', 'whether changes were tracked');
+together(q(SELECT drained, most FROM run_ops.drain_notes(100, false, false)), '0|0', 'which rows have changed');
 diag('round trips of what asks all stores: ' . join ', ', @{ $taken{all} });
 
 # --- errors and time-outs -----------------------------------------------------------------------
