@@ -179,6 +179,15 @@ $$;
 COMMENT ON FUNCTION run_ops.least_key(run_ops.mirror, jsonb[]) IS 'the first of these keys, in the order of the table';
 REVOKE EXECUTE ON FUNCTION run_ops.least_key(run_ops.mirror, jsonb[]) FROM PUBLIC;
 
+CREATE FUNCTION run_ops.upper_key_query(m run_ops.mirror, above jsonb, batch_size int) RETURNS text
+  LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT format('SELECT key FROM (%s ORDER BY %s OFFSET %s LIMIT 1) AS k',
+                run_ops.range_query(m.there_from, m.there_keys, '''''', above, NULL), array_to_string(m.there_keys, ', '), batch_size - 1)
+$$;
+COMMENT ON FUNCTION run_ops.upper_key_query(run_ops.mirror, jsonb, int) IS 'a query for the upper key of a range in a store';
+REVOKE EXECUTE ON FUNCTION run_ops.upper_key_query(run_ops.mirror, jsonb, int) FROM PUBLIC;
+
 CREATE FUNCTION run_ops.upper_key(m run_ops.mirror, above jsonb, batch_size int) RETURNS jsonb
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -186,8 +195,7 @@ DECLARE
   bounds jsonb[];
   here   text;
 BEGIN
-  SELECT array_agg((a ->> 'key')::jsonb) INTO bounds FROM run_ops.ask_store(m.store, format('SELECT key FROM (%s ORDER BY %s OFFSET %s LIMIT 1) AS k',
-    run_ops.range_query(m.there_from, m.there_keys, '''''', above, NULL), array_to_string(m.there_keys, ', '), batch_size - 1)) AS a;
+  SELECT array_agg((a ->> 'key')::jsonb) INTO bounds FROM run_ops.ask_store(m.store, run_ops.upper_key_query(m, above, batch_size)) AS a;
   SELECT q.key INTO here FROM run_ops.as_owner(m.legacy, format('%s ORDER BY %s OFFSET %s LIMIT 1',
     run_ops.range_query(m.here_from, m.here_keys, '''''', above, NULL), array_to_string(m.here_keys, ', '), batch_size - 1)) AS q (key text, r text);
   bounds := bounds || here::jsonb;
@@ -237,6 +245,12 @@ COMMENT ON FUNCTION run_ops.next_range(run_ops.mirror, jsonb, int, boolean) IS
   'the next range to compare: its upper key, NULL at the end, and the SQL fragments for its rows; forward while split_state.moving is true, only for the rows that exist here';
 REVOKE EXECUTE ON FUNCTION run_ops.next_range(run_ops.mirror, jsonb, int, boolean) FROM PUBLIC;
 
+CREATE FUNCTION run_ops.digest_there_query(m run_ops.mirror, above jsonb, upto jsonb) RETURNS text
+  LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+  RETURN run_ops.digest_query(run_ops.range_query((m).there_from, (m).there_keys, (m).there_row, above, upto));
+COMMENT ON FUNCTION run_ops.digest_there_query(run_ops.mirror, jsonb, jsonb) IS 'a query for the hash of a range in a store';
+REVOKE EXECUTE ON FUNCTION run_ops.digest_there_query(run_ops.mirror, jsonb, jsonb) FROM PUBLIC;
+
 CREATE FUNCTION run_ops.range_differs(m run_ops.mirror, above jsonb, upto jsonb) RETURNS boolean
   LANGUAGE plpgsql
   SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO, YMD' SET timezone = 'UTC'
@@ -248,8 +262,7 @@ DECLARE
 BEGIN
   SELECT to_jsonb(q) INTO here FROM run_ops.as_owner(m.legacy,
     run_ops.digest_query(run_ops.range_query(m.here_from, m.here_keys, m.here_row, above, upto))) AS q (n bigint, digest text);
-  SELECT * INTO there FROM run_ops.ask_store(m.store,
-    run_ops.digest_query(run_ops.range_query(m.there_from, m.there_keys, m.there_row, above, upto)),
+  SELECT * INTO there FROM run_ops.ask_store(m.store, run_ops.digest_there_query(m, above, upto),
     -- the rows may be long: a store that works is waited for like a query
     run_ops.setting('store_query_timeout')::interval);
   RETURN here IS DISTINCT FROM there;
@@ -508,25 +521,38 @@ CREATE FUNCTION run_ops.verify_repatriation()
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 DECLARE
-  r     record;
-  m     run_ops.mirror;
-  above jsonb;
-  upto  jsonb;
+  r      record;
+  m      run_ops.mirror[];
+  above  jsonb[];
+  upto   jsonb[];
+  n      bigint[];
+  d      bigint[];
+  stores text[];
+  going  int[];  -- the stores that have more ranges
 BEGIN
   PERFORM run_ops.refuse_incomplete();
-  FOR r IN SELECT t, s.store FROM run_ops.routed_table AS t JOIN run_ops.routed_store AS s ON s.view = t.view
-            ORDER BY t.view, s.store LOOP
-    m := run_ops.mirror_of(r.t, r.store, false);
-    view := (r.t).view; store := r.store; ranges := 0; differing := 0; above := NULL;
-    LOOP
-      upto := run_ops.upper_key(m, above, 10000);
-      ranges := ranges + 1;
-      differing := differing + run_ops.range_differs(m, above, upto)::int;
+  -- a range of each store at the same time
+  FOR r IN SELECT t, array_agg(s.store ORDER BY s.store) AS stores FROM run_ops.routed_table AS t JOIN run_ops.routed_store AS s ON s.view = t.view
+            GROUP BY t, t.view ORDER BY t.view LOOP
+    m := ARRAY(SELECT run_ops.mirror_of(r.t, s, false) FROM unnest(r.stores) AS s);
+    going := ARRAY(SELECT generate_subscripts(r.stores, 1));
+    n := array_fill(0, ARRAY[cardinality(going)]);
+    d := n;
+    above := array_fill(NULL::jsonb, ARRAY[cardinality(going)]);
+    WHILE going <> '{}' LOOP
+      stores := ARRAY(SELECT r.stores[i] FROM unnest(going) AS i);
+      PERFORM run_ops.ask_ahead(stores, ARRAY(SELECT run_ops.upper_key_query(m[i], above[i], 10000) FROM unnest(going) AS i));
+      upto := ARRAY(SELECT CASE WHEN i = ANY (going) THEN run_ops.upper_key(m[i], above[i], 10000) END FROM generate_subscripts(m, 1) AS i);
+      PERFORM run_ops.ask_ahead(stores, ARRAY(SELECT run_ops.digest_there_query(m[i], above[i], upto[i]) FROM unnest(going) AS i),
+                                run_ops.setting('store_query_timeout')::interval);
+      n := ARRAY(SELECT n[i] + (i = ANY (going))::int FROM generate_subscripts(m, 1) AS i);
+      d := ARRAY(SELECT d[i] + CASE WHEN i = ANY (going) THEN run_ops.range_differs(m[i], above[i], upto[i])::int ELSE 0 END FROM generate_subscripts(m, 1) AS i);
       above := upto;
-      EXIT WHEN upto IS NULL;
+      going := ARRAY(SELECT i FROM unnest(going) AS i WHERE upto[i] IS NOT NULL);
     END LOOP;
-    RETURN NEXT;
+    RETURN QUERY SELECT (r.t).view, r.stores[i], n[i], d[i] FROM generate_subscripts(m, 1) AS i;
   END LOOP;
+  PERFORM run_ops.ask_alike('{}');
 END $$;
 COMMENT ON FUNCTION run_ops.verify_repatriation() IS
   'compares all rows of the stores with their copies here, by hashes of ranges. A range differs if some of its rows are not repatriated yet, or were changed since.';

@@ -35,6 +35,7 @@
 
 PG_FUNCTION_INFO_V1(run_ops_ask_store);
 PG_FUNCTION_INFO_V1(run_ops_ask_stores);
+PG_FUNCTION_INFO_V1(run_ops_ask_ahead);
 PG_FUNCTION_INFO_V1(run_ops_ask_alike);
 PG_FUNCTION_INFO_V1(run_ops_tell_store);
 PG_FUNCTION_INFO_V1(run_ops_try_lock_held_there);
@@ -56,17 +57,18 @@ PG_FUNCTION_INFO_V1(run_ops_try_lock_held_there);
 	"SELECT pg_catalog.set_config(name, reset_val, true) FROM pg_catalog.pg_settings " \
 	"WHERE name IN ('application_name', 'statement_timeout', 'jit')"
 
-/* The first field of the only row of a query about the store; NULL if none. */
+/* The first field of the only row of a query about a store, or none; NULL if none. */
 static char *
-ask_here(const char *query, text *store, MemoryContext context)
+ask_here(const char *query, text *store)
 {
+	MemoryContext context = CurrentMemoryContext;
 	Oid			argtype = TEXTOID;
 	Datum		arg = PointerGetDatum(store);
 	char	   *answer = NULL;
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
-	if (SPI_execute_with_args(query, 1, &argtype, &arg, NULL, true, 1) != SPI_OK_SELECT)
+	if (SPI_execute_with_args(query, store ? 1 : 0, &argtype, &arg, NULL, true, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not execute \"%s\"", query);
 	if (SPI_processed > 0)
 		answer = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
@@ -79,8 +81,7 @@ ask_here(const char *query, text *store, MemoryContext context)
 static Oid
 server_of_store(text *store)
 {
-	char	   *server = ask_here("SELECT server FROM run_ops.store WHERE name OPERATOR(pg_catalog.=) $1",
-								  store, CurrentMemoryContext);
+	char	   *server = ask_here("SELECT server FROM run_ops.store WHERE name OPERATOR(pg_catalog.=) $1", store);
 
 	if (server == NULL)
 		ereport(ERROR,
@@ -91,12 +92,9 @@ server_of_store(text *store)
 }
 
 static char *
-settings(text *store)
+settings(void)
 {
-	char	   *name = ask_here("SELECT run_ops.client_name() WHERE $1 IS NOT NULL",
-								store, CurrentMemoryContext);
-
-	return psprintf(SETTINGS, quote_literal_cstr(name));
+	return psprintf(SETTINGS, quote_literal_cstr(ask_here("SELECT run_ops.client_name()", NULL)));
 }
 
 /* How long a store may be silent, in milliseconds; 0 has no limit. */
@@ -211,7 +209,7 @@ receive_answer(Question *question)
 /*
  * Does a step of a question in a subtransaction, if its failure is an answer.
  * What was sent to other stores goes on: they have no transaction that could be
- * rolled back with it; see run_ops_ask_stores().
+ * rolled back with it; see ask_several().
  */
 static void
 attempt(Question *question, void (*step) (Question *question, const char *set_up),
@@ -296,20 +294,17 @@ send_ahead(Question *question, const char *set_up)
 
 	foreach(lc, are_alike() ? alike.stores : NIL)
 	{
-		MemoryContext oldcontext;
-		Question   *other;
+		text	   *name = cstring_to_text(lfirst(lc));
 
-		if (is_after)
+		if (is_after && wire_reads_alone(wire_get(server_of_store(name), GetUserId()), WIRE_READ))
 		{
-			oldcontext = MemoryContextSwitchTo(alike.context);
-			other = palloc0(sizeof(Question));
-			other->store = cstring_to_text(lfirst(lc));
-			other->query = pstrdup(question->query);
-			MemoryContextSwitchTo(oldcontext);
+			Question   *other = palloc0(sizeof(Question));
+
+			other->store = name;
+			other->query = question->query;
 			other->patience = question->patience;
 			other->row_context = question->row_context;
-			if (wire_reads_alone(wire_get(server_of_store(other->store), GetUserId()), WIRE_READ))
-				attempt(other, send_question, set_up);
+			attempt(other, send_question, set_up);
 			sent = lappend(sent, other);
 		}
 		is_after |= strcmp(lfirst(lc), store) == 0;
@@ -317,7 +312,24 @@ send_ahead(Question *question, const char *set_up)
 	return sent;
 }
 
-/* What fails here is asked again in its turn, and fails then. */
+/* An answer for put_known_answer().  What has failed is asked again, and fails then. */
+static void
+keep_answer(Question *question)
+{
+	MemoryContext oldcontext;
+	Question   *known;
+
+	if (question->failure)
+		return;
+	oldcontext = MemoryContextSwitchTo(alike.context);
+	known = palloc0(sizeof(Question));
+	known->store = cstring_to_text(text_to_cstring(question->store));
+	known->query = pstrdup(question->query);
+	known->rows = question->rows;
+	alike.answers = lappend(alike.answers, known);
+	MemoryContextSwitchTo(oldcontext);
+}
+
 static void
 receive_ahead(List *sent)
 {
@@ -326,16 +338,10 @@ receive_ahead(List *sent)
 	foreach(lc, sent)
 	{
 		Question   *other = lfirst(lc);
-		MemoryContext oldcontext;
 
-		if (!other->sent || other->failure)
-			continue;
-		attempt(other, receive_step, NULL);
-		if (other->failure)
-			continue;
-		oldcontext = MemoryContextSwitchTo(alike.context);
-		alike.answers = lappend(alike.answers, other);
-		MemoryContextSwitchTo(oldcontext);
+		if (other->failure == NULL)
+			attempt(other, receive_step, NULL);
+		keep_answer(other);
 	}
 }
 
@@ -363,7 +369,7 @@ run_ops_ask_store(PG_FUNCTION_ARGS)
 		return (Datum) 0;
 	question.row_context = AllocSetContextCreate(CurrentMemoryContext, "run_ops answer",
 												 ALLOCSET_DEFAULT_SIZES);
-	set_up = settings(question.store);
+	set_up = settings();
 	send_question(&question, set_up);
 	ahead = send_ahead(&question, set_up);
 	receive_answer(&question);
@@ -372,19 +378,41 @@ run_ops_ask_store(PG_FUNCTION_ARGS)
 	return (Datum) 0;
 }
 
+static void
+forget_alike(void *arg)
+{
+	alike.context = NULL;
+	alike.stores = alike.answers = NIL;
+}
+
+static void
+begin_alike(void)
+{
+	if (alike.context)
+		MemoryContextDelete(alike.context);
+	alike.context = AllocSetContextCreate(TopTransactionContext, "run_ops answers of stores",
+										  ALLOCSET_DEFAULT_SIZES);
+	alike.userid = GetUserId();
+	alike.level = GetCurrentTransactionNestLevel();
+	alike.forget.func = forget_alike;
+	MemoryContextRegisterResetCallback(alike.context, &alike.forget);
+}
+
+static void
+array_of_texts(Datum array, Datum **texts, bool **nulls, int *n)
+{
+	deconstruct_array(DatumGetArrayTypeP(array), TEXTOID, -1, false, TYPALIGN_INT, texts, nulls, n);
+}
+
 /*
- * ask_stores(stores text[], queries text[], patience interval, tolerant boolean)
- * returns table (store text, answer jsonb, error text)
- *
  * All stores have their questions before the first answer is waited for, so that
  * they cost one round trip together.  There is one query for each store, or one
  * for all.  A store that occurs twice, or in which the transaction has written,
- * is asked when its turn to answer comes.
+ * is asked when its turn to answer comes.  Without "rsinfo" the answers are kept.
  */
-Datum
-run_ops_ask_stores(PG_FUNCTION_ARGS)
+static void
+ask_several(FunctionCallInfo fcinfo, ReturnSetInfo *rsinfo, bool tolerant)
 {
-	bool		tolerant = !PG_ARGISNULL(3) && PG_GETARG_BOOL(3);
 	Datum	   *stores;
 	Datum	   *queries;
 	bool	   *no_store;
@@ -394,20 +422,17 @@ run_ops_ask_stores(PG_FUNCTION_ARGS)
 	Question   *questions;
 	const char *set_up;
 
-	compat_init_materialized_srf(fcinfo);
-	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
-		PG_RETURN_NULL();
-	deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), TEXTOID, -1, false, TYPALIGN_INT, &stores, &no_store, &nstores);
-	deconstruct_array(PG_GETARG_ARRAYTYPE_P(1), TEXTOID, -1, false, TYPALIGN_INT, &queries, &no_query, &nqueries);
+	array_of_texts(PG_GETARG_DATUM(0), &stores, &no_store, &nstores);
+	array_of_texts(PG_GETARG_DATUM(1), &queries, &no_query, &nqueries);
 	if (nstores == 0)
-		return (Datum) 0;
+		return;
 	if (nqueries != nstores && nqueries != 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("%d queries for %d stores", nqueries, nstores),
 				 errhint("Give one query for each store, or one for all.")));
 	questions = palloc0(sizeof(Question) * nstores);
-	set_up = settings(DatumGetTextPP(no_store[0] ? PointerGetDatum(cstring_to_text("")) : stores[0]));
+	set_up = settings();
 	for (int i = 0; i < nstores; i++)
 	{
 		int			n = nqueries == 1 ? 0 : i;
@@ -419,7 +444,7 @@ run_ops_ask_stores(PG_FUNCTION_ARGS)
 		question->store = DatumGetTextPP(stores[i]);
 		question->query = text_to_cstring(DatumGetTextPP(queries[n]));
 		question->patience = patience_of(fcinfo, 2);
-		question->rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+		question->rsinfo = rsinfo;
 		question->row_context = AllocSetContextCreate(CurrentMemoryContext, "run_ops answer",
 													  ALLOCSET_DEFAULT_SIZES);
 		question->wire = wire_get(server_of_store(question->store), GetUserId());
@@ -441,18 +466,41 @@ run_ops_ask_stores(PG_FUNCTION_ARGS)
 			receive_step(question, set_up);
 		else if (question->failure == NULL)
 			attempt(question, receive_step, set_up);
-		if (question->failure)
+		if (rsinfo == NULL)
+			keep_answer(question);
+		else if (question->failure)
 			put_answer(question, (Datum) 0, true);
 		MemoryContextDelete(question->row_context);
 	}
+}
+
+/*
+ * ask_stores(stores text[], queries text[], patience interval, tolerant boolean)
+ * returns table (store text, answer jsonb, error text)
+ */
+Datum
+run_ops_ask_stores(PG_FUNCTION_ARGS)
+{
+	compat_init_materialized_srf(fcinfo);
+	if (!PG_ARGISNULL(0) && !PG_ARGISNULL(1))
+		ask_several(fcinfo, (ReturnSetInfo *) fcinfo->resultinfo,
+					!PG_ARGISNULL(3) && PG_GETARG_BOOL(3));
 	return (Datum) 0;
 }
 
-static void
-forget_alike(void *arg)
+/*
+ * ask_ahead(stores text[], queries text[], patience interval) returns void
+ *
+ * What fails is no error here: ask_store() will ask it again.
+ */
+Datum
+run_ops_ask_ahead(PG_FUNCTION_ARGS)
 {
-	alike.context = NULL;
-	alike.stores = alike.answers = NIL;
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
+		PG_RETURN_VOID();
+	begin_alike();
+	ask_several(fcinfo, NULL, true);
+	PG_RETURN_VOID();
 }
 
 /*
@@ -471,18 +519,9 @@ run_ops_ask_alike(PG_FUNCTION_ARGS)
 	int			n = 0;
 	MemoryContext oldcontext;
 
-	if (alike.context)
-		MemoryContextDelete(alike.context);
+	begin_alike();
 	if (!PG_ARGISNULL(0))
-		deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), TEXTOID, -1, false, TYPALIGN_INT, &stores, &nulls, &n);
-	if (n == 0)
-		PG_RETURN_VOID();
-	alike.context = AllocSetContextCreate(TopTransactionContext, "run_ops answers of stores",
-										  ALLOCSET_DEFAULT_SIZES);
-	alike.userid = GetUserId();
-	alike.level = GetCurrentTransactionNestLevel();
-	alike.forget.func = forget_alike;
-	MemoryContextRegisterResetCallback(alike.context, &alike.forget);
+		array_of_texts(PG_GETARG_DATUM(0), &stores, &nulls, &n);
 	oldcontext = MemoryContextSwitchTo(alike.context);
 	for (int i = 0; i < n; i++)
 	{
@@ -504,8 +543,7 @@ run_ops_tell_store(PG_FUNCTION_ARGS)
 {
 	wire_exec_apart(server_of_store(PG_GETARG_TEXT_PP(0)), GetUserId(),
 					psprintf("BEGIN; %s; SET LOCAL synchronous_commit = on; %s; COMMIT",
-							 settings(PG_GETARG_TEXT_PP(0)),
-							 text_to_cstring(PG_GETARG_TEXT_PP(1))));
+							 settings(), text_to_cstring(PG_GETARG_TEXT_PP(1))));
 	PG_RETURN_VOID();
 }
 
@@ -525,7 +563,7 @@ run_ops_try_lock_held_there(PG_FUNCTION_ARGS)
 	/* a transaction holds it, so that a transaction pooler keeps its word too */
 	wire_exec_apart(server, GetUserId(),
 					psprintf("BEGIN; %s; SELECT pg_catalog.pg_advisory_xact_lock(" INT64_FORMAT ")",
-							 settings(PG_GETARG_TEXT_PP(0)), PG_GETARG_INT64(1)));
+							 settings(), PG_GETARG_INT64(1)));
 	is_free = DatumGetBool(DirectFunctionCall1(pg_try_advisory_xact_lock_int8,
 											   PG_GETARG_DATUM(1)));
 	wire_exec_apart(server, GetUserId(), "ROLLBACK");

@@ -32,6 +32,13 @@ COMMENT ON FUNCTION run_ops.ask_stores(text[], text[], interval, boolean) IS
   'rows of a query that is run in several stores at the same time, or of one query for each of them; with tolerant, a store that cannot answer has a row with the error, which otherwise is raised. patience as for ask_store().';
 REVOKE EXECUTE ON FUNCTION run_ops.ask_stores(text[], text[], interval, boolean) FROM PUBLIC;
 
+CREATE FUNCTION run_ops.ask_ahead(stores text[], queries text[], patience interval DEFAULT NULL) RETURNS void
+  LANGUAGE c
+  AS 'MODULE_PATHNAME', 'run_ops_ask_ahead';
+COMMENT ON FUNCTION run_ops.ask_ahead(text[], text[], interval) IS
+  'like ask_stores(), but keeps the answers until ask_store() asks the same; until the next call, ask_alike(''{}''), or the end of the transaction';
+REVOKE EXECUTE ON FUNCTION run_ops.ask_ahead(text[], text[], interval) FROM PUBLIC;
+
 CREATE FUNCTION run_ops.ask_alike(stores text[]) RETURNS void
   LANGUAGE c
   AS 'MODULE_PATHNAME', 'run_ops_ask_alike';

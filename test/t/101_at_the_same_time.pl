@@ -111,6 +111,7 @@ my $places = $control_plane->safe_psql('postgres', q(SELECT string_agg(DISTINCT 
 is($places, 'a b legacy new', 'changes are tracked');
 together(q(SELECT run_ops.tracking_gap(false) IS NULL), 't', 'whether changes were tracked');
 together(q(SELECT drained, most FROM run_ops.drain_notes(100, false, false)), '0|0', 'which rows have changed');
+together(q(SELECT count(*), sum(ranges), sum(differing) FROM run_ops.verify_repatriation()), '9|9|0', 'verify_repatriation');
 diag('round trips of what asks all stores: ' . join ', ', @{ $taken{all} });
 
 # --- errors and time-outs -----------------------------------------------------------------------
