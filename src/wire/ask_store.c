@@ -141,9 +141,14 @@ static struct
 }			alike;
 
 static void
-send_question(Question *question, const char *set_up)
+find_store(Question *question, const char *set_up)
 {
 	question->wire = wire_get(server_of_store(question->store), GetUserId());
+}
+
+static void
+send_question(Question *question, const char *set_up)
+{
 	wire_begin(question->wire, WIRE_READ, NULL);
 	wire_limit_silence(question->wire, question->patience);
 	wire_add(question->wire, set_up, 0, NULL);
@@ -294,16 +299,17 @@ send_ahead(Question *question, const char *set_up)
 
 	foreach(lc, are_alike() ? alike.stores : NIL)
 	{
-		text	   *name = cstring_to_text(lfirst(lc));
-
-		if (is_after && wire_reads_alone(wire_get(server_of_store(name), GetUserId()), WIRE_READ))
+		if (is_after)
 		{
 			Question   *other = palloc0(sizeof(Question));
 
-			other->store = name;
+			other->store = cstring_to_text(lfirst(lc));
 			other->query = question->query;
 			other->patience = question->patience;
 			other->row_context = question->row_context;
+			attempt(other, find_store, NULL);
+			if (other->failure || !wire_reads_alone(other->wire, WIRE_READ))
+				continue;
 			attempt(other, send_question, set_up);
 			sent = lappend(sent, other);
 		}
@@ -370,6 +376,7 @@ run_ops_ask_store(PG_FUNCTION_ARGS)
 	question.row_context = AllocSetContextCreate(CurrentMemoryContext, "run_ops answer",
 												 ALLOCSET_DEFAULT_SIZES);
 	set_up = settings();
+	find_store(&question, NULL);
 	send_question(&question, set_up);
 	ahead = send_ahead(&question, set_up);
 	receive_answer(&question);
@@ -447,8 +454,11 @@ ask_several(FunctionCallInfo fcinfo, ReturnSetInfo *rsinfo, bool tolerant)
 		question->rsinfo = rsinfo;
 		question->row_context = AllocSetContextCreate(CurrentMemoryContext, "run_ops answer",
 													  ALLOCSET_DEFAULT_SIZES);
-		question->wire = wire_get(server_of_store(question->store), GetUserId());
-		at_once = wire_reads_alone(question->wire, WIRE_READ);
+		if (tolerant)
+			attempt(question, find_store, NULL);
+		else
+			find_store(question, NULL);
+		at_once = question->failure == NULL && wire_reads_alone(question->wire, WIRE_READ);
 		for (int j = 0; j < i; j++)
 			at_once &= questions[j].wire != question->wire;
 		if (at_once && tolerant)
@@ -460,7 +470,7 @@ ask_several(FunctionCallInfo fcinfo, ReturnSetInfo *rsinfo, bool tolerant)
 	{
 		Question   *question = &questions[i];
 
-		if (question->wire == NULL)
+		if (question->store == NULL)
 			continue;
 		if (!tolerant)
 			receive_step(question, set_up);
