@@ -128,3 +128,11 @@ SELECT run_ops.register_cleanup('"Project"', 'shop.orders', 'customer_id');
 SELECT * FROM run_ops.registered_cleanup;
 SELECT run_ops.unregister_cleanup('"Project"'), run_ops.unregister_cleanup('"RuntimeEnvironment"');
 SELECT * FROM cleaned ORDER BY owner::text;
+-- A batch reads its own row of the queue, however long that is.
+DELETE FROM run_ops.cleanup_queue;
+INSERT INTO run_ops.cleanup_queue (scope, id, store) SELECT 'environment', 'gone ' || i, 'legacy' FROM generate_series(1, 5000) AS i;
+DISCARD PLANS;
+BEGIN;
+SELECT store, deleted, error FROM run_ops.cleanup_batch();
+SELECT seq_tup_read < 1000 AND idx_tup_fetch < 1000 AS few FROM pg_stat_xact_all_tables WHERE relid = 'run_ops.cleanup_queue'::regclass;
+ROLLBACK;

@@ -129,6 +129,7 @@ SELECT store, belongs_to, count(*) FROM run_ops.find_strays('part') GROUP BY 1, 
 SELECT object, ok, detail FROM run_ops.store_stray_gates();
 
 -- Now all of them.  The plans grow with the number of stores, not with its square.
+SELECT run_ops.swap_views(false);
 SET client_min_messages = warning;
 DO $$ BEGIN PERFORM run_ops.attach_store(srvname, srvname) FROM pg_foreign_server WHERE srvname NOT IN (SELECT name FROM run_ops.store); END $$;
 RESET client_min_messages;

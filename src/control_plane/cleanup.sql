@@ -18,6 +18,8 @@ CREATE TABLE run_ops.cleanup_queue (
   error        text,
   PRIMARY KEY (scope, id, store)
 );
+-- the order in which run_ops.cleanup_batch() takes rows
+CREATE INDEX cleanup_queue_order ON run_ops.cleanup_queue (failed_at NULLS FIRST, requested_at, scope, id, store);
 COMMENT ON TABLE run_ops.cleanup_queue IS
   'the environments, projects and the like whose rows must be deleted, for each store; the row is removed when no such row is left in the store';
 COMMENT ON COLUMN run_ops.cleanup_queue.scope IS 'environment, project, or that of run_ops.registered_cleanup';

@@ -160,10 +160,8 @@ DECLARE
   residency run_ops.residency := CASE WHEN t.key_rule IS NULL THEN run_ops.try_owner_engine(id)
                                       WHEN t.routing = 'anchor' THEN NULL
                                       WHEN run_ops.store_of(t, id) = 'legacy' THEN 'LEGACY' ELSE 'NEW' END;
-  copy      record;
-  hit       boolean;
-  failure   text;
-  state     text;
+  condition text;
+  hit       text;
 BEGIN
   IF id IS NULL THEN
     RETURN NULL;
@@ -176,36 +174,28 @@ BEGIN
     RAISE WARNING 'id "%" is unclassifiable', left(id, 64)
       USING DETAIL = format('It has %s characters. Its row is searched for like that of a LEGACY id.', length(id));
   END IF;
-  -- "new" is queried first, also for a LEGACY id: a row there is the newer one
-  FOR copy IN
-    SELECT c.store, c.relation FROM run_ops.copies(t) AS c
-     WHERE CASE WHEN NOT run_ops.split_enabled() THEN c.store = 'legacy'
-                WHEN residency = 'NEW' THEN c.store = run_ops.store_of(t, id)
-                ELSE true END
-     ORDER BY c.precedence, c.store
-  LOOP
-    BEGIN
-      hit := (SELECT a.hit FROM run_ops.as_owner(t.legacy,
-                format('SELECT EXISTS (SELECT FROM %s AS x WHERE x.%I %s)', copy.relation, t.key_columns[1],
-                       run_ops.equals_text(t.legacy, t.key_columns[1], '$1')), id) AS a (hit boolean));
-    EXCEPTION WHEN sqlclient_unable_to_establish_sqlconnection OR connection_failure THEN
-      -- the view shows the row here, whatever the store has
-      IF residency IS DISTINCT FROM 'LEGACY' OR t.routing <> 'shape' THEN
-        RAISE;
-      END IF;
-      failure := SQLERRM;
-      state := SQLSTATE;
-      CONTINUE;
-    END;
-    IF hit THEN
-      IF failure IS NOT NULL THEN
-        RAISE WARNING '%', failure USING DETAIL = 'The view shows the row of this database.';
-      END IF;
-      RETURN copy.store;
+  condition := format('x.%I %s', t.key_columns[1], run_ops.equals_text(t.legacy, t.key_columns[1], '$1'));
+  BEGIN
+    -- Of several stores that have the row, "new" is the first, also for a LEGACY
+    -- id: a row there is the newer one.  All are asked at the same time.
+    hit := (SELECT a.hit FROM run_ops.as_owner(t.legacy, (
+              SELECT string_agg(format('SELECT %L::text, %s FROM %s AS x WHERE %s', c.store, c.precedence, c.relation, condition), ' UNION ALL ')
+                FROM run_ops.copies(t) AS c
+               WHERE CASE WHEN NOT run_ops.split_enabled() THEN c.store = 'legacy'
+                          WHEN residency = 'NEW' THEN c.store = run_ops.store_of(t, id)
+                          ELSE true END) || ' ORDER BY 2, 1 LIMIT 1', id) AS a (hit text, precedence int));
+  EXCEPTION WHEN sqlclient_unable_to_establish_sqlconnection OR connection_failure THEN
+    -- the view shows the row here, whatever the store has
+    IF residency = 'LEGACY' AND t.routing = 'shape' THEN
+      hit := (SELECT a.hit FROM run_ops.as_owner(t.legacy, format('SELECT ''legacy''::text FROM %s AS x WHERE %s', t.legacy, condition), id) AS a (hit text));
     END IF;
-  END LOOP;
-  IF failure IS NOT NULL THEN
-    RAISE EXCEPTION '%', failure USING ERRCODE = state;
+    IF hit IS NULL THEN
+      RAISE;
+    END IF;
+    RAISE WARNING '%', SQLERRM USING DETAIL = 'The view shows the row of this database.';
+  END;
+  IF hit IS NOT NULL THEN
+    RETURN hit;
   END IF;
   IF run_ops.split_enabled() AND residency IS DISTINCT FROM 'NEW' AND t.key_rule IS NULL
      AND run_ops.id_timestamp(id) < now() - retention THEN
@@ -228,37 +218,28 @@ DECLARE
   t    run_ops.routed_table := run_ops.routed(view);
   id   text := 'x.' || quote_ident(t.route_column);
   keys text := (SELECT string_agg(format('%1$L, x.%1$I', k), ', ') FROM unnest(t.key_columns) AS k);
-  same text := (SELECT string_agg(format('x.%1$I %2$s y.%1$I', k, run_ops.equality_operator(t.legacy, k)), ' AND ') FROM unnest(t.key_columns) AS k);
-  copy record;
 BEGIN
   PERFORM run_ops.refuse_incomplete();
   IF t.routing = 'store' THEN
-    RETURN QUERY SELECT a.* FROM run_ops.copies(t) AS c, LATERAL run_ops.as_owner(t.legacy, format(
-        'SELECT ''legacy''::text, jsonb_build_object(%s), %L::text FROM %s AS x JOIN %s AS y ON %s',
-        keys, c.store, t.legacy, c.relation, same)) AS a (store text, key jsonb, belongs_to text)
-     WHERE c.store <> 'legacy';
-    -- the keys of all stores at once, because the pairs of stores would be many
-    RETURN QUERY SELECT a.* FROM (
-        SELECT string_agg(format('SELECT %L::text AS run_ops_store, %s AS run_ops_place, %s FROM %s AS x', c.store,
-                                 row_number, (SELECT string_agg(format('x.%I', k), ', ') FROM unnest(t.key_columns) AS k), c.relation), ' UNION ALL ') AS rows
-          FROM (SELECT *, row_number() OVER (ORDER BY o.precedence, o.store) FROM run_ops.copies(t) AS o WHERE o.store <> 'legacy') AS c
-        HAVING count(*) > 1) AS q,
-      LATERAL run_ops.as_owner(t.legacy, format(
+    -- The keys of all copies at once, because the pairs of stores would be many.  A
+    -- row of another store than the first one that has its key is a stray.
+    RETURN QUERY SELECT a.* FROM run_ops.as_owner(t.legacy, (SELECT format(
         'SELECT x.run_ops_store, jsonb_build_object(%s), x.run_ops_first FROM (SELECT *, first_value(run_ops_store) '
         'OVER (PARTITION BY %s ORDER BY run_ops_place) AS run_ops_first FROM (%s) AS r) AS x WHERE x.run_ops_store <> x.run_ops_first',
-        keys, (SELECT string_agg(format('r.%I', k), ', ') FROM unnest(t.key_columns) AS k), q.rows)) AS a (store text, key jsonb, belongs_to text);
+        keys, (SELECT string_agg(format('r.%I', k), ', ') FROM unnest(t.key_columns) AS k),
+        string_agg(format('SELECT %L::text AS run_ops_store, %s AS run_ops_place, %s FROM %s AS x', c.store, c.place,
+                          (SELECT string_agg(format('x.%I', k), ', ') FROM unnest(t.key_columns) AS k), c.relation), ' UNION ALL ' ORDER BY c.place))
+        FROM (SELECT *, row_number() OVER (ORDER BY o.precedence, o.store) AS place FROM run_ops.copies(t) AS o) AS c)) AS a (store text, key jsonb, belongs_to text);
     RETURN;
   END IF;
-  FOR copy IN SELECT * FROM run_ops.copies(t) AS c ORDER BY c.store LOOP
-    -- The second condition says the same in SQL that the store can evaluate,
-    -- so that the store sends strays only.
-    RETURN QUERY SELECT a.* FROM run_ops.as_owner(t.legacy, format(
-      'SELECT %L::text, jsonb_build_object(%s), coalesce(%s, ''legacy''::text) FROM %s AS x WHERE NOT %s%s',
-      copy.store, keys, run_ops.names_store(t, id), copy.relation, run_ops.in_store(t, id, copy.store),
-      CASE WHEN copy.store <> 'legacy' AND t.key_rule IS NULL THEN
-             format(' AND (NOT (%s) OR %s IS NULL)', run_ops.in_store_there(t, id, copy.store), id) END))
-      AS a (store text, key jsonb, belongs_to text);
-  END LOOP;
+  -- The second condition says the same in SQL that the store can evaluate, so
+  -- that the store sends strays only.
+  RETURN QUERY SELECT a.* FROM run_ops.as_owner(t.legacy, (SELECT string_agg(format(
+    'SELECT %L::text, jsonb_build_object(%s), coalesce(%s, ''legacy''::text) FROM %s AS x WHERE NOT %s%s',
+    c.store, keys, run_ops.names_store(t, id), c.relation, run_ops.in_store(t, id, c.store),
+    CASE WHEN c.store <> 'legacy' AND t.key_rule IS NULL THEN
+           format(' AND (NOT (%s) OR %s IS NULL)', run_ops.in_store_there(t, id, c.store), id) END), ' UNION ALL ' ORDER BY c.store)
+    FROM run_ops.copies(t) AS c)) AS a (store text, key jsonb, belongs_to text);
 END $$;
 COMMENT ON FUNCTION run_ops.find_strays(regclass) IS
   'rows in the wrong store while split is on: the shape of their id says that they belong in another store, so that the view does not show them; or, with routing "store", another store has a row with the same key, so that the view does not show the local row, or shows the rows of both stores. Reads the whole table in every store.';

@@ -883,6 +883,7 @@ begin_certain_scans(PlanState *node, bool all)
 		case T_ProjectSetState:
 		case T_ResultState:
 		case T_UniqueState:
+		case T_WindowAggState:
 			break;
 		case T_ForeignScanState:
 			scan = bms_is_empty(node->plan->allParam) ? scan_to_begin(node) : NULL;

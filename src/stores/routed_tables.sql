@@ -574,10 +574,10 @@ BEGIN
     RAISE EXCEPTION 'no store is attached'
       USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'SELECT run_ops.attach_store(''new'', ''...'');';
   END IF;
-  SELECT array_agg(DISTINCT answer ->> 'relname') INTO in_stores
-    FROM unnest(stores) AS store, LATERAL run_ops.ask_store(store, format(
+  SELECT array_agg(DISTINCT a.answer ->> 'relname') INTO in_stores
+    FROM run_ops.ask_stores(stores, ARRAY[format(
       'SELECT c.relname FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace '
-      'WHERE n.nspname = %L AND c.relkind IN (''r'', ''p'')', coalesce(store_schema, legacy_schema))) AS answer;
+      'WHERE n.nspname = %L AND c.relkind IN (''r'', ''p'')', coalesce(store_schema, legacy_schema))]) AS a;
   SELECT array_agg(p ORDER BY c.relname) INTO tables
     FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace,
          LATERAL run_ops.propose_routing(c.oid, NULL, NULL, store_schema, NULL, NULL, NULL) AS p

@@ -286,7 +286,6 @@ AS $$
 DECLARE
   wrapper name;
   stranger name;
-  routed  run_ops.routed_table;
 BEGIN
   IF name IS NULL OR name !~ '^[a-z0-9][a-z0-9_]{0,29}$' OR name ~ '^(legacy|leftovers|changes|repatriated)$' THEN
     RAISE EXCEPTION 'invalid store name %', coalesce(quote_ident(name), 'NULL')
@@ -350,13 +349,16 @@ BEGIN
             HINT = 'Set max_prepared_transactions of the store, as many as its max_connections, and restart it.';
   END IF;
   PERFORM run_ops.make_own_schema(run_ops.foreign_schema(name));
-  FOR routed IN SELECT * FROM run_ops.routed_table LOOP
-    PERFORM run_ops.import_table(name, routed);
-    PERFORM run_ops.build_view(routed, run_ops.split_enabled());
-  END LOOP;
+  PERFORM run_ops.import_table(name, t) FROM run_ops.routed_table AS t;
+  -- before the views are locked, because this asks the store
+  PERFORM run_ops.refuse_unfit_store(name) WHERE run_ops.split_enabled();
+  -- writers are kept out first, as by the switch: each of them would use several
+  -- views, and be in a deadlock with this
+  PERFORM run_ops.in_attempts('SELECT run_ops.block_writes(); '
+    'SELECT run_ops.build_view(t, run_ops.split_enabled()) FROM run_ops.routed_table AS t ORDER BY t.view');
 END $$;
 COMMENT ON FUNCTION run_ops.attach_store(text, name) IS
-  'registers a foreign server as store "new", as a shard, or as another store that key rules name, and compares encoding and collation first. The caller needs a user mapping for the server.';
+  'registers a foreign server as store "new", as a shard, or as another store that key rules name, and compares encoding and collation first. The caller needs a user mapping for the server. While split is on, the gates of the store must hold.';
 REVOKE EXECUTE ON FUNCTION run_ops.attach_store(text, name) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.refuse_while_split(doing text) RETURNS void

@@ -248,21 +248,26 @@ AS $$
 DECLARE
   p     record;
   found_place jsonb;
+  gap   text;
 BEGIN
+  PERFORM run_ops.ask_alike(ARRAY(SELECT s FROM run_ops.tracked_places(going_forward) AS s WHERE s <> 'legacy'));
   FOR p IN SELECT s.name, n.* FROM run_ops.tracked_places(going_forward) AS s (name)
              LEFT JOIN run_ops.change_tracking AS n ON n.place = s.name AND n.forward = going_forward LOOP
     IF p.token IS NULL THEN
-      RETURN format('Changes in store "%s" were not tracked%s.', p.name,
+      gap := format('Changes in store "%s" were not tracked%s.', p.name,
         (SELECT ': ' || n.error FROM run_ops.change_tracking AS n WHERE n.place = p.name));
+      EXIT;
     END IF;
     found_place := run_ops.tracked_definitions(p.name, going_forward);
     IF found_place ->> 'token' IS NULL OR found_place ->> 'token' NOT IN (concat_ws(' ', p.token, p.drained), concat_ws(' ', p.token, p.drained - 1)) THEN
-      RETURN format('The tracking of changes in store "%s" was removed or replaced.', p.name);
+      gap := format('The tracking of changes in store "%s" was removed or replaced.', p.name);
     ELSIF found_place ->> 'definitions' IS DISTINCT FROM p.definitions THEN
-      RETURN format('In store "%s", a table or its trigger was changed, or the server was restored or failed over.', p.name);
+      gap := format('In store "%s", a table or its trigger was changed, or the server was restored or failed over.', p.name);
     END IF;
+    EXIT WHEN gap IS NOT NULL;
   END LOOP;
-  RETURN NULL;
+  PERFORM run_ops.ask_alike('{}');
+  RETURN gap;
 END $$;
 COMMENT ON FUNCTION run_ops.tracking_gap(boolean) IS
   'why not all changed rows may have been tracked; NULL if all were';
@@ -304,10 +309,24 @@ DECLARE
   t     run_ops.routed_table;
   store text;
   taken bigint[];
+  notes jsonb;  -- of each place, {place: [note, ...]}
 BEGIN
   drained := 0;
   most := 0;
   unsettled := '{}';
+  -- Reads the notes of all stores before the first row, so that a row is never
+  -- older than its note.
+  PERFORM FROM run_ops.change_tracking AS c ORDER BY c.place FOR UPDATE;
+  notes := (
+    WITH question AS (SELECT c.place, format('SELECT * FROM run_ops_changes.note AS n '
+                        'WHERE NOT EXISTS (SELECT FROM unnest(%L::bigint[]) AS d WHERE d = n.id) ORDER BY id LIMIT %s', c.ids, batch_size) AS query
+                        FROM run_ops.change_tracking AS c)
+    SELECT jsonb_object_agg(a.place, a.notes)
+      FROM (SELECT s.store, jsonb_agg(s.answer)
+              FROM (SELECT array_agg(q.place), array_agg(q.query) FROM question AS q WHERE q.place <> 'legacy') AS q (places, queries),
+                   LATERAL run_ops.ask_stores(q.places, q.queries) AS s GROUP BY s.store
+            UNION ALL
+            SELECT q.place, jsonb_agg(l) FROM question AS q, LATERAL run_ops.ask_place(q.place, q.query) AS l WHERE q.place = 'legacy' GROUP BY q.place) AS a (place, notes));
   FOR n IN SELECT * FROM run_ops.change_tracking AS c ORDER BY c.place FOR UPDATE LOOP
     -- removes the notes of rows that an earlier transaction has copied
     IF n.ids <> '{}' AND n.drained_by <> pg_current_xact_id() THEN
@@ -315,13 +334,10 @@ BEGIN
                                                  n.ids, concat_ws(' ', n.token, n.drained)));
       n.ids := '{}';
     END IF;
-    -- Reads the notes first and then the rows, so that a row is never older than
-    -- its note.
     taken := '{}';
     FOR r IN
       SELECT (a ->> 'relation')::oid::regclass AS view, array_agg(DISTINCT a ->> 'key') AS keys, array_agg((a ->> 'id')::bigint) AS ids
-        FROM run_ops.ask_place(n.place, format('SELECT * FROM run_ops_changes.note AS n '
-               'WHERE NOT EXISTS (SELECT FROM unnest(%L::bigint[]) AS d WHERE d = n.id) ORDER BY id LIMIT %s', n.ids, batch_size)) AS a
+        FROM jsonb_array_elements(notes -> n.place) AS a
        GROUP BY 1
     LOOP
       taken := taken || r.ids;

@@ -37,14 +37,15 @@ CREATE FUNCTION run_ops.handshake(store text) RETURNS jsonb
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-  here  bigint := (random() * 4611686018427387904)::bigint;
+  -- the same key for each store that is asked in this transaction
+  here  bigint := hashtextextended(format('%s %s', pg_backend_pid(), now()), 0);
   there bigint := (random() * 4611686018427387904)::bigint;
   free_there boolean;
   free_here  boolean;
 BEGIN
   PERFORM pg_advisory_xact_lock(here);
   SELECT (a ->> 'free')::boolean INTO free_there
-    FROM run_ops.ask_store(store, format('SELECT pg_try_advisory_xact_lock(%s) AS free', here)) AS a;
+    FROM run_ops.ask_store(store, format('SELECT pg_try_advisory_xact_lock_shared(%s) AS free', here)) AS a;
   free_here := run_ops.try_lock_held_there(store, there);
   RETURN jsonb_build_object('lock_free_there', free_there, 'lock_free_here', free_here);
 EXCEPTION WHEN OTHERS THEN
@@ -59,7 +60,7 @@ CREATE FUNCTION run_ops.granting_proof(store text) RETURNS text
 AS $$
 DECLARE
   query text := 'SELECT format(''GRANT EXECUTE ON FUNCTION %s TO %I;'', string_agg(f, '', ''), current_user) AS sql '
-                'FROM unnest(ARRAY[''pg_control_system()'', ''pg_advisory_xact_lock(bigint)'', ''pg_try_advisory_xact_lock(bigint)'']) AS f '
+                'FROM unnest(ARRAY[''pg_control_system()'', ''pg_advisory_xact_lock(bigint)'', ''pg_try_advisory_xact_lock_shared(bigint)'']) AS f '
                 'WHERE NOT has_function_privilege(f, ''EXECUTE'') HAVING count(*) > 0';
   here  text;
   there text;

@@ -171,6 +171,26 @@ CREATE FUNCTION run_ops.digest_query(range_query text) RETURNS text
 COMMENT ON FUNCTION run_ops.digest_query(text) IS
   'a query for the number of rows in a range, and a hash of them that does not depend on their order';
 
+CREATE FUNCTION run_ops.least_key(m run_ops.mirror, keys jsonb[]) RETURNS jsonb
+  LANGUAGE sql SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT q.key FROM run_ops.as_owner(m.legacy, format('SELECT b FROM unnest($1) AS b WHERE b IS NOT NULL ORDER BY %s LIMIT 1',
+    (SELECT string_agg(format('(b ->> %s)::%s', ord - 1, type), ', ' ORDER BY ord)
+       FROM unnest(m.key_types) WITH ORDINALITY AS u (type, ord))), keys) AS q (key jsonb)
+$$;
+COMMENT ON FUNCTION run_ops.least_key(run_ops.mirror, jsonb[]) IS 'the first of these keys, in the order of the table';
+REVOKE EXECUTE ON FUNCTION run_ops.least_key(run_ops.mirror, jsonb[]) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.upper_key_query(m run_ops.mirror, above jsonb, upto jsonb, batch_size int) RETURNS text
+  LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT format('SELECT key FROM (%s ORDER BY %s OFFSET %s LIMIT 1) AS k',
+                run_ops.range_query(m.there_from, m.there_keys, '''''', above, upto), array_to_string(m.there_keys, ', '), batch_size - 1)
+$$;
+COMMENT ON FUNCTION run_ops.upper_key_query(run_ops.mirror, jsonb, jsonb, int) IS
+  'a query for the upper key of a range in a store, if it is not above another key';
+REVOKE EXECUTE ON FUNCTION run_ops.upper_key_query(run_ops.mirror, jsonb, jsonb, int) FROM PUBLIC;
+
 CREATE FUNCTION run_ops.upper_key(m run_ops.mirror, above jsonb, batch_size int, going_forward boolean) RETURNS jsonb
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -185,8 +205,7 @@ BEGIN
       upto := coalesce((SELECT q.key FROM run_ops.as_owner(m.legacy, format('%s ORDER BY %s OFFSET %s LIMIT 1',
         run_ops.range_query(m.here_from, m.here_keys, '''''', above, upto), array_to_string(m.here_keys, ', '), batch_size - 1)) AS q (key text, r text))::jsonb, upto);
     ELSE
-      upto := coalesce((SELECT (a ->> 'key')::jsonb FROM run_ops.ask_store(m.store, format('SELECT key FROM (%s ORDER BY %s OFFSET %s LIMIT 1) AS k',
-        run_ops.range_query(m.there_from, m.there_keys, '''''', above, upto), array_to_string(m.there_keys, ', '), batch_size - 1)) AS a), upto);
+      upto := coalesce((SELECT (a ->> 'key')::jsonb FROM run_ops.ask_store(m.store, run_ops.upper_key_query(m, above, upto, batch_size)) AS a), upto);
     END IF;
   END LOOP;
   RETURN upto;
@@ -235,6 +254,12 @@ COMMENT ON FUNCTION run_ops.next_range(run_ops.mirror, jsonb, int, boolean) IS
   'the next range to compare: its upper key, NULL at the end, and the SQL fragments for its rows; forward while split_state.moving is true, only for the rows that exist here';
 REVOKE EXECUTE ON FUNCTION run_ops.next_range(run_ops.mirror, jsonb, int, boolean) FROM PUBLIC;
 
+CREATE FUNCTION run_ops.digest_there_query(m run_ops.mirror, above jsonb, upto jsonb) RETURNS text
+  LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+  RETURN run_ops.digest_query(run_ops.range_query((m).there_from, (m).there_keys, (m).there_row, above, upto));
+COMMENT ON FUNCTION run_ops.digest_there_query(run_ops.mirror, jsonb, jsonb) IS 'a query for the hash of a range in a store';
+REVOKE EXECUTE ON FUNCTION run_ops.digest_there_query(run_ops.mirror, jsonb, jsonb) FROM PUBLIC;
+
 CREATE FUNCTION run_ops.range_differs(m run_ops.mirror, above jsonb, upto jsonb) RETURNS boolean
   LANGUAGE plpgsql
   SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO, YMD' SET timezone = 'UTC'
@@ -246,8 +271,9 @@ DECLARE
 BEGIN
   SELECT to_jsonb(q) INTO here FROM run_ops.as_owner(m.legacy,
     run_ops.digest_query(run_ops.range_query(m.here_from, m.here_keys, m.here_row, above, upto))) AS q (n bigint, digest text);
-  SELECT * INTO there FROM run_ops.ask_store(m.store,
-    run_ops.digest_query(run_ops.range_query(m.there_from, m.there_keys, m.there_row, above, upto)));
+  SELECT * INTO there FROM run_ops.ask_store(m.store, run_ops.digest_there_query(m, above, upto),
+    -- the rows may be long: a store that works is waited for like a query
+    run_ops.setting('store_query_timeout')::interval);
   RETURN here IS DISTINCT FROM there;
 END $$;
 COMMENT ON FUNCTION run_ops.range_differs(run_ops.mirror, jsonb, jsonb) IS
@@ -314,6 +340,16 @@ COMMENT ON FUNCTION run_ops.write_there(run_ops.mirror, text[], text[]) IS
   'deletes rows by key and inserts rows by text in a store, without its triggers, in a transaction of its own; the mapped user must be allowed to set session_replication_role';
 REVOKE EXECUTE ON FUNCTION run_ops.write_there(run_ops.mirror, text[], text[]) FROM PUBLIC;
 
+CREATE FUNCTION run_ops.bounded_query(range_query text) RETURNS text
+  LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+  -- 16 MB, because all rows of a range are in memory at the same time, several
+  -- times.  A single row is copied whatever its size.
+  RETURN pg_catalog.format('WITH rows AS MATERIALIZED (%s), part AS (SELECT (count(*) * 16777216 / sum(octet_length(r)))::bigint AS n FROM rows '
+                           'HAVING count(*) > 1 AND sum(octet_length(r)) > 16777216) '
+                           'SELECT key, r FROM rows WHERE NOT EXISTS (SELECT FROM part) UNION ALL SELECT NULL, greatest(n, 1)::text FROM part', range_query);
+COMMENT ON FUNCTION run_ops.bounded_query(text) IS
+  'a query for the rows of a range; if they are too many bytes, one row with NULL as the key, and how many of the rows are not';
+
 CREATE FUNCTION run_ops.copy_range(m run_ops.mirror, above jsonb, upto jsonb, forward boolean) RETURNS bigint
   LANGUAGE plpgsql
   SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO, YMD' SET timezone = 'UTC'
@@ -324,17 +360,33 @@ DECLARE
   there jsonb;
   gone  text[];
   came  text[];
+  part  int;  -- how many rows to copy at once, if all are too many bytes
+  middle jsonb;
+  copied bigint := 0;
 BEGIN
-  SELECT coalesce(jsonb_object_agg(a ->> 'key', a ->> 'r'), '{}') INTO there
-    FROM run_ops.ask_store(m.store, run_ops.range_query(m.there_from, m.there_keys, m.there_row, above, upto)) AS a;
-  SELECT q.rows INTO here FROM run_ops.as_owner(m.legacy, format('SELECT coalesce(jsonb_object_agg(key, r), ''{}'') FROM (%s%s) AS rows',
+  SELECT coalesce(jsonb_object_agg(a ->> 'key', a ->> 'r') FILTER (WHERE a ->> 'key' IS NOT NULL), '{}'), min(a ->> 'r') FILTER (WHERE a ->> 'key' IS NULL)
+    INTO there, part
+    FROM run_ops.ask_store(m.store, run_ops.bounded_query(run_ops.range_query(m.there_from, m.there_keys, m.there_row, above, upto)),
+                           run_ops.setting('store_query_timeout')::interval) AS a;
+  SELECT q.rows, least(part, q.n) INTO here, part FROM run_ops.as_owner(m.legacy, format(
+      'SELECT coalesce(jsonb_object_agg(key, r) FILTER (WHERE key IS NOT NULL), ''{}''), (min(r) FILTER (WHERE key IS NULL))::int FROM (%s) AS rows',
+      run_ops.bounded_query(concat(
     run_ops.range_query(m.here_from, m.here_keys, m.here_row, above, upto),
     -- if no id decides, a row whose key exists in the store belongs there as well
     CASE WHEN forward AND m.routing = 'store' THEN ' UNION ' || run_ops.range_query(
       format('%s AS x WHERE (%s) IN (SELECT %s FROM jsonb_object_keys($1) AS k)', m.here, array_to_string(m.here_keys, ', '),
              (SELECT string_agg(format('(k::jsonb ->> %s)::%s', ord - 1, type), ', ' ORDER BY ord)
                 FROM unnest(m.key_types) WITH ORDINALITY AS u (type, ord))),
-      m.here_keys, m.here_row, above, upto) END), there) AS q (rows jsonb);
+      m.here_keys, m.here_row, above, upto) END))), there) AS q (rows jsonb, n int);
+  IF part IS NOT NULL THEN
+    LOOP
+      middle := run_ops.upper_key(m, above, part, forward);
+      EXIT WHEN middle IS NULL OR run_ops.least_key(m, ARRAY[upto, middle]) = upto;
+      copied := copied + run_ops.copy_range(m, above, middle, forward);
+      above := middle;
+    END LOOP;
+    RETURN copied + run_ops.copy_range(m, above, upto, forward);
+  END IF;
   SELECT coalesce(array_agg(key) FILTER (WHERE old.value IS NOT NULL), '{}'),
          coalesce(array_agg(now.value) FILTER (WHERE now.value IS NOT NULL), '{}')
     INTO gone, came
@@ -483,25 +535,38 @@ CREATE FUNCTION run_ops.verify_repatriation()
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 DECLARE
-  r     record;
-  m     run_ops.mirror;
-  above jsonb;
-  upto  jsonb;
+  r      record;
+  m      run_ops.mirror[];
+  above  jsonb[];
+  upto   jsonb[];
+  n      bigint[];
+  d      bigint[];
+  stores text[];
+  going  int[];  -- the stores that have more ranges
 BEGIN
   PERFORM run_ops.refuse_incomplete();
-  FOR r IN SELECT t, s.store FROM run_ops.routed_table AS t JOIN run_ops.routed_store AS s ON s.view = t.view
-            ORDER BY t.view, s.store LOOP
-    m := run_ops.mirror_of(r.t, r.store, false);
-    view := (r.t).view; store := r.store; ranges := 0; differing := 0; above := NULL;
-    LOOP
-      upto := run_ops.upper_key(m, above, 10000, false);
-      ranges := ranges + 1;
-      differing := differing + run_ops.range_differs(m, above, upto)::int;
+  -- a range of each store at the same time
+  FOR r IN SELECT t, array_agg(s.store ORDER BY s.store) AS stores FROM run_ops.routed_table AS t JOIN run_ops.routed_store AS s ON s.view = t.view
+            GROUP BY t, t.view ORDER BY t.view LOOP
+    m := ARRAY(SELECT run_ops.mirror_of(r.t, s, false) FROM unnest(r.stores) AS s);
+    going := ARRAY(SELECT generate_subscripts(r.stores, 1));
+    n := array_fill(0, ARRAY[cardinality(going)]);
+    d := n;
+    above := array_fill(NULL::jsonb, ARRAY[cardinality(going)]);
+    WHILE going <> '{}' LOOP
+      stores := ARRAY(SELECT r.stores[i] FROM unnest(going) AS i);
+      PERFORM run_ops.ask_ahead(stores, ARRAY(SELECT run_ops.upper_key_query(m[i], above[i], NULL, 10000) FROM unnest(going) AS i));
+      upto := ARRAY(SELECT CASE WHEN i = ANY (going) THEN run_ops.upper_key(m[i], above[i], 10000, false) END FROM generate_subscripts(m, 1) AS i);
+      PERFORM run_ops.ask_ahead(stores, ARRAY(SELECT run_ops.digest_there_query(m[i], above[i], upto[i]) FROM unnest(going) AS i),
+                                run_ops.setting('store_query_timeout')::interval);
+      n := ARRAY(SELECT n[i] + (i = ANY (going))::int FROM generate_subscripts(m, 1) AS i);
+      d := ARRAY(SELECT d[i] + CASE WHEN i = ANY (going) THEN run_ops.range_differs(m[i], above[i], upto[i])::int ELSE 0 END FROM generate_subscripts(m, 1) AS i);
       above := upto;
-      EXIT WHEN upto IS NULL;
+      going := ARRAY(SELECT i FROM unnest(going) AS i WHERE upto[i] IS NOT NULL);
     END LOOP;
-    RETURN NEXT;
+    RETURN QUERY SELECT (r.t).view, r.stores[i], n[i], d[i] FROM generate_subscripts(m, 1) AS i;
   END LOOP;
+  PERFORM run_ops.ask_alike('{}');
 END $$;
 COMMENT ON FUNCTION run_ops.verify_repatriation() IS
   'compares all rows of the stores with their copies here, by hashes of ranges. A range differs if some of its rows are not repatriated yet, or were changed since.';
@@ -622,29 +687,29 @@ CREATE FUNCTION run_ops.await_store_writers() RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-  s       run_ops.store;
-  writers text;
+  stores  text[] := ARRAY(SELECT s.name FROM run_ops.store AS s WHERE s.server IS NOT NULL);
+  -- at first any, then those that were there
+  writers text[] := array_fill('{}'::text, ARRAY[cardinality(stores)]);
   started timestamptz := clock_timestamp();
   patience interval := run_ops.setting('swap_lock_timeout');
 BEGIN
   -- If a session of this database ended during its commit, its transaction in
   -- the store may still be about to commit.  It holds the locks of its writes
   -- until then.
-  FOR s IN SELECT * FROM run_ops.store AS r WHERE r.server IS NOT NULL LOOP
-    writers := '{}';
-    LOOP
-      SELECT a ->> 'writers' INTO writers FROM run_ops.ask_store(s.name, format(
-        'SELECT array_agg(DISTINCT l.virtualtransaction) AS writers FROM pg_locks AS l '
-        'WHERE l.locktype = ''relation'' AND l.mode = ''RowExclusiveLock'' AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) '
-        'AND l.relation IN (SELECT to_regclass(t) FROM unnest(%L::text[]) AS t) AND (%L = ''{}'' OR l.virtualtransaction = ANY (%2$L))',
-        ARRAY(SELECT format('%I.%I', t.store_schema, t.store_table) FROM run_ops.routed_table AS t), writers)) AS a;
-      EXIT WHEN writers IS NULL;
-      writers := translate(writers, '[]"', '{}');
-      IF clock_timestamp() - started > patience THEN
-        RAISE EXCEPTION 'store "%" has transactions that write to routed tables', s.name USING ERRCODE = 'lock_not_available';
-      END IF;
-      PERFORM pg_sleep(0.01);
-    END LOOP;
+  LOOP
+    SELECT array_agg(a.store ORDER BY a.store), array_agg(translate(a.answer ->> 'writers', '[]"', '{}') ORDER BY a.store) INTO stores, writers
+      FROM run_ops.ask_stores(stores, ARRAY(SELECT format(
+             'SELECT array_agg(DISTINCT l.virtualtransaction) AS writers FROM pg_locks AS l '
+             'WHERE l.locktype = ''relation'' AND l.mode = ''RowExclusiveLock'' AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) '
+             'AND l.relation IN (SELECT to_regclass(t) FROM unnest(%L::text[]) AS t) AND (%L = ''{}'' OR l.virtualtransaction = ANY (%2$L))',
+             ARRAY(SELECT format('%I.%I', t.store_schema, t.store_table) FROM run_ops.routed_table AS t), w.writers)
+             FROM unnest(writers) WITH ORDINALITY AS w (writers, ord) ORDER BY w.ord)) AS a
+     WHERE a.answer ->> 'writers' IS NOT NULL;
+    EXIT WHEN stores IS NULL;
+    IF clock_timestamp() - started > patience THEN
+      RAISE EXCEPTION 'store "%" has transactions that write to routed tables', stores[1] USING ERRCODE = 'lock_not_available';
+    END IF;
+    PERFORM pg_sleep(0.01);
   END LOOP;
 END $$;
 COMMENT ON FUNCTION run_ops.await_store_writers() IS
@@ -823,9 +888,11 @@ REVOKE EXECUTE ON FUNCTION run_ops.finish_repatriation() FROM PUBLIC;
 CREATE FUNCTION run_ops.store_row_counts() RETURNS TABLE (view regclass, store text, n bigint)
   LANGUAGE sql SET search_path = pg_catalog, pg_temp
 AS $$
-  SELECT t.view, s.store, (a ->> 'n')::bigint
-    FROM run_ops.routed_table AS t JOIN run_ops.routed_store AS s ON s.view = t.view,
-         LATERAL run_ops.ask_store(s.store, format('SELECT count(*) AS n FROM %I.%I', t.store_schema, t.store_table), '0') AS a
+  SELECT (a.answer ->> 'view')::oid::regclass, a.store, (a.answer ->> 'n')::bigint
+    FROM (SELECT array_agg(q.store), array_agg(q.query)
+            FROM (SELECT s.store, string_agg(format('SELECT %s AS view, count(*) AS n FROM %I.%I', t.view::oid, t.store_schema, t.store_table), ' UNION ALL ')
+                    FROM run_ops.routed_table AS t JOIN run_ops.routed_store AS s ON s.view = t.view GROUP BY s.store) AS q (store, query)) AS q (stores, queries),
+         LATERAL run_ops.ask_stores(q.stores, q.queries, '0') AS a
 $$;
 COMMENT ON FUNCTION run_ops.store_row_counts() IS 'the number of rows of each routed table in each store';
 REVOKE EXECUTE ON FUNCTION run_ops.store_row_counts() FROM PUBLIC;

@@ -305,55 +305,56 @@ COMMENT ON FUNCTION run_ops.replica_gates(text, jsonb) IS
   'whether the replica that the server of a store names is a standby of that store';
 REVOKE EXECUTE ON FUNCTION run_ops.replica_gates(text, jsonb) FROM PUBLIC;
 
-CREATE FUNCTION run_ops.reachable_gates(store text) RETURNS SETOF run_ops.gate
+CREATE FUNCTION run_ops.reachable_gates(stores text[]) RETURNS SETOF run_ops.gate
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-  facts  jsonb;
   before timestamptz := clock_timestamp();
   after  timestamptz;
   skew   interval;
-  reason text;
-  mapping text := run_ops.altering_mapping(store, '{"user": "...", "password": "..."}');
+  a      record;
+  facts  jsonb;
+  mapping text;
   allowed interval := run_ops.setting('clock_skew_limit');
 BEGIN
-  BEGIN
-    SELECT * INTO STRICT facts FROM run_ops.ask_store(store,
+  FOR a IN SELECT * FROM run_ops.ask_stores(stores, ARRAY[
       'SELECT clock_timestamp() AS clock, current_setting(''transaction_read_only'')::boolean AS read_only, '
       'current_user AS role, current_database() AS database, '
       '(SELECT source FROM pg_settings WHERE name = ''default_transaction_read_only'') AS source, '
-      'pg_is_in_recovery() AS in_recovery, pg_backend_pid() AS pid, (SELECT system_identifier::text FROM pg_control_system()) AS system_identifier');
-    after := clock_timestamp();
-  EXCEPTION WHEN OTHERS THEN
-    GET STACKED DIAGNOSTICS reason = PG_EXCEPTION_DETAIL;  -- the message of libpq
-    RETURN NEXT ROW('reachable', store, false, concat_ws(': ', SQLERRM, nullif(reason, '')),
-      CASE WHEN mapping NOT LIKE 'CREATE %' THEN
-             format('Start the store, or correct where it is: %s Or as whom it is reached: ', run_ops.altering_server(store, '{"host": "...", "dbname": "..."}')) ELSE '' END
-      || mapping)::run_ops.gate;
-    RETURN;
-  END;
-  RETURN NEXT ROW('reachable', store, true, 'it answers', NULL)::run_ops.gate;
-  RETURN NEXT ROW('writable', store, NOT (facts ->> 'read_only')::boolean,
-    CASE WHEN (facts ->> 'in_recovery')::boolean THEN 'it is a standby'
-         WHEN (facts ->> 'read_only')::boolean THEN 'its transactions are read-only'
-         ELSE 'it accepts writes' END,
-    CASE WHEN (facts ->> 'in_recovery')::boolean THEN
-           'Have the server lead to its primary: ' || run_ops.altering_server(store, '{"host": "..."}')
-         WHEN (facts ->> 'read_only')::boolean THEN
-           format('Run in store "%s": BEGIN READ WRITE; %s; COMMIT;', store, CASE facts ->> 'source'
-             WHEN 'database' THEN format('ALTER DATABASE %I RESET default_transaction_read_only', facts ->> 'database')
-             WHEN 'user' THEN format('ALTER ROLE %I RESET default_transaction_read_only', facts ->> 'role')
-             ELSE format('ALTER DATABASE %I SET default_transaction_read_only = off', facts ->> 'database') END) END)::run_ops.gate;
-  RETURN QUERY SELECT * FROM run_ops.pooled_gates(store, (facts ->> 'pid')::integer);
-  RETURN QUERY SELECT * FROM run_ops.replica_gates(store, facts);
-  -- the clock of the store was read some time between before and after
-  skew := greatest((facts ->> 'clock')::timestamptz - after, before - (facts ->> 'clock')::timestamptz, '0');
-  RETURN NEXT ROW('clock', store, skew <= allowed, format('its clock differs by at least %s, %s are allowed', skew, allowed),
-    CASE WHEN skew > allowed THEN 'Synchronize the clocks of both machines with the same time server.' END)::run_ops.gate;
+      'pg_is_in_recovery() AS in_recovery, pg_backend_pid() AS pid, (SELECT system_identifier::text FROM pg_control_system()) AS system_identifier'], tolerant => true) LOOP
+    after := coalesce(after, clock_timestamp());
+    facts := a.answer;
+    IF facts IS NULL THEN
+      mapping := run_ops.altering_mapping(a.store, '{"user": "...", "password": "..."}');
+      RETURN NEXT ROW('reachable', a.store, false, a.error,
+        CASE WHEN mapping NOT LIKE 'CREATE %' THEN
+               format('Start the store, or correct where it is: %s Or as whom it is reached: ', run_ops.altering_server(a.store, '{"host": "...", "dbname": "..."}')) ELSE '' END
+        || mapping)::run_ops.gate;
+      CONTINUE;
+    END IF;
+    RETURN NEXT ROW('reachable', a.store, true, 'it answers', NULL)::run_ops.gate;
+    RETURN NEXT ROW('writable', a.store, NOT (facts ->> 'read_only')::boolean,
+      CASE WHEN (facts ->> 'in_recovery')::boolean THEN 'it is a standby'
+           WHEN (facts ->> 'read_only')::boolean THEN 'its transactions are read-only'
+           ELSE 'it accepts writes' END,
+      CASE WHEN (facts ->> 'in_recovery')::boolean THEN
+             'Have the server lead to its primary: ' || run_ops.altering_server(a.store, '{"host": "..."}')
+           WHEN (facts ->> 'read_only')::boolean THEN
+             format('Run in store "%s": BEGIN READ WRITE; %s; COMMIT;', a.store, CASE facts ->> 'source'
+               WHEN 'database' THEN format('ALTER DATABASE %I RESET default_transaction_read_only', facts ->> 'database')
+               WHEN 'user' THEN format('ALTER ROLE %I RESET default_transaction_read_only', facts ->> 'role')
+               ELSE format('ALTER DATABASE %I SET default_transaction_read_only = off', facts ->> 'database') END) END)::run_ops.gate;
+    RETURN QUERY SELECT * FROM run_ops.pooled_gates(a.store, (facts ->> 'pid')::integer);
+    RETURN QUERY SELECT * FROM run_ops.replica_gates(a.store, facts);
+    -- the clock of the store was read some time between before and after
+    skew := greatest((facts ->> 'clock')::timestamptz - after, before - (facts ->> 'clock')::timestamptz, '0');
+    RETURN NEXT ROW('clock', a.store, skew <= allowed, format('its clock differs by at least %s, %s are allowed', skew, allowed),
+      CASE WHEN skew > allowed THEN 'Synchronize the clocks of both machines with the same time server.' END)::run_ops.gate;
+  END LOOP;
 END $$;
-COMMENT ON FUNCTION run_ops.reachable_gates(text) IS
-  'whether a store answers, whether its server has the option pooled if there is a pooler, whether its replica is one, whether it accepts writes and has the same time; only one row if it does not answer';
-REVOKE EXECUTE ON FUNCTION run_ops.reachable_gates(text) FROM PUBLIC;
+COMMENT ON FUNCTION run_ops.reachable_gates(text[]) IS
+  'whether stores answer, whether their servers have the option pooled if there is a pooler, whether their replicas are some, whether they accept writes and have the same time; only one row for a store that does not answer';
+REVOKE EXECUTE ON FUNCTION run_ops.reachable_gates(text[]) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.wrapper_gate(store text) RETURNS run_ops.gate
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
@@ -537,48 +538,77 @@ COMMENT ON FUNCTION run_ops.recreating_database(text) IS
   'SQL that creates the database of a store again, with the encoding and collation of this one';
 REVOKE EXECUTE ON FUNCTION run_ops.recreating_database(text) FROM PUBLIC;
 
-CREATE FUNCTION run_ops.store_gates(store text) RETURNS SETOF run_ops.gate
+CREATE FUNCTION run_ops.content_gates(store text) RETURNS SETOF run_ops.gate
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
   t         run_ops.routed_table;
-  g         run_ops.gate;
   differing text[];
 BEGIN
-  FOR g IN SELECT * FROM run_ops.reachable_gates(store) LOOP
-    RETURN NEXT g;
-    IF NOT g.ok AND g.gate = 'reachable' THEN
-      -- one row has the reason, and is enough
-      RETURN QUERY SELECT follows, store, NULL::boolean, 'unreachable', NULL FROM unnest(ARRAY['distinct', 'columns']) AS follows;
-      RETURN NEXT run_ops.wrapper_gate(store);
-      RETURN;
-    END IF;
+  differing := ARRAY(SELECT run_ops.database_differences(store));
+  RETURN NEXT ROW('database', store, differing = '{}',
+    coalesce(nullif(array_to_string(differing, '; '), ''), 'encoding and collation are equal'),
+    CASE WHEN differing <> '{}' THEN 'Sorted results of both databases would be merged in the wrong order. ' || run_ops.recreating_database(store) END)::run_ops.gate;
+  FOR t IN SELECT r.* FROM run_ops.routed_table AS r JOIN run_ops.routed_store AS s USING (view)
+            WHERE s.store = content_gates.store AND run_ops.is_complete(r) ORDER BY r.view LOOP
+    RETURN QUERY SELECT * FROM run_ops.table_gates(store, t);
   END LOOP;
-  RETURN NEXT run_ops.distinct_gate(store);
-  RETURN NEXT run_ops.wrapper_gate(store);
-  BEGIN
-    differing := ARRAY(SELECT run_ops.database_differences(store));
-    RETURN NEXT ROW('database', store, differing = '{}',
-      coalesce(nullif(array_to_string(differing, '; '), ''), 'encoding and collation are equal'),
-      CASE WHEN differing <> '{}' THEN 'Sorted results of both databases would be merged in the wrong order. ' || run_ops.recreating_database(store) END)::run_ops.gate;
-    FOR t IN SELECT r.* FROM run_ops.routed_table AS r JOIN run_ops.routed_store AS s USING (view)
-              WHERE s.store = store_gates.store AND run_ops.is_complete(r) ORDER BY r.view LOOP
-      RETURN QUERY SELECT * FROM run_ops.table_gates(store, t);
-    END LOOP;
-    RETURN QUERY SELECT * FROM run_ops.collation_gates(store);
-    RETURN QUERY SELECT * FROM run_ops.store_identity_gates(store);
-    RETURN QUERY SELECT * FROM run_ops.store_key_index_gates(store);
-    RETURN QUERY SELECT * FROM run_ops.write_lock_gates(store);
-    RETURN QUERY SELECT * FROM run_ops.mapping_gates(store);
-    RETURN QUERY SELECT * FROM run_ops.atomic_commit_gates(store);
-    -- last, because it fails if the store lacks the column
-    RETURN QUERY SELECT * FROM run_ops.same_shape_gates(store);
-  EXCEPTION WHEN OTHERS THEN
-    RETURN NEXT ROW('columns', store, NULL, format('not checked: %s', SQLERRM), NULL)::run_ops.gate;
-  END;
+  RETURN QUERY SELECT * FROM run_ops.collation_gates(store);
+  RETURN QUERY SELECT * FROM run_ops.store_identity_gates(store);
+  RETURN QUERY SELECT * FROM run_ops.store_key_index_gates(store);
+  RETURN QUERY SELECT * FROM run_ops.write_lock_gates(store);
+  RETURN QUERY SELECT * FROM run_ops.mapping_gates(store);
+  RETURN QUERY SELECT * FROM run_ops.atomic_commit_gates(store);
+  -- last, because it fails if the store lacks the column
+  RETURN QUERY SELECT * FROM run_ops.same_shape_gates(store);
+EXCEPTION WHEN OTHERS THEN
+  RETURN NEXT ROW('columns', store, NULL, format('not checked: %s', SQLERRM), NULL)::run_ops.gate;
 END $$;
-COMMENT ON FUNCTION run_ops.store_gates(text) IS 'all gates that query one store';
-REVOKE EXECUTE ON FUNCTION run_ops.store_gates(text) FROM PUBLIC;
+COMMENT ON FUNCTION run_ops.content_gates(text) IS 'the gates that compare a store that answers with this database';
+REVOKE EXECUTE ON FUNCTION run_ops.content_gates(text) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.store_gates(stores text[]) RETURNS SETOF run_ops.gate
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  store     text;
+  gates     run_ops.gate[] := ARRAY(SELECT g FROM run_ops.reachable_gates(stores) AS g);
+  answering text[] := ARRAY(SELECT g.object FROM unnest(gates) AS g WHERE g.gate = 'reachable' AND g.ok);
+BEGIN
+  RETURN QUERY SELECT * FROM unnest(gates);
+  -- one row has the reason, and is enough
+  RETURN QUERY SELECT follows, s, NULL::boolean, 'unreachable', NULL
+                 FROM unnest(stores) AS s, unnest(ARRAY['distinct', 'columns']) AS follows WHERE s <> ALL (answering);
+  RETURN QUERY SELECT g.* FROM unnest(stores) AS s, run_ops.wrapper_gate(s) AS g WHERE s <> ALL (answering);
+  PERFORM run_ops.ask_alike(answering);
+  FOREACH store IN ARRAY answering LOOP
+    RETURN NEXT run_ops.distinct_gate(store);
+    RETURN NEXT run_ops.wrapper_gate(store);
+    RETURN QUERY SELECT * FROM run_ops.content_gates(store);
+  END LOOP;
+  PERFORM run_ops.ask_alike('{}');
+END $$;
+COMMENT ON FUNCTION run_ops.store_gates(text[]) IS 'all gates that query these stores';
+REVOKE EXECUTE ON FUNCTION run_ops.store_gates(text[]) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.refuse_unfit_store(store text) RETURNS void
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  failing text;
+  hints   text;
+BEGIN
+  SELECT string_agg(concat_ws(' ', a.gate, nullif(a.object, '')) || ': ' || a.detail, E'\n'), string_agg(a.hint, E'\n')
+    INTO failing, hints
+    FROM run_ops.store_gates(ARRAY[store]) AS g, run_ops.acknowledged(g) AS a WHERE a.ok IS NOT TRUE;
+  IF failing IS NOT NULL THEN
+    RAISE EXCEPTION 'cannot attach store "%" while split is on', store
+      USING ERRCODE = 'RO003', DETAIL = failing, HINT = coalesce(hints, '');
+  END IF;
+END $$;
+COMMENT ON FUNCTION run_ops.refuse_unfit_store(text) IS
+  'raises one error with all gates of a store that fail, if there are any: while split is on, clients read the store from the moment it is attached';
+REVOKE EXECUTE ON FUNCTION run_ops.refuse_unfit_store(text) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.unstraying(t run_ops.routed_table) RETURNS text
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
@@ -611,7 +641,7 @@ BEGIN
   -- First, because opening the connection of a foreign table may wait without
   -- limit.
   BEGIN
-    PERFORM run_ops.ask_store(s.name, 'SELECT 1') FROM run_ops.store AS s WHERE s.server IS NOT NULL;
+    PERFORM FROM run_ops.ask_stores(ARRAY(SELECT s.name FROM run_ops.store AS s WHERE s.server IS NOT NULL), '{SELECT 1}');
   EXCEPTION WHEN OTHERS THEN
     silent := SQLERRM;
   END;
@@ -740,7 +770,7 @@ BEGIN
   IF state.opted_in THEN
     RETURN QUERY SELECT * FROM run_ops.same_shape_gates('legacy');
     RETURN QUERY SELECT * FROM run_ops.id_gates();
-    FOR g IN SELECT x.* FROM run_ops.store AS s, run_ops.store_gates(s.name) AS x WHERE s.server IS NOT NULL LOOP
+    FOR g IN SELECT * FROM run_ops.store_gates(ARRAY(SELECT s.name FROM run_ops.store AS s WHERE s.server IS NOT NULL)) LOOP
       answers := answers AND (g.gate <> 'reachable' OR g.ok);
       RETURN NEXT g;
     END LOOP;

@@ -86,37 +86,46 @@ AS $$
 #variable_conflict use_variable
 DECLARE
   timeout interval := run_ops.setting('store_timeout');
-  contact record;
-  query   text;
-  reason  text;
+  queries jsonb := '{}';
+  answers jsonb := '{}';
+  detail  text;
 BEGIN
   FOR store, server IN
-    SELECT s.name, s.server FROM run_ops.store AS s ORDER BY s.server IS NOT NULL, s.name <> 'new', s.name
+    SELECT s.name, s.server FROM run_ops.store AS s, run_ops.contact(coalesce(s.server, '')) AS c
+     -- not one that has just failed to answer
+     WHERE (c.failed_at > coalesce(c.answered_at, '-infinity') AND clock_timestamp() - c.failed_at < timeout) IS NOT TRUE
   LOOP
-    query := run_ops.stats_query((
+    queries := queries || jsonb_build_object(store, run_ops.stats_query((
       SELECT coalesce(jsonb_agg(jsonb_build_object('view', t.view::oid, 'schema', coalesce(n.nspname, t.store_schema),
                                                    'name', coalesce(l.relname, t.store_table))), '[]')
         FROM run_ops.routed_table AS t
         LEFT JOIN (pg_class AS l JOIN pg_namespace AS n ON n.oid = l.relnamespace) ON l.oid = t.legacy AND server IS NULL
-       WHERE server IS NULL OR EXISTS (SELECT FROM run_ops.routed_store AS r WHERE (r.view, r.store) = (t.view, store))));
-    SELECT * INTO contact FROM run_ops.contact(coalesce(server, ''));
-    stats := NULL;
-    BEGIN
-      IF server IS NULL THEN
-        EXECUTE format('SELECT to_jsonb(q) FROM (%s) AS q', query) INTO stats;
+       WHERE server IS NULL OR EXISTS (SELECT FROM run_ops.routed_store AS r WHERE (r.view, r.store) = (t.view, store)))));
+  END LOOP;
+  BEGIN
+    PERFORM run_ops.refuse_in_copy();
+    answers := (SELECT jsonb_object_agg(a.store, jsonb_build_object('stats', a.answer, 'error', a.error))
+                  FROM (SELECT array_agg(q.key), array_agg(q.value) FROM jsonb_each_text(queries) AS q WHERE q.key <> 'legacy') AS q (stores, queries),
+                       LATERAL run_ops.ask_stores(q.stores, q.queries, tolerant => true) AS a);
+  EXCEPTION WHEN OTHERS THEN
+    GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL;
+    answers := (SELECT jsonb_object_agg(q, jsonb_build_object('error', concat_ws(': ', SQLERRM, nullif(detail, ''))))
+                  FROM jsonb_object_keys(queries) AS q WHERE q <> 'legacy');
+  END;
+  FOR store, server IN
+    SELECT s.name, s.server FROM run_ops.store AS s ORDER BY s.server IS NOT NULL, s.name <> 'new', s.name
+  LOOP
+    stats := nullif(answers -> store -> 'stats', 'null');
+    IF server IS NULL AND queries ? store THEN
+      BEGIN
+        EXECUTE format('SELECT to_jsonb(q) FROM (%s) AS q', queries ->> store) INTO stats;
         PERFORM run_ops.remember_contact('', NULL);
-      ELSIF contact.failed_at > coalesce(contact.answered_at, '-infinity') AND clock_timestamp() - contact.failed_at < timeout THEN
-        NULL;  -- it has just failed to answer
-      ELSE
-        PERFORM run_ops.refuse_in_copy();
-        SELECT * INTO STRICT stats FROM run_ops.ask_store(store, query);
-        PERFORM run_ops.remember_contact(server, NULL);
-      END IF;
-    EXCEPTION WHEN OTHERS THEN
-      GET STACKED DIAGNOSTICS reason = PG_EXCEPTION_DETAIL;
-      PERFORM run_ops.remember_contact(coalesce(server, ''),
-        regexp_replace(concat_ws(': ', SQLERRM, nullif(reason, '')), '\s+', ' ', 'g'));
-    END;
+      EXCEPTION WHEN OTHERS THEN
+        PERFORM run_ops.remember_contact('', SQLERRM);
+      END;
+    ELSIF answers ? store THEN
+      PERFORM run_ops.remember_contact(server, regexp_replace(answers -> store ->> 'error', '\s+', ' ', 'g'));
+    END IF;
     SELECT * INTO last_contact, last_error_at, last_error FROM run_ops.contact(coalesce(server, ''));
     RETURN NEXT;
   END LOOP;

@@ -11,6 +11,7 @@
 
 #include <limits.h>
 
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "commands/defrem.h"
 #include "executor/spi.h"
@@ -18,10 +19,13 @@
 #include "foreign/foreign.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/datum.h"
 #include "utils/fmgrprotos.h"
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
+#include "utils/resowner.h"
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
@@ -30,6 +34,9 @@
 #include "wire/wire.h"
 
 PG_FUNCTION_INFO_V1(run_ops_ask_store);
+PG_FUNCTION_INFO_V1(run_ops_ask_stores);
+PG_FUNCTION_INFO_V1(run_ops_ask_ahead);
+PG_FUNCTION_INFO_V1(run_ops_ask_alike);
 PG_FUNCTION_INFO_V1(run_ops_tell_store);
 PG_FUNCTION_INFO_V1(run_ops_try_lock_held_there);
 
@@ -50,17 +57,18 @@ PG_FUNCTION_INFO_V1(run_ops_try_lock_held_there);
 	"SELECT pg_catalog.set_config(name, reset_val, true) FROM pg_catalog.pg_settings " \
 	"WHERE name IN ('application_name', 'statement_timeout', 'jit')"
 
-/* The first field of the only row of a query about the store; NULL if none. */
+/* The first field of the only row of a query about a store, or none; NULL if none. */
 static char *
-ask_here(const char *query, text *store, MemoryContext context)
+ask_here(const char *query, text *store)
 {
+	MemoryContext context = CurrentMemoryContext;
 	Oid			argtype = TEXTOID;
 	Datum		arg = PointerGetDatum(store);
 	char	   *answer = NULL;
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
-	if (SPI_execute_with_args(query, 1, &argtype, &arg, NULL, true, 1) != SPI_OK_SELECT)
+	if (SPI_execute_with_args(query, store ? 1 : 0, &argtype, &arg, NULL, true, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not execute \"%s\"", query);
 	if (SPI_processed > 0)
 		answer = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
@@ -73,8 +81,7 @@ ask_here(const char *query, text *store, MemoryContext context)
 static Oid
 server_of_store(text *store)
 {
-	char	   *server = ask_here("SELECT server FROM run_ops.store WHERE name OPERATOR(pg_catalog.=) $1",
-								  store, CurrentMemoryContext);
+	char	   *server = ask_here("SELECT server FROM run_ops.store WHERE name OPERATOR(pg_catalog.=) $1", store);
 
 	if (server == NULL)
 		ereport(ERROR,
@@ -85,12 +92,263 @@ server_of_store(text *store)
 }
 
 static char *
-settings(text *store)
+settings(void)
 {
-	char	   *name = ask_here("SELECT run_ops.client_name() WHERE $1 IS NOT NULL",
-								store, CurrentMemoryContext);
+	return psprintf(SETTINGS, quote_literal_cstr(ask_here("SELECT run_ops.client_name()", NULL)));
+}
 
-	return psprintf(SETTINGS, quote_literal_cstr(name));
+/* How long a store may be silent, in milliseconds; 0 has no limit. */
+static int
+patience_of(FunctionCallInfo fcinfo, int argument)
+{
+	Interval   *interval;
+
+	if (PG_ARGISNULL(argument))
+		return store_timeout;
+	interval = PG_GETARG_INTERVAL_P(argument);
+	return (int) Min(Max(interval->time / 1000 +
+						 (int64) interval->day * SECS_PER_DAY * 1000 +
+						 (int64) interval->month * DAYS_PER_MONTH * SECS_PER_DAY * 1000,
+						 0), INT_MAX);
+}
+
+/* One question, and where the rows of its answer go. */
+typedef struct Question
+{
+	text	   *store;
+	const char *query;
+	int			patience;
+	Wire	   *wire;
+	bool		sent;
+	char	   *failure;		/* NULL: none */
+	ReturnSetInfo *rsinfo;		/* NULL: they are kept in "rows" */
+	List	   *rows;			/* of Jsonb, NULL for NULL */
+	MemoryContext row_context;
+} Question;
+
+/*
+ * Stores that are about to be asked the same, one after the other; see
+ * run_ops_ask_alike().  Ends with the transaction at the latest.
+ */
+static struct
+{
+	MemoryContext context;		/* NULL: there are none */
+	Oid			userid;			/* whose user mappings are used */
+	int			level;			/* an error that ends this level ends it */
+	List	   *stores;			/* of char * */
+	List	   *answers;		/* of Question: they have been asked already */
+	MemoryContextCallback forget;
+}			alike;
+
+static void
+find_store(Question *question, const char *set_up)
+{
+	question->wire = wire_get(server_of_store(question->store), GetUserId());
+}
+
+static void
+send_question(Question *question, const char *set_up)
+{
+	wire_begin(question->wire, WIRE_READ, NULL);
+	wire_limit_silence(question->wire, question->patience);
+	wire_add(question->wire, set_up, 0, NULL);
+	wire_send(question->wire, psprintf("SELECT pg_catalog.to_jsonb(q) FROM (%s) AS q", question->query),
+			  0, NULL, true);
+	question->sent = true;
+}
+
+/* A row of the function: the answer and, if there are several stores, which one. */
+static void
+put_answer(Question *question, Datum answer, bool isnull)
+{
+	TupleDesc	desc;
+	Datum		values[3];
+	bool		nulls[3] = {false, isnull, question->failure == NULL};
+
+	if (question->rsinfo == NULL)
+	{
+		MemoryContext oldcontext = MemoryContextSwitchTo(alike.context);
+
+		question->rows = lappend(question->rows, isnull ? NULL :
+								 DatumGetPointer(datumCopy(answer, false, -1)));
+		MemoryContextSwitchTo(oldcontext);
+		return;
+	}
+	desc = question->rsinfo->setDesc;
+	values[0] = PointerGetDatum(question->store);
+	values[1] = answer;
+	values[2] = nulls[2] ? (Datum) 0 : CStringGetTextDatum(question->failure);
+	if (desc->natts == 1)
+		tuplestore_putvalues(question->rsinfo->setResult, desc, values + 1, nulls + 1);
+	else
+		tuplestore_putvalues(question->rsinfo->setResult, desc, values, nulls);
+}
+
+static void
+receive_answer(Question *question)
+{
+	PGresult   *result;
+
+	while ((result = wire_receive(question->wire)) != NULL)
+	{
+		MemoryContext oldcontext;
+		bool		isnull;
+
+		if (PQnfields(result) != 1)
+			ereport(ERROR,
+					(errcode(ERRCODE_PROTOCOL_VIOLATION),
+					 errmsg("store \"%s\" gave an answer of %d columns in place of one",
+							wire_store(question->wire), PQnfields(result))));
+		if (PQntuples(result) == 0)
+			continue;
+		isnull = PQgetisnull(result, 0, 0);
+		MemoryContextReset(question->row_context);
+		oldcontext = MemoryContextSwitchTo(question->row_context);
+		put_answer(question, isnull ? (Datum) 0 :
+				   DirectFunctionCall1(jsonb_in, CStringGetDatum(PQgetvalue(result, 0, 0))), isnull);
+		MemoryContextSwitchTo(oldcontext);
+	}
+	wire_tell(question->wire, TAKE_BACK);
+}
+
+/*
+ * Does a step of a question in a subtransaction, if its failure is an answer.
+ * What was sent to other stores goes on: they have no transaction that could be
+ * rolled back with it; see ask_several().
+ */
+static void
+attempt(Question *question, void (*step) (Question *question, const char *set_up),
+		const char *set_up)
+{
+	MemoryContext oldcontext = CurrentMemoryContext;
+	ResourceOwner oldowner = CurrentResourceOwner;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(oldcontext);
+	PG_TRY();
+	{
+		step(question, set_up);
+		ReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(oldcontext);
+		CurrentResourceOwner = oldowner;
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(oldcontext);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(oldcontext);
+		CurrentResourceOwner = oldowner;
+		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+			ReThrowError(error);
+		question->failure = error->detail ? psprintf("%s: %s", error->message, error->detail) :
+			error->message;
+	}
+	PG_END_TRY();
+}
+
+/* as a step */
+static void
+receive_step(Question *question, const char *set_up)
+{
+	if (!question->sent)
+		send_question(question, set_up);
+	receive_answer(question);
+}
+
+static bool
+are_alike(void)
+{
+	return alike.context != NULL && alike.userid == GetUserId() &&
+		alike.level <= GetCurrentTransactionNestLevel();
+}
+
+/* The answer that a store has given already; false if there is none. */
+static bool
+put_known_answer(Question *question)
+{
+	ListCell   *lc;
+
+	foreach(lc, are_alike() ? alike.answers : NIL)
+	{
+		Question   *known = lfirst(lc);
+		ListCell   *row;
+
+		if (strcmp(known->query, question->query) != 0 ||
+			strcmp(text_to_cstring(known->store), text_to_cstring(question->store)) != 0)
+			continue;
+		foreach(row, known->rows)
+			put_answer(question, PointerGetDatum(lfirst(row)), lfirst(row) == NULL);
+		alike.answers = foreach_delete_current(alike.answers, lc);
+		return true;
+	}
+	return false;
+}
+
+/* Sends a question to the stores that will be asked the same. */
+static List *
+send_ahead(Question *question, const char *set_up)
+{
+	char	   *store = text_to_cstring(question->store);
+	List	   *sent = NIL;
+	ListCell   *lc;
+	bool		is_after = false;
+
+	foreach(lc, are_alike() ? alike.stores : NIL)
+	{
+		if (is_after)
+		{
+			Question   *other = palloc0(sizeof(Question));
+
+			other->store = cstring_to_text(lfirst(lc));
+			other->query = question->query;
+			other->patience = question->patience;
+			other->row_context = question->row_context;
+			attempt(other, find_store, NULL);
+			if (other->failure || !wire_reads_alone(other->wire, WIRE_READ))
+				continue;
+			attempt(other, send_question, set_up);
+			sent = lappend(sent, other);
+		}
+		is_after |= strcmp(lfirst(lc), store) == 0;
+	}
+	return sent;
+}
+
+/* An answer for put_known_answer().  What has failed is asked again, and fails then. */
+static void
+keep_answer(Question *question)
+{
+	MemoryContext oldcontext;
+	Question   *known;
+
+	if (question->failure)
+		return;
+	oldcontext = MemoryContextSwitchTo(alike.context);
+	known = palloc0(sizeof(Question));
+	known->store = cstring_to_text(text_to_cstring(question->store));
+	known->query = pstrdup(question->query);
+	known->rows = question->rows;
+	alike.answers = lappend(alike.answers, known);
+	MemoryContextSwitchTo(oldcontext);
+}
+
+static void
+receive_ahead(List *sent)
+{
+	ListCell   *lc;
+
+	foreach(lc, sent)
+	{
+		Question   *other = lfirst(lc);
+
+		if (other->failure == NULL)
+			attempt(other, receive_step, NULL);
+		keep_answer(other);
+	}
 }
 
 /*
@@ -103,59 +361,185 @@ settings(text *store)
 Datum
 run_ops_ask_store(PG_FUNCTION_ARGS)
 {
-	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	int			patience = store_timeout;
-	MemoryContext row_context;
-	MemoryContext oldcontext;
-	PGresult   *result;
-	Wire	   *wire;
+	Question	question = {.patience = patience_of(fcinfo, 2)};
+	List	   *ahead;
 	char	   *set_up;
 
 	compat_init_materialized_srf(fcinfo);
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
 		PG_RETURN_NULL();
-	if (!PG_ARGISNULL(2))
-	{
-		Interval   *interval = PG_GETARG_INTERVAL_P(2);
-
-		patience = (int) Min(Max(interval->time / 1000 +
-								 (int64) interval->day * SECS_PER_DAY * 1000 +
-								 (int64) interval->month * DAYS_PER_MONTH * SECS_PER_DAY * 1000,
-								 0), INT_MAX);
-	}
-
-	wire = wire_get(server_of_store(PG_GETARG_TEXT_PP(0)), GetUserId());
-	set_up = settings(PG_GETARG_TEXT_PP(0));
-	wire_begin(wire, WIRE_READ, NULL);
-	wire_limit_silence(wire, patience);
-	wire_add(wire, set_up, 0, NULL);
-	wire_send(wire, psprintf("SELECT pg_catalog.to_jsonb(q) FROM (%s) AS q",
-							 text_to_cstring(PG_GETARG_TEXT_PP(1))), 0, NULL, true);
-	row_context = AllocSetContextCreate(CurrentMemoryContext, "run_ops answer",
-										ALLOCSET_DEFAULT_SIZES);
-	while ((result = wire_receive(wire)) != NULL)
-	{
-		Datum		row;
-		bool		isnull;
-
-		if (PQnfields(result) != 1)
-			ereport(ERROR,
-					(errcode(ERRCODE_PROTOCOL_VIOLATION),
-					 errmsg("store \"%s\" gave an answer of %d columns in place of one",
-							wire_store(wire), PQnfields(result))));
-		if (PQntuples(result) == 0)
-			continue;
-		isnull = PQgetisnull(result, 0, 0);
-		MemoryContextReset(row_context);
-		oldcontext = MemoryContextSwitchTo(row_context);
-		row = isnull ? (Datum) 0 :
-			DirectFunctionCall1(jsonb_in, CStringGetDatum(PQgetvalue(result, 0, 0)));
-		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, &row, &isnull);
-		MemoryContextSwitchTo(oldcontext);
-	}
-	MemoryContextDelete(row_context);
-	wire_tell(wire, TAKE_BACK);
+	question.store = PG_GETARG_TEXT_PP(0);
+	question.query = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	question.rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	if (put_known_answer(&question))
+		return (Datum) 0;
+	question.row_context = AllocSetContextCreate(CurrentMemoryContext, "run_ops answer",
+												 ALLOCSET_DEFAULT_SIZES);
+	set_up = settings();
+	find_store(&question, NULL);
+	send_question(&question, set_up);
+	ahead = send_ahead(&question, set_up);
+	receive_answer(&question);
+	receive_ahead(ahead);
+	MemoryContextDelete(question.row_context);
 	return (Datum) 0;
+}
+
+static void
+forget_alike(void *arg)
+{
+	alike.context = NULL;
+	alike.stores = alike.answers = NIL;
+}
+
+static void
+begin_alike(void)
+{
+	if (alike.context)
+		MemoryContextDelete(alike.context);
+	alike.context = AllocSetContextCreate(TopTransactionContext, "run_ops answers of stores",
+										  ALLOCSET_DEFAULT_SIZES);
+	alike.userid = GetUserId();
+	alike.level = GetCurrentTransactionNestLevel();
+	alike.forget.func = forget_alike;
+	MemoryContextRegisterResetCallback(alike.context, &alike.forget);
+}
+
+static void
+array_of_texts(Datum array, Datum **texts, bool **nulls, int *n)
+{
+	deconstruct_array(DatumGetArrayTypeP(array), TEXTOID, -1, false, TYPALIGN_INT, texts, nulls, n);
+}
+
+/*
+ * All stores have their questions before the first answer is waited for, so that
+ * they cost one round trip together.  There is one query for each store, or one
+ * for all.  A store that occurs twice, or in which the transaction has written,
+ * is asked when its turn to answer comes.  Without "rsinfo" the answers are kept.
+ */
+static void
+ask_several(FunctionCallInfo fcinfo, ReturnSetInfo *rsinfo, bool tolerant)
+{
+	Datum	   *stores;
+	Datum	   *queries;
+	bool	   *no_store;
+	bool	   *no_query;
+	int			nstores;
+	int			nqueries;
+	Question   *questions;
+	const char *set_up;
+
+	array_of_texts(PG_GETARG_DATUM(0), &stores, &no_store, &nstores);
+	array_of_texts(PG_GETARG_DATUM(1), &queries, &no_query, &nqueries);
+	if (nstores == 0)
+		return;
+	if (nqueries != nstores && nqueries != 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%d queries for %d stores", nqueries, nstores),
+				 errhint("Give one query for each store, or one for all.")));
+	questions = palloc0(sizeof(Question) * nstores);
+	set_up = settings();
+	for (int i = 0; i < nstores; i++)
+	{
+		int			n = nqueries == 1 ? 0 : i;
+		Question   *question = &questions[i];
+		bool		at_once;
+
+		if (no_store[i] || no_query[n])
+			continue;
+		question->store = DatumGetTextPP(stores[i]);
+		question->query = text_to_cstring(DatumGetTextPP(queries[n]));
+		question->patience = patience_of(fcinfo, 2);
+		question->rsinfo = rsinfo;
+		question->row_context = AllocSetContextCreate(CurrentMemoryContext, "run_ops answer",
+													  ALLOCSET_DEFAULT_SIZES);
+		if (tolerant)
+			attempt(question, find_store, NULL);
+		else
+			find_store(question, NULL);
+		at_once = question->failure == NULL && wire_reads_alone(question->wire, WIRE_READ);
+		for (int j = 0; j < i; j++)
+			at_once &= questions[j].wire != question->wire;
+		if (at_once && tolerant)
+			attempt(question, send_question, set_up);
+		else if (at_once)
+			send_question(question, set_up);
+	}
+	for (int i = 0; i < nstores; i++)
+	{
+		Question   *question = &questions[i];
+
+		if (question->store == NULL)
+			continue;
+		if (!tolerant)
+			receive_step(question, set_up);
+		else if (question->failure == NULL)
+			attempt(question, receive_step, set_up);
+		if (rsinfo == NULL)
+			keep_answer(question);
+		else if (question->failure)
+			put_answer(question, (Datum) 0, true);
+		MemoryContextDelete(question->row_context);
+	}
+}
+
+/*
+ * ask_stores(stores text[], queries text[], patience interval, tolerant boolean)
+ * returns table (store text, answer jsonb, error text)
+ */
+Datum
+run_ops_ask_stores(PG_FUNCTION_ARGS)
+{
+	compat_init_materialized_srf(fcinfo);
+	if (!PG_ARGISNULL(0) && !PG_ARGISNULL(1))
+		ask_several(fcinfo, (ReturnSetInfo *) fcinfo->resultinfo,
+					!PG_ARGISNULL(3) && PG_GETARG_BOOL(3));
+	return (Datum) 0;
+}
+
+/*
+ * ask_ahead(stores text[], queries text[], patience interval) returns void
+ *
+ * What fails is no error here: ask_store() will ask it again.
+ */
+Datum
+run_ops_ask_ahead(PG_FUNCTION_ARGS)
+{
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
+		PG_RETURN_VOID();
+	begin_alike();
+	ask_several(fcinfo, NULL, true);
+	PG_RETURN_VOID();
+}
+
+/*
+ * ask_alike(stores text[]) returns void
+ *
+ * From now on what ask_store() asks one of these stores is sent to those after it
+ * at the same time.  Their answers are kept until they are asked the same, in
+ * their turn: a loop over stores costs as many round trips as for the first one.
+ * Without stores, or at the end of the transaction, this ends.
+ */
+Datum
+run_ops_ask_alike(PG_FUNCTION_ARGS)
+{
+	Datum	   *stores;
+	bool	   *nulls;
+	int			n = 0;
+	MemoryContext oldcontext;
+
+	begin_alike();
+	if (!PG_ARGISNULL(0))
+		array_of_texts(PG_GETARG_DATUM(0), &stores, &nulls, &n);
+	oldcontext = MemoryContextSwitchTo(alike.context);
+	for (int i = 0; i < n; i++)
+	{
+		if (!nulls[i])
+			alike.stores = lappend(alike.stores, text_to_cstring(DatumGetTextPP(stores[i])));
+	}
+	MemoryContextSwitchTo(oldcontext);
+	PG_RETURN_VOID();
 }
 
 /*
@@ -169,8 +553,7 @@ run_ops_tell_store(PG_FUNCTION_ARGS)
 {
 	wire_exec_apart(server_of_store(PG_GETARG_TEXT_PP(0)), GetUserId(),
 					psprintf("BEGIN; %s; SET LOCAL synchronous_commit = on; %s; COMMIT",
-							 settings(PG_GETARG_TEXT_PP(0)),
-							 text_to_cstring(PG_GETARG_TEXT_PP(1))));
+							 settings(), text_to_cstring(PG_GETARG_TEXT_PP(1))));
 	PG_RETURN_VOID();
 }
 
@@ -190,7 +573,7 @@ run_ops_try_lock_held_there(PG_FUNCTION_ARGS)
 	/* a transaction holds it, so that a transaction pooler keeps its word too */
 	wire_exec_apart(server, GetUserId(),
 					psprintf("BEGIN; %s; SELECT pg_catalog.pg_advisory_xact_lock(" INT64_FORMAT ")",
-							 settings(PG_GETARG_TEXT_PP(0)), PG_GETARG_INT64(1)));
+							 settings(), PG_GETARG_INT64(1)));
 	is_free = DatumGetBool(DirectFunctionCall1(pg_try_advisory_xact_lock_int8,
 											   PG_GETARG_DATUM(1)));
 	wire_exec_apart(server, GetUserId(), "ROLLBACK");

@@ -24,6 +24,28 @@ COMMENT ON FUNCTION run_ops.ask_store(text, text, interval) IS
   'rows of a query run in a store, outside the current transaction; an error when the store cannot be reached, or is silent for longer than patience (run_ops_split.store_timeout unless given; 0 waits without limit)';
 REVOKE EXECUTE ON FUNCTION run_ops.ask_store(text, text, interval) FROM PUBLIC;
 
+CREATE FUNCTION run_ops.ask_stores(stores text[], queries text[], patience interval DEFAULT NULL, tolerant boolean DEFAULT false)
+  RETURNS TABLE (store text, answer jsonb, error text)
+  LANGUAGE c
+  AS 'MODULE_PATHNAME', 'run_ops_ask_stores';
+COMMENT ON FUNCTION run_ops.ask_stores(text[], text[], interval, boolean) IS
+  'rows of a query that is run in several stores at the same time, or of one query for each of them; with tolerant, a store that cannot answer has a row with the error, which otherwise is raised. patience as for ask_store().';
+REVOKE EXECUTE ON FUNCTION run_ops.ask_stores(text[], text[], interval, boolean) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.ask_ahead(stores text[], queries text[], patience interval DEFAULT NULL) RETURNS void
+  LANGUAGE c
+  AS 'MODULE_PATHNAME', 'run_ops_ask_ahead';
+COMMENT ON FUNCTION run_ops.ask_ahead(text[], text[], interval) IS
+  'like ask_stores(), but keeps the answers until ask_store() asks the same; until the next call, ask_alike(''{}''), or the end of the transaction';
+REVOKE EXECUTE ON FUNCTION run_ops.ask_ahead(text[], text[], interval) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.ask_alike(stores text[]) RETURNS void
+  LANGUAGE c
+  AS 'MODULE_PATHNAME', 'run_ops_ask_alike';
+COMMENT ON FUNCTION run_ops.ask_alike(text[]) IS
+  'for loops that ask one store after the other the same: from now on ask_store() sends a question also to those of these stores that come later, and keeps their answers for them; until the end of the transaction, or a call without stores';
+REVOKE EXECUTE ON FUNCTION run_ops.ask_alike(text[]) FROM PUBLIC;
+
 CREATE FUNCTION run_ops.tell_store(store text, commands text) RETURNS void
   LANGUAGE c STRICT
   AS 'MODULE_PATHNAME', 'run_ops_tell_store';

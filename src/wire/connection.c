@@ -237,14 +237,19 @@ accepts_connections(int socket_of_session)
 	return result;
 }
 
+static int
+available_bytes(StoreConnection *connection)
+{
+	int			available;
+
+	return ioctl(PQsocket(connection->conn), FIONREAD, &available) == 0 ? available : 0;
+}
+
 /* Notes what is there to read, and whether that is a sign of life. */
 static void
 hear(StoreConnection *connection)
 {
-	int			available = 0;
-
-	if (ioctl(PQsocket(connection->conn), FIONREAD, &available) == 0)
-		connection->bytes += available;
+	connection->bytes += available_bytes(connection);
 	if (connection->bytes >= MOVING_BYTES)
 	{
 		connection->heard = GetCurrentTimestamp();
@@ -550,6 +555,7 @@ connection_begin_statement(StoreConnection *connection, const char *sql)
 	strcpy(connection->statement + shown, sql[shown] ? "..." : "");
 	connection->heard = GetCurrentTimestamp();
 	connection->bytes = 0;
+	connection->answered = false;
 }
 
 void
@@ -616,8 +622,13 @@ connection_receive(StoreConnection *connection)
 	connection->result = NULL;
 	if (PQisBusy(connection->conn))
 	{
-		/* what was done with the last row took its time, the store did not */
-		connection->heard = GetCurrentTimestamp();
+		/*
+		 * What was done with the last row took its time, the store did not.  Before
+		 * the first answer it did: while another store was waited for, this one
+		 * could answer.  So several that are silent cost one time-out.
+		 */
+		if (connection->answered || available_bytes(connection) > 0)
+			connection->heard = GetCurrentTimestamp();
 		do
 		{
 			wait_for_store(connection, WL_SOCKET_READABLE);
@@ -628,6 +639,7 @@ connection_receive(StoreConnection *connection)
 	connection->result = PQgetResult(connection->conn);
 	if (connection->result == NULL && PQstatus(connection->conn) != CONNECTION_OK)
 		connection_report_lost(connection);
+	connection->answered = true;
 	return connection->result;
 }
 

@@ -25,6 +25,7 @@ typedef struct StoreConnection
 	bool		committing;		/* whether it commits is not known if it is lost */
 	TimestampTz heard;			/* when the store last gave a sign of life */
 	int			bytes;			/* that came since */
+	bool		answered;		/* the statement, at least in part */
 	TimestampTz probed;			/* when it last accepted a connection */
 	bool		dead;			/* it has not accepted one */
 } StoreConnection;

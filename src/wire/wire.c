@@ -27,6 +27,9 @@
  */
 #include "postgres.h"
 
+#include <limits.h>
+#include <sys/socket.h>
+
 #include "access/xact.h"
 #include "commands/defrem.h"
 #include "fmgr.h"
@@ -35,9 +38,11 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
+#include "utils/guc.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/syscache.h"
+#include "utils/timeout.h"
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
@@ -91,6 +96,8 @@ struct Wire
 	bool		pooled;
 	bool		set_up;			/* the settings have been made */
 	bool		keep;			/* after the end of the transaction */
+	bool		used;			/* in the transaction */
+	TimestampTz used_at;		/* when the last one ended that has used it */
 	int			pause;			/* after a failure, in milliseconds */
 	TimestampTz retry_at;
 	unsigned int cursors;
@@ -118,6 +125,48 @@ struct Wire
 
 /* of this session, in TopMemoryContext */
 static dlist_head wires = DLIST_STATIC_INIT(wires);
+
+/* ----------------------------------------------------------------
+ *		Idle connections
+ * ----------------------------------------------------------------
+ */
+
+/* Setting run_ops_split.store_idle_timeout, in milliseconds; 0: never. */
+static int	store_idle_timeout = 5 * 60 * 1000;
+
+static TimeoutId idle_timer = MAX_TIMEOUTS; /* not registered yet */
+static volatile sig_atomic_t idle_timer_runs = false;
+static bool stores_used = false;	/* since it was stopped */
+
+/*
+ * No store has been used for that long.  This is a signal handler, and whatever
+ * the session is doing goes on.  So the stores are only told that nothing more
+ * comes: the next use of a connection finds it closed.
+ */
+static void
+leave_stores(void)
+{
+	dlist_iter	iter;
+
+	idle_timer_runs = false;
+	dlist_foreach(iter, &wires)
+	{
+		Wire	   *wire = dlist_container(Wire, node, iter.cur);
+
+		if (wire->connection.conn != NULL)
+			(void) shutdown(PQsocket(wire->connection.conn), SHUT_RDWR);
+	}
+}
+
+/* Before a store is used, or anything is changed that leave_stores() looks at. */
+static void
+stop_idle_timer(void)
+{
+	stores_used = true;
+	if (idle_timer_runs)
+		disable_timeout(idle_timer, false);
+	idle_timer_runs = false;
+}
 
 /* ----------------------------------------------------------------
  *		Connections
@@ -153,6 +202,7 @@ new_wire(Oid serverid, Oid userid, bool apart)
 	Wire	   *wire = MemoryContextAllocZero(TopMemoryContext, sizeof(Wire));
 	MemoryContext oldcontext = MemoryContextSwitchTo(TopMemoryContext);
 
+	stop_idle_timer();
 	initStringInfo(&wire->expected);
 	MemoryContextSwitchTo(oldcontext);
 	wire->serverid = serverid;
@@ -218,6 +268,7 @@ forget_readers(Wire *wire)
 static void
 lose_connection(Wire *wire)
 {
+	stop_idle_timer();
 	forget_readers(wire);
 	connection_close(&wire->connection, wire->running);
 	resetStringInfo(&wire->expected);
@@ -267,6 +318,7 @@ open_connection(Wire *wire)
 	ForeignServer *server = GetForeignServer(wire->serverid);
 	UserMapping *user = GetUserMapping(wire->userid, wire->serverid);
 
+	stop_idle_timer();
 	strlcpy(wire->connection.store, store_of_server(server, CurrentMemoryContext),
 			NAMEDATALEN);
 	if (wire->stale)
@@ -679,7 +731,9 @@ void
 wire_begin(Wire *wire, WireNeed need, WireStatement *statement)
 {
 	refuse_broken(wire);
-	/* a server that has been restarted since has closed the connection */
+	stop_idle_timer();
+	wire->used = true;
+	/* a server that has been restarted since, or leave_stores(), has closed the connection */
 	if (wire->connection.conn != NULL && wire->depth == 0 &&
 		(wire->stale || connection_is_closed(&wire->connection)))
 		lose_connection(wire);
@@ -955,7 +1009,8 @@ run_ops_store_connections(PG_FUNCTION_ARGS)
 		Datum		values[5];
 		bool		nulls[5] = {false};
 
-		if (wire->connection.conn == NULL)
+		if (wire->connection.conn == NULL ||
+			(wire->depth == 0 && !wire->running && connection_is_closed(&wire->connection)))
 			continue;
 		values[0] = CStringGetTextDatum(wire->connection.store);
 		nulls[1] = server == NULL;
@@ -1420,6 +1475,38 @@ wire_resolve_prepared(Oid serverid, Oid userid)
 	return left;
 }
 
+/* What was used now is idle from now on; what was not may be idle for too long. */
+static void
+start_idle_timer(void)
+{
+	bool		is_open = false;
+	TimestampTz now = stores_used ? GetCurrentTimestamp() : 0;
+	dlist_iter	iter;
+
+	if (!stores_used)
+		return;
+	dlist_foreach(iter, &wires)
+	{
+		Wire	   *wire = dlist_container(Wire, node, iter.cur);
+
+		if (wire->used)
+			wire->used_at = now;
+		else if (store_idle_timeout > 0 && wire->connection.conn != NULL &&
+				 TimestampDifferenceExceeds(wire->used_at, now, store_idle_timeout))
+			lose_connection(wire);
+		wire->used = false;
+		is_open |= wire->connection.conn != NULL;
+	}
+	stores_used = false;
+	if (store_idle_timeout == 0 || !is_open)
+		return;
+	/* not before, because the postmaster may load the library */
+	if (idle_timer == MAX_TIMEOUTS)
+		idle_timer = RegisterTimeout(USER_TIMEOUT, leave_stores);
+	idle_timer_runs = true;
+	enable_timeout_after(idle_timer, store_idle_timeout);
+}
+
 static void
 end_of_transaction(XactEvent event, void *arg)
 {
@@ -1468,6 +1555,8 @@ end_of_transaction(XactEvent event, void *arg)
 				break;
 		}
 	}
+	if (event == XACT_EVENT_ABORT || event == XACT_EVENT_COMMIT || event == XACT_EVENT_PREPARE)
+		start_idle_timer();
 }
 
 static void
@@ -1513,6 +1602,11 @@ void
 wire_init(void)
 {
 	connection_init();
+	DefineCustomIntVariable("run_ops_split.store_idle_timeout",
+							"How long a session keeps a connection to a store that it does not use.",
+							"The next use opens another one. 0 keeps them until the session ends.",
+							&store_idle_timeout, 5 * 60 * 1000, 0, INT_MAX, PGC_USERSET,
+							GUC_UNIT_MS, NULL, NULL, NULL);
 	RegisterXactCallback(end_of_transaction, NULL);
 	RegisterSubXactCallback(end_of_subtransaction, NULL);
 	CacheRegisterSyscacheCallback(FOREIGNSERVEROID, definition_changed, (Datum) 0);

@@ -44,24 +44,27 @@ DECLARE
   r record;
 BEGIN
   PERFORM run_ops.refuse_incomplete() WHERE run_ops.split_enabled();
+  -- the rows of all stores in one query, because each looks in all stores
   FOR r IN
-    SELECT b.column_name AS referring, o.view AS referenced, o.key_columns[1] AS referenced_key, c.store, c.relation, t.view, t AS routed,
+    SELECT b.column_name AS referring, o.view AS referenced, o.key_columns[1] AS referenced_key, t.view, t.key_columns,
            run_ops.weaker_owner(t.legacy, o.legacy) AS owned, run_ops.equality_operator(o.legacy, o.key_columns[1]) AS equals,
-           (SELECT string_agg(format('%1$L, x.%1$I', k), ', ') FROM unnest(t.key_columns) AS k) AS keys
+           string_agg(format('SELECT %L::text AS run_ops_store, %s FROM %s AS x WHERE x.%I IS NOT NULL%s', c.store,
+             (SELECT string_agg(format('x.%I', k), ', ') FROM (SELECT unnest(t.key_columns) UNION SELECT b.column_name) AS u (k)), c.relation, b.column_name,
+             -- not strays, which the view does not show
+             CASE WHEN t.route_column IS NOT NULL THEN ' AND ' || run_ops.in_store(t, format('x.%I', t.route_column), c.store) END), ' UNION ALL ' ORDER BY c.store) AS rows
       FROM run_ops.relation_between AS b
       JOIN run_ops.routed_table AS t ON t.view = b.view
       JOIN run_ops.routed_table AS o ON o.view = b.referenced,
            LATERAL run_ops.copies(t) AS c
      WHERE run_ops.split_enabled() OR c.store = 'legacy'
-     ORDER BY t.view::text, b.column_name, c.store
+     GROUP BY t, t.view, t.key_columns, t.legacy, b.column_name, o.view, o.key_columns, o.legacy
+     ORDER BY t.view::text, b.column_name
   LOOP
     RETURN QUERY SELECT a.* FROM run_ops.as_owner(r.owned, format(
-      'SELECT %1$L::text, %2$L::regclass, jsonb_build_object(%3$s), %4$L::name, x.%4$I::text FROM %5$s AS x '
-      'WHERE x.%4$I IS NOT NULL AND NOT EXISTS (SELECT FROM %6$s AS y WHERE y.%7$I %9$s x.%4$I)%8$s',
-      r.store, r.view, r.keys, r.referring, r.relation, r.referenced, r.referenced_key,
-      -- not strays, which the view does not show
-      CASE WHEN (r.routed).route_column IS NOT NULL THEN ' AND ' || run_ops.in_store(r.routed, format('x.%I', (r.routed).route_column), r.store) END,
-      r.equals)) AS a (store text, view regclass, key jsonb, column_name name, missing text);
+      'SELECT x.run_ops_store, %L::regclass, jsonb_build_object(%s), %L::name, x.%3$I::text FROM (%s) AS x '
+      'WHERE NOT EXISTS (SELECT FROM %s AS y WHERE y.%I %s x.%3$I)',
+      r.view, (SELECT string_agg(format('%1$L, x.%1$I', k), ', ') FROM unnest(r.key_columns) AS k), r.referring, r.rows,
+      r.referenced, r.referenced_key, r.equals)) AS a (store text, view regclass, key jsonb, column_name name, missing text);
   END LOOP;
 END $$;
 COMMENT ON FUNCTION run_ops.in_doubt() IS

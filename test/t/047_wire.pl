@@ -44,6 +44,18 @@ foreach (1 .. 50)
 	last if here('SELECT bool_or(done) FROM run_ops.repatriate()') eq 't';
 }
 is(here(q(SELECT count(*) FROM public.doc WHERE length(body) = 4000)), '2000', '2,000 rows of 4 kB are repatriated');
+# a range is copied in parts of 16 MB, whatever the number of rows, and a row that is larger by itself
+is(here(q(CREATE FUNCTION parts(n int, bytes int) RETURNS TABLE (key text, r text) LANGUAGE plpgsql AS
+	$$ BEGIN RETURN QUERY EXECUTE run_ops.bounded_query(format('SELECT i::text AS key, repeat(''x'', %s) AS r FROM generate_series(1, %s) AS i', bytes, n)); END $$;
+	SELECT n, count(*), max(key), CASE WHEN bool_or(key IS NULL) THEN max(r) END FROM unnest(ARRAY[16, 17, 40, 1], ARRAY[1000000, 1000000, 2000000, 20000000]) AS u (n, bytes), parts(n, bytes) GROUP BY n ORDER BY n)),
+	"1|1|1|\n16|16|9|\n17|1||16\n40|1||8", 'long rows in parts');
+$store->safe_psql('postgres', q(INSERT INTO doc SELECT 'run_' || lpad((10000 + i)::text, 27, '0'), repeat('x', CASE i WHEN 15 THEN 20000000 ELSE 1000000 END) FROM generate_series(1, 40) AS i));
+foreach (1 .. 50)
+{
+	last if here('SELECT bool_or(done) FROM run_ops.repatriate()') eq 't';
+}
+is(here(q(SELECT count(*), sum(length(body)) FROM public.doc WHERE body LIKE 'x%')), '40|59000000', 'rows of 59 MB are repatriated');
+is(here(q(SELECT sum(differing) FROM run_ops.verify_repatriation())), '0', 'and are equal');
 
 # --- round trips ------------------------------------------------------------------------------
 

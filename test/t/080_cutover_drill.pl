@@ -1,7 +1,7 @@
 # The cutover drill: eight clients work while the tables are attached, split
-# mode goes on, organizations flip and flip back, everything comes home, split
-# goes off and on again, and servers, backends and connections fail all the
-# time.
+# mode goes on, shards are attached and drained, organizations flip and flip
+# back, everything comes home, split goes off and on again, and servers, backends
+# and connections fail all the time.
 #
 # Each client keeps a ledger outside the servers: what it is about to commit,
 # and what was acknowledged.  In the end an acknowledged row is there once, as
@@ -10,7 +10,8 @@
 # rows on the way as well, so that a row that is hidden for a while is seen.
 #
 # RUN_OPS_DRILL_SEED repeats a run's choices (the interleaving is the
-# machine's), RUN_OPS_DRILL_CYCLES above 1 makes it longer.
+# machine's), RUN_OPS_DRILL_CYCLES above 1 makes it longer, RUN_OPS_DRILL_SHARDS
+# sets the number of shards beside store "new".
 use strict;
 use warnings;
 use IPC::Open2;
@@ -30,14 +31,17 @@ srand($seed);
 
 my $orgs = 4;
 my $clients = 8;
+my @shards = ('a' .. 'z')[ 0 .. ($ENV{RUN_OPS_DRILL_SHARDS} // 2) - 1 ];
 # The columns that migrations add, one each; clients write the newest.
 my @migrated = ('TaskRun', 'Waitpoint');
 
 # --- the servers --------------------------------------------------------------
 
 my $control_plane = PostgreSQL::Test::Cluster->new('control_plane');
-my $store = PostgreSQL::Test::Cluster->new('store');
-foreach my $node ($control_plane, $store)
+my %store = map { $_ => PostgreSQL::Test::Cluster->new("store_$_") } 'new', @shards;
+my @stores = map { $store{$_} } sort keys %store;
+sub any_store { return $stores[ rand @stores ] }
+foreach my $node ($control_plane, @stores)
 {
 	$node->init;
 	$node->append_conf('postgresql.conf', q(
@@ -62,8 +66,11 @@ $control_plane->reload;
 my $main = $$;
 my $ledgers = $control_plane->basedir . '/ledgers';
 mkdir $ledgers or die;
-my ($host, $port) = ($store->host, $store->port);
-$store->safe_psql('postgres', '\i test/fixtures/store.sql');
+$_->safe_psql('postgres', '\i test/fixtures/store.sql') foreach @stores;
+my $servers = join "\n", map {
+	sprintf q(CREATE SERVER %s FOREIGN DATA WRAPPER run_ops_fdw OPTIONS (host '%s', port '%s', dbname 'postgres', connect_timeout '5'); CREATE USER MAPPING FOR CURRENT_USER SERVER %1$s;),
+	  $_, $store{$_}->host, $store{$_}->port
+} sort keys %store;
 $control_plane->safe_psql('postgres', qq(
 	\\i test/fixtures/control_plane.sql
 	INSERT INTO "Organization" (id, slug, title, "updatedAt") SELECT 'org' || n, n, n, now() FROM generate_series(0, $orgs - 1) AS n;
@@ -73,8 +80,7 @@ $control_plane->safe_psql('postgres', qq(
 	  SELECT 'env' || n, n, n, 'org' || n % $orgs, now(), 'project' || n, n, n FROM generate_series(0, $clients - 1) AS n;
 	SET client_min_messages = warning;
 	CREATE EXTENSION run_ops_split CASCADE;
-	CREATE SERVER new FOREIGN DATA WRAPPER run_ops_fdw OPTIONS (host '$host', port '$port', dbname 'postgres', connect_timeout '5');
-	CREATE USER MAPPING FOR CURRENT_USER SERVER new;
+	$servers
 	CREATE PROCEDURE all_batches(call text) LANGUAGE plpgsql AS \$\$
 	DECLARE complete boolean;
 	BEGIN
@@ -440,7 +446,7 @@ sub try_sql { my ($ret, $out) = try_psql(@_); return $ret ? '' : $out }
 
 my $added = 0;
 my %faults = (
-	'store stopped' => sub { $store->stop('immediate'); sleep rand(0.4); $store->start },
+	'store stopped' => sub { my $store = any_store(); $store->stop('immediate'); sleep rand(0.4); $store->start },
 	'backend killed' => sub {
 		my $pid = try_sql($control_plane, q(SELECT pid FROM pg_stat_activity WHERE application_name IN ('drill', 'operator') AND state = 'active'
 			AND pid <> pg_backend_pid() ORDER BY random() LIMIT 1)) || try_sql($control_plane, q(SELECT pid FROM pg_stat_activity WHERE application_name = 'drill' LIMIT 1));
@@ -452,14 +458,14 @@ my %faults = (
 		try_sql($control_plane, q(SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name IN ('drill', 'operator') AND random() < 0.6));
 	},
 	'connections cut there' => sub {
-		try_sql($store, q(SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() AND random() < 0.6));
+		try_sql(any_store(), q(SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() AND random() < 0.6));
 	},
 	'statement cancelled' => sub {
 		try_sql($control_plane, q(SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity WHERE application_name IN ('drill', 'operator') AND random() < 0.6));
 	},
 	'migration' => sub {
 		my $i = ++$added;
-		foreach my $node (shuffle $control_plane, $store)
+		foreach my $node (shuffle $control_plane, @stores)
 		{
 			until_done($node, join ';', 'SET lock_timeout = 1000', map { qq[ALTER TABLE public."$_" ADD COLUMN IF NOT EXISTS extra_$i int DEFAULT 0] } @migrated);
 		}
@@ -470,7 +476,7 @@ my %faults = (
 
 # The operator may meet a migration that is done on one side only, and gates
 # that fail because the store does not answer.
-sub expected_here { my ($err) = @_; return Client::expected_error($err) || $err =~ /\b55P03\b|(42703|RO00[23]).*extra_\d|RO003.*reachable new: /s }
+sub expected_here { my ($err) = @_; return Client::expected_error($err) || $err =~ /\b55P03\b|(42703|RO00[23]).*extra_\d|RO003.*(reachable \w+|not checked): /s }
 
 my @complaints;
 sub until_done
@@ -549,11 +555,16 @@ END $$;];
 foreach my $cycle (1 .. $cycles + 1)
 {
 	step("enable $cycle", "CALL all_batches('move_strays'); $gates SELECT run_ops.enable_split()", $faults_a_step);
+	step("attach shard $_", "SELECT run_ops.attach_store('$_', '$_') WHERE NOT EXISTS (SELECT FROM run_ops.store WHERE name = '$_')", 1) foreach $cycle == 1 ? @shards : ();
+	until_done($control_plane, sprintf q(SELECT run_ops.set_mint_shards('%s')), join ',', @shards) if @shards;
 	# sometimes late, when rows are to come home
 	step("remove leftovers $cycle", "CALL all_batches('remove_leftovers')", $faults_a_step) if $cycle > $cycles || rand() < 0.5;
-	step("flip org$_", sprintf($flip, q('{"runOpsMintKind": "ksuid"}'), $_), 1) foreach (shuffle 0 .. $orgs - 1)[ 0 .. ($long ? $orgs - 1 : 1) ];
+	# each kind of NEW ids: only runOpsIds name a shard
+	step("flip org$_", sprintf($flip, sprintf(q('{"runOpsMintKind": "%s"}'), $_ % 2 ? 'ksuid' : 'runOpsId'), $_), 1)
+	  foreach $long ? (shuffle 0 .. $orgs - 1) : (2 * int(rand($orgs / 2)), 2 * int(rand($orgs / 2)) + 1);
 	last if $cycle > $cycles;
 	step("flip org$_ back", sprintf($flip, q('{"runOpsMintKind": "cuid"}'), $_), 1) foreach (shuffle 0 .. $orgs - 1)[ 0 .. ($long ? 1 : 0) ];
+	until_done($control_plane, sprintf q(SELECT run_ops.set_mint_shards('%s')), join ',', @shards[ 1 .. $#shards ]) if @shards;
 	step("repatriate $cycle", q[CALL all_batches('remove_leftovers'); CALL all_batches('repatriate')], $faults_a_step);
 	step("disable $cycle", 'SELECT run_ops.disable_split(repatriated => true)', $faults_a_step);
 }
@@ -561,10 +572,10 @@ note("$_: $happened{$_} times") foreach sort keys %happened;
 
 open my $stop, '>', "$ledgers/stop";
 waitpid $_, 0 foreach @pids;
-answers($_) foreach ($control_plane, $store);
+answers($_) foreach ($control_plane, @stores);
 # a commit that was on its way when its client went away
 poll($_, q(SELECT NOT EXISTS (SELECT FROM pg_stat_activity
-	WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()))) foreach ($control_plane, $store);
+	WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()))) foreach ($control_plane, @stores);
 
 # --- the ledgers --------------------------------------------------------------------
 
@@ -650,7 +661,9 @@ is(scalar @complaints, 0, 'the operator met no error but those of the faults') o
 is(scalar @unexpected, 0, 'nor did the clients') or diag(join "\n", @unexpected[ 0 .. ($#unexpected < 20 ? $#unexpected : 20) ]);
 cmp_ok($count{ack} // 0, '>', 500, 'clients worked');
 is($control_plane->safe_psql('postgres', 'SELECT run_ops.split_enabled()'), 't', 'split is on');
-cmp_ok($control_plane->safe_psql('postgres', 'SELECT count(*) FROM run_ops_new."TaskRun"'), '>', 20, 'with runs in the store');
+cmp_ok($control_plane->safe_psql('postgres', 'SELECT count(*) FROM run_ops_new."TaskRun"'), '>', 20, 'with runs in store "new"');
+cmp_ok($control_plane->safe_psql('postgres', 'SELECT sum(n) FROM (' . join(' UNION ALL ', map { qq(SELECT count(*) AS n FROM run_ops_$_."TaskRun") } @shards) . ') AS s'),
+	'>', 20, 'and in the shards') if @shards;
 compare('split on');
 until_done($control_plane, q[CALL all_batches('remove_leftovers')], 1);
 is($control_plane->safe_psql('postgres', q(SELECT string_agg(format('%s %s', t.view, s), ', ') FROM run_ops.routed_table AS t, run_ops.find_strays(t.view) AS s)),

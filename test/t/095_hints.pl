@@ -301,8 +301,8 @@ mends('writable', 'new', there => 'ALTER DATABASE postgres SET default_transacti
 mends('writable', 'new', there => qq(ALTER ROLE "$user" SET default_transaction_read_only = on));
 there('CREATE ROLE weak LOGIN; GRANT ALL ON run, step, tag TO weak; REVOKE DELETE, UPDATE ON tag FROM weak');
 mends('writable', 'public.tag in store "new"', here => q(ALTER USER MAPPING FOR CURRENT_USER SERVER new OPTIONS (ADD user 'weak')));
-mends('distinct', 'new', there => 'REVOKE EXECUTE ON FUNCTION pg_control_system(), pg_try_advisory_xact_lock(bigint) FROM PUBLIC',
-	after_there => 'GRANT EXECUTE ON FUNCTION pg_control_system(), pg_try_advisory_xact_lock(bigint) TO PUBLIC');
+mends('distinct', 'new', there => 'REVOKE EXECUTE ON FUNCTION pg_control_system(), pg_try_advisory_xact_lock_shared(bigint) FROM PUBLIC',
+	after_there => 'GRANT EXECUTE ON FUNCTION pg_control_system(), pg_try_advisory_xact_lock_shared(bigint) TO PUBLIC');
 here('ALTER USER MAPPING FOR CURRENT_USER SERVER new OPTIONS (DROP user)');
 there('ALTER TABLE tag OWNER TO weak');
 here("ALTER USER MAPPING FOR CURRENT_USER SERVER new OPTIONS (ADD user '$user')");

@@ -6,6 +6,7 @@
 #   my $proxy = RoundTrips->start($dir, $port, $store->host, $store->port, delay => 5);
 #   $proxy->taken;      # how many since the last time it was asked
 #   $proxy->swallow;    # from now on it accepts and reads, but forwards nothing
+#   $proxy->hold(3);    # from now on it forwards nothing until three clients have sent something
 #   $proxy->flow;       # forwards again, but closes what it has swallowed something of
 package RoundTrips;
 
@@ -21,7 +22,7 @@ sub start
 {
 	my ($class, $dir, $port, $server_dir, $server_port, %options) = @_;
 	my $listener = IO::Socket::UNIX->new(Local => "$dir/.s.PGSQL.$port", Listen => 20) or die "$dir: $!";
-	my $self = bless { counter => "$dir/round_trips", swallowing => "$dir/swallowing", delay => ($options{delay} // 0) / 1000 }, $class;
+	my $self = bless { counter => "$dir/round_trips", swallowing => "$dir/swallowing", holding => "$dir/holding", delay => ($options{delay} // 0) / 1000 }, $class;
 	my $pid = fork // die "fork: $!";
 	if ($pid == 0)
 	{
@@ -37,7 +38,7 @@ sub relay
 {
 	my ($self, $listener, $server) = @_;
 	my $select = IO::Select->new($listener);
-	my (%peer, %is_client, %waits, %lost);
+	my (%peer, %is_client, %waits, %lost, %held);
 	# what is on its way, oldest first: when it is due, from where, and data;
 	# undef is the end of the connection
 	my @way;
@@ -50,7 +51,12 @@ sub relay
 			push @way, map { [ time, $_, undef ] } values %lost;
 			%lost = ();
 		}
-		my $wait = @way ? $way[0][0] - time : %lost ? 0.05 : undef;
+		if (%held && keys %held >= $self->together)
+		{
+			push @way, map { [ time, @$_ ] } map { @$_ } values %held;
+			%held = ();
+		}
+		my $wait = %held ? 0.01 : @way ? $way[0][0] - time : %lost ? 0.05 : undef;
 		foreach my $from ($select->can_read(defined $wait && $wait < 0 ? 0 : $wait))
 		{
 			if ($from == $listener)
@@ -79,6 +85,11 @@ sub relay
 				next;
 			}
 			$waits{$from} = 1 if $is_client{$from} && defined $data;
+			if ($is_client{$from} && $self->together)
+			{
+				push @{ $held{$from} }, [ $from, $data ];
+				next;
+			}
 			push @way, [ time + $self->{delay}, $from, $data ];
 		}
 		while (@way && $way[0][0] <= time)
@@ -122,10 +133,28 @@ sub swallow
 	return;
 }
 
+sub hold
+{
+	my ($self, $n) = @_;
+	open my $file, '>', "$self->{holding}.new" or die "$self->{holding}: $!";
+	print $file $n;
+	close $file;
+	rename "$self->{holding}.new", $self->{holding};
+	return;
+}
+
+# how many clients must have sent something
+sub together
+{
+	my ($self) = @_;
+	open my $file, '<', $self->{holding} or return 0;
+	return <$file>;
+}
+
 sub flow
 {
 	my ($self) = @_;
-	unlink $self->{swallowing};
+	unlink $self->{swallowing}, $self->{holding};
 	return;
 }
 

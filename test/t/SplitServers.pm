@@ -25,7 +25,7 @@ sub new_server
 	return $node;
 }
 
-my $tables = q(
+our $tables = q(
 	CREATE TYPE status AS ENUM ('open', 'done');
 	CREATE TABLE run (id text PRIMARY KEY, state status NOT NULL DEFAULT 'open', n int);
 	CREATE INDEX run_n ON run (n);
