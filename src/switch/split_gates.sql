@@ -275,12 +275,13 @@ COMMENT ON FUNCTION run_ops.pooled_gates(text, integer) IS
   'whether the server of a store has the option pooled, if there is a pooler: no connection of this session was announced as the process that has answered';
 REVOKE EXECUTE ON FUNCTION run_ops.pooled_gates(text, integer) FROM PUBLIC;
 
-CREATE FUNCTION run_ops.replica_gates(store text, facts jsonb) RETURNS SETOF run_ops.gate
+CREATE FUNCTION run_ops.replica_gates(store text) RETURNS SETOF run_ops.gate
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
   replica name := run_ops.replica_of(store);
   state   record;
+  facts   jsonb;
   reason  text;
 BEGIN
   IF replica IS NULL THEN
@@ -288,6 +289,7 @@ BEGIN
   END IF;
   BEGIN
     state := run_ops.replica_state(replica);
+    SELECT * INTO facts FROM run_ops.ask_store(store, 'SELECT system_identifier::text, current_database() AS database FROM pg_control_system()');
   EXCEPTION
     WHEN undefined_object THEN
       RETURN NEXT ROW('replica', store, false, SQLERRM, format('Create it, or: ALTER SERVER %I OPTIONS (DROP read_from);', (SELECT s.server FROM run_ops.store AS s WHERE s.name = store)))::run_ops.gate;
@@ -301,9 +303,9 @@ BEGIN
   RETURN NEXT ROW('replica', store, reason IS NULL, format('server "%s" %s', replica, coalesce(reason, format('is %s ms behind', state.lag_ms))),
     CASE WHEN reason IS NOT NULL THEN format('ALTER SERVER %I OPTIONS (DROP read_from);', (SELECT s.server FROM run_ops.store AS s WHERE s.name = store)) END)::run_ops.gate;
 END $$;
-COMMENT ON FUNCTION run_ops.replica_gates(text, jsonb) IS
+COMMENT ON FUNCTION run_ops.replica_gates(text) IS
   'whether the replica that the server of a store names is a standby of that store';
-REVOKE EXECUTE ON FUNCTION run_ops.replica_gates(text, jsonb) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION run_ops.replica_gates(text) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.reachable_gates(stores text[]) RETURNS SETOF run_ops.gate
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -321,7 +323,7 @@ BEGIN
       'SELECT clock_timestamp() AS clock, current_setting(''transaction_read_only'')::boolean AS read_only, '
       'current_user AS role, current_database() AS database, '
       '(SELECT source FROM pg_settings WHERE name = ''default_transaction_read_only'') AS source, '
-      'pg_is_in_recovery() AS in_recovery, pg_backend_pid() AS pid, (SELECT system_identifier::text FROM pg_control_system()) AS system_identifier'], tolerant => true) LOOP
+      'pg_is_in_recovery() AS in_recovery, pg_backend_pid() AS pid'], tolerant => true) LOOP
     after := coalesce(after, clock_timestamp());
     facts := a.answer;
     IF facts IS NULL THEN
@@ -345,7 +347,7 @@ BEGIN
                WHEN 'user' THEN format('ALTER ROLE %I RESET default_transaction_read_only', facts ->> 'role')
                ELSE format('ALTER DATABASE %I SET default_transaction_read_only = off', facts ->> 'database') END) END)::run_ops.gate;
     RETURN QUERY SELECT * FROM run_ops.pooled_gates(a.store, (facts ->> 'pid')::integer);
-    RETURN QUERY SELECT * FROM run_ops.replica_gates(a.store, facts);
+    RETURN QUERY SELECT * FROM run_ops.replica_gates(a.store);
     -- the clock of the store was read some time between before and after
     skew := greatest((facts ->> 'clock')::timestamptz - after, before - (facts ->> 'clock')::timestamptz, '0');
     RETURN NEXT ROW('clock', a.store, skew <= allowed, format('its clock differs by at least %s, %s are allowed', skew, allowed),
@@ -399,20 +401,28 @@ COMMENT ON FUNCTION run_ops.table_gates(text, run_ops.routed_table) IS
   'whether a table has the same columns and indexes in a store, and whether the user of the user mapping may write to it';
 REVOKE EXECUTE ON FUNCTION run_ops.table_gates(text, run_ops.routed_table) FROM PUBLIC;
 
+CREATE FUNCTION run_ops.write_lock_query() RETURNS text
+  LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+  RETURN 'SELECT n.nspname AS schema, c.relname AS name, k.convalidated AS validated FROM pg_constraint AS k '
+         'JOIN pg_class AS c ON c.oid = k.conrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace '
+         'WHERE k.contype = ''c'' AND k.conname = ''run_ops_write_lock'' AND coalesce((to_jsonb(k) ->> ''conenforced'')::boolean, true)';
+COMMENT ON FUNCTION run_ops.write_lock_query() IS
+  'a query for the tables of a store that have a write lock, and whether all rows meet it';
+
 CREATE FUNCTION run_ops.write_lock_gates(store text) RETURNS SETOF run_ops.gate
   LANGUAGE sql SET search_path = pg_catalog, pg_temp
 AS $$
   -- This gate never fails: the write lock changes a table of the store, so its
   -- owner decides.  Rows that belong elsewhere have the gate "strays".
   SELECT 'write lock', t.legacy::text, true,
-         CASE WHEN l.name IS NOT NULL THEN format('exists in store "%s"', s.store)
+         CASE WHEN l.validated THEN format('exists in store "%s"', s.store)
+              WHEN l.name IS NOT NULL THEN format('exists in store "%s", but is not validated, so the whole table is read to find strays', s.store)
               ELSE format('missing in store "%s": a client of the store can write rows that the view does not show', s.store) END,
-         CASE WHEN l.name IS NULL THEN format('Run in store "%s": %s;', s.store, run_ops.store_write_lock(t.view, s.store)) END
+         CASE WHEN l.validated THEN NULL
+              WHEN l.name IS NOT NULL THEN format('Run in store "%s": ALTER TABLE %I.%I VALIDATE CONSTRAINT run_ops_write_lock;', s.store, t.store_schema, t.store_table)
+              ELSE format('Run in store "%s": %s;', s.store, run_ops.store_write_lock(t.view, s.store)) END
     FROM run_ops.routed_table AS t JOIN run_ops.routed_store AS s USING (view)
-    LEFT JOIN (SELECT a ->> 'schema', a ->> 'name' FROM run_ops.ask_store(write_lock_gates.store,
-                 'SELECT n.nspname AS schema, c.relname AS name FROM pg_constraint AS k '
-                 'JOIN pg_class AS c ON c.oid = k.conrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace '
-                 'WHERE k.contype = ''c'' AND k.conname = ''run_ops_write_lock''') AS a) AS l (schema, name)
+    LEFT JOIN (SELECT a ->> 'schema', a ->> 'name', (a ->> 'validated')::boolean FROM run_ops.ask_store(write_lock_gates.store, run_ops.write_lock_query()) AS a) AS l (schema, name, validated)
       ON l.schema = t.store_schema AND l.name = t.store_table
    WHERE s.store = write_lock_gates.store AND t.route_column IS NOT NULL AND run_ops.is_complete(t)
    ORDER BY t.view::text
@@ -637,17 +647,24 @@ DECLARE
   n      bigint;
   twice  bigint;
   silent text;
+  -- a write lock that is validated is the proof that a table has no strays
+  proven text[];
 BEGIN
   -- First, because opening the connection of a foreign table may wait without
   -- limit.
   BEGIN
-    PERFORM FROM run_ops.ask_stores(ARRAY(SELECT s.name FROM run_ops.store AS s WHERE s.server IS NOT NULL), '{SELECT 1}');
+    proven := ARRAY(SELECT format('%s.%I.%I', a.store, a.answer ->> 'schema', a.answer ->> 'name')
+                      FROM run_ops.ask_stores(ARRAY(SELECT s.name FROM run_ops.store AS s WHERE s.server IS NOT NULL), ARRAY[run_ops.write_lock_query()]) AS a
+                     WHERE (a.answer ->> 'validated')::boolean);
   EXCEPTION WHEN OTHERS THEN
     silent := SQLERRM;
   END;
   FOR t IN SELECT * FROM run_ops.routed_table AS r WHERE run_ops.is_complete(r) ORDER BY r.view LOOP
     IF silent IS NOT NULL THEN
       RETURN NEXT ROW('strays', t.view::text, NULL, format('not checked: %s', silent), NULL)::run_ops.gate;
+      CONTINUE;
+    ELSIF t.route_column IS NOT NULL AND proven @> ARRAY(SELECT format('%s.%I.%I', s.store, t.store_schema, t.store_table) FROM run_ops.routed_store AS s WHERE s.view = t.view) THEN
+      RETURN NEXT ROW('strays', t.view::text, true, 'none: the write lock is validated in each store', NULL)::run_ops.gate;
       CONTINUE;
     END IF;
     BEGIN
@@ -668,7 +685,7 @@ BEGIN
   END LOOP;
 END $$;
 COMMENT ON FUNCTION run_ops.store_stray_gates() IS
-  'rows of the stores that belong elsewhere, and keys that exist in two stores; reads whole tables';
+  'rows of the stores that belong elsewhere, and keys that exist in two stores; reads whole tables, but for those with a validated write lock';
 REVOKE EXECUTE ON FUNCTION run_ops.store_stray_gates() FROM PUBLIC;
 
 -- All gates -------------------------------------------------------------------------

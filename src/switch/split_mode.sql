@@ -281,7 +281,7 @@ BEGIN
       USING HINT = 'To remove them, repeat until done: SELECT * FROM run_ops.remove_leftovers();';
   END IF;
   unlocked := (SELECT string_agg(DISTINCT g.object, ', ') FROM unnest(gates) AS g
-                WHERE g.gate = 'write lock' AND g.hint IS NOT NULL);
+                WHERE g.gate = 'write lock' AND g.detail LIKE 'missing in store %');
   IF unlocked IS NOT NULL THEN
     RAISE NOTICE 'tables have no write lock in a store'
       USING DETAIL = unlocked, HINT = 'For the SQL to run in the store: SELECT object, hint FROM run_ops.check_split() WHERE gate = ''write lock'';';

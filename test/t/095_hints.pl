@@ -348,6 +348,7 @@ mends('guard', 'FOREIGN KEY step_run of public.step', here => 'ALTER TABLE step 
 	there => 'CREATE INDEX of_run ON step ("runId")');
 mends('foreign key index', 'step_run of public.step', here => 'DROP INDEX of_run');
 mends('foreign key index', 'step_run of public.step in store "new"', there => 'DROP INDEX of_run');
+mends('write lock', 'public.run', next => qr/VALIDATE CONSTRAINT/);
 mends('write lock', 'public.run');
 
 # collations
@@ -355,6 +356,11 @@ here(q(CREATE COLLATION en (provider = icu, locale = 'en'); ALTER TABLE tag ADD 
 there(q(CREATE COLLATION en (provider = icu, locale = 'en-u-kn-true'); ALTER TABLE tag ADD name text COLLATE en));
 here(q(SELECT run_ops.refresh_table('run_ops.tag')));
 mends('collation', 'public.en in store "new"');
+
+# a replica that is none
+my ($store_host, $store_port) = ($store->host, $store->port);
+mends('replica', 'new', here => qq(CREATE SERVER no_replica FOREIGN DATA WRAPPER run_ops_fdw OPTIONS (host '$store_host', port '$store_port', dbname 'template1');
+	CREATE USER MAPPING FOR CURRENT_USER SERVER no_replica; ALTER SERVER new OPTIONS (ADD read_from 'no_replica')));
 
 # rows that belong elsewhere
 mends('strays', 'run_ops.run', there => sprintf(q(ALTER TABLE run DROP CONSTRAINT run_ops_write_lock; INSERT INTO run (id, n) VALUES ('%s', 5)), cuid(1)));
