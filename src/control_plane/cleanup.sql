@@ -121,7 +121,7 @@ COMMENT ON VIEW run_ops.cleanup_dependent IS
 CREATE VIEW run_ops.cleanup_progress AS
   SELECT q.scope, q.id, q.store, q.requested_at, q.started_at,
          d.deleted AS rows_deleted, q.failed_at, q.error, d.of_roots AS rows_done,
-         greatest(q.expected OPERATOR(pg_catalog.-) coalesce(d.of_roots, 0), 0) AS rows_left
+         CASE WHEN q.expected IS NOT NULL THEN greatest(q.expected OPERATOR(pg_catalog.-) coalesce(d.of_roots, 0), 0) END AS rows_left
     FROM run_ops.cleanup_queue AS q,
          LATERAL (SELECT pg_catalog.sum(e.value::pg_catalog.int8) AS deleted,
                          (pg_catalog.sum(e.value::pg_catalog.int8) FILTER (WHERE EXISTS (

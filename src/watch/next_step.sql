@@ -16,7 +16,7 @@ CREATE FUNCTION run_ops.parts_of_hint(hint text) RETURNS TABLE (words text, plac
   LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-  prose     CONSTANT text := '^(.*?)(Run in (?:this database|store "[^"]+"): |[Rr]un on (?:its primary|each standby): |'
+  prose     CONSTANT text := '^(.*?)([Rr]un in (?:this database|store "[^"]+"): |[Rr]un on (?:its primary|each standby): |'
                              '(?=\m(?:SELECT|ALTER|CREATE|DROP|GRANT|REVOKE|WITH|INSERT|UPDATE|DELETE|BEGIN|COMMIT|ROLLBACK|ANALYZE)\M)|$)';
   -- quoted texts and names may contain anything; the definition of a function is
   -- quoted as pg_get_functiondef() does it
@@ -153,9 +153,9 @@ BEGIN
   bound := run_ops.server_identity() = ANY (s.identities) OR NOT EXISTS (SELECT FROM run_ops.store AS r WHERE r.server IS NOT NULL);
   state := run_ops.state_in_words();
   place := 'this database';
-  -- Not check_split(), which may change foreign tables.  The gate "server" is what
-  -- enable_split() changes: bound says the same.
-  -- In a copy the tables of stores cannot be read, and enable_split() checks the rest.
+  -- Not check_split(), which may change foreign tables.  The gate "server" is the
+  -- one that enable_split() mends.  A copy cannot read the tables of stores, and what
+  -- it cannot check, enable_split() does.
   gates := ARRAY(SELECT a FROM run_ops.gates() AS g, run_ops.acknowledged(g) AS a WHERE g.gate <> 'server' AND (bound OR g.ok IS NOT NULL));
   -- those first on which others depend, and one that says what to do
   first := (SELECT g.gate FROM unnest(gates) WITH ORDINALITY AS g WHERE g.ok IS NOT TRUE
@@ -172,9 +172,9 @@ BEGIN
   END IF;
   state := state || '; every gate holds';
   -- What gates offer although they hold: before the switch only what is better done
-  -- before it.
+  -- before it, and nothing that a copy refuses.
   first := (SELECT g.gate FROM unnest(gates) WITH ORDINALITY AS g
-             WHERE g.hint IS NOT NULL AND (s.enabled OR g.gate IN ('atomic commit', 'strays', 'write lock'))
+             WHERE g.hint IS NOT NULL AND bound AND (s.enabled OR g.gate IN ('atomic commit', 'strays', 'write lock'))
              ORDER BY array_position(ARRAY['atomic commit', 'strays', 'write lock'], g.gate), g.ordinality LIMIT 1);
   here := ARRAY(SELECT ROW(g.gate, g.object, g.ok, g.detail, g.hint)::run_ops.gate FROM unnest(gates) WITH ORDINALITY AS g
                  WHERE g.gate = first AND g.hint IS NOT NULL ORDER BY g.ordinality);

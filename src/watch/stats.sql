@@ -211,7 +211,7 @@ CREATE VIEW run_ops.stat_progress AS
          c.copied, c.finished, c.started_at, c.changed_at, NULL,
          e.rows_left, run_ops.time_left(e.rows_left, c.compared, c.changed_at OPERATOR(pg_catalog.-) c.started_at)
     FROM run_ops.copy_progress AS c,
-         LATERAL (SELECT CASE WHEN c.finished THEN 0 ELSE greatest(c.expected OPERATOR(pg_catalog.-) c.compared, 0) END AS rows_left) AS e
+         LATERAL (SELECT CASE WHEN c.finished THEN 0 WHEN c.expected IS NOT NULL THEN greatest(c.expected OPERATOR(pg_catalog.-) c.compared, 0) END AS rows_left) AS e
   UNION ALL
   SELECT 'remove leftovers', l.view::pg_catalog.text, l.store, l.removed, l.finished, NULL, l.changed_at, NULL, NULL, NULL
     FROM run_ops.leftover AS l;

@@ -93,9 +93,9 @@ sub everything { return here($everything) . "\n" . $there->safe_psql('postgres',
 # What a call says; the figures of times are X.
 sub says
 {
-	my ($call) = @_;
+	my ($call, $node) = @_;
 	my ($out, $err);
-	$here->psql($database, $call, stdout => \$out, stderr => \$err);
+	($node // $here)->psql($database, $call, stdout => \$out, stderr => \$err);
 	return $err =~ s/^psql:<stdin>:\d+: //mgr =~ s/^CONTEXT:.*//msr =~ s/about \d+ ms/about X ms/r;
 }
 
@@ -108,7 +108,7 @@ sub dry_run
 	like(says("SELECT $dry"), $expected, "$what: dry run");
 	is(everything(), $before, '... changes nothing');
 	my $writer = $here->background_psql($database);
-	$writer->query_safe(q(BEGIN; UPDATE run_ops.run SET n = n));
+	$writer->query_safe("BEGIN; LOCK TABLE public.run, public.step, public.tag IN ROW EXCLUSIVE MODE");
 	like(says("SET lock_timeout = '1s'; SELECT $dry"), $expected, '... waits for no writer');
 	$writer->query_safe('ROLLBACK');
 	$writer->quit;
@@ -269,7 +269,7 @@ is(here('SELECT string_agg(n::text, \' \' ORDER BY n) FROM run_ops.run'), '1 2 3
 
 # the way back, with two rows of one value
 $_->safe_psql('postgres', 'CREATE UNIQUE INDEX ON run (n)') foreach ($here, $there);
-here('UPDATE run_ops.run SET n = 6 WHERE n = 5');
+here(q(UPDATE run_ops.run SET n = 6 WHERE n = 5; INSERT INTO run_ops_new.tag VALUES ('there', 1)));
 my $pair = qr/^split is on: Delete or change one row of each of these pairs/;
 walk('off', $pair);
 is(() = execute((steps('off'))[0]) =~ /run_n_idx/g, 1, 'they are listed');
@@ -280,9 +280,12 @@ dry_run('run_ops.disable_split(repatriated => true)', qr/^NOTICE:  split can be 
 walk('off', $home);
 is(here('SELECT string_agg(n::text, \' \' ORDER BY n) FROM run'), '1 2 3 4 5 6 7 8', 'every row is home');
 state_is('on', qr/^split is off: disabled, with all rows repatriated; every gate holds \| .* \| DO .*move_strays/s, '... and can move again');
-@way = walk('on', qr/SELECT run_ops\.enable_split/);
+# a unique value of a row that is copied later keeps another one from being copied
+here('UPDATE run_ops.run SET n = 9 WHERE n = 8; UPDATE run_ops.run SET n = 8 WHERE n = 7');
+here(q(DO $$ DECLARE finished boolean := false; BEGIN WHILE NOT finished LOOP SELECT done INTO finished FROM run_ops.move_strays(1); COMMIT; END LOOP; END $$));
+walk('on', qr/SELECT run_ops\.enable_split/);
 walk('on', $nothing);
-is(here('SELECT string_agg(n::text, \' \' ORDER BY n) FROM run_ops.run'), '1 2 3 4 5 6 7 8', 'every row is shown');
+is(here('SELECT string_agg(n::text, \' \' ORDER BY n) FROM run_ops.run'), '1 2 3 4 5 6 8 9', 'every row is shown');
 is(here('SELECT count(*) FROM run'), '5', 'without leftovers');
 
 # --- a standby ------------------------------------------------------------------------------
@@ -298,6 +301,8 @@ foreach my $goal (qw(on off))
 	@steps = steps($goal, $standby);
 	like("$steps[0]{state} | $steps[0]{place} | $steps[0]{sql}", qr/^this is a standby; split is suspended.* \| its primary \| SELECT run_ops\.trust_standby\('/, "$goal, on the standby");
 }
+like(says("SELECT run_ops.$_", $standby), qr/ERROR:  cannot change stores, tables or split mode during recovery\n.*HINT:  .*: \Q$steps[0]{sql}\E/s, "$_ on the standby: a hint that works")
+  foreach ('enable_split()', 'disable_split()');
 my ($trust) = steps('on');
 is($standby->safe_psql('postgres', $trust->{sql}), $steps[0]{sql}, 'both say the same');
 here($steps[0]{sql});
