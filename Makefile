@@ -154,7 +154,8 @@ SQL_PARTS = \
 	control_plane/control_plane \
 	control_plane/cross_seam_guard \
 	control_plane/cleanup \
-	watch/stats
+	watch/stats \
+	watch/next_step
 
 DATA = $(EXTENSION)--$(EXTVERSION).sql $(wildcard upgrade/$(EXTENSION)--*--*.sql)
 EXTRA_CLEAN = $(EXTENSION)--*.sql

@@ -11,7 +11,7 @@ LOAD 'run_ops_split';
 CREATE TEMP TABLE task (ord int GENERATED ALWAYS AS IDENTITY, title text, functions text);
 INSERT INTO task (title, functions) VALUES
   ('Attach stores and tables', 'attach_store attach_all_tables attach_table same_shape_commands declare_same_shape undeclare_same_shape refresh_table detach_table detach_store attach_control_plane detach_control_plane attach_cleanup'),
-  ('Switch', 'configure_split check_split acknowledge withdraw_acknowledgement acknowledgeable_gates enable_split disable_split split_enabled databases_co_resident server_identity trust_standby grant_admin admin_functions'),
+  ('Switch', 'configure_split check_split next_step acknowledge withdraw_acknowledgement acknowledgeable_gates enable_split disable_split split_enabled databases_co_resident server_identity trust_standby grant_admin admin_functions grant_viewer viewer_functions'),
   ('The way back, and forward again', 'repatriate repatriation_conflicts verify_repatriation move_strays remove_leftovers set_key_rule'),
   ('Read', 'locate find_strays lock_row resides'),
   ('Write', 'store_write_lock allow_strays in_doubt resolve_in_doubt'),
@@ -19,7 +19,7 @@ INSERT INTO task (title, functions) VALUES
   ('Mint', 'mint_run_id mint_batch_id mint_waitpoint_id resolve_mint_kind resolve_inherited_mint_kind effective_mint_kind resolve_mint_shard set_mint_shards mint_shards_in_force'),
   ('Waitpoints', 'resolve_unblock_store select_store_for_waitpoint'),
   ('Control plane', 'resolve_env resolve_envs resolve_authenticated_env resolve_authenticated_envs resolve_event_env resolve_event_envs env_exists envs_exist assert_env_exists assert_envs_exist resolve_run_locked_worker resolve_run_locked_workers resolve_locked_task resolve_locked_tasks resolve_locked_version resolve_locked_versions resolve_worker_version resolve_worker_versions run_context run_contexts invalidate_environment invalidate_organization cache_stats cache_reset'),
-  ('Watch', 'explain record_check mint_flips mint_kinds'),
+  ('Watch', 'explain whereabouts record_check mint_flips mint_kinds'),
   ('Delete', 'cleanup cleanup_environment cleanup_project'),
   ('Retention', 'partition_store_table id_floor');
 

@@ -46,8 +46,17 @@ SELECT count(*) FROM run_ops.cleanup_queue;
 DELETE FROM "RuntimeEnvironment" WHERE id = :'env';
 SELECT scope, id = :'env' AS env, store, started_at, rows_deleted FROM run_ops.cleanup_progress ORDER BY store;
 
--- One batch is one transaction.
+-- One batch is one transaction.  When it begins, the statistics tell how many rows
+-- of tables with the id of an environment are to be deleted.
+ANALYZE;
+SELECT 1 AS x FROM dblink('new', 'ANALYZE') AS t (x text);
+SELECT run_ops.expected_cleanup('environment', :'env', s) AS expected, run_ops.expected_cleanup('environment', 'none', s) AS of_another FROM unnest(ARRAY['legacy', 'new']) AS s;
 SELECT * FROM run_ops.cleanup_batch(5);
+SELECT p.store, p.rows_done, p.rows_left, s.rows_left = p.rows_left AS same, s.time_left > '0' AS time_left,
+       (SELECT sum(count) FROM (SELECT count(*) FROM "TaskRun" WHERE "runtimeEnvironmentId" = :'env' UNION ALL SELECT count(*) FROM "BatchTaskRun" WHERE "runtimeEnvironmentId" = :'env'
+          UNION ALL SELECT count(*) FROM "Waitpoint" WHERE "environmentId" = :'env' UNION ALL SELECT count(*) FROM "TaskRunCheckpoint" WHERE "runtimeEnvironmentId" = :'env'
+          UNION ALL SELECT count(*) FROM "WaitpointTag" WHERE "environmentId" = :'env') AS c) AS there_are
+  FROM run_ops.cleanup_progress AS p JOIN run_ops.stat_progress AS s USING (store) WHERE p.started_at IS NOT NULL;
 SELECT store, rows_deleted > 5 AS some FROM run_ops.cleanup_progress WHERE started_at IS NOT NULL;
 CALL run_ops.cleanup(batch_size => 7);
 SELECT * FROM run_ops.cleanup_queue;

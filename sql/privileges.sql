@@ -1,5 +1,6 @@
 -- What a role can do that has no rights but USAGE on schema run_ops, which
--- everybody gets who may use one view.
+-- everybody gets who may use one view; and what the application, a viewer and an
+-- admin can do.
 \set name privileges
 \i test/fixtures/two_stores.sql
 \set ECHO none
@@ -15,8 +16,11 @@ SELECT run_ops.configure_split(true, true) \gset
 SELECT run_ops.swap_views(true) \gset
 INSERT INTO run_ops."TaskRunTag" (id, name, "friendlyId", "projectId")
   SELECT repeat('n', 27), 'tag', 'tag', id FROM "Project" LIMIT 1;
-DROP ROLE IF EXISTS regress_nobody;
+DROP ROLE IF EXISTS regress_nobody, regress_application, regress_viewer, regress_admin;
 CREATE ROLE regress_nobody;
+CREATE ROLE regress_application;
+CREATE ROLE regress_viewer;
+CREATE ROLE regress_admin;
 \i test/fixtures/every_function.sql
 \set ECHO all
 \set VERBOSITY terse
@@ -40,28 +44,6 @@ SELECT f.oid::regprocedure, v.with_values, probe.try(f.oid, v.with_values, true)
  WHERE NOT has_function_privilege('public', f.oid, 'EXECUTE') AND (v.with_values OR NOT f.proisstrict)
    AND probe.try(f.oid, v.with_values, true) !~ '^42501 permission denied for (function|procedure) ';
 
--- What is for everybody, class by class.  Those that need rights:
-SELECT f.oid::regprocedure::text AS function, probe.try(f.oid, true, true) AS outcome
-  FROM probe.function AS f
- WHERE has_function_privilege('public', f.oid, 'EXECUTE') AND probe.try(f.oid, true, true) ~ '^42501'
- ORDER BY f.oid::regprocedure::text COLLATE "C";
--- those that are no use by themselves, and those that found fault with the values:
-SELECT f.oid::regprocedure::text AS function, left(probe.try(f.oid, true, true), 5) AS outcome
-  FROM probe.function AS f
- WHERE has_function_privilege('public', f.oid, 'EXECUTE') AND probe.try(f.oid, true, true) !~ '^(42501|ok)'
- ORDER BY f.oid::regprocedure::text COLLATE "C";
--- the rest answer: pure functions, and what catalogs and the registry say that
--- everybody may read
-SELECT f.oid::regprocedure::text AS function
-  FROM probe.function AS f
- WHERE has_function_privilege('public', f.oid, 'EXECUTE') AND probe.try(f.oid, true, true) = 'ok'
- ORDER BY f.oid::regprocedure::text COLLATE "C";
-
--- relations of the extension that it can read; nothing of what they list is a
--- row of the application
-SELECT c.oid::regclass::text FROM pg_class AS c JOIN pg_depend AS d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'
- WHERE c.relnamespace = 'run_ops'::regnamespace AND has_table_privilege(c.oid, 'SELECT') ORDER BY c.relname COLLATE "C";
-
 -- the rows, by every way there is
 SELECT * FROM run_ops."TaskRun";
 SELECT * FROM run_ops_new."TaskRun";
@@ -81,6 +63,47 @@ RESET ROLE;
 
 -- It changed nothing, and the store was not asked.
 SELECT probe.state() = :'before' AS unchanged;
+
+-- Every function and relation of the extension, called and read as each role: what
+-- came of it, "denied" or the SQLSTATE of another error.  What the application, the
+-- viewer and the stranger do is kept, and has changed nothing.
+GRANT USAGE ON SCHEMA run_ops TO regress_application;
+SELECT format('GRANT SELECT, INSERT, UPDATE, DELETE ON %s TO regress_application', view) FROM run_ops.routed_table \gexec
+SELECT run_ops.grant_viewer('regress_viewer'), run_ops.grant_admin('regress_admin');
+CREATE TABLE probe.outcome (role name DEFAULT current_user, object text, said text);
+GRANT INSERT ON probe.outcome TO PUBLIC;
+CREATE FUNCTION probe.read(relation regclass) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+  EXECUTE format('SELECT count(*) FROM %s', relation);
+  RETURN 'ok';
+EXCEPTION WHEN OTHERS THEN
+  RETURN SQLSTATE;
+END $$;
+CREATE PROCEDURE probe.all_as(role name, keep boolean) LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM set_config('role', role, true);
+  INSERT INTO probe.outcome (object, said)
+  SELECT f.oid::regprocedure::text, probe.try(f.oid, true, keep) FROM probe.function AS f
+  UNION ALL
+  SELECT c.oid::regclass::text, probe.read(c.oid)
+    FROM pg_class AS c JOIN pg_depend AS d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'
+   WHERE c.relnamespace = 'run_ops'::regnamespace AND c.relkind IN ('r', 'v');
+END $$;
+SELECT run_ops.disconnect_stores() >= 0 AS disconnected;
+SELECT probe.state() AS before \gset
+CALL probe.all_as('regress_nobody', true);
+CALL probe.all_as('regress_application', true);
+CALL probe.all_as('regress_viewer', true);
+-- record_check() has stored its result, and asked the store
+DELETE FROM run_ops.recorded_gate;
+SELECT run_ops.disconnect_stores() > 0 AS disconnected;
+SELECT probe.state() = :'before' AS unchanged;
+CALL probe.all_as('regress_admin', false);
+SELECT o.object, max(w.said) FILTER (WHERE o.role = 'regress_nobody') AS stranger, max(w.said) FILTER (WHERE o.role = 'regress_application') AS application,
+       max(w.said) FILTER (WHERE o.role = 'regress_viewer') AS viewer, max(w.said) FILTER (WHERE o.role = 'regress_admin') AS admin
+  FROM probe.outcome AS o, LATERAL (SELECT CASE left(o.said, 5) WHEN '42501' THEN 'denied' ELSE left(o.said, 5) END) AS w (said)
+ GROUP BY o.object
+ ORDER BY o.object COLLATE "C";
 
 -- Where the wrapper is granted, postgres_fdw's rule holds: no password, no
 -- connection, and no way to do without.
@@ -129,4 +152,4 @@ SELECT "featureFlags" ? 'runOpsMintKindFlippedAt' AS stamped FROM "Organization"
 \set ECHO none
 SET client_min_messages = warning;
 DROP DATABASE regress_privileges;
-DROP ROLE regress_nobody;
+DROP ROLE regress_nobody, regress_application, regress_viewer, regress_admin;

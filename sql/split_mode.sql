@@ -72,6 +72,11 @@ SELECT run_ops.enable_split();
 SELECT run_ops.split_enabled();
 ROLLBACK;
 SELECT run_ops.split_enabled();
+-- a dry run says what the switch would do, or why not
+\set VERBOSITY terse
+SELECT run_ops.enable_split(dry_run => true);
+SELECT run_ops.split_enabled();
+\set VERBOSITY default
 SELECT run_ops.enable_split();
 SELECT run_ops.split_enabled(), (SELECT split FROM run_ops.split_status);
 SELECT run_ops.enable_split();
@@ -115,6 +120,7 @@ RESET client_min_messages;
 
 -- The way back: not while rows would disappear.
 SELECT run_ops.disable_split();
+SELECT run_ops.disable_split(dry_run => true);
 -- the first call makes every change be noted from then on
 SELECT view, store, copied, done FROM run_ops.repatriate(1);
 SELECT place, forward, drained FROM run_ops.change_tracking ORDER BY place;

@@ -118,6 +118,14 @@ SELECT * FROM run_ops.stat_progress;
 SELECT * FROM run_ops.repatriate(1) \g /dev/null
 SELECT * FROM run_ops.repatriate(1) \g /dev/null
 SELECT operation, object, store, rows_done, finished, changed_at IS NOT NULL AS changed FROM run_ops.stat_progress ORDER BY object;
+-- what is left, as far as the statistics of the store tell: two calls more, and it
+-- is not known of a table that was never analyzed
+UPDATE run_ops.copy_progress SET expected = NULL WHERE view = 'run_ops.tag'::regclass;
+SELECT * FROM run_ops.repatriate(10) \g /dev/null
+SELECT * FROM run_ops.repatriate(10) \g /dev/null
+SELECT object, expected, compared, finished, rows_left, time_left >= '0' AS time_left
+  FROM run_ops.stat_progress JOIN run_ops.copy_progress AS c USING (store, finished, changed_at) WHERE object = c.view::text ORDER BY object;
+SELECT run_ops.time_left(50, 100, '10 s'), run_ops.time_left(0, 0, NULL), run_ops.time_left(NULL, 1, '1 s'), run_ops.time_left(5, 0, '1 s');
 SELECT run_ops.enqueue_cleanup('environment', '{e1,e2}');
 UPDATE run_ops.cleanup_queue SET failed_at = now(), error = 'no' WHERE id = 'e2' AND store = 'new';
 SELECT store, queued, failing, oldest <= now() AS oldest, error FROM run_ops.stat_cleanup ORDER BY store;

@@ -16,6 +16,7 @@ CREATE TABLE run_ops.cleanup_queue (
   deleted      jsonb NOT NULL DEFAULT '{}',
   failed_at    timestamptz,
   error        text,
+  expected     bigint,
   PRIMARY KEY (scope, id, store)
 );
 -- the order in which run_ops.cleanup_batch() takes rows
@@ -30,6 +31,7 @@ COMMENT ON COLUMN run_ops.cleanup_queue.started_at IS 'when the first batch bega
 COMMENT ON COLUMN run_ops.cleanup_queue.deleted IS 'the number of rows deleted so far: {table: count}';
 COMMENT ON COLUMN run_ops.cleanup_queue.failed_at IS 'when the last batch failed; NULL if it did not';
 COMMENT ON COLUMN run_ops.cleanup_queue.error IS 'why the last batch failed; the batch will be tried again';
+COMMENT ON COLUMN run_ops.cleanup_queue.expected IS 'the rows of the tables of run_ops.cleanup_root that are to be deleted, as the statistics of the store told when the first batch began; NULL if they do not tell';
 
 CREATE TABLE run_ops.cleanup_log (
   at      timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
@@ -48,12 +50,6 @@ COMMENT ON COLUMN run_ops.cleanup_log.store IS 'the store';
 COMMENT ON COLUMN run_ops.cleanup_log.event IS 'start or end';
 COMMENT ON COLUMN run_ops.cleanup_log.deleted IS 'at the end, the number of rows deleted: {table: count}';
 
-CREATE VIEW run_ops.cleanup_progress AS
-  SELECT q.scope, q.id, q.store, q.requested_at, q.started_at,
-         (SELECT pg_catalog.sum(d.value::pg_catalog.int8) FROM pg_catalog.jsonb_each_text(q.deleted) AS d) AS rows_deleted,
-         q.failed_at, q.error
-    FROM run_ops.cleanup_queue AS q;
-COMMENT ON VIEW run_ops.cleanup_progress IS 'the cleanups that are queued, running or failed';
 
 -- Which rows belong to which -------------------------------------------------------
 
@@ -123,6 +119,49 @@ COMMENT ON VIEW run_ops.cleanup_dependent IS
   'the tables whose rows are deleted before the row to which they refer. Most of them also have foreign keys, but these exist in some stores only, and would delete rows without counting them.';
 
 -- Queue ------------------------------------------------------------------------
+
+CREATE VIEW run_ops.cleanup_progress AS
+  SELECT q.scope, q.id, q.store, q.requested_at, q.started_at,
+         d.deleted AS rows_deleted, q.failed_at, q.error, d.of_roots AS rows_done,
+         CASE WHEN q.expected IS NOT NULL THEN greatest(q.expected OPERATOR(pg_catalog.-) coalesce(d.of_roots, 0), 0) END AS rows_left
+    FROM run_ops.cleanup_queue AS q,
+         LATERAL (SELECT pg_catalog.sum(e.value::pg_catalog.int8) AS deleted,
+                         (pg_catalog.sum(e.value::pg_catalog.int8) FILTER (WHERE EXISTS (
+                           SELECT FROM run_ops.cleanup_root AS r WHERE r.scope OPERATOR(pg_catalog.=) q.scope AND r.table_name OPERATOR(pg_catalog.=) e.key)))::pg_catalog.int8 AS of_roots
+                    FROM pg_catalog.jsonb_each_text(q.deleted) AS e) AS d;
+COMMENT ON VIEW run_ops.cleanup_progress IS
+  'the cleanups that are queued, running or failed; rows_done and rows_left are rows with the id itself, without those that refer to them';
+
+CREATE FUNCTION run_ops.expected_cleanup(scope text, id text, store text) RETURNS bigint
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_variable
+DECLARE
+  parts text;
+BEGIN
+  -- Like the planner: a value is one of the most common ones, or as frequent as the
+  -- others on average.  The names are those of the place where the query runs.
+  parts := (
+    SELECT string_agg(format('(%L, %L, %L)', n.schema, n.relation, n.column_name), ', ')
+      FROM run_ops.cleanup_root AS r, LATERAL run_ops.table_in_store(r.table_name, store) AS x
+      JOIN run_ops.routed_table AS t ON t.legacy = x.legacy JOIN pg_class AS c ON c.oid = t.legacy,
+           LATERAL (SELECT CASE store WHEN 'legacy' THEN c.relnamespace::regnamespace::text ELSE t.store_schema END AS schema,
+                           CASE store WHEN 'legacy' THEN c.relname ELSE t.store_table END AS relation,
+                           CASE store WHEN 'legacy' THEN r.column_name::text ELSE coalesce(t.column_names ->> r.column_name, r.column_name) END AS column_name) AS n
+     WHERE r.scope = scope AND x.relation IS NOT NULL);
+  RETURN (SELECT (a ->> 'n')::bigint FROM run_ops.ask_place(store, format($q$
+    SELECT round(sum(c.reltuples * coalesce(s.common[array_position(s.vals, %L)],
+             (1 - coalesce((SELECT sum(f) FROM unnest(s.common) AS f), 0))
+               / greatest(CASE WHEN s.n_distinct < 0 THEN -s.n_distinct * c.reltuples ELSE s.n_distinct END - coalesce(cardinality(s.vals), 0), 1)))) AS n
+      FROM (VALUES %s) AS w (schema, name, column_name)
+      JOIN pg_namespace AS n ON n.nspname = w.schema JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = w.name
+      JOIN (SELECT p.*, p.most_common_vals::text::text[] AS vals, p.most_common_freqs AS common FROM pg_stats AS p) AS s
+        ON s.schemaname = w.schema AND s.tablename = w.name AND s.attname = w.column_name
+     WHERE c.reltuples >= 0 $q$, id, parts)) AS a WHERE parts IS NOT NULL);
+END $$;
+COMMENT ON FUNCTION run_ops.expected_cleanup(text, text, text) IS
+  'how many rows with the id of an environment, project and the like a store has, according to its statistics; NULL if it has none';
+REVOKE EXECUTE ON FUNCTION run_ops.expected_cleanup(text, text, text) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.enqueue_cleanup(scope text, ids text[]) RETURNS void
   LANGUAGE sql SET search_path = pg_catalog, pg_temp
@@ -375,6 +414,7 @@ BEGIN
   -- repeated and finds nothing, and its counts are missing from the log.
   PERFORM set_config('run_ops_split.cross_store_writes', 'allow', true);
   BEGIN
+    job.expected := coalesce(job.expected, run_ops.expected_cleanup(job.scope, job.id, job.store));
     deleted := run_ops.delete_batch(job.scope, job.id, job.store, batch_size);
   EXCEPTION WHEN OTHERS THEN
     error := SQLERRM;
@@ -390,7 +430,7 @@ BEGIN
   ELSE
     UPDATE run_ops.cleanup_queue AS q
        SET started_at = coalesce(q.started_at, clock_timestamp()), deleted = run_ops.add_counts(q.deleted, deleted),
-           failed_at = NULL, error = NULL
+           expected = job.expected, failed_at = NULL, error = NULL
      WHERE (q.scope, q.id, q.store) = (job.scope, job.id, job.store);
   END IF;
   deleted := coalesce(deleted, '{}');

@@ -242,6 +242,28 @@ COMMENT ON FUNCTION run_ops.install_mint_flip_triggers(name) IS
 REVOKE EXECUTE ON FUNCTION run_ops.stamp_organization_mint_kind(), run_ops.stamp_global_mint_kind(),
   run_ops.remove_mint_flip_triggers(), run_ops.install_mint_flip_triggers(name) FROM PUBLIC;
 
+CREATE FUNCTION run_ops.minting_legacy_ids() RETURNS text
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  organizations regclass := (SELECT t.tgrelid FROM pg_trigger AS t WHERE t.tgfoid = 'run_ops.stamp_organization_mint_kind()'::regprocedure LIMIT 1);
+  flag_table    regclass := (SELECT t.tgrelid FROM pg_trigger AS t WHERE t.tgfoid = 'run_ops.stamp_global_mint_kind()'::regprocedure LIMIT 1);
+  is_new        text := 'run_ops.effective_mint_kind(%s, ''infinity'') <> ''cuid''';
+BEGIN
+  IF organizations IS NULL OR NOT run_ops.setting('mint_enabled')::boolean THEN
+    RETURN NULL;
+  END IF;
+  is_new := format(is_new, '"featureFlags"::jsonb');
+  RETURN nullif(concat_ws(' ',
+    (SELECT format('INSERT INTO %s (id, key, value) VALUES (gen_random_uuid()::text, ''runOpsMintKind'', ''"cuid"'') ON CONFLICT (key) DO UPDATE SET value = excluded.value;', flag_table)
+       FROM run_ops.global_mint_kind AS g WHERE run_ops.effective_mint_kind(g.flags, 'infinity') <> 'cuid'),
+    (SELECT format('UPDATE %s SET "featureFlags" = "featureFlags" || ''{"runOpsMintKind": "cuid"}'' WHERE %s;', organizations, is_new)
+       FROM run_ops.as_owner(organizations, format('SELECT EXISTS (SELECT FROM %s WHERE %s)', organizations, is_new)) AS o (found boolean) WHERE o.found)), '');
+END $$;
+COMMENT ON FUNCTION run_ops.minting_legacy_ids() IS
+  'SQL that changes the flags by which new ids are NEW, so that all are LEGACY after the grace; NULL if there are none';
+REVOKE EXECUTE ON FUNCTION run_ops.minting_legacy_ids() FROM PUBLIC;
+
 -- What is in force -----------------------------------------------------------------
 
 -- SECURITY DEFINER, here and below: the caller need not have privileges to read

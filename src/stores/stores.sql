@@ -153,10 +153,16 @@ COMMENT ON FUNCTION run_ops.store_of(run_ops.routed_table, text) IS
 -- Attaching and detaching ------------------------------------------------------
 
 CREATE FUNCTION run_ops.lock_registry() RETURNS void
-  LANGUAGE sql SET search_path = pg_catalog, pg_temp
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
-  LOCK TABLE run_ops.store, run_ops.routed_table, run_ops.routed_store IN SHARE ROW EXCLUSIVE MODE
-$$;
+BEGIN
+  IF pg_is_in_recovery() THEN
+    RAISE EXCEPTION 'cannot change stores, tables or split mode during recovery'
+      USING ERRCODE = 'read_only_sql_transaction', DETAIL = 'This server is a standby.',
+            HINT = (SELECT g.hint FROM run_ops.server_gates() AS g WHERE g.gate = 'server');
+  END IF;
+  LOCK TABLE run_ops.store, run_ops.routed_table, run_ops.routed_store IN SHARE ROW EXCLUSIVE MODE;
+END $$;
 COMMENT ON FUNCTION run_ops.lock_registry() IS
   'lets only one session at a time change stores and routed tables; does not block reads';
 

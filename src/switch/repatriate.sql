@@ -26,6 +26,9 @@ CREATE TABLE run_ops.copy_progress (
   copied     bigint NOT NULL DEFAULT 0,
   skipped    bigint NOT NULL DEFAULT 0,
   changed_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+  expected   bigint,
+  compared   bigint NOT NULL DEFAULT 0,
+  started_at timestamptz,
   PRIMARY KEY (view, store, forward)
 );
 COMMENT ON TABLE run_ops.copy_progress IS
@@ -39,6 +42,9 @@ COMMENT ON COLUMN run_ops.copy_progress.batches IS 'the number of ranges compare
 COMMENT ON COLUMN run_ops.copy_progress.copied IS 'the number of rows copied or deleted, in all passes';
 COMMENT ON COLUMN run_ops.copy_progress.skipped IS 'how often a row could not be copied here, because another row had its unique value; only then run_ops.disable_split(repatriated => true) looks for conflicts in whole tables';
 COMMENT ON COLUMN run_ops.copy_progress.changed_at IS 'when the last range was compared';
+COMMENT ON COLUMN run_ops.copy_progress.expected IS 'the rows that a pass has to compare, as estimated by the store when the first pass began; NULL if that is not known';
+COMMENT ON COLUMN run_ops.copy_progress.compared IS 'the number of rows compared in this pass, which is exact until the last range';
+COMMENT ON COLUMN run_ops.copy_progress.started_at IS 'when this pass began to compare this table; NULL before';
 
 CREATE TYPE run_ops.mirror AS (
   store text, routing run_ops.routing, legacy regclass, here regclass, there text, columns name[], keys name[], key_types text[],
@@ -63,12 +69,13 @@ DECLARE
   staging text := format('run_ops_repatriated.%I', (SELECT oid FROM pg_class WHERE oid = t.legacy) || '_' || store);
 BEGIN
   PERFORM run_ops.make_own_schema('run_ops_repatriated');
-  -- it has copies only, so after a migration it is created again and refilled
-  IF run_ops.column_definitions(to_regclass(staging)) <> run_ops.column_definitions(t.legacy) THEN
-    EXECUTE format('DROP TABLE %s', staging);
+  -- No command if the table exists, so that a read-only transaction may compare.
+  -- It has copies only, so after a migration it is created again and refilled.
+  IF run_ops.column_definitions(to_regclass(staging)) IS DISTINCT FROM run_ops.column_definitions(t.legacy) THEN
+    EXECUTE format('DROP TABLE IF EXISTS %s', staging);
+    EXECUTE format('CREATE TABLE %s (LIKE %s INCLUDING GENERATED, PRIMARY KEY (%s))', staging, t.legacy,
+                   (SELECT string_agg(quote_ident(k), ', ') FROM unnest(t.key_columns) AS k));
   END IF;
-  EXECUTE format('CREATE TABLE IF NOT EXISTS %s (LIKE %s INCLUDING GENERATED, PRIMARY KEY (%s))', staging, t.legacy,
-                 (SELECT string_agg(quote_ident(k), ', ') FROM unnest(t.key_columns) AS k));
   RETURN staging::regclass;
 END $$;
 COMMENT ON FUNCTION run_ops.staging_table(run_ops.routed_table, text) IS
@@ -412,12 +419,35 @@ REVOKE EXECUTE ON FUNCTION run_ops.copy_range(run_ops.mirror, jsonb, jsonb, bool
 CREATE FUNCTION run_ops.start_progress(going_forward boolean) RETURNS void
   LANGUAGE sql SET search_path = pg_catalog, pg_temp
 AS $$
-  INSERT INTO run_ops.copy_progress (view, store, forward)
-  SELECT r.view, r.store, going_forward FROM run_ops.routed_store AS r
+  INSERT INTO run_ops.copy_progress (view, store, forward, expected)
+  SELECT r.view, r.store, going_forward,
+         -- while rows are moved to a store that has others, only those here are compared
+         CASE WHEN NOT (going_forward AND s.moving) THEN (
+           SELECT (a ->> 'n')::bigint FROM run_ops.ask_store(r.store, format(
+             'SELECT CASE WHEN bool_and(c.reltuples >= 0) THEN sum(c.reltuples)::bigint END AS n FROM to_regclass(%L) AS r (oid) '
+             'LEFT JOIN LATERAL pg_partition_tree(r.oid) AS p ON true JOIN pg_class AS c ON c.oid = coalesce(p.relid, r.oid) AND c.relkind = ''r''',
+             format('%I.%I', t.store_schema, t.store_table))) AS a) END
+    FROM run_ops.routed_store AS r JOIN run_ops.routed_table AS t USING (view), run_ops.split_state AS s
+   WHERE NOT EXISTS (SELECT FROM run_ops.copy_progress AS c WHERE (c.view, c.store, c.forward) = (r.view, r.store, going_forward))
   ON CONFLICT DO NOTHING
 $$;
 COMMENT ON FUNCTION run_ops.start_progress(boolean) IS 'adds the missing rows of run_ops.copy_progress for each table and store';
 REVOKE EXECUTE ON FUNCTION run_ops.start_progress(boolean) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.keys_of_range(m run_ops.mirror, above jsonb, upto jsonb, going_forward boolean) RETURNS SETOF text
+  LANGUAGE plpgsql
+  SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO, YMD' SET timezone = 'UTC'
+  SET intervalstyle = 'postgres' SET extra_float_digits = 1 SET bytea_output = 'hex'
+AS $$
+BEGIN
+  IF going_forward THEN
+    RETURN QUERY SELECT q.key FROM run_ops.as_owner(m.legacy, run_ops.range_query(m.here_from, m.here_keys, '''''', above, upto)) AS q (key text, r text);
+  ELSE
+    RETURN QUERY SELECT a ->> 'key' FROM run_ops.ask_store(m.store, run_ops.range_query(m.there_from, m.there_keys, '''''', above, upto)) AS a;
+  END IF;
+END $$;
+COMMENT ON FUNCTION run_ops.keys_of_range(run_ops.mirror, jsonb, jsonb, boolean) IS 'the keys of a range on the side from which rows are copied';
+REVOKE EXECUTE ON FUNCTION run_ops.keys_of_range(run_ops.mirror, jsonb, jsonb, boolean) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.copy_batch(batch_size int, going_forward boolean)
   RETURNS TABLE (view regclass, store text, copied bigint, done boolean)
@@ -429,6 +459,7 @@ DECLARE
   r    record;
   n    bigint;
   tracked boolean := EXISTS (SELECT FROM run_ops.change_tracking AS c WHERE c.forward = going_forward);
+  since timestamptz := clock_timestamp();
   gap text;
 BEGIN
   IF batch_size IS NULL OR batch_size < 1 THEN
@@ -441,7 +472,7 @@ BEGIN
     IF gap IS NOT NULL THEN
       RAISE NOTICE 'comparing all rows again' USING DETAIL = gap;
       UPDATE run_ops.change_tracking SET forward = NULL;
-      UPDATE run_ops.copy_progress AS c SET finished = false, position = NULL;
+      UPDATE run_ops.copy_progress AS c SET finished = false, position = NULL, compared = 0, started_at = NULL;
       RETURN QUERY SELECT NULL::regclass, NULL::text, 0::bigint, false;
       RETURN;
     END IF;
@@ -449,7 +480,7 @@ BEGIN
     -- An earlier call may have failed to start it, and rows that were copied since
     -- then may have changed.  Returns, so that the triggers are committed before
     -- the first row is copied.
-    UPDATE run_ops.copy_progress AS c SET finished = false, position = NULL WHERE c.forward = going_forward;
+    UPDATE run_ops.copy_progress AS c SET finished = false, position = NULL, compared = 0, started_at = NULL WHERE c.forward = going_forward;
     RETURN QUERY SELECT NULL::regclass, NULL::text, 0::bigint, false;
     RETURN;
   END IF;
@@ -460,16 +491,22 @@ BEGIN
     RETURN;
   ELSIF NOT FOUND THEN
     -- the next call starts another pass
-    UPDATE run_ops.copy_progress AS c SET finished = false, position = NULL WHERE c.forward = going_forward;
+    UPDATE run_ops.copy_progress AS c SET finished = false, position = NULL, compared = 0, started_at = NULL WHERE c.forward = going_forward;
     RETURN QUERY SELECT NULL::regclass, NULL::text, 0::bigint, true;
     RETURN;
   END IF;
   SELECT * INTO r FROM run_ops.next_range(run_ops.mirror_of(run_ops.routed(p.view), p.store, going_forward), p.position, batch_size, going_forward);
   n := run_ops.copy_range(r.part, p.position, r.upto, going_forward)
     WHERE (r.part).routing = 'store' AND going_forward OR run_ops.range_differs(r.part, p.position, r.upto);
+  -- A unique value may have prevented the copy of a row, which will not change
+  -- again.  So the rows of this range are noted as if they had.
+  IF tracked AND n > 0 AND NOT run_ops.sync_range(r.part, p.position, r.upto, going_forward) THEN
+    INSERT INTO run_ops_changes.note (relation, key)
+    SELECT p.view::oid::bigint, k.key FROM run_ops.keys_of_range(r.part, p.position, r.upto, going_forward) AS k (key);
+  END IF;
   UPDATE run_ops.copy_progress AS c
      SET position = r.upto, finished = r.upto IS NULL, batches = c.batches + 1, copied = c.copied + coalesce(n, 0),
-         changed_at = clock_timestamp()
+         compared = c.compared + batch_size, started_at = coalesce(c.started_at, since), changed_at = clock_timestamp()
    WHERE (c.view, c.store, c.forward) = (p.view, p.store, p.forward);
   RETURN QUERY SELECT p.view, p.store, coalesce(n, 0), false;
 END $$;

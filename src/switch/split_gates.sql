@@ -3,7 +3,7 @@
 
 CREATE FUNCTION run_ops.acknowledgeable_gates() RETURNS text[]
   LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
-  RETURN ARRAY['attached', 'clone', 'collation', 'foreign key', 'guard', 'hidden name', 'ids', 'index', 'mapping', 'preload', 'realtime', 'wrapper'];
+  RETURN ARRAY['attached', 'clone', 'collation', 'foreign key', 'guard', 'hidden name', 'ids', 'index', 'mapping', 'preload', 'realtime', 'standby', 'wrapper'];
 COMMENT ON FUNCTION run_ops.acknowledgeable_gates() IS
   'the gates that an operator may acknowledge for an object, because their failure alone cannot lose or duplicate a row';
 
@@ -78,10 +78,18 @@ AS $$
     FROM run_ops.split_state AS s
   UNION ALL
   SELECT 'store', '', s.ok, coalesce('attached: ' || s.names, 'no store is attached'),
-         CASE WHEN NOT s.ok THEN 'SELECT run_ops.attach_store(''new'', ''...'');' END
+         CASE WHEN s.ok THEN NULL
+              WHEN s.server IS NOT NULL THEN format('SELECT run_ops.attach_store(''new'', %L);', s.server)
+              ELSE 'Create a server that leads to the store, and a user mapping: '
+                   'CREATE SERVER new FOREIGN DATA WRAPPER run_ops_fdw OPTIONS (host ''...'', port ''5432'', dbname ''...''); '
+                   'CREATE USER MAPPING FOR CURRENT_USER SERVER new OPTIONS (user ''...'', password ''...''); '
+                   'SELECT run_ops.attach_store(''new'', ''new'');' END
     -- new ids of the known shapes need store "new", key rules need the stores that they name
     FROM (SELECT string_agg(r.name, ', ' ORDER BY r.name) AS names,
-                 coalesce(bool_or(r.name = 'new') OR (count(*) > 0 AND (SELECT bool_and(t.key_rule IS NOT NULL) FROM run_ops.routed_table AS t)), false) AS ok
+                 coalesce(bool_or(r.name = 'new') OR (count(*) > 0 AND (SELECT bool_and(t.key_rule IS NOT NULL) FROM run_ops.routed_table AS t)), false) AS ok,
+                 (SELECT f.srvname FROM pg_foreign_server AS f JOIN pg_foreign_data_wrapper AS w ON w.oid = f.srvfdw
+                   WHERE w.fdwname = 'run_ops_fdw' AND f.srvname NOT IN (SELECT x.server FROM run_ops.store AS x WHERE x.server IS NOT NULL)
+                   ORDER BY f.srvname <> 'new', f.srvname LIMIT 1) AS server
             FROM run_ops.store AS r WHERE r.server IS NOT NULL) AS s
 $$;
 COMMENT ON FUNCTION run_ops.server_gates() IS 'whether this server may use the stores, and whether those are attached that ids can name';
@@ -90,7 +98,12 @@ CREATE FUNCTION run_ops.attached_gates() RETURNS SETOF run_ops.gate
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
   SELECT 'attached', '', count(*) > 0, format('%s routed tables', count(*)),
-         CASE WHEN count(*) = 0 THEN 'To attach all tables that exist on both sides: SELECT * FROM run_ops.attach_all_tables();' END
+         CASE WHEN count(*) > 0 THEN NULL
+              WHEN EXISTS (SELECT FROM pg_class AS c, LATERAL run_ops.propose_routing(c.oid, NULL, NULL, NULL, NULL, NULL, NULL) AS p
+                            WHERE c.relnamespace = to_regnamespace('public') AND c.relkind IN ('r', 'p') AND p.routing IS NOT NULL)
+              THEN 'To attach all tables that exist on both sides: SELECT * FROM run_ops.attach_all_tables();'
+              ELSE 'No table has a name from which its routing is known. To attach a table: '
+                   'SELECT run_ops.attach_table(''...'', routing => ''...'', route_column => ''...'');' END
     FROM run_ops.routed_table
   UNION ALL
   SELECT 'attached', t.legacy::text, false, format('it is not attached in store "%s"', s.name),
@@ -176,6 +189,29 @@ AS $$
 $$;
 COMMENT ON FUNCTION run_ops.refreshed_gates() IS
   'foreign tables whose columns differ from those of the local table after a migration';
+
+CREATE FUNCTION run_ops.standby_gates() RETURNS SETOF run_ops.gate
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  -- Which identity is that of which connection cannot be known here.  So it is
+  -- only counted: a standby of this server has its system identifier.  A base
+  -- backup or pg_receivewal replays nothing, and a walsender of logical
+  -- replication is connected to a database.
+  SELECT 'standby', '', s.trusted >= s.connected,
+         format('%s standbys are connected (%s), and %s are trusted', s.connected, s.names, s.trusted),
+         CASE WHEN s.trusted < s.connected THEN
+           'A standby that is not trusted cannot read the stores, and refuses writes after its promotion. '
+           'Run in this database what each of them returns. Run on each standby: '
+           'SELECT format(''SELECT run_ops.trust_standby(%L);'', run_ops.server_identity());' END
+    FROM (SELECT count(*) AS connected, string_agg(r.application_name, ', ' ORDER BY r.application_name) AS names,
+                 (SELECT count(*) FROM run_ops.split_state AS x, unnest(x.identities) AS i
+                   WHERE i <> run_ops.server_identity() AND split_part(i, '@', 1) = split_part(run_ops.server_identity(), '@', 1)) AS trusted
+            FROM pg_stat_replication AS r JOIN pg_stat_activity AS a USING (pid)
+           WHERE a.datid IS NULL AND r.state <> 'backup' AND r.replay_lsn IS NOT NULL) AS s
+   WHERE s.connected > 0
+$$;
+COMMENT ON FUNCTION run_ops.standby_gates() IS
+  'whether as many standbys of this server are trusted as are connected; no row if none is connected, or if this role may not see them (pg_read_all_stats)';
 
 CREATE FUNCTION run_ops.foreign_key_gates() RETURNS SETOF run_ops.gate
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
@@ -449,7 +485,9 @@ BEGIN
     IF t.same_shape IS NULL THEN
       IF store = 'legacy' AND known IS NOT NULL THEN
         RETURN NEXT ROW('same shape', t.legacy::text, true, format('lookups by "%s" query every store, because it is not declared to have the shape of the id', known),
-          format('Run what SELECT * FROM run_ops.same_shape_commands(%L); returns, in each database. Then: SELECT run_ops.declare_same_shape(%1$L);', t.view))::run_ops.gate;
+          (SELECT string_agg(format('Run in %s: %s; ', CASE c.store WHEN 'legacy' THEN 'this database' ELSE format('store "%s"', c.store) END, c.command), '' ORDER BY ord)
+             FROM run_ops.same_shape_commands(t.view) WITH ORDINALITY AS c (store, command, ord))
+          || format('Run in this database: SELECT run_ops.declare_same_shape(%L);', t.view))::run_ops.gate;
       END IF;
       CONTINUE;
     END IF;
@@ -784,6 +822,7 @@ BEGIN
   SELECT * INTO state FROM run_ops.split_state;
   RETURN QUERY SELECT * FROM run_ops.local_gates();
   RETURN QUERY SELECT * FROM run_ops.view_gates();
+  RETURN QUERY SELECT * FROM run_ops.standby_gates();
   IF state.opted_in THEN
     RETURN QUERY SELECT * FROM run_ops.same_shape_gates('legacy');
     RETURN QUERY SELECT * FROM run_ops.id_gates();

@@ -247,34 +247,127 @@ END $$;
 COMMENT ON FUNCTION run_ops.refuse_failing_gates(text, run_ops.gate[]) IS
   'raises one error with all gates that fail, if there are any';
 
-CREATE FUNCTION run_ops.enable_split() RETURNS void
-  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
+CREATE FUNCTION run_ops.undone(command text) RETURNS void
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+  EXECUTE command;
+  RAISE EXCEPTION 'to be undone' USING ERRCODE = 'UNDO0';
+EXCEPTION WHEN SQLSTATE 'UNDO0' THEN NULL;
+END $$;
+COMMENT ON FUNCTION run_ops.undone(text) IS 'runs a command and undoes what it has changed here; its errors and notices remain';
+REVOKE EXECUTE ON FUNCTION run_ops.undone(text) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.announce_switch(split boolean, repatriated boolean) RETURNS void
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-  gates    run_ops.gate[];
-  unlocked text;
-  was_on   boolean := (SELECT s.enabled FROM run_ops.split_state AS s);
+  copies  boolean := repatriated OR split AND (SELECT s.superseded OR s.moving FROM run_ops.split_state AS s);
+  reason  text;
+  lines   text[] := '{}';
+  r       record;
+  n       record;
+  since   timestamptz;
+  work    bigint := 0;  -- rows
+  placed  bigint := 0;
+  sampled bigint := 0;
+  spent   interval := '0';
+  -- what any switch takes: as the fastest one so far, or about 15 ms for each view
+  blocked interval := coalesce(
+    (SELECT min((a.detail ->> 'locked_ms')::float8) FROM run_ops.audit_log AS a WHERE a.action IN ('enable split', 'disable split')) * interval '1 ms',
+    (SELECT count(*) FROM run_ops.routed_table) * interval '15 ms');
 BEGIN
-  PERFORM run_ops.lock_registry();
-  IF run_ops.split_enabled() THEN
-    RAISE NOTICE 'split is already on';
-    RETURN;
+  since := clock_timestamp();
+  IF copies THEN
+    reason := run_ops.reason_to_compare_all(split);
+    IF reason IS NULL THEN
+      work := (SELECT sum((a ->> 'n')::bigint) FROM run_ops.tracked_places(split) AS p, LATERAL run_ops.ask_place(p, 'SELECT count(*) AS n FROM run_ops_changes.note') AS a);
+      lines := lines || format('%s tracked changes would be compared, those before the switch while the service runs.', work);
+    END IF;
+    FOR r IN SELECT t, c.store, c.n FROM run_ops.store_row_counts() AS c JOIN run_ops.routed_table AS t USING (view) LOOP
+      work := work + CASE WHEN reason IS NULL THEN 0 ELSE r.n END;
+      placed := placed + CASE (r.t).routing WHEN 'store' THEN r.n ELSE 0 END;
+      -- how long it takes to compare some of the rows
+      since := clock_timestamp();
+      SELECT * INTO n FROM run_ops.next_range(run_ops.mirror_of(r.t, r.store, split), NULL, 1000, split);
+      PERFORM run_ops.range_differs(n.part, NULL, n.upto);
+      spent := spent + (clock_timestamp() - since);
+      sampled := sampled + least(r.n, 1000);
+    END LOOP;
+    IF reason IS NOT NULL THEN
+      lines := lines || format('All %s rows would be compared while writes are blocked. %s', work, reason);
+    END IF;
+    IF placed > 0 THEN
+      lines := lines || format('%s rows of tables with routing "store" would be %s while writes are blocked.', placed,
+                               CASE WHEN split THEN 'deleted from the local tables' ELSE 'put into the local tables' END);
+    END IF;
+    blocked := blocked + spent / greatest(sampled, 1) * (work + placed);
+  ELSIF split THEN
+    -- strays are counted while writes are blocked
+    PERFORM FROM run_ops.local_stray_gates();
+    blocked := blocked + (clock_timestamp() - since);
+    lines := lines || 'No row would be moved.'::text;
+  ELSE
+    lines := lines || 'No row would be copied.'::text;
   END IF;
+  IF NOT split AND EXISTS (SELECT FROM run_ops.leftover) THEN
+    lines := lines || 'Leftovers would be removed before.'::text;
+  END IF;
+  RAISE NOTICE 'split can be switched %', CASE WHEN split THEN 'on' ELSE 'off' END
+    USING DETAIL = array_to_string(lines || format('Writes would be blocked for about %s ms.', round(extract(epoch FROM blocked) * 1000)), E'\n'),
+          HINT = 'After the switch, locked_ms in run_ops.audit_log tells for how long writes were blocked.';
+END $$;
+COMMENT ON FUNCTION run_ops.announce_switch(boolean, boolean) IS
+  'raises a notice with the rows that a switch would move or compare, and an estimate of how long it would block writes';
+REVOKE EXECUTE ON FUNCTION run_ops.announce_switch(boolean, boolean) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.refuse_to_enable(dry_run boolean) RETURNS run_ops.gate[]
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  gates  run_ops.gate[];
+  was_on boolean := (SELECT s.enabled FROM run_ops.split_state AS s);
+BEGIN
   PERFORM run_ops.refuse_taken_names(t) FROM run_ops.routed_table AS t;
   PERFORM run_ops.bind_server();
   -- a restored database does not have the setting
   PERFORM run_ops.preload();
-  PERFORM run_ops.in_attempts('SELECT run_ops.stop_tracking()') WHERE EXISTS (SELECT FROM run_ops.change_tracking AS n WHERE n.forward IS NULL);
+  PERFORM run_ops.in_attempts('SELECT run_ops.stop_tracking()')
+    WHERE NOT dry_run AND EXISTS (SELECT FROM run_ops.change_tracking AS n WHERE n.forward IS NULL);
   -- In a copy that was made with split on, bind_server() has set it off.  But
   -- the views, the write lock and repatriated rows are still those of split on,
   -- and the gates must judge them so.
   UPDATE run_ops.split_state AS s SET enabled = was_on WHERE s.enabled <> was_on;
   -- the views are made anew
-  gates := ARRAY(SELECT g FROM run_ops.check_split() AS g WHERE g.gate <> 'view');
+  gates := ARRAY(SELECT a FROM run_ops.gates() AS g, run_ops.acknowledged(g) AS a WHERE g.gate <> 'view');
   PERFORM run_ops.refuse_failing_gates('cannot enable split mode', gates);
+  PERFORM run_ops.follow_orders() WHERE NOT dry_run;
   IF (SELECT s.superseded OR s.moving FROM run_ops.split_state AS s) THEN
-    PERFORM run_ops.prepare_switch(true), run_ops.refuse_stranded();
+    PERFORM run_ops.prepare_switch(true) WHERE NOT dry_run;
+    PERFORM run_ops.refuse_stranded();
   END IF;
+  RETURN gates;
+END $$;
+COMMENT ON FUNCTION run_ops.refuse_to_enable(boolean) IS
+  'does all that enable_split() does before the switch, and raises its errors; returns the gates. dry_run: without what cannot be undone, or locks tables';
+REVOKE EXECUTE ON FUNCTION run_ops.refuse_to_enable(boolean) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.enable_split(dry_run boolean DEFAULT false) RETURNS void
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
+AS $$
+DECLARE
+  gates    run_ops.gate[];
+  unlocked text;
+BEGIN
+  PERFORM run_ops.lock_registry() WHERE NOT dry_run;
+  IF run_ops.split_enabled() THEN
+    RAISE NOTICE 'split is already on';
+    RETURN;
+  ELSIF dry_run THEN
+    PERFORM run_ops.undone('SELECT run_ops.refuse_to_enable(true), run_ops.announce_switch(true, false)');
+    RETURN;
+  END IF;
+  gates := run_ops.refuse_to_enable(false);
   PERFORM run_ops.switch_split(true, false);
   IF EXISTS (SELECT FROM run_ops.leftover) THEN
     RAISE NOTICE 'rows that moved to a store are still in the local tables, but the views do not show them'
@@ -287,8 +380,8 @@ BEGIN
       USING DETAIL = unlocked, HINT = 'For the SQL to run in the store: SELECT object, hint FROM run_ops.check_split() WHERE gate = ''write lock'';';
   END IF;
 END $$;
-COMMENT ON FUNCTION run_ops.enable_split() IS
-  'switches split on for all sessions; raises an error if a gate of run_ops.check_split() fails';
+COMMENT ON FUNCTION run_ops.enable_split(boolean) IS
+  'switches split on for all sessions; raises an error if a gate of run_ops.check_split() fails. dry_run => true raises the same errors, changes nothing, and tells for how long writes would be blocked.';
 
 CREATE FUNCTION run_ops.refuse_hidden_rows() RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -307,7 +400,7 @@ COMMENT ON FUNCTION run_ops.refuse_hidden_rows() IS
   'raises an error with the number of rows of each table in each store, if there are any';
 REVOKE EXECUTE ON FUNCTION run_ops.refuse_hidden_rows() FROM PUBLIC;
 
-CREATE FUNCTION run_ops.disable_split(force boolean DEFAULT false, repatriated boolean DEFAULT false)
+CREATE FUNCTION run_ops.disable_split(force boolean DEFAULT false, repatriated boolean DEFAULT false, dry_run boolean DEFAULT false)
   RETURNS void
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
@@ -317,7 +410,7 @@ BEGIN
       USING ERRCODE = 'invalid_parameter_value',
             DETAIL = 'force leaves the rows of the stores out, repatriated requires all of them to be copied here.';
   END IF;
-  PERFORM run_ops.lock_registry();
+  PERFORM run_ops.lock_registry() WHERE NOT dry_run;
   IF NOT force THEN
     PERFORM run_ops.refuse_in_copy();
     PERFORM run_ops.refuse_incomplete();
@@ -328,15 +421,19 @@ BEGIN
   ELSIF NOT force AND NOT repatriated THEN
     PERFORM run_ops.refuse_hidden_rows();
   END IF;
-  PERFORM run_ops.clear_leftovers(force, repatriated);
+  PERFORM run_ops.clear_leftovers(force, repatriated) WHERE NOT dry_run;
   IF repatriated THEN
-    PERFORM run_ops.refuse_conflicts() WHERE run_ops.reason_to_compare_all(false) IS NOT NULL;
-    PERFORM run_ops.prepare_switch(false);
+    PERFORM run_ops.refuse_conflicts() WHERE dry_run OR run_ops.reason_to_compare_all(false) IS NOT NULL;
+    PERFORM run_ops.prepare_switch(false) WHERE NOT dry_run;
     PERFORM run_ops.refuse_conflicts() WHERE EXISTS (SELECT FROM run_ops.copy_progress AS c WHERE c.skipped > 0);
   END IF;
   IF force AND EXISTS (SELECT FROM run_ops.copy_progress AS c WHERE c.copied > 0 AND NOT c.forward) THEN
     RAISE WARNING 'the views show rows of the stores as they were when run_ops.repatriate() copied them'
       USING DETAIL = 'Later changes in the stores are left out.';
+  END IF;
+  IF dry_run THEN
+    PERFORM run_ops.undone(format('SELECT run_ops.announce_switch(false, %L)', repatriated));
+    RETURN;
   END IF;
   PERFORM run_ops.switch_split(false, repatriated);
   IF NOT force AND NOT repatriated THEN
@@ -345,8 +442,8 @@ BEGIN
     PERFORM run_ops.refuse_hidden_rows();
   END IF;
 END $$;
-COMMENT ON FUNCTION run_ops.disable_split(boolean, boolean) IS
-  'switches split off for all sessions; raises an error if rows of the stores would disappear from the views. repatriated => true copies the rows that run_ops.repatriate() has not copied yet, and verifies all. force => true leaves the rows of the stores out.';
+COMMENT ON FUNCTION run_ops.disable_split(boolean, boolean, boolean) IS
+  'switches split off for all sessions; raises an error if rows of the stores would disappear from the views. repatriated => true copies the rows that run_ops.repatriate() has not copied yet, and verifies all. force => true leaves the rows of the stores out. dry_run => true raises the same errors, except those about rows that are only copied or removed by the switch, changes nothing, and tells for how long writes would be blocked.';
 
 CREATE VIEW run_ops.split_status AS
   SELECT CASE WHEN run_ops.split_enabled() THEN 'on'
@@ -387,10 +484,35 @@ END $$;
 COMMENT ON FUNCTION run_ops.grant_admin(regrole) IS
   'lets a role change split mode and the shards for new ids: grants EXECUTE on run_ops.admin_functions() and SELECT on the audit log';
 
+CREATE FUNCTION run_ops.grant_viewer(role regrole) RETURNS void
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  seen text;
+BEGIN
+  EXECUTE format('GRANT USAGE ON SCHEMA run_ops TO %s', role);
+  FOREACH seen IN ARRAY run_ops.viewer_functions() LOOP
+    EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s', seen, role);
+  END LOOP;
+  FOR seen IN SELECT c.oid::regclass FROM pg_class AS c
+               WHERE c.relnamespace = 'run_ops'::regnamespace AND (starts_with(c.relname, 'stat_') OR c.relname IN ('audit_log', 'cleanup_progress')) LOOP
+    EXECUTE format('GRANT SELECT ON %s TO %s', seen, role);
+  END LOOP;
+END $$;
+COMMENT ON FUNCTION run_ops.grant_viewer(regrole) IS
+  'lets a role see the state, the gates, the statistics and the audit log, but no row of a routed table: grants EXECUTE on run_ops.viewer_functions(), and SELECT on the stat_* views, run_ops.cleanup_progress and the audit log. run_ops.record_check() stores its result; nothing else can be changed.';
+
+CREATE FUNCTION run_ops.viewer_functions() RETURNS text[]
+  LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+  RETURN ARRAY['run_ops.ask_stats()', 'run_ops.mint_flips()', 'run_ops.mint_kinds()', 'run_ops.next_step(text)',
+    'run_ops.record_check()', 'run_ops.whereabouts(regclass, text)'];
+COMMENT ON FUNCTION run_ops.viewer_functions() IS
+  'the functions that show the state of split mode and statistics of stores; only their owner and roles with run_ops.grant_viewer() may call all of them';
+
 CREATE FUNCTION run_ops.admin_functions() RETURNS text[]
   LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
   RETURN ARRAY[
-    'run_ops.check_split()', 'run_ops.enable_split()', 'run_ops.disable_split(boolean, boolean)',
+    'run_ops.check_split()', 'run_ops.next_step(text)', 'run_ops.enable_split(boolean)', 'run_ops.disable_split(boolean, boolean, boolean)',
     'run_ops.configure_split(boolean, boolean)', 'run_ops.trust_standby(text)',
     'run_ops.acknowledge(text, text, text)', 'run_ops.withdraw_acknowledgement(text, text)',
     'run_ops.repatriate(integer)', 'run_ops.verify_repatriation()', 'run_ops.repatriation_conflicts()',

@@ -223,21 +223,33 @@ COMMENT ON VIEW run_ops.stat_wire_errors IS
 
 -- Work in progress ----------------------------------------------------------------
 
+CREATE FUNCTION run_ops.time_left(rows_left bigint, rows_done bigint, elapsed interval) RETURNS interval
+  LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+  RETURN CASE WHEN rows_left OPERATOR(pg_catalog.=) 0 THEN '0'::pg_catalog.interval
+              ELSE elapsed OPERATOR(pg_catalog./) nullif(rows_done, 0)::pg_catalog.float8 OPERATOR(pg_catalog.*) rows_left::pg_catalog.float8 END;
+COMMENT ON FUNCTION run_ops.time_left(bigint, bigint, interval) IS
+  'how long the rest takes at the speed so far; NULL if that is not known';
+
 CREATE VIEW run_ops.stat_progress AS
   SELECT 'cleanup' AS operation, pg_catalog.concat_ws(' ', p.scope, p.id) AS object, p.store,
          coalesce(p.rows_deleted, 0)::pg_catalog.int8 AS rows_done, false AS finished,
-         p.started_at, coalesce(p.failed_at, p.started_at, p.requested_at) AS changed_at, p.error
+         p.started_at, coalesce(p.failed_at, p.started_at, p.requested_at) AS changed_at, p.error,
+         p.rows_left, run_ops.time_left(p.rows_left, p.rows_done, pg_catalog.now() OPERATOR(pg_catalog.-) p.started_at) AS time_left
     FROM run_ops.cleanup_progress AS p
   UNION ALL
   SELECT CASE WHEN c.forward THEN 'move strays' ELSE 'repatriate' END, c.view::pg_catalog.text, c.store,
-         c.copied, c.finished, NULL, c.changed_at, NULL
-    FROM run_ops.copy_progress AS c
+         c.copied, c.finished, c.started_at, c.changed_at, NULL,
+         e.rows_left, run_ops.time_left(e.rows_left, c.compared, c.changed_at OPERATOR(pg_catalog.-) c.started_at)
+    FROM run_ops.copy_progress AS c,
+         LATERAL (SELECT CASE WHEN c.finished THEN 0 WHEN c.expected IS NOT NULL THEN greatest(c.expected OPERATOR(pg_catalog.-) c.compared, 0) END AS rows_left) AS e
   UNION ALL
-  SELECT 'remove leftovers', l.view::pg_catalog.text, l.store, l.removed, l.finished, NULL, l.changed_at, NULL
+  SELECT 'remove leftovers', l.view::pg_catalog.text, l.store, l.removed, l.finished, NULL, l.changed_at, NULL, NULL, NULL
     FROM run_ops.leftover AS l;
 COMMENT ON VIEW run_ops.stat_progress IS
   'cleanups that are queued or running, and the progress of run_ops.repatriate(), run_ops.move_strays() and run_ops.remove_leftovers() in each table';
 COMMENT ON COLUMN run_ops.stat_progress.rows_done IS 'the number of rows deleted, copied or removed';
+COMMENT ON COLUMN run_ops.stat_progress.rows_left IS 'the number of rows that are still to be compared in this pass, or deleted, as far as statistics of the tables tell; NULL if that is not known. No table is read for it.';
+COMMENT ON COLUMN run_ops.stat_progress.time_left IS 'how long that takes at the speed so far; NULL if one of both is not known';
 COMMENT ON COLUMN run_ops.stat_progress.finished IS 'whether the current pass has reached the end of this table';
 
 CREATE VIEW run_ops.stat_cleanup AS
@@ -351,9 +363,17 @@ END $$;
 COMMENT ON FUNCTION run_ops.explain(text) IS
   'which stores a query accesses: one row for each table in its plan, with its view and store. only_if is a condition that decides at each execution whether the table is read at all. store is NULL for a write through the view, where each row decides. The query is planned, but not run.';
 
+-- SECURITY DEFINER: the caller need not be able to read the tables.  It learns the
+-- store of a row, and nothing of its contents.
+CREATE FUNCTION run_ops.whereabouts(view regclass, id text) RETURNS text
+  LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$ SELECT run_ops.locate(view, id) $$;
+COMMENT ON FUNCTION run_ops.whereabouts(regclass, text) IS
+  'run_ops.locate() for roles that may not read the tables, see run_ops.grant_viewer()';
+
 -- Privileges -------------------------------------------------------------------------
 
-REVOKE EXECUTE ON FUNCTION run_ops.ask_stats(), run_ops.mint_flips(), run_ops.mint_kinds(), run_ops.record_check() FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION run_ops.ask_stats(), run_ops.whereabouts(regclass, text), run_ops.mint_flips(), run_ops.mint_kinds(), run_ops.record_check() FROM PUBLIC;
 GRANT USAGE ON SCHEMA run_ops TO pg_monitor;
 GRANT EXECUTE ON FUNCTION run_ops.ask_stats(), run_ops.mint_flips(), run_ops.mint_kinds() TO pg_monitor;
 GRANT SELECT ON run_ops.stat_stores, run_ops.stat_routing, run_ops.stat_connections, run_ops.stat_progress,
@@ -361,13 +381,3 @@ GRANT SELECT ON run_ops.stat_stores, run_ops.stat_routing, run_ops.stat_connecti
 GRANT SELECT ON run_ops.stat_cache TO PUBLIC;
 -- it reads whole tables, like the functions of pgstattuple
 GRANT EXECUTE ON FUNCTION run_ops.record_check() TO pg_stat_scan_tables;
-
--- run_ops.grant_admin() grants EXECUTE on these functions.
-DO $$
-DECLARE
-  admin text;
-BEGIN
-  FOREACH admin IN ARRAY run_ops.admin_functions() || 'run_ops.grant_admin(regrole)'::text LOOP
-    EXECUTE pg_catalog.format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', admin);
-  END LOOP;
-END $$;
