@@ -110,7 +110,7 @@ CREATE FUNCTION run_ops.ids_in_words() RETURNS text
   LANGUAGE sql SET search_path = pg_catalog, pg_temp
 AS $$
   SELECT concat_ws(' ',
-    'Organizations by the kind of their new ids: ' || (SELECT nullif(string_agg(format('%s %s', k.organizations, k.kind), ', ' ORDER BY k.kind), '') FROM run_ops.mint_kinds() AS k)
+    'Kinds of new ids, and how many organizations have them: ' || (SELECT nullif(string_agg(format('%s %s', k.organizations, k.kind), ', ' ORDER BY k.kind), '') FROM run_ops.mint_kinds() AS k)
       || CASE WHEN NOT run_ops.setting('mint_enabled')::boolean THEN ' (run_ops_split.mint_enabled is off, so every new id is a cuid).' ELSE '.' END,
     (SELECT format('%s flips come into force by %s.', count(*), max(f.becomes_at)) FROM run_ops.mint_flips() AS f HAVING count(*) > 0))
 $$;
@@ -235,7 +235,7 @@ BEGIN
   END IF;
   SELECT * INTO g FROM run_ops.complete_gates() LIMIT 1;
   IF NOT FOUND THEN
-    SELECT x.* INTO g FROM run_ops.store AS r, run_ops.reachable_gates(r.name) AS x WHERE r.server IS NOT NULL AND x.gate = 'reachable' AND NOT x.ok LIMIT 1;
+    SELECT x.* INTO g FROM run_ops.reachable_gates(ARRAY(SELECT r.name FROM run_ops.store AS r WHERE r.server IS NOT NULL)) AS x WHERE x.gate = 'reachable' AND NOT x.ok LIMIT 1;
   END IF;
   IF FOUND THEN
     state := format('%s; gate "%s" fails', state, g.gate);
