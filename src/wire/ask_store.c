@@ -6,6 +6,9 @@
  * It runs with the user mapping of the current user.  A question is part of what
  * the transaction does in the store, and sees what that has written there.  A
  * command is told in a transaction of its own.
+ *
+ * Several stores are asked at the same time: all questions are sent before the
+ * first answer is read, or, for loops over stores, ahead of their turn.
  */
 #include "postgres.h"
 

@@ -2,11 +2,11 @@
  * wire.c
  *		What a local transaction does in a store, as one transaction there.
  *
- * A session has one connection to a store for each role, and keeps it.  Commands
- * fly in libpq's pipeline mode: what has to come before a command (BEGIN,
- * SAVEPOINT) is sent together with it, and what follows from it (COMMIT of what
- * only read, ROLLBACK) is sent without waiting for the answer.  So a flight is
- * one round trip, and "expected" lists what is still to come in answer:
+ * A session has one connection to a store for each role, and keeps it while it is
+ * used.  Commands fly in libpq's pipeline mode: what has to come before a command
+ * (BEGIN, SAVEPOINT) is sent together with it, and what follows from it (COMMIT of
+ * what only read, ROLLBACK) is sent without waiting for the answer.  So a flight
+ * is one round trip, and "expected" lists what is still to come in answer:
  *
  *	 c	a command of which only an error matters
  *	 u	likewise, and nobody waits: not even that
