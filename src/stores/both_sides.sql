@@ -104,6 +104,13 @@ COMMENT ON FUNCTION run_ops.database_differences(text) IS
   'what differs between this database and a store. Encoding and collation must be equal; otherwise sorted results of both would be merged in the wrong order.';
 REVOKE EXECUTE ON FUNCTION run_ops.database_differences(text) FROM PUBLIC;
 
+CREATE FUNCTION run_ops.key_name(t run_ops.routed_table) RETURNS text
+  LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT string_agg(quote_ident(k), ', ' ORDER BY k::text) FROM unnest(t.key_columns) AS k
+$$;
+COMMENT ON FUNCTION run_ops.key_name(run_ops.routed_table) IS 'the key of a routed table, as run_ops.table_facts_query() names unique keys';
+
 CREATE FUNCTION run_ops.table_differences(store text, t run_ops.routed_table) RETURNS SETOF text
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -130,8 +137,7 @@ BEGIN
                 -- that only the store has may have a default
                 AND (d.aspect = 'unique key' OR t.store_defaults ? d.name))
            -- other unique keys than that by which rows are named have the gate "index"
-       AND NOT (d.aspect = 'unique key'
-                AND d.name <> (SELECT string_agg(quote_ident(k), ', ' ORDER BY k::text) FROM unnest(t.key_columns) AS k));
+       AND NOT (d.aspect = 'unique key' AND d.name <> run_ops.key_name(t));
 END $$;
 COMMENT ON FUNCTION run_ops.table_differences(text, run_ops.routed_table) IS
   'what differs between a local table and its copy in a store: columns, enum labels, unique keys. They are compared by name; the order of columns and labels may differ.';

@@ -432,6 +432,7 @@ AS $$
              (SELECT run_ops.table_facts_query(n.nspname, c.relname, '{}') FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = t.legacy),
              run_ops.table_facts_query(t.store_schema, t.store_table, (SELECT coalesce(jsonb_object_agg(value, key), '{}') FROM jsonb_each_text(t.column_names)))) AS d
      WHERE NOT (d.legacy_fact IS NULL AND (d.aspect = 'unique key' OR t.store_defaults ? d.name))
+       AND NOT (d.aspect = 'unique key' AND d.name <> run_ops.key_name(t))
        -- of a table that is missing, the types are not known
        AND NOT (is_missing AND d.aspect LIKE 'label of %')
        AND concat(d.legacy_fact, d.store_fact) !~ ' (GENERATED AS|IDENTITY)'),
