@@ -1,0 +1,363 @@
+# docs/night.md, rehearsed: each of its sections happens to real servers.  What
+# sessions see is compared with the page, and the way out is walked with the
+# commands of the page.  After each night every row that was acknowledged is there,
+# once.
+#
+# A block of the page: "text sees" has statements, each followed by lines that its
+# output must have, indented; the other word says which session executes it.  "sql"
+# and "sh" are executed, in the place that they name; a "text" block has lines that
+# the block before it must have printed.  "…" stands for anything.
+#
+# The full disk is a tablespace on a tmpfs, which the store has in a mount namespace
+# of its own.
+use strict;
+use warnings;
+use Encode;
+use IPC::Run;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use lib 'test/t';
+use HeldCommits;
+use SplitServers;
+use Test::More;
+
+my %node;
+$node{'control-plane'} = new_server('control_plane', allows_streaming => 1, conf => q(
+	run_ops_split.store_timeout = 1s
+	run_ops_split.store_query_timeout = 2s
+	run_ops_split.cross_store_writes = atomic));
+$node{store} = new_server('store', allows_streaming => 1, conf => "max_prepared_transactions = 10\nautovacuum = off");
+foreach my $side ('control-plane', 'store')
+{
+	$node{$side}->safe_psql('postgres', q(CREATE TABLE "TaskRun" (id text PRIMARY KEY, status text);
+		CREATE TABLE "TaskRunAttempt" (id text PRIMARY KEY, "taskRunId" text NOT NULL); CREATE TABLE "Waitpoint" (id text PRIMARY KEY, status text)));
+}
+my ($host, $port) = ($node{store}->host, $node{store}->port);
+here(qq(SET client_min_messages = error;
+	CREATE EXTENSION run_ops_split CASCADE; CREATE SCHEMA routed;
+	CREATE SERVER new FOREIGN DATA WRAPPER run_ops_fdw OPTIONS (host '$host', port '$port', dbname 'postgres');
+	CREATE USER MAPPING FOR CURRENT_USER SERVER new;
+	SELECT run_ops.attach_store('new', 'new'); SELECT run_ops.attach_all_tables(view_schema => 'routed');
+	SELECT run_ops.configure_split(opted_in => true, native_realtime => true); SELECT run_ops.enable_split();
+	CREATE ROLE app; GRANT USAGE ON SCHEMA routed, run_ops TO app; GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA routed TO app;
+	ALTER ROLE app SET search_path = routed, public));
+
+sub here { return $node{'control-plane'}->safe_psql('postgres', shift) }
+sub there { return $node{store}->safe_psql('postgres', shift) }
+
+# --- rows that were acknowledged ------------------------------------------------------
+
+my %variable = (new_id => ksuid(1), legacy_id => cuid(1), lost_id => ksuid(2), free_legacy_id => cuid(2));
+my %acknowledged;
+my $last_id = 100;
+
+# A row of each kind, or what can be written.
+sub write_rows
+{
+	foreach my $id (cuid(++$last_id), ksuid(++$last_id))
+	{
+		my $written = $node{'control-plane'}->psql('postgres', qq(INSERT INTO routed."TaskRun" VALUES ('$id', 'EXECUTING');
+			INSERT INTO routed."TaskRunAttempt" VALUES ('attempt $id', '$id')));
+		$acknowledged{$id} = 1 if $written == 0;
+	}
+	return;
+}
+sub none_is_lost
+{
+	my ($name) = @_;
+	my $ids = join ',', map { "('$_')" } sort keys %acknowledged;
+	# lower() hides the id, so that every store is asked
+	is(here(qq(SELECT string_agg(w.id, ' ') FROM (VALUES $ids) AS w (id)
+		 WHERE (SELECT count(*) FROM routed."TaskRun" AS t WHERE t.id = w.id) <> 1
+		    OR (SELECT count(*) FROM routed."TaskRun" AS t WHERE lower(t.id) = w.id) <> 1)), '', "$name: each row that was acknowledged is there, once");
+	is(here('SELECT count(*) FROM run_ops.in_doubt()'), '0', "$name: nothing is in doubt");
+	return;
+}
+
+# --- the page -------------------------------------------------------------------------
+
+my $page = slurp_file('docs/night.md');
+my @sections;
+foreach my $part (split /^(?=##)/m, $page)
+{
+	my ($heading) = $part =~ /^##+ (.*)$/m or next;
+	my @blocks;
+	push @blocks, { language => $1, place => $2, text => $3 } while $part =~ /^```(\w+) ?([^\n]*)\n(.*?)^```$/msg;
+	push @sections, { heading => $heading, blocks => \@blocks };
+}
+
+# Whether lines are in what was printed, in their order; columns are as wide as their widest value.
+sub squeeze { return shift =~ s/-+/-/gr =~ s/\s+/ /gr =~ s/^ | $//gr }
+sub has_lines
+{
+	my ($printed, $lines, $name) = @_;
+	my $wanted = join '\n(.*\n)*?', map { join '.*', map { quotemeta } split /\s*…\s*/, squeeze($_), -1 } split /\n/, $lines;
+	like(join("\n", map { squeeze($_) } split /\n/, $printed), qr/^$wanted/m, $name) or diag($printed);
+	return;
+}
+
+# psql prints tables and the tags of commands, as one sees them, and SQLSTATEs
+my @psql = ('psql', '-X', '-v', 'VERBOSITY=verbose', map { ('-v', "$_=$variable{$_}") } sort keys %variable);
+sub run_psql
+{
+	my ($node, $sql) = @_;
+	my $out = '';
+	IPC::Run::run([ @psql, '-d', $node->connstr('postgres') ], '<', \$sql, '>', \$out, '2>', \$out,
+		IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default));
+	return $out;
+}
+
+# A psql that is open when it happens, and has done something before.
+sub open_session
+{
+	my ($before) = @_;
+	my $session = { in => "$before\n\\echo ready\n", out => '' };
+	$session->{run} = IPC::Run::start([ @psql, '-d', $node{'control-plane'}->connstr('postgres') ],
+		'<', \$session->{in}, '>', \$session->{out}, '2>', \$session->{out}, IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default));
+	$session->{run}->pump until $session->{out} =~ /^ready$/m;
+	return $session;
+}
+sub ask_session
+{
+	my ($session, $sql) = @_;
+	$session->{out} = '';
+	$session->{in} .= "$sql\n\\echo ready\n";
+	$session->{run}->pump until $session->{out} =~ /^ready$/m;
+	return $session->{out} =~ s/^ready$//mr;
+}
+
+# [ statement, lines ] of a block
+sub seen
+{
+	my ($text) = @_;
+	my @seen;
+	push @seen, [ $1, $2 ] while $text =~ /^(\S.*;)\n((?:[ ].*\n)*)/mg;
+	return @seen;
+}
+
+# Those blocks need sessions that are open before it happens.
+my %before = (connected => q(SELECT status FROM routed."TaskRun" WHERE id = :'new_id';), 'in-transaction' => q(BEGIN; UPDATE routed."TaskRun" SET status = status WHERE id = :'new_id';));
+sub sessions_before
+{
+	my ($block) = @_;
+	my ($kind) = $block->{place} =~ /^sees (connected|in-transaction)$/ or return;
+	my $one;
+	$block->{sessions} = [ map { $kind eq 'connected' ? open_session($before{$kind}) : ($one //= open_session($before{$kind})) } seen($block->{text}) ];
+	return;
+}
+
+my $namespace;    # of the store: the process in it
+sub run_block
+{
+	my ($block, $name) = @_;
+	my $place = $block->{place} || 'control-plane';
+	my $text = $block->{text};
+	my ($first) = $text =~ /^(.*)$/m;
+	if ($block->{language} eq 'sh')
+	{
+		my $node = $node{$place} or die "no server is the $place";
+		local $ENV{PGDATA} = $node->data_dir;
+		local $ENV{TABLESPACE} = $node->basedir . '/small';
+		my @in = $namespace && $place eq 'store' ? ('nsenter', '-U', '-m', '--preserve-credentials', '-t', $namespace) : ();
+		my $out = '';
+		ok(IPC::Run::run([ @in, 'sh', '-c', $text ], '>', \$out, '2>&1'), "$name: $first") or diag($out);
+		$node->_update_pid(-1) if $text =~ /pg_ctl/;
+		return $out;
+	}
+	$text =~ s/'new-primary.example', SET port '5432'/"'" . $node{store}->host . "', SET port '" . $node{store}->port . "'"/e;
+	my $out = run_psql($node{$place} // die("no server is the $place"), $text);
+	unlike($out, qr/ERROR|FATAL/, "$name: $first");
+	return $out;
+}
+sub rehearse
+{
+	my ($section, %event) = @_;
+	my ($name, $n, $printed) = ($section->{heading}, 0, '');
+	sessions_before($_) foreach @{ $section->{blocks} };
+	write_rows();
+	$event{happens}->() if $event{happens};
+	write_rows() unless $event{happens_to_control_plane};
+	foreach my $block (@{ $section->{blocks} })
+	{
+		$event{before}{$n}->() if $event{before}{$n};
+		$n++;
+		if ($block->{place} =~ /^sees ?(.*)/)
+		{
+			my $node = $node{ !$1 || $1 =~ /^(connected|in-transaction)$/ ? 'control-plane' : $1 };
+			foreach my $seen (seen($block->{text}))
+			{
+				my ($sql, $lines) = @$seen;
+				my $session = shift @{ $block->{sessions} // [] };
+				has_lines($session ? ask_session($session, $sql) : run_psql($node, $sql), $lines, "$name, $block->{place}: $sql");
+			}
+		}
+		elsif ($block->{language} eq 'text')
+		{
+			has_lines($printed, $block->{text}, "$name: the output");
+		}
+		else
+		{
+			$printed = run_block($block, $name);
+		}
+	}
+	$event{after}->() if $event{after};
+	write_rows();
+	none_is_lost($name);
+	return;
+}
+
+# --- what happens -----------------------------------------------------------------------
+
+sub standby_of
+{
+	my ($primary, $name) = @_;
+	$primary->backup($name);
+	my $standby = PostgreSQL::Test::Cluster->new($name);
+	$standby->init_from_backup($primary, $name, has_streaming => 1);
+	$standby->start;
+	$primary->wait_for_catchup($standby);
+	return $standby;
+}
+my $commits = HeldCommits->new($node{'control-plane'});
+my $small = $node{store}->basedir . '/small';
+
+my %events = (
+	'The store is down' => { happens => sub { $node{store}->stop('immediate') } },
+	'The store is frozen' => {
+		happens => sub {
+			my $postmaster = (split /\n/, slurp_file($node{store}->data_dir . '/postmaster.pid'))[0];
+			kill 'STOP', $postmaster, split /\n/, there('SELECT pid FROM pg_stat_activity');
+		} },
+	'The disk of the store is full' => {
+		happens => sub {
+			$node{store}->stop;
+			mkdir $small;
+			system_or_bail('unshare', '-U', '-c', '-m', '--keep-caps', 'sh', '-c',
+				'mount -t tmpfs -o size=8m tmpfs "$1" && exec pg_ctl -w -D "$2" -l "$3" start', 'sh', $small, $node{store}->data_dir, $node{store}->logfile);
+			$node{store}->_update_pid(1);
+			$namespace = (split /\n/, slurp_file($node{store}->data_dir . '/postmaster.pid'))[0];
+			there("CREATE TABLESPACE small LOCATION '$small'");
+			there(q(ALTER TABLE "TaskRun" SET TABLESPACE small));
+			# the rest of it, and of the last page
+			$node{store}->psql('postgres', "COPY (SELECT) TO PROGRAM 'cat /dev/zero >$small/other 2>/dev/null || true'");
+			there(q(DO $$ BEGIN FOR i IN 1 .. 1000 LOOP INSERT INTO "TaskRun" VALUES ('run_' || lpad((i + 100000)::text, 27, '0'), 'x'); END LOOP;
+				EXCEPTION WHEN disk_full THEN NULL; END $$));
+		},
+		after => sub {
+			$acknowledged{ $variable{free_legacy_id} } = 1;
+			there("COPY (SELECT) TO PROGRAM 'rm $small/other'");
+			write_rows();
+			none_is_lost('there is room again');
+			there($_) foreach (q(ALTER TABLE "TaskRun" SET TABLESPACE pg_default), 'DROP TABLESPACE small');
+			$node{store}->restart;
+			$namespace = undef;
+		} },
+	'The store was restarted' => { happens => sub { $node{store}->restart } },
+	'The store failed over' => {
+		happens => sub {
+			$node{'store-standby'} = standby_of($node{store}, 'store_standby');
+			write_rows();
+			$node{store}->wait_for_catchup($node{'store-standby'});
+			$node{store}->stop('immediate');
+		},
+		before => { 3 => sub { $node{store} = $node{'store-standby'} } } },
+	'The control plane crashed' => {
+		happens_to_control_plane => 1,
+		happens => sub {
+			$commits->hold;
+			my @ids = (cuid(++$last_id), ksuid(++$last_id));
+			my $session = open_session('');
+			$session->{in} .= qq(BEGIN; INSERT INTO routed."TaskRun" VALUES ('$ids[0]'), ('$ids[1]'); COMMIT;\n);
+			$session->{run}->pump_nb until here(q(SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep')) > 1;
+			# it is on disk here
+			@acknowledged{@ids} = (1, 1);
+			$node{'control-plane'}->stop('immediate');
+			$commits->forget;
+		} },
+	'The control plane failed over' => {
+		happens_to_control_plane => 1,
+		happens => sub {
+			$node{standby} = standby_of($node{'control-plane'}, 'standby');
+			my $identity = $node{standby}->safe_psql('postgres', 'SELECT run_ops.server_identity()');
+			here("SELECT run_ops.trust_standby('$identity')");
+			write_rows();
+			$node{'control-plane'}->wait_for_catchup($node{standby});
+			$node{'control-plane'}->stop('immediate');
+		},
+		after => sub { $node{'control-plane'} = $node{standby} } },
+	'A standby was promoted by mistake' => {
+		happens => sub {
+			$node{copy} = standby_of($node{'control-plane'}, 'copy');
+			$node{copy}->promote;
+		} },
+	'The control plane was restored' => {
+		happens_to_control_plane => 1,
+		happens => sub {
+			$node{'control-plane'}->backup('nightly');
+			my $dump = $node{'control-plane'}->backup_dir . '/dump';
+			system_or_bail('pg_dump', '-Fc', '-f', $dump, $node{'control-plane'}->connstr('postgres'));
+			my $id = ksuid(++$last_id);
+			here(qq(INSERT INTO routed."TaskRun" VALUES ('$id')));
+			$acknowledged{$id} = 1;
+			$node{'control-plane'}->stop('immediate');
+			$node{restored} = PostgreSQL::Test::Cluster->new('restored');
+			$node{restored}->init_from_backup($node{'control-plane'}, 'nightly');
+			$node{restored}->start;
+			$node{dumped} = new_server('dumped');
+			$node{dumped}->safe_psql('postgres', 'CREATE ROLE app');
+			system_or_bail('pg_restore', '--exit-on-error', '-d', $node{dumped}->connstr('postgres'), $dump);
+		},
+		after => sub {
+			is($node{dumped}->safe_psql('postgres', 'SELECT count(*) FROM routed."TaskRun"'), scalar keys %acknowledged, 'what was restored from a dump has all rows');
+			$node{dumped}->stop;
+			$node{'control-plane'} = $node{restored};
+		} },
+	'A migration ran on one side only' => {
+		happens => sub { there('ALTER TABLE "TaskRun" RENAME status TO state') },
+		before => { 3 => sub { here('ALTER TABLE public."TaskRun" RENAME status TO state') } },
+		after => sub {
+			$_->safe_psql('postgres', 'ALTER TABLE public."TaskRun" RENAME state TO status') foreach @node{ 'store', 'control-plane' };
+			here(q(SELECT run_ops.refresh_table('routed."TaskRun"')));
+		} },
+	'An object is gone' => {
+		happens => sub { here('SET session_replication_role = replica; SET client_min_messages = error; DROP FOREIGN TABLE run_ops_new."TaskRun" CASCADE') } },
+	'The way back, now' => {},
+	'Without the store' => {
+		happens => sub {
+			my $all = sub { here("DO \$\$ DECLARE finished boolean := false; BEGIN WHILE NOT finished LOOP SELECT done INTO finished FROM run_ops.$_[0](); COMMIT; END LOOP; END \$\$") };
+			$all->('move_strays');
+			here('SELECT run_ops.enable_split()');
+			$all->('remove_leftovers');
+			write_rows();
+			$node{store}->stop('immediate');
+		},
+		before => { 1 => sub { write_rows(); $node{store}->start } } });
+
+here(qq(INSERT INTO routed."TaskRun" VALUES ('$variable{$_}', 'EXECUTING'))), $acknowledged{ $variable{$_} } = 1 foreach ('new_id', 'legacy_id');
+my @rehearsed;
+# Not every container allows it.
+my $tmpfs = IPC::Run::run([ 'unshare', '-U', '-c', '-m', '--keep-caps', 'sh', '-c', 'mount -t tmpfs tmpfs /tmp' ], '>', \my $denied, '2>&1');
+foreach my $section (@sections)
+{
+	my $event = $events{ $section->{heading} };
+	ok($event, "the page has a section that is rehearsed: $section->{heading}") or next;
+	push @rehearsed, $section->{heading};
+	if ($section->{heading} =~ /disk/ && !$tmpfs)
+	{
+		diag "a full disk is NOT rehearsed: $denied";
+		next;
+	}
+	my $start = time;
+	rehearse($section, %$event);
+	note sprintf '%s: %d s', $section->{heading}, time - $start;
+}
+is_deeply([ sort @rehearsed ], [ sort keys %events ], 'every event is on the page');
+# the table at its head
+foreach my $line ($page =~ /^\| .*\[.*$/mg)
+{
+	my ($heading, $anchor) = $line =~ /\[([^\]]+)\]\(#([\w-]+)\) \|$/ or next;
+	is($anchor, lc($heading =~ s/[^\w -]//gr) =~ s/ /-/gr, "the link to $heading");
+	ok((grep { $_ eq $heading } @rehearsed), "... leads to a section");
+}
+
+done_testing();
