@@ -124,17 +124,26 @@ END $$;
 -- these cannot change an answer here, or only whose it is
 SELECT * FROM unseen_columns();
 
--- Bounded: the least recently used entry makes room (L10, L11).
+-- Bounded by its memory: the entries that were used longest ago make room (L10, L11).
 SELECT run_ops.cache_reset();
-SET run_ops_split.cache_entries = 3;
-SELECT array_agg(id ORDER BY id) AS ids FROM (SELECT id FROM "RuntimeEnvironment" ORDER BY id LIMIT 4) AS e \gset
-SELECT count(run_ops.resolve_env((:'ids'::text[])[i])) FROM generate_series(1, 3) AS i;
-SELECT (run_ops.resolve_env((:'ids'::text[])[1])).id IS NOT NULL AS used_again;
-SELECT (run_ops.resolve_env((:'ids'::text[])[4])).id IS NOT NULL AS one_more;
-SELECT entries, misses, evictions FROM stats WHERE slot = 'env';
-SELECT (run_ops.resolve_env((:'ids'::text[])[1])).id IS NOT NULL AS still_there;
-SELECT entries, misses, evictions FROM stats WHERE slot = 'env';
-RESET run_ops_split.cache_entries;
+SELECT array_agg(id ORDER BY id) AS ids FROM (SELECT id FROM "RuntimeEnvironment" ORDER BY id LIMIT 20) AS e \gset
+SELECT count(run_ops.resolve_env((:'ids'::text[])[i])) FROM generate_series(1, 20) AS i;
+SELECT entries, evictions FROM stats WHERE slot = 'env';
+SELECT cache_bytes / 20 BETWEEN 200 AND 1000 AS of_one FROM run_ops.cache_stats() WHERE slot = 'env';
+-- so much as is left over for half of them
+SELECT (cache_bytes / 2048) || 'kB' AS half FROM run_ops.cache_stats() WHERE slot = 'env' \gset
+SET run_ops_split.cache_memory = :'half';
+SELECT run_ops.cache_reset();
+SELECT count(run_ops.resolve_env((:'ids'::text[])[i])) FROM generate_series(1, 20) AS i;
+SELECT entries BETWEEN 7 AND 10 AS half, entries + evictions, misses FROM stats WHERE slot = 'env';
+SELECT cache_bytes <= 1024 * left(:'half', -2)::int AS within FROM run_ops.cache_stats() WHERE slot = 'env';
+-- the last ones are there, the first ones are not
+SELECT (run_ops.resolve_env((:'ids'::text[])[20])).id IS NOT NULL AS last, (run_ops.resolve_env((:'ids'::text[])[1])).id IS NOT NULL AS first;
+SELECT misses FROM stats WHERE slot = 'env';
+-- the slots share it
+SELECT count(run_ops.env_exists((:'ids'::text[])[i])) FROM generate_series(1, 20) AS i;
+SELECT slot, entries > 0 AS has_entries FROM run_ops.cache_stats() WHERE entries > 0 OR evictions > 0 ORDER BY slot;
+RESET run_ops_split.cache_memory;
 
 -- An entry is read anew at an age.
 SELECT run_ops.cache_reset();

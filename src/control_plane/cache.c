@@ -82,7 +82,9 @@ typedef struct EntryVersion
 typedef struct Entry
 {
 	char		key[CACHE_KEY_SIZE];
-	dlist_node	lru;
+	CacheSlot  *slot;
+	dlist_node	lru;			/* in "lru" */
+	Size		bytes;			/* of the entry and its answer */
 	Datum		answer;
 	bool		isnull;
 	uint64		serial;			/* last snapshot serial for which it was right */
@@ -92,12 +94,16 @@ typedef struct Entry
 } Entry;
 
 static bool cache_enabled = true;
-static int	cache_entries = 10000;
+static int	cache_memory = 16 * 1024;
 static int	cache_ttl = 3600;
 
 static MemoryContext cache_context = NULL;
 static CacheSlot *slots[MAX_SLOTS];
 static int	nslots = 0;
+
+/* The entries of all slots, the one that was used last first; their bytes. */
+static dlist_head lru = DLIST_STATIC_INIT(lru);
+static Size used_bytes = 0;
 
 /*
  * A callback may read this array at any time, so relid is written before
@@ -149,9 +155,12 @@ snapshot_serial(Snapshot snapshot)
 /* ---- entries ---------------------------------------------------------------- */
 
 static void
-drop_entry(CacheSlot *slot, Entry *entry)
+drop_entry(Entry *entry)
 {
+	CacheSlot  *slot = entry->slot;
+
 	dlist_delete(&entry->lru);
+	used_bytes -= entry->bytes;
 	if (!slot->typbyval && !entry->isnull)
 		pfree(DatumGetPointer(entry->answer));
 	hash_search(slot->entries, entry->key, HASH_REMOVE, NULL);
@@ -162,6 +171,8 @@ forget_everything(void)
 {
 	for (int i = 0; i < nslots; i++)
 		slots[i]->entries = NULL;
+	dlist_init(&lru);
+	used_bytes = 0;
 	for (int i = 0; i < nsources; i++)
 	{
 		sources[i].period = 0;
@@ -334,12 +345,12 @@ cache_find(CacheSlot *slot, text *key, Datum *answer, bool *isnull)
 	}
 	else
 	{
-		drop_entry(slot, entry);
+		drop_entry(entry);
 		slot->misses++;
 		count_cache_lookup(false);
 		return false;
 	}
-	dlist_move_head(&slot->lru, &entry->lru);
+	dlist_move_head(&lru, &entry->lru);
 	/* copy it, because the entry may be dropped while the caller uses it */
 	*isnull = entry->isnull;
 	if (!entry->isnull)
@@ -378,7 +389,6 @@ register_slot(CacheSlot *slot)
 	if (slot->entries == NULL)
 	{
 		ctl.hcxt = cache_context;
-		dlist_init(&slot->lru);
 		slot->entries = hash_create("run_ops_split cache slot", 256, &ctl,
 									HASH_ELEM | HASH_STRINGS | HASH_CONTEXT);
 	}
@@ -392,6 +402,7 @@ cache_enter(CacheSlot *slot, text *key, Datum answer, bool isnull,
 	EntryVersion kept[CACHE_MAX_VERSIONS];
 	Entry	   *entry;
 	MemoryContext old;
+	Size		bytes = sizeof(HASHELEMENT) + sizeof(Entry);
 	bool		found;
 
 	Assert(nversions > 0 && nversions <= CACHE_MAX_VERSIONS);
@@ -416,23 +427,29 @@ cache_enter(CacheSlot *slot, text *key, Datum answer, bool isnull,
 	if (!isnull)
 		answer = datumCopy(answer, slot->typbyval, slot->typlen);
 	MemoryContextSwitchTo(old);
+	if (!isnull && !slot->typbyval)
+		bytes += GetMemoryChunkSpace(DatumGetPointer(answer));
 
 	entry = hash_search(slot->entries, keybuf, HASH_FIND, NULL);
 	if (entry != NULL)
-		drop_entry(slot, entry);
-	while (hash_get_num_entries(slot->entries) >= cache_entries)
+		drop_entry(entry);
+	while (used_bytes + bytes > (Size) cache_memory * 1024 && !dlist_is_empty(&lru))
 	{
-		drop_entry(slot, dlist_tail_element(Entry, lru, &slot->lru));
-		slot->evictions++;
+		entry = dlist_tail_element(Entry, lru, &lru);
+		entry->slot->evictions++;
+		drop_entry(entry);
 	}
 	entry = hash_search(slot->entries, keybuf, HASH_ENTER, &found);
+	entry->slot = slot;
+	entry->bytes = bytes;
+	used_bytes += bytes;
 	entry->answer = answer;
 	entry->isnull = isnull;
 	entry->serial = moment.serial;
 	entry->born = GetCurrentStatementStartTimestamp();
 	entry->nversions = nversions;
 	memcpy(entry->versions, kept, nversions * sizeof(EntryVersion));
-	dlist_push_head(&slot->lru, &entry->lru);
+	dlist_push_head(&lru, &entry->lru);
 }
 
 uint64
@@ -481,7 +498,7 @@ run_ops_cache_stats(PG_FUNCTION_ARGS)
 		values[3] = Int64GetDatum(slot->revalidations);
 		values[4] = Int64GetDatum(slot->misses);
 		values[5] = Int64GetDatum(slot->evictions);
-		values[6] = Int64GetDatum(MemoryContextMemAllocated(cache_context, true));
+		values[6] = Int64GetDatum(used_bytes);
 		SRF_RETURN_NEXT(call, HeapTupleGetDatum(heap_form_tuple(call->tuple_desc,
 																 values, nulls)));
 	}
@@ -509,11 +526,11 @@ cache_init(void)
 							 "Lets the control-plane resolvers use the cache of the session.",
 							 NULL, &cache_enabled, true,
 							 PGC_USERSET, 0, NULL, NULL, NULL);
-	DefineCustomIntVariable("run_ops_split.cache_entries",
-							"Maximum number of entries in each slot of the cache.",
-							"A new entry replaces the one that was used longest ago.",
-							&cache_entries, 10000, 1, 1000000,
-							PGC_USERSET, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("run_ops_split.cache_memory",
+							"Maximum memory of the cache of a session.",
+							"A new entry replaces those that were used longest ago.",
+							&cache_memory, 16 * 1024, 1, MAX_KILOBYTES,
+							PGC_USERSET, GUC_UNIT_KB, NULL, NULL, NULL);
 	DefineCustomIntVariable("run_ops_split.cache_ttl",
 							"Age at which an entry of the cache expires.",
 							"Below that age, entries are always exact. The setting frees the memory of entries that are no longer used.",

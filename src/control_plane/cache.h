@@ -37,7 +37,6 @@ typedef struct CacheSlot
 
 	bool		registered;
 	HTAB	   *entries;		/* NULL if there are none */
-	dlist_head	lru;			/* most recently used first */
 	int64		hits;
 	int64		revalidations;
 	int64		misses;

@@ -7,7 +7,7 @@ CREATE FUNCTION run_ops.cache_stats(
   RETURNS SETOF record LANGUAGE c VOLATILE
   AS 'MODULE_PATHNAME', 'run_ops_cache_stats';
 COMMENT ON FUNCTION run_ops.cache_stats() IS
-  'statistics of the cache of this session, one row for each slot in use. hits: answered without reading a row; revalidations: answered after reading the rows on which the answer depends; misses: answered by the query; evictions: entries removed to make room. cache_bytes is the size of the whole cache.';
+  'statistics of the cache of this session, one row for each slot in use. hits: answered without reading a row; revalidations: answered after reading the rows on which the answer depends; misses: answered by the query; evictions: entries removed to make room. cache_bytes is the size of the entries of all slots.';
 
 CREATE FUNCTION run_ops.cache_reset() RETURNS void LANGUAGE c VOLATILE
   AS 'MODULE_PATHNAME', 'run_ops_cache_reset';
