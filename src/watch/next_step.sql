@@ -110,7 +110,7 @@ CREATE FUNCTION run_ops.ids_in_words() RETURNS text
   LANGUAGE sql SET search_path = pg_catalog, pg_temp
 AS $$
   SELECT concat_ws(' ',
-    'Organizations by the kind of their new ids: ' || (SELECT nullif(string_agg(format('%s %s', k.organizations, k.kind), ', ' ORDER BY k.kind), '') FROM run_ops.mint_kinds() AS k)
+    'Kinds of new ids, and how many organizations have them: ' || (SELECT nullif(string_agg(format('%s %s', k.organizations, k.kind), ', ' ORDER BY k.kind), '') FROM run_ops.mint_kinds() AS k)
       || CASE WHEN NOT run_ops.setting('mint_enabled')::boolean THEN ' (run_ops_split.mint_enabled is off, so every new id is a cuid).' ELSE '.' END,
     (SELECT format('%s flips come into force by %s.', count(*), max(f.becomes_at)) FROM run_ops.mint_flips() AS f HAVING count(*) > 0))
 $$;

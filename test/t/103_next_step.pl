@@ -167,7 +167,7 @@ $here->poll_query_until('postgres', 'SHOW run_ops_split.mint_enabled', 'on');
 here(q(UPDATE "Organization" SET "featureFlags" = '{"runOpsMintKind": "runOpsId"}' WHERE slug = 'org-0'));
 here(q(INSERT INTO "FeatureFlag" (id, key, value) VALUES ('f', 'runOpsMintKind', '"runOpsId"') ON CONFLICT (key) DO UPDATE SET value = excluded.value));
 my ($state) = steps('on');
-like($state->{why}, qr/Organizations by the kind of their new ids: 1 cuid, 1 ksuid\. 2 flips come into force by /, 'flips are told');
+like($state->{why}, qr/Kinds of new ids, and how many organizations have them: 1 cuid, 1 ksuid\. 2 flips come into force by /, 'flips are told');
 my $insert = q(INSERT INTO run_ops."TaskRun" (id, "friendlyId", "taskIdentifier", payload, "traceId", "spanId", queue, "runtimeEnvironmentId", "projectId", "updatedAt")
 	SELECT m.id, m.friendly_id, 'next', '{}', 't', 's', 'q', e.id, e."projectId", now() FROM "RuntimeEnvironment" AS e, run_ops.mint_run_id(e.id) AS m);
 here("SET run_ops_split.mint_flip_grace = 0; $insert");
