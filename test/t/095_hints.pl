@@ -225,6 +225,7 @@ my $to_store = [ "'$host', SET port '$port'", "'postgres'" ];
 	my $standby = PostgreSQL::Test::Cluster->new('standby');
 	$standby->init_from_backup($control_plane, 'base', has_streaming => 1);
 	$standby->start;
+	here("SELECT run_ops.trust_standby('" . $standby->safe_psql('postgres', 'SELECT run_ops.server_identity()') . "')");
 	mends('distinct', 'new', prepare => sub { point($standby) }, fill => [@$to_store]);
 	mends('writable', 'new', prepare => sub { point($standby) }, fill => [@$to_store]);
 	$standby->promote;
