@@ -190,6 +190,7 @@ SELECT (SELECT count(*) FILTER (WHERE up) FROM run_ops.stat_stores) AS stores, (
        (SELECT count(*) > 0 FROM run_ops.stat_connections) AS connections, (SELECT count(*) > 0 FROM run_ops.stat_gates) AS gates,
        (SELECT count(*) FROM run_ops.stat_cleanup) AS cleanup, (SELECT count(*) FROM run_ops.stat_progress) AS progress,
        (SELECT count(*) FROM run_ops.mint_flips()) AS flips, (SELECT sum(organizations) FROM run_ops.mint_kinds()) AS organizations,
+       (SELECT count(*) FROM run_ops.stat_waits) AS waits,
        (SELECT count(*) FROM run_ops.record_check()) AS failing, (SELECT split FROM run_ops.split_status) AS split;
 SELECT * FROM run_ops.contact('new');
 SELECT * FROM run_ops.cleanup_queue;

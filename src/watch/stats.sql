@@ -149,7 +149,7 @@ COMMENT ON VIEW run_ops.stat_stores IS
   'one row for each store: whether it answers, its size, its connections, the last error. Queries every store; connect_timeout of its server and run_ops_split.store_timeout limit the time to wait.';
 COMMENT ON COLUMN run_ops.stat_stores.rows IS 'the number of rows of the routed tables, as last estimated by VACUUM or ANALYZE; tables that were never analyzed are not counted';
 COMMENT ON COLUMN run_ops.stat_stores.bytes IS 'the size of the routed tables with their indexes and TOAST; tables that are locked in ACCESS EXCLUSIVE mode are not counted';
-COMMENT ON COLUMN run_ops.stat_stores.connections IS 'the number of client connections to the database of the store, without the one that runs this query';
+COMMENT ON COLUMN run_ops.stat_stores.connections IS 'the number of client connections to the database of the store, with the one that runs this query';
 COMMENT ON COLUMN run_ops.stat_stores.prepared IS 'the number of transactions of atomic commits that are prepared in the store; a moment later they should be finished';
 COMMENT ON COLUMN run_ops.stat_stores.oldest_prepared IS 'for how long the oldest of them has been prepared. More than a few seconds: a crash has left it; run_ops.resolve_in_doubt() finishes it';
 COMMENT ON COLUMN run_ops.stat_stores.last_contact IS 'when the store last answered one of these views in this session';
@@ -371,13 +371,28 @@ AS $$ SELECT run_ops.locate(view, id) $$;
 COMMENT ON FUNCTION run_ops.whereabouts(regclass, text) IS
   'run_ops.locate() for roles that may not read the tables, see run_ops.grant_viewer()';
 
+-- Sessions that wait ---------------------------------------------------------------
+
+-- The wait event is that of every extension: without the library in
+-- shared_preload_libraries a session may wait for something else.
+CREATE VIEW run_ops.stat_waits AS
+  SELECT a.pid, a.usename AS role, a.application_name, w.store, w.waits_for,
+         coalesce(w.since, a.query_start) AS since, a.xact_start AS transaction_since, a.query
+    FROM pg_catalog.pg_stat_activity AS a LEFT JOIN run_ops.wire_waits() AS w ON w.pid OPERATOR(pg_catalog.=) a.pid
+   WHERE a.datname OPERATOR(pg_catalog.=) pg_catalog.current_database() AND a.state OPERATOR(pg_catalog.=) 'active'
+     AND a.wait_event_type OPERATOR(pg_catalog.=) 'Extension';
+COMMENT ON VIEW run_ops.stat_waits IS
+  'sessions of this database that wait for a store now. store is NULL if run_ops_split is not in shared_preload_libraries, or if the session waits in another extension.';
+COMMENT ON COLUMN run_ops.stat_waits.waits_for IS 'connection, answer or commit';
+COMMENT ON COLUMN run_ops.stat_waits.since IS 'since when the store has been silent; if store is NULL, when the statement began';
+
 -- Privileges -------------------------------------------------------------------------
 
-REVOKE EXECUTE ON FUNCTION run_ops.ask_stats(), run_ops.whereabouts(regclass, text), run_ops.mint_flips(), run_ops.mint_kinds(), run_ops.record_check() FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION run_ops.ask_stats(), run_ops.whereabouts(regclass, text), run_ops.mint_flips(), run_ops.mint_kinds(), run_ops.record_check(), run_ops.wire_waits() FROM PUBLIC;
 GRANT USAGE ON SCHEMA run_ops TO pg_monitor;
-GRANT EXECUTE ON FUNCTION run_ops.ask_stats(), run_ops.mint_flips(), run_ops.mint_kinds() TO pg_monitor;
+GRANT EXECUTE ON FUNCTION run_ops.ask_stats(), run_ops.mint_flips(), run_ops.mint_kinds(), run_ops.wire_waits() TO pg_monitor;
 GRANT SELECT ON run_ops.stat_stores, run_ops.stat_routing, run_ops.stat_connections, run_ops.stat_progress,
-  run_ops.stat_cleanup, run_ops.stat_gates, run_ops.stat_cache_lookups, run_ops.stat_wire, run_ops.stat_wire_errors TO pg_monitor;
+  run_ops.stat_cleanup, run_ops.stat_gates, run_ops.stat_cache_lookups, run_ops.stat_wire, run_ops.stat_wire_errors, run_ops.stat_waits TO pg_monitor;
 GRANT SELECT ON run_ops.stat_cache TO PUBLIC;
 -- it reads whole tables, like the functions of pgstattuple
 GRANT EXECUTE ON FUNCTION run_ops.record_check() TO pg_stat_scan_tables;

@@ -278,6 +278,8 @@ wait_for_store(StoreConnection *connection, int events)
 	/* libpq has closed it */
 	if (socket < 0)
 		connection_report_lost(connection);
+	wire_stats_wait(connection->store, connection->committing ? WIRE_WAITS_COMMIT : WIRE_WAITS_ANSWER,
+					connection->heard);
 	/* which limit comes first */
 	if (store_timeout > 0 && (connection->limit == 0 || store_timeout < connection->limit))
 	{
@@ -514,6 +516,7 @@ finish_connection(StoreConnection *connection, ForeignServer *server, UserMappin
 	{
 		if (state == PGRES_POLLING_FAILED)
 			break;
+		wire_stats_wait(connection->store, WIRE_WAITS_CONNECTION, since);
 		if (!wait_for_socket(NULL, PQsocket(connection->conn),
 							 state == PGRES_POLLING_READING ? WL_SOCKET_READABLE : WL_SOCKET_WRITEABLE,
 							 since, limit))

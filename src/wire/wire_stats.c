@@ -1,7 +1,8 @@
 /*
  * wire_stats.c
  *		Counts what happens on the wires of all sessions: how long stores take to
- *		answer, connections, failures, and errors by SQLSTATE.
+ *		answer, connections, failures, and errors by SQLSTATE; and what each
+ *		session has waited for last.
  *
  * The one idea: the counters are in shared memory of a fixed size, and only grow.
  * So a session adds to them without a lock, and whoever watches computes rates.
@@ -20,17 +21,20 @@
 #include "port/atomics.h"
 #include "storage/ipc.h"
 #include "storage/lwlock.h"
+#include "storage/proc.h"
 #include "storage/shmem.h"
 #include "storage/spin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/float.h"
+#include "utils/timestamp.h"
 
 #include "ground/compat.h"
 #include "wire/wire_stats.h"
 
 PG_FUNCTION_INFO_V1(run_ops_wire_counters);
 PG_FUNCTION_INFO_V1(run_ops_wire_error_counters);
+PG_FUNCTION_INFO_V1(run_ops_wire_waits);
 
 /* the upper ends of the buckets of answer times: 0.125 ms, 0.25 ms, ... 65,536 ms */
 #define FIRST_BUCKET_US 125
@@ -61,11 +65,25 @@ typedef struct ErrorSlot
 	pg_atomic_uint64 errors;
 } ErrorSlot;
 
+/*
+ * The last wait of a backend.  It is left there when the wait is over, because
+ * pg_stat_activity says whether a session waits.
+ */
+typedef struct WaitSlot
+{
+	pg_atomic_uint32 pid;
+	pg_atomic_uint32 wanted;	/* its StoreSlot, and in the lowest bits a WireWait */
+	pg_atomic_uint64 since;
+} WaitSlot;
+
+#define WAIT_BITS 2
+
 typedef struct WireCounters
 {
 	slock_t		mutex;			/* for a slot that is taken */
 	StoreSlot	stores[STORE_SLOTS];
 	ErrorSlot	errors[ERROR_SLOTS];
+	WaitSlot	waits[FLEXIBLE_ARRAY_MEMBER];	/* one for each of MaxBackends */
 } WireCounters;
 
 static WireCounters *counters = NULL;
@@ -155,6 +173,21 @@ wire_stats_answered(const char *store, instr_time *sent)
 	pg_atomic_fetch_add_u64(&slot->answer_us, us);
 }
 
+void
+wire_stats_wait(const char *store, WireWait what, TimestampTz since)
+{
+	StoreSlot  *slot = store_slot(store);
+	int			n = MyProc - ProcGlobal->allProcs;
+	WaitSlot   *wait;
+
+	if (slot == NULL || n >= MaxBackends)
+		return;
+	wait = &counters->waits[n];
+	pg_atomic_write_u32(&wait->wanted, (slot - counters->stores) << WAIT_BITS | what);
+	pg_atomic_write_u64(&wait->since, since);
+	pg_atomic_write_u32(&wait->pid, MyProcPid);
+}
+
 /* ----------------------------------------------------------------
  *		SQL
  * ----------------------------------------------------------------
@@ -234,17 +267,56 @@ run_ops_wire_error_counters(PG_FUNCTION_ARGS)
 	return (Datum) 0;
 }
 
+/*
+ * wire_waits(out pid int, out store text, out waits_for text, out since
+ * timestamptz) returns setof record
+ *
+ * Errors: none.
+ */
+Datum
+run_ops_wire_waits(PG_FUNCTION_ARGS)
+{
+	static const char *const names[] = {"connection", "answer", "commit"};
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+
+	InitMaterializedSRF(fcinfo, 0);
+	for (int i = 0; counters && i < MaxBackends; i++)
+	{
+		WaitSlot   *wait = &counters->waits[i];
+		uint32		pid = pg_atomic_read_u32(&wait->pid);
+		uint32		wanted = pg_atomic_read_u32(&wait->wanted);
+		SlotOwner  *owner = &counters->stores[wanted >> WAIT_BITS].owner;
+		Datum		values[4];
+		bool		nulls[4] = {false};
+
+		if (pid == 0 || owner->database != MyDatabaseId)
+			continue;
+		values[0] = Int32GetDatum(pid);
+		values[1] = CStringGetTextDatum(owner->store);
+		values[2] = CStringGetTextDatum(names[wanted & ((1 << WAIT_BITS) - 1)]);
+		values[3] = TimestampTzGetDatum(pg_atomic_read_u64(&wait->since));
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+	return (Datum) 0;
+}
+
 /* ----------------------------------------------------------------
  *		Shared memory
  * ----------------------------------------------------------------
  */
+
+static Size
+size_of_counters(void)
+{
+	return add_size(offsetof(WireCounters, waits), mul_size(sizeof(WaitSlot), MaxBackends));
+}
 
 static void
 request_counters(void)
 {
 	if (next_shmem_request)
 		next_shmem_request();
-	RequestAddinShmemSpace(MAXALIGN(sizeof(WireCounters)));
+	RequestAddinShmemSpace(MAXALIGN(size_of_counters()));
 }
 
 static void
@@ -255,10 +327,10 @@ start_counters(void)
 	if (next_shmem_startup)
 		next_shmem_startup();
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-	counters = ShmemInitStruct("run_ops_split wire counters", sizeof(WireCounters), &found);
+	counters = ShmemInitStruct("run_ops_split wire counters", size_of_counters(), &found);
 	if (!found)
 	{
-		memset(counters, 0, sizeof(WireCounters));
+		memset(counters, 0, size_of_counters());
 		SpinLockInit(&counters->mutex);
 		for (int i = 0; i < STORE_SLOTS; i++)
 		{
@@ -272,6 +344,12 @@ start_counters(void)
 		}
 		for (int i = 0; i < ERROR_SLOTS; i++)
 			pg_atomic_init_u64(&counters->errors[i].errors, 0);
+		for (int i = 0; i < MaxBackends; i++)
+		{
+			pg_atomic_init_u32(&counters->waits[i].pid, 0);
+			pg_atomic_init_u32(&counters->waits[i].wanted, 0);
+			pg_atomic_init_u64(&counters->waits[i].since, 0);
+		}
 	}
 	LWLockRelease(AddinShmemInitLock);
 }

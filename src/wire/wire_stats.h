@@ -5,6 +5,7 @@
 #ifndef RUN_OPS_WIRE_STATS_H
 #define RUN_OPS_WIRE_STATS_H
 
+#include "datatype/timestamp.h"
 #include "portability/instr_time.h"
 
 typedef enum WireEvent
@@ -14,6 +15,14 @@ typedef enum WireEvent
 	WIRE_PAUSED,				/* not asked, after a failure of this session */
 	WIRE_EVENTS
 } WireEvent;
+
+/* what a session waits for */
+typedef enum WireWait
+{
+	WIRE_WAITS_CONNECTION,
+	WIRE_WAITS_ANSWER,
+	WIRE_WAITS_COMMIT
+} WireWait;
 
 /*
  * All of them do nothing unless the library is in shared_preload_libraries.
@@ -25,6 +34,9 @@ extern void wire_stats_error(const char *store, int sqlerrcode);
 /* A flight was sent; the first result of its answer has come. */
 extern void wire_stats_sent(instr_time *sent);
 extern void wire_stats_answered(const char *store, instr_time *sent);
+
+/* This session is about to wait for a store, and has done so since then. */
+extern void wire_stats_wait(const char *store, WireWait what, TimestampTz since);
 
 extern void wire_stats_init(void);
 

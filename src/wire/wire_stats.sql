@@ -15,3 +15,10 @@ CREATE FUNCTION run_ops.wire_error_counters(OUT store text, OUT sqlstate text, O
   AS 'MODULE_PATHNAME', 'run_ops_wire_error_counters';
 COMMENT ON FUNCTION run_ops.wire_error_counters() IS
   'how often each store has reported an error to a session of this database, since the server has started; no rows unless run_ops_split is in shared_preload_libraries';
+
+CREATE FUNCTION run_ops.wire_waits(OUT pid int, OUT store text, OUT waits_for text, OUT since timestamptz)
+  RETURNS SETOF record
+  LANGUAGE c
+  AS 'MODULE_PATHNAME', 'run_ops_wire_waits';
+COMMENT ON FUNCTION run_ops.wire_waits() IS
+  'what each session of this database has last waited for; pg_stat_activity says whether it waits now. No rows unless run_ops_split is in shared_preload_libraries';

@@ -3,6 +3,7 @@
 # empty; the screen of status.sql, and the metrics of postgres_exporter.
 use strict;
 use warnings;
+use File::Temp;
 use HTTP::Tiny;
 use IPC::Run;
 use JSON::PP;
@@ -18,6 +19,11 @@ my ($control_plane, $store) = split_servers(conf => "shared_preload_libraries = 
 $_->safe_psql('postgres', 'CREATE TABLE "WaitpointTag" (id text PRIMARY KEY, "environmentId" text)') foreach ($control_plane, $store);
 $control_plane->safe_psql('postgres', q(SELECT run_ops.attach_table('"WaitpointTag"', 'store')));
 
+# the address of the store is as long in every run, because error messages are broken into lines
+my $door = File::Temp->newdir('/tmp/screenXXXXXX');
+symlink $store->host, "$door/s";
+point_store($control_plane, "$door/s", $store->port);
+
 sub sql { return $control_plane->safe_psql('postgres', @_) }
 
 sub screen
@@ -28,9 +34,55 @@ sub screen
 	is($err, '', 'status.sql says no error');
 	# what is printed stays in bytes: a wide character is fatal there from PostgreSQL 17 on
 	utf8::decode(my $screen = $out);
-	is((grep { length > 100 } split /\n/, $screen), 0, 'no line is longer than 100 columns') or diag $out;
+	is((grep { length > 80 } split /\n/, $screen), 0, 'no line is longer than 80 columns') or diag $out;
 	note $out;
 	return $screen;
+}
+
+# What scripts/dashboard shows at its second refresh, in a terminal or in a pipe,
+# compared with a file of test/screens in which figures are # and times are letters.
+sub same_screen
+{
+	my ($name, $columns, $where) = @_;
+	local @ENV{ 'PGHOST', 'PGPORT', 'PGDATABASE' } = ($control_plane->host, $control_plane->port, 'postgres');
+	my @command = ('scripts/dashboard', '0.2', $where eq 'pipe' ? ('-v', "columns=$columns") : ());
+	@command = ('script', '-qefc', "stty cols $columns rows 60; exec @command", '/dev/null') if $where eq 'terminal';
+	my ($in, $out, $err) = ('', '', '');
+	my $watching = IPC::Run::start(\@command, '<', \$in, '>', \$out, '2>', \$err, IPC::Run::timeout(60));
+	$watching->pump until (() = $out =~ /^\S*? run_ops_split /mg) > 2 || $err;
+	$watching->kill_kill;
+	is($err, '', "$name, $columns columns, $where: no error");
+	$out =~ s/\r//g;
+	is($out =~ /\e/ ? 'with colors' : 'without', $where eq 'terminal' ? 'with colors' : 'without', "$name, $columns columns, $where: escape codes");
+	$out =~ s/\e\[[0-9;]*[mHJ]//g;
+	utf8::decode($out);
+	my $screen = (split /^(?= run_ops_split )/m, $out)[1];
+	is((grep { length > $columns } split /\n/, $screen), 0, "$name, $columns columns, $where: no line is longer") or diag $out;
+	foreach ($screen)
+	{
+		s/\d{4}-\d\d-\d\d/YYYY-MM-DD/g;
+		s/\b\d\d:\d\d:\d\d\b/HH:MM:SS/g;
+		s/\b\d\d:\d\d\b/HH:MM/g;
+		s/\Q$door\E/\/tmp\/screenXXXXXX/g;
+		s/PGSQL\.\d+/PGSQL.PORT/g;
+		s/\d+ (hold|fail)/# $1/g;
+		s/[\d.,]+ % of [\d,]+/# % of #/;
+		s/ +\n/\n/g;
+		# of a store: columns stay as wide as they are
+		s{^( \S (?:legacy|new) .*)$}{ $1 =~ s/( +)(\d[\d,.\/]*)/$1 . ' ' x (length($2) - 1) . '#'/ger }mge;
+		s/^( run_ops_split )[\d.]+ /${1}# /;
+		s/\s*\z/\n/;
+	}
+	utf8::encode($screen);
+	my $file = "test/screens/${name}_$columns.txt";
+	my $expected = -e $file ? slurp_file($file) : '';
+	return if is($screen, $expected, "$name, $columns columns, $where: $file");
+	(my $actual = $file) =~ s{.*/}{$PostgreSQL::Test::Utils::tmp_check/};
+	open my $handle, '>:raw', $actual or die $!;
+	print $handle $screen;
+	close $handle;
+	diag "the screen is in $actual";
+	return;
 }
 
 # --- off, then on ---------------------------------------------------------------
@@ -40,7 +92,14 @@ like(screen(), qr/^ split is OFF, 4 tables, stores: legacy, new\n   configured b
 sql('SELECT run_ops.enable_split()');
 sql('SELECT run_ops.record_check()');
 sql(qq(SET run_ops_split.cross_store_writes = allow; INSERT INTO run_ops.run (id) VALUES ('@{[cuid(1)]}'), ('@{[ksuid(1)]}')));
-like(screen(), qr/^ split is ON since .*GATES +. \d+ hold   none fails.*STRAYS +none.*CLEANUP +legacy: nothing to do   new: nothing to do/ms,
+sql("INSERT INTO run_ops.run (id) SELECT 'run_c' || lpad(i::text, 24, '0') FROM generate_series(1001, 1300) AS i");
+sql("INSERT INTO run_ops.run (id) SELECT 'run_' || lpad(i::text, 27, '0') FROM generate_series(1001, 1100) AS i");
+$_->safe_psql('postgres', 'ANALYZE run; ANALYZE step') foreach ($control_plane, $store);
+foreach my $columns (80, 120)
+{
+	same_screen('healthy', $columns, $_) foreach ('terminal', 'pipe');
+}
+like(screen(), qr/^ split is ON since .*GATES +. \d+ hold   none fails.*STRAYS +none.*CLEANUP +nothing to do/ms,
 	'split on');
 sql(q(INSERT INTO run_ops.mint_shards (active) VALUES ('{a,b}')));
 like(screen(), qr/^ +shards for new runOpsIds: a, b; in force: none$/m, 'shards in the grace');
@@ -91,6 +150,26 @@ SKIP:
 	is(sql('BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT count(*) FROM run_ops.stat_stores WHERE up; COMMIT'), 2, 'in a serializable transaction');
 }
 
+# --- a session that waits for the store ------------------------------------------------------
+
+{
+	my $holder = $store->background_psql('postgres');
+	$holder->query_safe('BEGIN; SELECT FROM run FOR UPDATE');
+	my $update = IPC::Run::start([ 'psql', '-XAtq', '-d', $control_plane->connstr('postgres'), '-c', "UPDATE run_ops.run\n SET n = 5 WHERE id = '@{[ksuid(1)]}'" ],
+		'>', \my $out, '2>', \my $err);
+	ok($control_plane->poll_query_until('postgres', q(SELECT count(*) = 1 FROM run_ops.stat_waits WHERE store = 'new')), 'a session waits for the store');
+	is(sql(q(SELECT w.waits_for, w.since <= clock_timestamp(), w.since >= w.transaction_since, a.query LIKE 'UPDATE%' FROM run_ops.stat_waits AS w JOIN pg_stat_activity AS a USING (pid))),
+		'answer|t|t|t', 'for an answer, since its statement was sent');
+	ok($control_plane->poll_query_until('postgres', q(SELECT bool_or(oldest_transaction < clock_timestamp() - interval '1 second') FROM run_ops.stat_connections WHERE store = 'new')),
+		'a transaction there is older than a second');
+	like(screen(), qr/^ WAITING   1 waiting for a store, the first for \S+\n   \d+ +new +answer +\d\d:\d\d:\d\d  UPDATE run_ops.run SET n = .*\n REMOTE +new: oldest transaction \d\d:\d\d:\d\d, [^;\n]+\n GATES/m,
+		'the screen names it, and the oldest transaction there');
+	$holder->query_safe('COMMIT');
+	$holder->quit;
+	$update->finish;
+	is(sql('SELECT count(*) FROM run_ops.stat_waits'), '0', 'it does not wait any more');
+}
+
 # --- a store that hangs ------------------------------------------------------------------
 
 my $pid = (split /\n/, slurp_file($store->data_dir . '/postmaster.pid'))[0];
@@ -118,8 +197,13 @@ sql(q(SELECT run_ops.enqueue_cleanup('environment', '{env_1}')));
 $store->stop('immediate');
 sql('CALL run_ops.cleanup()');
 my $down = screen();
-like($down, qr/^ . legacy +up .*^ . new +DOWN .*-\n.*store "new" cannot be reached: .*^ CLEANUP +legacy: nothing to do   new: 1 waiting since \S+, 1 failing\n.*environment env_1 +in new .*store "new" cannot be reached/ms,
+like($down, qr/^ . legacy +up .*^ . new +DOWN .*\n +store "new" cannot be reached: .*^ CLEANUP +new: 1 waiting for \S+, 1 failing\n.*environment env_1 +in new .*store "new" cannot be reached/ms,
 	'the screen shows the store that is down, why, and the queue');
+sql('SELECT count(*) FROM run_ops.record_check()');
+foreach my $columns (80, 120)
+{
+	same_screen('down', $columns, $_) foreach ('terminal', 'pipe');
+}
 is(sql(q(SELECT view, rows_read IS NULL, rows IS NULL FROM run_ops.stat_routing WHERE store = 'new' ORDER BY view::text COLLATE "C")),
 	qq(run_ops."WaitpointTag"|t|t\nrun_ops.run|t|t\nrun_ops.step|t|t\nrun_ops.tag|t|t), 'its tables are listed, without figures');
 is(sql(q(SELECT count(*) FROM run_ops.stat_connections WHERE store = 'new')), 0, 'and no connections');
@@ -285,7 +369,7 @@ $store->append_conf('postgresql.conf', 'log_connections = on');
 $store->reload;
 my $position = -s $store->logfile;
 sql(q(UPDATE run_ops.split_state SET identities = '{}'));
-like(screen(), qr/^ split is SUSPENDED, .*\n   this is a copy .*^ . new +DOWN .*-\n.*split mode is suspended in this copy/ms, 'a copy is shown as one');
+like(screen(), qr/^ split is SUSPENDED, .*\n   this is a copy .*^ . new +DOWN .*\n +split mode is suspended in this copy/ms, 'a copy is shown as one');
 unlike(slurp_file($store->logfile, $position), qr/connection authorized/, 'and asks no store');
 
 # --- again and again -----------------------------------------------------------------------------------

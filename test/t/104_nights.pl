@@ -29,7 +29,7 @@ $node{'control-plane'} = new_server('control_plane', allows_streaming => 1, conf
 $node{store} = new_server('store', allows_streaming => 1, conf => "max_prepared_transactions = 10\nautovacuum = off");
 foreach my $side ('control-plane', 'store')
 {
-	$node{$side}->safe_psql('postgres', q(CREATE TABLE "TaskRun" (id text PRIMARY KEY, status text);
+	$node{$side}->safe_psql('postgres', q(CREATE TYPE kind AS ENUM ('task'); CREATE TABLE "TaskRun" (id text PRIMARY KEY, status text, kind kind);
 		CREATE TABLE "TaskRunAttempt" (id text PRIMARY KEY, "taskRunId" text NOT NULL); CREATE TABLE "Waitpoint" (id text PRIMARY KEY, status text)));
 }
 my ($host, $port) = ($node{store}->host, $node{store}->port);
@@ -273,7 +273,14 @@ my %events = (
 			@acknowledged{@ids} = (1, 1);
 			$node{'control-plane'}->stop('immediate');
 			$commits->forget;
-		} },
+		},
+		before => {
+			2 => sub {
+				# a session that has "atomic" would finish what is left
+				local $ENV{PGOPTIONS} = '-c run_ops_split.cross_store_writes=warn';
+				my ($screen, $error) = run_command([ 'psql', '-Xq', '-v', 'color=off', '-d', $node{'control-plane'}->connstr('postgres'), '-f', 'observability/status.sql' ]);
+				like($screen, qr/^ REMOTE    new: .*1 in doubt, prepared for \d\d:\d\d:\d\d$/m, 'the status screen shows what is left') or diag($error);
+			} } },
 	'The control plane failed over' => {
 		happens_to_control_plane => 1,
 		happens => sub {
@@ -318,9 +325,18 @@ my %events = (
 		after => sub {
 			$_->safe_psql('postgres', 'ALTER TABLE public."TaskRun" RENAME state TO status') foreach @node{ 'store', 'control-plane' };
 			here(q(SELECT run_ops.refresh_table('routed."TaskRun"')));
+			# what the page says of other migrations
+			there('ALTER TABLE "TaskRun" ADD must int NOT NULL DEFAULT 1; ALTER TABLE "TaskRun" ALTER must DROP DEFAULT');
+			has_lines(run_psql($node{'control-plane'}, q(INSERT INTO routed."TaskRun" VALUES (:'lost_id'))), 'ERROR:  23502: …', 'a column that the store has and must have');
+			there('ALTER TABLE "TaskRun" DROP must');
+			here(q(ALTER TYPE kind ADD VALUE 'batch'));
+			has_lines(run_psql($node{'control-plane'}, q(INSERT INTO routed."TaskRun" VALUES (:'lost_id', '', 'batch'))), 'ERROR:  22P02: …', 'an enum label that the store lacks');
+			there(q(ALTER TYPE kind ADD VALUE 'batch'));
 		} },
 	'An object is gone' => {
-		happens => sub { here('SET session_replication_role = replica; SET client_min_messages = error; DROP FOREIGN TABLE run_ops_new."TaskRun" CASCADE') } },
+		happens => sub { here('SET session_replication_role = replica; SET client_min_messages = error; DROP FOREIGN TABLE run_ops_new."TaskRun" CASCADE') },
+		before => { 4 => sub { is(here(q(SELECT has_table_privilege('app', 'routed."TaskRun"', 'SELECT'))), 'f', 'the new view has no grants') } },
+		after => sub { is(here('SELECT count(*) FROM run_ops.check_split() WHERE ok IS NOT TRUE'), '0', 'every gate holds again') } },
 	'The way back, now' => {},
 	'Without the store' => {
 		happens => sub {
