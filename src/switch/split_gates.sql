@@ -81,7 +81,7 @@ AS $$
          CASE WHEN s.ok THEN NULL
               WHEN s.server IS NOT NULL THEN format('SELECT run_ops.attach_store(''new'', %L);', s.server)
               ELSE 'Create a server that leads to the store, and a user mapping: '
-                   'CREATE SERVER new FOREIGN DATA WRAPPER run_ops_fdw OPTIONS (host ''...'', port ''5432'', dbname ''...''); '
+                   'CREATE SERVER new FOREIGN DATA WRAPPER run_ops_fdw OPTIONS (host ''...'', dbname ''...''); '
                    'CREATE USER MAPPING FOR CURRENT_USER SERVER new OPTIONS (user ''...'', password ''...''); '
                    'SELECT run_ops.attach_store(''new'', ''new'');' END
     -- new ids of the known shapes need store "new", key rules need the stores that they name
