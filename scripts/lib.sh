@@ -191,7 +191,7 @@ private_exporter() {
 # what checks the alert rules
 private_promtool() {
   RUN_OPS_PROMTOOL=$(command -v promtool || true)
-  if [ -z "$RUN_OPS_PROMTOOL" ] && unpack_package prometheus; then
+  if [ -z "$RUN_OPS_PROMTOOL" ] && unpack_packages prometheus; then
     RUN_OPS_PROMTOOL=$WORK/prometheus/usr/bin/promtool
   fi
   export RUN_OPS_PROMTOOL

@@ -167,6 +167,9 @@ SELECT pg_catalog.count(*) AS flips FROM run_ops.mint_flips();
 SELECT pg_catalog.count(*) OPERATOR(pg_catalog.>) 0 AS kinds FROM run_ops.mint_kinds();
 SELECT pg_catalog.count(*) OPERATOR(pg_catalog.>) 0 AS failing FROM run_ops.record_check();
 SELECT pg_catalog.count(*) AS in_doubt FROM run_ops.resolve_in_doubt();
+SELECT pg_catalog.count(*) OPERATOR(pg_catalog.>) 0 AS steps FROM run_ops.next_step();
+SELECT pg_catalog.count(*) OPERATOR(pg_catalog.>) 0 AS steps_back FROM run_ops.next_step('off');
+SELECT run_ops.whereabouts('run_ops."TaskRun"', 'none');
 -- shards for new ids: none, and one that is not attached
 SELECT run_ops.set_mint_shards('') IS NOT NULL AS none;
 SELECT run_ops.set_mint_shards('z');
@@ -186,7 +189,8 @@ SELECT f.proname FROM probe.function AS f
  WHERE f.prosecdef AND f.proname OPERATOR(pg_catalog.<>) ALL (ARRAY['acknowledge', 'withdraw_acknowledgement', 'check_split',
          'configure_split', 'enable_split', 'disable_split', 'enqueue_deleted', 'invalidate_environment', 'invalidate_organization',
          'guard_publications', 'guard_routed_tables', 'drop_leftovers', 'ask_stats', 'mint_flips', 'mint_kinds', 'record_check', 'move_strays', 'move_conflicts', 'remove_leftovers', 'repatriate', 'repatriation_conflicts', 'resolve_in_doubt', 'stamp_global_mint_kind',
-         'set_mint_shards', 'stamp_organization_mint_kind', 'trust_standby', 'verify_repatriation']);
+         'set_mint_shards', 'stamp_organization_mint_kind', 'trust_standby', 'verify_repatriation',
+         'next_step', 'whereabouts']);
 SELECT run_ops.detach_control_plane();
 SELECT run_ops.detach_table(t.view) IS NULL AS detached FROM run_ops.routed_table AS t
  WHERE t.view OPERATOR(pg_catalog.=) 'run_ops."TaskRunTag"'::pg_catalog.regclass;
