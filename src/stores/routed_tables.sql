@@ -89,10 +89,6 @@ BEGIN
   IF c.relkind IS NULL OR c.relkind NOT IN ('r', 'p') OR c.relpersistence = 't' THEN
     RAISE EXCEPTION '% cannot be a routed table', coalesce(legacy::text, 'NULL')
       USING ERRCODE = 'wrong_object_type', DETAIL = 'A routed table must be an ordinary or partitioned table of this database, and not temporary.';
-  ELSIF EXISTS (SELECT FROM run_ops.heirs(legacy)) THEN
-    RAISE EXCEPTION '% cannot be a routed table', legacy
-      USING ERRCODE = 'wrong_object_type', DETAIL = format('Its key does not hold for the rows of tables that inherit from it: %s.', (SELECT string_agg(h::text, ', ') FROM run_ops.heirs(legacy) AS h)),
-            HINT = (SELECT format('ALTER TABLE %s NO INHERIT %s;', h, legacy) FROM run_ops.heirs(legacy) AS h LIMIT 1);
   END IF;
   SELECT * INTO known FROM run_ops.known_routing AS k WHERE k.legacy_table = c.relname;
   t.legacy := legacy;

@@ -164,8 +164,7 @@ BEGIN
       commands := commands || format('; ALTER TABLE %s ENABLE ALWAYS TRIGGER run_ops_changes', t.relation);
     END IF;
     -- A partition has the triggers of its table, but a child that inherits has not.
-    IF place <> 'legacy' THEN
-      commands := commands || format('; DO %L', format($q$
+    commands := commands || format('; DO %L', format($q$
         DECLARE
           child pg_catalog.regclass;
         BEGIN
@@ -179,9 +178,11 @@ BEGIN
             IF %3$L THEN
               EXECUTE pg_catalog.format('ALTER TABLE %%s ENABLE ALWAYS TRIGGER run_ops_changes', child);
             END IF;
+            IF %4$L THEN
+              EXECUTE pg_catalog.format('ALTER TRIGGER run_ops_changes ON %%s DEPENDS ON EXTENSION run_ops_split', child);
+            END IF;
           END LOOP;
-        END $q$, t.relation, 'note_' || t.view::oid, NOT going_forward));
-    END IF;
+        END $q$, t.relation, 'note_' || t.view::oid, (place = 'legacy') = going_forward, place = 'legacy'));
   END LOOP;
   RETURN commands;
 END $$;
