@@ -104,7 +104,7 @@ cmp_ok($calls, '<', 30, 'a pass of repatriate() ends');
 foreach my $name (sort keys %database)
 {
 	is(scalar @{ $taken{$name} }, 3, "store \"$name\" has a batch for each table");
-	cmp_ok($_, '<=', 4, "which asks this store: $_ round trips") foreach @{ $taken{$name} };
+	cmp_ok($_, '<=', 5, "which asks this store: $_ round trips") foreach @{ $taken{$name} };
 }
 # after the pass, each store is asked for changes
 my $places = $control_plane->safe_psql('postgres', q(SELECT string_agg(DISTINCT place, ' ' ORDER BY place) FROM run_ops.change_tracking));
