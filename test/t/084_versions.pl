@@ -55,7 +55,7 @@ my @changes = (
 	[ 'ALTER EXTENSION run_ops_split DROP FUNCTION run_ops.id_timestamp(text); DROP FUNCTION run_ops.id_timestamp(text)' => qr/^- function \| run_ops\.id_timestamp/ ],
 	[ 'CREATE OR REPLACE FUNCTION run_ops.acknowledgeable_gates() RETURNS text[] LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp RETURN ARRAY[\'index\']' => qr/^\+ run_ops\.acknowledgeable_gates.*RETURN ARRAY\['index'/ ],
 	[ 'ALTER FUNCTION run_ops.gates() RESET search_path' => qr/^- run_ops\.gates/ ],
-	[ 'ALTER FUNCTION run_ops.enable_split() SECURITY INVOKER' => qr/^- run_ops\.enable_split.*SECURITY DEFINER/ ],
+	[ 'ALTER FUNCTION run_ops.enable_split(boolean) SECURITY INVOKER' => qr/^- run_ops\.enable_split.*SECURITY DEFINER/ ],
 	[ 'ALTER FUNCTION run_ops.owner_engine(text) VOLATILE' => qr/^- run_ops\.owner_engine.*IMMUTABLE/ ],
 	[ 'GRANT EXECUTE ON FUNCTION run_ops.repatriate(int) TO PUBLIC' => qr/^\+ run_ops\.repatriate.*acl \| =X/ ],
 	[ 'COMMENT ON FUNCTION run_ops.gates() IS NULL' => qr/^\+ function \| run_ops\.gates\(\) \| no comment/ ],
