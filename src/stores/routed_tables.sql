@@ -616,6 +616,10 @@ DECLARE
 BEGIN
   t := run_ops.routed(view);
   PERFORM run_ops.refuse_without_table(t);
+  -- The triggers for leftovers are created anew in all tables.  Writers are kept out
+  -- first, as by the switch: each of them uses several tables, and would be in a
+  -- deadlock with this.
+  PERFORM run_ops.block_writes() WHERE EXISTS (SELECT FROM run_ops.leftover);
   t := run_ops.create_dropped_view(t);
   -- Locks only the view, and before the foreign tables.  Queries lock them in
   -- the same order; another order could deadlock.
