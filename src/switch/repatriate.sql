@@ -40,7 +40,7 @@ COMMENT ON COLUMN run_ops.copy_progress.position IS 'the last key that this pass
 COMMENT ON COLUMN run_ops.copy_progress.finished IS 'whether this pass has reached the end of the table';
 COMMENT ON COLUMN run_ops.copy_progress.batches IS 'the number of ranges compared, in all passes';
 COMMENT ON COLUMN run_ops.copy_progress.copied IS 'the number of rows copied or deleted, in all passes';
-COMMENT ON COLUMN run_ops.copy_progress.skipped IS 'how often a row could not be copied here, because another row had its unique value; only then run_ops.disable_split(repatriated => true) looks for conflicts in whole tables';
+COMMENT ON COLUMN run_ops.copy_progress.skipped IS 'how often a row could not be copied here, because another row had its unique value; only then run_ops.disable_split(repatriated => true) and run_ops.next_step(''off'') look for conflicts in whole tables';
 COMMENT ON COLUMN run_ops.copy_progress.changed_at IS 'when the last range was compared';
 COMMENT ON COLUMN run_ops.copy_progress.expected IS 'the rows that a pass has to compare, as estimated by the store when the first pass began; NULL if that is not known';
 COMMENT ON COLUMN run_ops.copy_progress.compared IS 'the number of rows compared in this pass, which is exact until the last range';

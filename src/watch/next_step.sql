@@ -265,7 +265,8 @@ BEGIN
     action := 'Copy the rows of the stores to this database.';
     sql := run_ops.until_done('run_ops.repatriate()');
     why := 'The service goes on meanwhile, and split stays as it is. SELECT * FROM run_ops.stat_progress; tells how far it is.';
-  ELSIF EXISTS (SELECT FROM run_ops.repatriation_conflicts()) THEN
+  -- whole tables, so only if a row was skipped
+  ELSIF EXISTS (SELECT FROM run_ops.copy_progress AS c WHERE c.skipped > 0) AND EXISTS (SELECT FROM run_ops.repatriation_conflicts()) THEN
     action := 'Delete or change one row of each of these pairs, through the views.';
     sql := 'SELECT * FROM run_ops.repatriation_conflicts();';
     why := 'Rows of the stores cannot be copied, because rows of this database have the same unique value.';

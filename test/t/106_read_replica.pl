@@ -75,7 +75,8 @@ here('CREATE ROLE reporting SUPERUSER LOGIN; ALTER ROLE reporting SET run_ops_sp
 	CREATE USER MAPPING FOR reporting SERVER new; CREATE USER MAPPING FOR reporting SERVER new_replica');
 is($control_plane->safe_psql('postgres', $read, extra_params => [ '-U', 'reporting' ]), 1, 'a role may have the setting');
 
-# A replica that lags behind more than the limit.
+# A replica that lags behind more than the limit.  Below, 1.2 s of sleep outlast
+# the second for which a session relies on its last look at the replica.
 asked('SET run_ops_split.replica_lag_limit = 50; SELECT pg_sleep(1.2)');
 is(asked($read), 2, 'beyond the limit, the store is read');
 $replica->safe_psql('postgres', 'SELECT pg_wal_replay_resume()');
