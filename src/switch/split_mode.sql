@@ -505,7 +505,7 @@ COMMENT ON FUNCTION run_ops.grant_viewer(regrole) IS
 CREATE FUNCTION run_ops.viewer_functions() RETURNS text[]
   LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
   RETURN ARRAY['run_ops.ask_stats()', 'run_ops.mint_flips()', 'run_ops.mint_kinds()', 'run_ops.next_step(text)',
-    'run_ops.record_check()', 'run_ops.whereabouts(regclass, text)', 'run_ops.wire_waits()'];
+    'run_ops.record_check()', 'run_ops.whereabouts(regclass, text)', 'run_ops.wire_waits()', 'run_ops.wire_counters()', 'run_ops.wire_error_counters()'];
 COMMENT ON FUNCTION run_ops.viewer_functions() IS
   'the functions that show the state of split mode and statistics of stores; only their owner and roles with run_ops.grant_viewer() may call all of them';
 

@@ -388,9 +388,9 @@ COMMENT ON COLUMN run_ops.stat_waits.since IS 'since when the store has been sil
 
 -- Privileges -------------------------------------------------------------------------
 
-REVOKE EXECUTE ON FUNCTION run_ops.ask_stats(), run_ops.whereabouts(regclass, text), run_ops.mint_flips(), run_ops.mint_kinds(), run_ops.record_check(), run_ops.wire_waits() FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION run_ops.ask_stats(), run_ops.whereabouts(regclass, text), run_ops.mint_flips(), run_ops.mint_kinds(), run_ops.record_check(), run_ops.wire_waits(), run_ops.wire_counters(), run_ops.wire_error_counters() FROM PUBLIC;
 GRANT USAGE ON SCHEMA run_ops TO pg_monitor;
-GRANT EXECUTE ON FUNCTION run_ops.ask_stats(), run_ops.mint_flips(), run_ops.mint_kinds(), run_ops.wire_waits() TO pg_monitor;
+GRANT EXECUTE ON FUNCTION run_ops.ask_stats(), run_ops.mint_flips(), run_ops.mint_kinds(), run_ops.wire_waits(), run_ops.wire_counters(), run_ops.wire_error_counters() TO pg_monitor;
 GRANT SELECT ON run_ops.stat_stores, run_ops.stat_routing, run_ops.stat_connections, run_ops.stat_progress,
   run_ops.stat_cleanup, run_ops.stat_gates, run_ops.stat_cache_lookups, run_ops.stat_wire, run_ops.stat_wire_errors, run_ops.stat_waits TO pg_monitor;
 GRANT SELECT ON run_ops.stat_cache TO PUBLIC;
