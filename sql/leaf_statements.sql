@@ -150,10 +150,10 @@ UPDATE part SET "runId" = NULL WHERE id <> 'one';
 \echo UPDATE :ROW_COUNT
 CREATE VIEW on_top AS SELECT * FROM kind;
 INSERT INTO on_top (id) VALUES (l(1)) ON CONFLICT (id) DO NOTHING;
--- a store would show the new rows
+-- the rows from before the statement, also those of a store
 INSERT INTO item SELECT id, 50, 's' FROM unnest(ARRAY[l(50), n(50)]) AS id;
 WITH u AS (UPDATE item SET n = n + 1 WHERE n = 50 RETURNING id) SELECT item.n FROM u JOIN item ON item.id = u.id;
-UPDATE item SET n = n + 1 WHERE n = 50 RETURNING (SELECT sum(i.n) FROM item AS i WHERE i.s = item.s);
+UPDATE item SET n = n + 1 WHERE n = 51 RETURNING n, (SELECT sum(i.n) FROM item AS i WHERE i.s = item.s AND i.n = item.n - 1);
 -- a function that changes a row which the statement has read, and not yet written
 CREATE FUNCTION count_up(id text) RETURNS int LANGUAGE sql AS 'UPDATE item SET n = n + 1 WHERE item.id = count_up.id RETURNING n';
 INSERT INTO item (id, n) VALUES (n(51), 51);

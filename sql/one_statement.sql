@@ -386,6 +386,92 @@ WITH m AS (DELETE FROM member WHERE grp = 8 RETURNING n), u AS (UPDATE att SET n
 SELECT short(id) AS id, n, short(parent) AS parent FROM no_action ORDER BY no_action.id;
 SELECT count(*) AS members, (SELECT count(*) FROM item) AS items, (SELECT count(*) FROM att) AS atts FROM member;
 
+-- # Rows that are needed before they are written
+--
+-- A change finds its rows by what another one returns, or the statement reads the
+-- table afterwards.  It sees the rows from before the statement, and foreign keys
+-- are checked at its end.
+CALL everywhere('TRUNCATE no_action, item, att, member, on_cascade');
+INSERT INTO no_action SELECT id(store, k), k, CASE WHEN k > 1 THEN id(store, k - 1) END FROM unnest('{legacy,new}'::text[]) AS store, generate_series(1, 12) AS k;
+INSERT INTO member SELECT id(store, k), k % 3, k FROM unnest('{legacy,new}'::text[]) AS store, generate_series(1, 6) AS k;
+-- a parent before its child
+WITH p AS (DELETE FROM no_action WHERE n = 11 RETURNING id) DELETE FROM no_action AS c USING p WHERE c.parent = p.id RETURNING short(c.id), short(p.id) AS p;
+WITH p AS (DELETE FROM no_action WHERE n = 9 RETURNING id, n), c AS (DELETE FROM no_action AS c USING p WHERE c.parent = p.id RETURNING p.id, c.n)
+  SELECT short(id), p.n, c.n FROM p JOIN c USING (id) ORDER BY id;
+WITH p AS (DELETE FROM no_action WHERE n = 8 RETURNING id), c AS (DELETE FROM no_action AS c USING p WHERE c.parent = p.id) SELECT count(*) FROM p;
+WITH p AS (DELETE FROM no_action WHERE n = 5 RETURNING id), c AS (DELETE FROM no_action AS c USING p WHERE c.parent = p.id RETURNING c.id),
+     g AS (DELETE FROM no_action AS g USING c WHERE g.parent = c.id RETURNING g.n) SELECT array_agg(n) FROM g;
+WITH p AS (DELETE FROM no_action WHERE n = 3 RETURNING id) DELETE FROM no_action WHERE parent IN (SELECT id FROM p);
+\echo DELETE :ROW_COUNT
+-- nobody reads what the last one returns, and with a third change
+WITH p AS (DELETE FROM no_action WHERE id = id('new', 2) RETURNING id), c AS (DELETE FROM no_action AS c USING p WHERE c.parent = p.id) UPDATE member SET n = n + 10 WHERE grp = 0;
+\echo UPDATE :ROW_COUNT
+SELECT short(id) FROM no_action ORDER BY id;
+-- what is left has a parent that is gone
+\set VERBOSITY sqlstate
+WITH p AS (DELETE FROM no_action WHERE n = 1 RETURNING id) DELETE FROM no_action AS c USING p WHERE c.parent = p.id AND c.n = 99;
+\set VERBOSITY default
+-- a child before its parent
+WITH c AS (INSERT INTO no_action VALUES (id('legacy', 21), 21, id('legacy', 20)), (id('new', 21), 21, id('new', 20)) RETURNING parent) INSERT INTO no_action (id, n) SELECT parent, 20 FROM c;
+WITH u AS (UPDATE no_action SET id = replace(id, '20', '30') WHERE n = 20 RETURNING id, n) UPDATE no_action AS c SET parent = u.id FROM u WHERE c.n = 21 AND c.id LIKE 'run_c%' = (u.id LIKE 'run_c%');
+\echo UPDATE :ROW_COUNT
+SELECT short(id), n, short(parent) AS parent FROM no_action ORDER BY no_action.id;
+-- the rows of the table
+WITH u AS (UPDATE member SET n = n + 100 WHERE grp = 1 RETURNING id, n) SELECT short(u.id) AS id, u.n, v.n AS was FROM u JOIN member AS v ON v.id = u.id ORDER BY u.id;
+WITH d AS (DELETE FROM member WHERE n IN (5, 104) RETURNING id) SELECT short(v.id) AS id, v.n FROM d JOIN member AS v USING (id) ORDER BY v.id;
+WITH i AS (INSERT INTO member VALUES (id('legacy', 7), 7, 7), (id('new', 7), 7, 7) RETURNING id, touched) SELECT count(*), sum(i.touched) AS touched, count(v.id) AS there FROM i LEFT JOIN member AS v USING (id);
+WITH u AS (UPDATE member SET n = n + 1000 WHERE grp = 1 RETURNING id) SELECT s.was > 1000 AS is_new FROM (SELECT v.n AS was FROM u JOIN member AS v USING (id) LIMIT 1) AS s;
+WITH u AS (UPDATE member SET n = -n WHERE id = id('new', 1) RETURNING id, n) SELECT (SELECT v.n FROM member AS v WHERE v.id = u.id) AS was, u.n FROM u;
+UPDATE member SET grp = 2 WHERE grp = 7 RETURNING short(id), grp, (SELECT v.grp FROM member AS v WHERE v.id = member.id) AS was;
+DELETE FROM member WHERE n = 7 RETURNING short(id), (SELECT count(*) FROM member AS v WHERE v.grp = member.grp AND v.id LIKE 'run_c%' = (member.id LIKE 'run_c%')) AS of_group;
+SELECT short(id) AS id, grp, n FROM member ORDER BY member.id;
+-- of two changes of a row the first one counts
+WITH u AS (UPDATE member SET n = 1 WHERE grp = 0 RETURNING id) UPDATE member SET n = 2 FROM u WHERE member.id = u.id;
+\echo UPDATE :ROW_COUNT
+WITH u AS (UPDATE member SET n = 3 WHERE id IN (id('legacy', 3), id('new', 3)) RETURNING grp) UPDATE member SET n = 4 FROM u WHERE member.grp = u.grp;
+\echo UPDATE :ROW_COUNT
+SELECT n, count(*) FROM member WHERE grp = 0 GROUP BY n ORDER BY n;
+-- prepared, in a function, in a cursor, and with more than one statement a transaction
+PREPARE move (int, int) AS WITH d AS (DELETE FROM member WHERE grp = $1 RETURNING *) INSERT INTO member SELECT replace(id, '00000000000', '00000000001'), grp + 1, n FROM d WHERE n > $2;
+EXECUTE move (0, 0);
+EXECUTE move (1, 0);
+EXECUTE move (2, 0);
+EXECUTE move (3, 0);
+EXECUTE move (4, 2);
+EXECUTE move (5, 0);
+EXECUTE move (6, 3);
+SELECT grp, count(*), count(DISTINCT id) FROM member GROUP BY grp ORDER BY grp;
+CREATE FUNCTION children_of(k int) RETURNS TABLE (child text, was int) LANGUAGE plpgsql AS $$
+BEGIN
+  RETURN QUERY WITH p AS (UPDATE no_action SET n = n + 100 WHERE no_action.n = k RETURNING id, n), c AS (UPDATE no_action AS c SET n = p.n + 1 FROM p WHERE c.parent = p.id RETURNING c.id)
+    SELECT short(c.id), v.n FROM c JOIN no_action AS v USING (id) ORDER BY v.id;
+END $$;
+SELECT * FROM children_of(20);
+BEGIN;
+DELETE FROM no_action WHERE n = 121 AND id LIKE 'run_c%';
+DECLARE c CURSOR FOR SELECT short(id), n FROM no_action ORDER BY no_action.id;
+WITH p AS (DELETE FROM no_action WHERE n = 120 RETURNING id) DELETE FROM no_action AS c USING p WHERE c.parent = p.id;
+\echo DELETE :ROW_COUNT
+SAVEPOINT s;
+WITH i AS (INSERT INTO att VALUES (id('new', 1), 1) RETURNING *) INSERT INTO item SELECT 'item', id('new', 1), i.id, a.n FROM i LEFT JOIN att AS a USING (id);
+ROLLBACK TO s;
+FETCH ALL FROM c;
+COMMIT;
+SELECT short(id) FROM no_action ORDER BY id;
+SELECT count(*) FROM item;
+-- more rows than are sent at once by other roads
+INSERT INTO att SELECT id('new', k), k FROM generate_series(1, 3000) AS k;
+WITH u AS (UPDATE att SET n = n + 1 WHERE n % 3 > 0 RETURNING id, n) DELETE FROM att USING u WHERE att.n = u.n AND att.id <> u.id;
+\echo DELETE :ROW_COUNT
+SELECT count(*), sum(n) FROM att;
+-- what a trigger sets is what is returned
+CALL everywhere($$
+  CREATE FUNCTION set_touched() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.touched := 7; RETURN NEW; END';
+  CREATE TRIGGER set_touched BEFORE INSERT OR UPDATE ON member FOR EACH ROW EXECUTE FUNCTION set_touched()$$);
+WITH i AS (INSERT INTO member VALUES (id('legacy', 80), 80, 1), (id('new', 80), 80, 1) RETURNING id, touched) INSERT INTO item SELECT 'of ' || short(i.id), i.id, NULL, i.touched FROM i RETURNING id, n;
+WITH u AS (UPDATE member SET n = 2 WHERE grp = 80 RETURNING id, n + touched AS n) UPDATE item SET n = item.n + u.n FROM u WHERE item."runId" = u.id RETURNING item.id, item.n;
+CALL everywhere('DROP TRIGGER set_touched ON member');
+
 -- # A function that changes rows of the statement
 --
 -- A row that it has changed before the statement could is an error, not a lost change.

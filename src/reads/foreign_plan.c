@@ -51,6 +51,7 @@
 #include "reads/stand_ins.h"
 #include "reads/store_order.h"
 #include "reads/union_view.h"
+#include "stores/foreign_modify.h"
 #include "stores/foreign_scan.h"
 #include "stores/remote_rows.h"
 
@@ -1064,7 +1065,8 @@ storePlanDirectModify(PlannerInfo *root, ModifyTable *plan, Index target,
 		 bms_membership(root->all_baserels) == BMS_MULTIPLE) ||
 		depends_on_store_order(root, (Node *) root->processed_tlist))
 		return false;
-	if (is_one_of_several_changes(root, GetForeignServerIdByRelId(planner_rt_fetch(target, root)->relid)))
+	if (is_one_of_several_changes(root, GetForeignServerIdByRelId(planner_rt_fetch(target, root)->relid)) ||
+		reads_rows_again(root, planner_rt_fetch(target, root)->relid))
 		return false;
 	if (IsA(scan, ForeignScan) && sends_own_ids((ForeignScan *) scan))
 		return false;

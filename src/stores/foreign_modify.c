@@ -12,8 +12,8 @@
  * statement itself, and constraints are checked there for all rows together.
  * The same holds for several changes of one statement, below WITH or of the tables
  * of several stores: first all rows are read, and what a store is sent is one
- * statement, below WITH as well.  A change that needs what another one returns comes
- * after that.
+ * statement, below WITH as well.  If the statement needs what a change returns before
+ * that, it is computed here, and compared with what the store returns afterwards.
  * The executor does not know of this: it still gets row after row from the plan.
  * Only where it has to see each row before the next is read, they are written
  * one by one: triggers of the foreign table, WITH CHECK OPTION, COPY, partitions.
@@ -59,8 +59,20 @@ enum
 	MODIFY_SQL,
 	MODIFY_COLUMNS,
 	MODIFY_RETURNING,
-	MODIFY_CONFLICT				/* text of ON CONFLICT; NULL: none */
+	MODIFY_CONFLICT,			/* text of ON CONFLICT; NULL: none */
+	MODIFY_EARLY				/* one of EarlyRows */
 };
+
+/*
+ * Is it computed here what the statement needs of a change, before the store is told?
+ * Its number of rows, and those of RETURNING.
+ */
+typedef enum EarlyRows
+{
+	EARLY_NEVER,
+	EARLY_FOR_CHANGES,			/* if another change reads what one returns */
+	EARLY_ALWAYS				/* the statement reads the table in another place */
+} EarlyRows;
 
 typedef struct StoreModify
 {
@@ -81,6 +93,8 @@ typedef struct StoreModify
 	bool		version;		/* with the ctid */
 	AttrNumber *columns_at;		/* and where a row has the columns */
 	HTAB	   *changed;		/* keys, if a row may be met several times */
+	bool		asked;			/* is it known whether */
+	bool		skips_rows;		/* the store may write other rows than it is sent? */
 	MemoryContext row_context;
 	Datum	   *values;			/* of one row */
 	bool	   *nulls;
@@ -91,6 +105,11 @@ typedef struct StoreModify
 	List	   *new_columns;	/* of UPDATE, in the order of the plan */
 	bool		counts;			/* for the number of rows of the query */
 	bool		waits;			/* its rows depend on those of another change */
+	EarlyRows	early;
+	AttrNumber	whole_row;		/* where the plan of a DELETE has the row */
+	bool		promised;		/* its rows are given before they are sent */
+	Tuplestorestate *promises;	/* those of INSERT and UPDATE that were given */
+	RemoteText	promised_text;	/* of their columns */
 	bool		filled;			/* the next set is in "change" */
 	bool		whole;			/* and it is all there is */
 	bool		begun;			/* a set was sent */
@@ -109,13 +128,16 @@ typedef struct StoreModify
 /* The statements whose rows come from give_row(). */
 static dlist_head gathering = DLIST_STATIC_INIT(gathering);
 
+static ExecutorFinish_hook_type next_executor_finish = NULL;
+
 /* ----------------------------------------------------------------
  *		Planning
  * ----------------------------------------------------------------
  */
 
-/* The names by which the plan carries the ctid, and a column of the key. */
+/* The names by which the plan carries the ctid, the row, and a column of the key. */
 #define CTID_NAME "run_ops_ctid"
+#define WHOLE_ROW_NAME "wholerow"
 
 static char *
 key_name(int i)
@@ -133,6 +155,77 @@ calls_volatile_functions(PlannerInfo *root)
 			return true;
 	}
 	return false;
+}
+
+static bool
+reads_cte(Query *query)
+{
+	ListCell   *lc;
+
+	foreach(lc, query->rtable)
+	{
+		if (lfirst_node(RangeTblEntry, lc)->rtekind == RTE_CTE)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * May a query read the table after it was changed?  A change does so only below
+ * RETURNING, unless it reads what another one returns.
+ */
+static bool
+reads_table_later(Node *node, void *relid)
+{
+	Query	   *query = (Query *) node;
+	ListCell   *lc;
+
+	if (node == NULL)
+		return false;
+	if (!IsA(node, Query))
+		return expression_tree_walker(node, reads_table_later, relid);
+	if (query->commandType != CMD_SELECT && !reads_cte(query))
+		return reads_table_later((Node *) query->returningList, relid) ||
+			reads_table_later((Node *) query->cteList, relid);
+	foreach(lc, query->rtable)
+	{
+		RangeTblEntry *rte = lfirst(lc);
+
+		if (rte->rtekind == RTE_RELATION && rte->relid == *(Oid *) relid &&
+			foreach_current_index(lc) + 1 != query->resultRelation)
+			return true;
+	}
+	return query_tree_walker(query, reads_table_later, relid, 0);
+}
+
+static EarlyRows
+early_rows(PlannerInfo *root, Relation target)
+{
+	TupleConstr *constr = RelationGetDescr(target)->constr;
+	Oid			relid = RelationGetRelid(target);
+	PlannerInfo *top = root;
+
+	/* what a volatile function reads and changes depends on what was written before */
+	if (calls_volatile_functions(root))
+		return EARLY_NEVER;
+	if (root->parse->returningList == NIL)
+		return EARLY_FOR_CHANGES;
+	/* generated columns are the store's */
+	if (root->parse->commandType != CMD_DELETE && constr && constr->has_generated_stored)
+		return EARLY_NEVER;
+	while (top->parent_root)
+		top = top->parent_root;
+	return reads_table_later((Node *) top->parse, &relid) ? EARLY_ALWAYS : EARLY_FOR_CHANGES;
+}
+
+bool
+reads_rows_again(PlannerInfo *root, Oid relid)
+{
+	Relation	target = table_open(relid, NoLock);
+	bool		result = early_rows(root, target) == EARLY_ALWAYS;
+
+	table_close(target, NoLock);
+	return result;
 }
 
 static void
@@ -154,6 +247,11 @@ storeAddForeignUpdateTargets(PlannerInfo *root, Index rtindex,
 		add_row_identity_var(root, makeVar(rtindex, SelfItemPointerAttributeNumber, TIDOID, -1,
 										   InvalidOid, 0),
 							 rtindex, CTID_NAME);
+	/* PostgreSQL adds it for UPDATE */
+	if (root->parse->commandType == CMD_DELETE && root->parse->returningList &&
+		early_rows(root, target_relation) != EARLY_NEVER)
+		add_row_identity_var(root, makeWholeRowVar(target_rte, rtindex, 0, false),
+							 rtindex, WHOLE_ROW_NAME);
 }
 
 /* The columns that an UPDATE sends: triggers here may set any of them. */
@@ -227,9 +325,10 @@ storePlanForeignModify(PlannerInfo *root, ModifyTable *plan, Index target,
 	if (plan->onConflictAction == ONCONFLICT_UPDATE)
 		elog(ERROR, "unexpected ON CONFLICT specification: %d",
 			 (int) plan->onConflictAction);
-	result = list_make4(makeString(remote_change_text(rel, operation, columns, conflict, returning)),
+	result = list_make5(makeString(remote_change_text(rel, operation, columns, conflict, returning)),
 						columns, makeInteger(returning),
-						conflict ? makeString(pstrdup(conflict)) : NULL);
+						conflict ? makeString(pstrdup(conflict)) : NULL,
+						makeInteger(conflict ? EARLY_NEVER : early_rows(root, rel)));
 	table_close(rel, NoLock);
 	return result;
 }
@@ -428,10 +527,50 @@ send_rows(StoreModify *modify, List *others)
 	return modify->change->written;
 }
 
+/* May the store write other rows of these tables than it is sent? */
 #define SKIPS_ROWS \
-	"SELECT c.relkind <> 'r' OR c.relhassubclass OR c.relhasrules OR EXISTS (SELECT FROM pg_catalog.pg_trigger AS g " \
-	"WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgtype & 3 = 3) " \
-	"FROM pg_catalog.pg_class AS c WHERE c.oid = $1::pg_catalog.regclass"
+	"SELECT c.relkind NOT IN ('r', 'p') OR c.relkind = 'r' AND c.relhassubclass OR c.relhasrules " \
+	"OR EXISTS (SELECT FROM pg_catalog.pg_trigger AS g WHERE NOT g.tgisinternal AND g.tgtype & 3 = 3 " \
+	"AND (g.tgrelid = c.oid OR g.tgrelid IN (SELECT relid FROM pg_catalog.pg_partition_tree(c.oid)))) " \
+	"FROM pg_catalog.unnest($1::pg_catalog.regclass[]) WITH ORDINALITY AS t (oid, ord) " \
+	"LEFT JOIN pg_catalog.pg_class AS c USING (oid) ORDER BY t.ord"
+
+/* The store is asked once a statement, for all tables that it changes there. */
+static bool
+skips_rows(StoreModify *modify)
+{
+	List	   *all = list_make1(modify);
+	const char **names;
+	const char *array;
+	PGresult   *answer;
+	dlist_iter	iter;
+	ListCell   *lc;
+
+	if (modify->asked)
+		return modify->skips_rows;
+	dlist_foreach(iter, &gathering)
+	{
+		StoreModify *other = dlist_container(StoreModify, node, iter.cur);
+
+		if (other->statement == modify->statement && !other->asked && other != modify)
+			all = lappend(all, other);
+	}
+	names = palloc(sizeof(char *) * list_length(all));
+	foreach(lc, all)
+		names[foreach_current_index(lc)] =
+			remote_table_name(RelationGetRelid(((StoreModify *) lfirst(lc))->target->ri_RelationDesc));
+	array = remote_array(names, list_length(all), 1);
+	answer = wire_exec(modify->wire, WIRE_WRITE, SKIPS_ROWS, 1, &array);
+	remote_result_check(answer, list_length(all), 1);
+	foreach(lc, all)
+	{
+		StoreModify *other = lfirst(lc);
+
+		other->asked = true;
+		other->skips_rows = strcmp(PQgetvalue(answer, foreach_current_index(lc), 0), "f") != 0;
+	}
+	return modify->skips_rows;
+}
 
 /*
  * The rows were locked in the store when they were read.  If it has not changed
@@ -442,27 +581,107 @@ static void
 check_all_changed(StoreModify *modify, int sent)
 {
 	int			written = modify->change->written;
-	Relation	rel = modify->target->ri_RelationDesc;
-	const char *name = remote_table_name(RelationGetRelid(rel));
-	PGresult   *answer;
-	bool		all;
 
 	if (written >= sent || modify->operation == CMD_INSERT)
 		return;
-	if (modify->version)
-		all = written + modify->change->left_out >= sent;
-	else
-	{
-		answer = wire_exec(modify->wire, WIRE_WRITE, SKIPS_ROWS, 1, &name);
-		remote_result_check(answer, 1, 1);
-		all = strcmp(PQgetvalue(answer, 0, 0), "f") != 0;
-	}
-	if (!all)
+	if (modify->version ? written + modify->change->left_out < sent : !skips_rows(modify))
 		ereport(ERROR,
 				(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
 				 errmsg("row of table %s in store \"%s\" was already changed by an operation triggered by the current command",
-						name, wire_store(modify->wire)),
+						remote_table_name(modify->change->relid), wire_store(modify->wire)),
 				 errhint("Consider using an AFTER trigger instead of a BEFORE trigger to propagate changes to other rows.")));
+}
+
+/* Are there rows that were not sent yet? */
+static bool
+has_set(StoreModify *modify)
+{
+	return modify->change != NULL && modify->change->n > 0;
+}
+
+/*
+ * The row that RETURNING shows, as it is sent.  The slot has it already, but for
+ * DELETE.
+ */
+static void
+promise_row(StoreModify *modify, TupleTableSlot *slot, TupleTableSlot *plan_slot)
+{
+	HeapTupleData tuple;
+	bool		isnull;
+
+	if (modify->operation != CMD_DELETE)
+	{
+		tuplestore_puttupleslot(modify->promises, slot);
+		return;
+	}
+	tuple.t_data = DatumGetHeapTupleHeader(ExecGetJunkAttribute(plan_slot, modify->whole_row, &isnull));
+	tuple.t_len = HeapTupleHeaderGetDatumLength(tuple.t_data);
+	ItemPointerSetInvalid(&tuple.t_self);
+	tuple.t_tableOid = InvalidOid;
+	ExecForceStoreHeapTuple(heap_copytuple(&tuple), slot, true);
+}
+
+static void
+report_broken_promise(StoreModify *modify, const char *detail)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
+			 errmsg("store \"%s\" has written other rows of table %s than it was sent",
+					wire_store(modify->wire), remote_table_name(modify->change->relid)),
+			 errdetail_internal("%s", detail),
+			 errhint("The statement needs what RETURNING shows before the store has written it. Use two statements.")));
+}
+
+/* Compares a row of the result with what was promised. */
+static void
+check_promise(StoreModify *modify, int row, TupleTableSlot *promise)
+{
+	RemoteChange *change = modify->change;
+	int			nest_level = remote_text_begin(&modify->promised_text);
+	ListCell   *lc;
+
+	foreach(lc, change->returned)
+	{
+		Form_pg_attribute att = TupleDescAttr(promise->tts_tupleDescriptor, lfirst_int(lc) - 1);
+		int			i = foreach_current_index(lc);
+		bool		isnull;
+		Datum		value = slot_getattr(promise, att->attnum, &isnull);
+
+		if (PQgetisnull(change->result, row, i) != isnull ||
+			(!isnull && strcmp(PQgetvalue(change->result, row, i),
+							   OutputFunctionCall(&modify->promised_text.output[i], value)) != 0))
+			report_broken_promise(modify, psprintf(_("Column \"%s\" has another value."), NameStr(att->attname)));
+	}
+	remote_text_end(nest_level);
+}
+
+/*
+ * The statement has used rows that the store had not written yet.  They are compared
+ * with what it has written now.
+ */
+static void
+check_promises(StoreModify *modify, int sent)
+{
+	TupleTableSlot *promise;
+
+	if (modify->change->written != sent)
+		report_broken_promise(modify, psprintf(_("It has written %d rows of %d."), modify->change->written, sent));
+	if (modify->promises == NULL)
+		return;
+	promise = MakeSingleTupleTableSlot(RelationGetDescr(modify->target->ri_RelationDesc),
+									   &TTSOpsMinimalTuple);
+	for (int i = 0; i < modify->row; i++)
+	{
+		if (modify->answers[i] < 0)
+			continue;
+		if (!tuplestore_gettupleslot(modify->promises, true, false, promise))
+			break;
+		check_promise(modify, modify->answers[i], promise);
+		MemoryContextReset(modify->row_context);
+	}
+	ExecDropSingleTupleTableSlot(promise);
+	tuplestore_end(modify->promises);
+	modify->promises = NULL;
 }
 
 /* Stores a row of the result in the slot. */
@@ -504,7 +723,7 @@ storeExecForeignOne(EState *estate, ResultRelInfo *target,
 	int			answer = 0;
 
 	if (modify->plan)
-		/* it was sent already */
+		/* it was sent already, or is promised */
 		answer = modify->answers[modify->row - 1];
 	else
 	{
@@ -514,7 +733,9 @@ storeExecForeignOne(EState *estate, ResultRelInfo *target,
 	}
 	if (answer < 0)
 		return NULL;
-	if (modify->returning)
+	if (modify->promised && has_set(modify))
+		promise_row(modify, slot, plan_slot);
+	else if (modify->returning)
 	{
 		MemoryContextReset(modify->row_context);
 		store_returned(modify, answer, slot);
@@ -591,11 +812,15 @@ reads_returned_rows(PlanState *plan)
 	return is_change_or_reads_it(plan, NULL);
 }
 
-/* The changes of a statement whose rows can be read before anything is written. */
+/*
+ * Reads the rows of the changes of a statement, but of those that read what another
+ * one returns.  If there is one, all are sent at the end, together with it.
+ */
 static void
 gather_all(EState *estate)
 {
 	dlist_iter	iter;
+	bool		any_waits = false;
 
 	dlist_foreach(iter, &gathering)
 	{
@@ -604,8 +829,16 @@ gather_all(EState *estate)
 		if (modify->estate != estate || modify->rows != NULL || modify->waits)
 			continue;
 		modify->waits = reads_returned_rows(modify->plan);
+		any_waits |= modify->waits;
 		if (!modify->waits)
 			gather(modify);
+	}
+	dlist_foreach(iter, &gathering)
+	{
+		StoreModify *modify = dlist_container(StoreModify, node, iter.cur);
+
+		if (any_waits && modify->estate == estate && modify->early == EARLY_FOR_CHANGES)
+			modify->early = EARLY_ALWAYS;
 	}
 }
 
@@ -670,10 +903,15 @@ fill_set(StoreModify *modify)
 	}
 }
 
+/* May its set be sent at the end of the statement? */
 static bool
-has_set(StoreModify *modify)
+may_promise(StoreModify *modify)
 {
-	return modify->change != NULL && modify->change->n > 0;
+	if (modify->early != EARLY_ALWAYS || !modify->whole || !has_set(modify))
+		return false;
+	/* the question begins the transaction in the store */
+	begin_scans_before_write(modify->statement);
+	return !skips_rows(modify);
 }
 
 /* Can what the change writes be a part of the statement that another one sends? */
@@ -683,7 +921,7 @@ can_be_part(StoreModify *modify)
 	if (modify->counts || modify->rows == NULL)
 		return false;
 	fill_set(modify);
-	return modify->whole && has_set(modify);
+	return modify->whole && has_set(modify) && !may_promise(modify);
 }
 
 /* Notes what the store has done with a set; last: of the statement there. */
@@ -711,6 +949,8 @@ take_answers(StoreModify *modify, int sent, bool last)
 	}
 	else
 		match_answers(modify, sent);
+	if (modify->promised && (modify->returning || last))
+		check_promises(modify, sent);
 }
 
 /* Sends the set, and with it those of other changes. */
@@ -727,6 +967,90 @@ send_set(StoreModify *modify, List *others)
 	foreach(lc, all)
 		take_answers(lfirst(lc), sent[foreach_current_index(lc)], lnext(all, lc) == NULL);
 	pfree(sent);
+}
+
+static void
+promise(StoreModify *modify)
+{
+	MemoryContext oldcontext = MemoryContextSwitchTo(modify->estate->es_query_cxt);
+	ListCell   *lc;
+
+	modify->promised = true;
+	modify->change->waits = modify->waits;
+	/* they are sent in this order */
+	dlist_delete(&modify->node);
+	dlist_push_tail(&gathering, &modify->node);
+	if (!modify->returning)
+	{
+		modify->nrows = 0;
+		if (modify->counts)
+			modify->estate->es_processed += modify->change->n;
+	}
+	else if (modify->operation != CMD_DELETE)
+	{
+		modify->promises = tuplestore_begin_heap(false, false, work_mem);
+		modify->promised_text.output = palloc0(sizeof(FmgrInfo) * list_length(modify->change->returned));
+		foreach(lc, modify->change->returned)
+			remote_text_add(&modify->promised_text,
+							TupleDescAttr(RelationGetDescr(modify->target->ri_RelationDesc), lfirst_int(lc) - 1)->atttypid);
+	}
+	MemoryContextSwitchTo(oldcontext);
+}
+
+/* Sends what the statement has promised in the store of a change. */
+static void
+keep_promises(StoreModify *modify)
+{
+	StoreModify *last = modify;
+	List	   *others = NIL;
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &gathering)
+	{
+		StoreModify *other = dlist_container(StoreModify, node, iter.cur);
+
+		if (other == modify || other->statement != modify->statement || !has_set(other))
+			continue;
+		others = lappend(others, other->counts ? last : other);
+		if (other->counts)
+			last = other;
+	}
+	send_set(last, others);
+}
+
+/* At the end, after the changes that nobody has read, before triggers. */
+static void
+finish_executor(QueryDesc *query)
+{
+	EState	   *estate = query->estate;
+	MemoryContext oldcontext = MemoryContextSwitchTo(estate->es_query_cxt);
+	bool		any = false;
+	dlist_iter	iter;
+	ListCell   *lc;
+
+	dlist_foreach(iter, &gathering)
+		any |= dlist_container(StoreModify, node, iter.cur)->estate == estate;
+	if (any)
+		estate->es_direction = ForwardScanDirection;
+	foreach(lc, any ? estate->es_auxmodifytables : NIL)
+	{
+		TupleTableSlot *slot;
+
+		do
+		{
+			ResetPerTupleExprContext(estate);
+			slot = ExecProcNode(lfirst(lc));
+		} while (!TupIsNull(slot));
+	}
+	dlist_foreach(iter, &gathering)
+	{
+		StoreModify *modify = dlist_container(StoreModify, node, iter.cur);
+
+		if (modify->estate == estate && has_set(modify))
+			keep_promises(modify);
+	}
+	MemoryContextSwitchTo(oldcontext);
+	next_executor_finish(query);
 }
 
 /*
@@ -751,9 +1075,16 @@ next_set(StoreModify *modify)
 		modify->estate->es_processed += modify->written;
 		return true;
 	}
+	if (modify->promised)
+		return false;
 	fill_set(modify);
 	if (modify->nrows == 0)
 		return false;
+	if (may_promise(modify))
+	{
+		promise(modify);
+		return true;
+	}
 	dlist_foreach(iter, &gathering)
 	{
 		StoreModify *other = dlist_container(StoreModify, node, iter.cur);
@@ -761,7 +1092,7 @@ next_set(StoreModify *modify)
 		if (other == modify || other->statement != modify->statement || other->sent ||
 			(other->returning && other->begun))
 			continue;
-		if (other->counts && other->rows != NULL && can_be_part(modify))
+		if (other->counts && other->rows != NULL && !may_promise(other) && can_be_part(modify))
 		{
 			fill_set(other);
 			if (has_set(other))
@@ -899,6 +1230,13 @@ storeBeginForeignModify(ModifyTableState *statement, ResultRelInfo *target,
 								 &statement->ps));
 	if (modify->operation != CMD_INSERT)
 		find_keys(modify, outerPlan(plan), gathered);
+	modify->early = intVal(list_nth(fdw_private, MODIFY_EARLY));
+	if (modify->operation == CMD_DELETE && modify->returning && modify->early != EARLY_NEVER)
+	{
+		modify->whole_row = ExecFindJunkAttributeInTlist(outerPlan(plan)->targetlist, WHOLE_ROW_NAME);
+		if (!AttributeNumberIsValid(modify->whole_row))
+			elog(ERROR, "could not find junk column \"%s\"", WHOLE_ROW_NAME);
+	}
 	if (gathered)
 		begin_gathering(modify, statement);
 }
@@ -931,6 +1269,9 @@ storeEndForeignModify(EState *estate, ResultRelInfo *target)
 
 	if (modify == NULL)
 		return;
+	if (modify->promised && has_set(modify))
+		elog(ERROR, "rows of foreign table \"%s\" were not sent",
+			 RelationGetRelationName(target->ri_RelationDesc));
 	wire_leave(modify->statement);
 	/* its temporary files belong to the statement */
 	if (modify->rows)
@@ -1029,4 +1370,11 @@ foreign_modify_routine(FdwRoutine *routine)
 	routine->BeginForeignInsert = storeBeginForeignInsert;
 	routine->EndForeignInsert = storeEndForeignModify;
 	routine->ExecForeignTruncate = storeExecForeignTruncate;
+}
+
+void
+foreign_modify_init(void)
+{
+	next_executor_finish = ExecutorFinish_hook ? ExecutorFinish_hook : standard_ExecutorFinish;
+	ExecutorFinish_hook = finish_executor;
 }

@@ -7,7 +7,15 @@
 
 #include "foreign/fdwapi.h"
 
+/*
+ * Does the statement read the target of this UPDATE or DELETE in another place as
+ * well, and is what RETURNING shows computed here for it?
+ */
+extern bool reads_rows_again(PlannerInfo *root, Oid relid);
+
 /* Sets the callbacks. */
 extern void foreign_modify_routine(FdwRoutine *routine);
+
+extern void foreign_modify_init(void);
 
 #endif							/* RUN_OPS_FOREIGN_MODIFY_H */

@@ -107,23 +107,26 @@ append_conflict(StringInfo sql, RemoteChange *change, int param)
 	}
 }
 
-/* INSERT of one row.  The first parameter is the one after "param". */
+/*
+ * INSERT of one row.  The first parameter is the one after "param".  "after" is a
+ * condition, or NULL.
+ */
 static void
-append_insert_one(StringInfo sql, RemoteChange *change, int param)
+append_insert_one(StringInfo sql, RemoteChange *change, int param, const char *after)
 {
 	append_insert(sql, change);
-	appendStringInfoString(sql, change->columns ? " VALUES (" : " DEFAULT VALUES");
+	appendStringInfoString(sql, !change->columns ? " DEFAULT VALUES" : after ? " SELECT " : " VALUES (");
 	for (int n = 1; n <= list_length(change->columns); n++)
 		appendStringInfo(sql, "%s$%d", n > 1 ? ", " : "", param + n);
 	if (change->columns)
-		appendStringInfoChar(sql, ')');
+		appendStringInfo(sql, after ? " WHERE %s" : ")", after);
 	append_conflict(sql, change, param);
 	append_returning(sql, change);
 }
 
 /* UPDATE or DELETE of one row; the store infers the types of the parameters. */
 static void
-append_change_one(StringInfo sql, RemoteChange *change, int param)
+append_change_one(StringInfo sql, RemoteChange *change, int param, const char *after)
 {
 	ListCell   *lc;
 	int			n = param + list_length(change->keys);
@@ -138,21 +141,22 @@ append_change_one(StringInfo sql, RemoteChange *change, int param)
 						 foreach_current_index(lc) ? " AND" : " WHERE",
 						 remote_column_name(change->relid, lfirst_int(lc)),
 						 param + foreach_current_index(lc) + 1);
+	if (after)
+		appendStringInfo(sql, " AND %s", after);
 	append_returning(sql, change);
 }
 
 static void
-append_one(StringInfo sql, RemoteChange *change, int param)
+append_one(StringInfo sql, RemoteChange *change, int param, const char *after)
 {
 	if (change->operation == CMD_INSERT)
-		append_insert_one(sql, change, param);
+		append_insert_one(sql, change, param, after);
 	else
-		append_change_one(sql, change, param);
+		append_change_one(sql, change, param, after);
 }
 
-/* A list of texts as the store reads an array. */
-static char *
-array_of(const char *const *texts, int n, int step)
+char *
+remote_array(const char *const *texts, int n, int step)
 {
 	StringInfoData array;
 
@@ -197,7 +201,7 @@ find_types(RemoteChange *change)
 	foreach(lc, all)
 		names[foreach_current_index(lc)] = remote_column_identifier(change->relid, lfirst_int(lc));
 	values[0] = remote_table_name(change->relid);
-	values[1] = array_of(names, list_length(all), 1);
+	values[1] = remote_array(names, list_length(all), 1);
 	types = wire_exec(change->wire, WIRE_WRITE, COLUMN_TYPES, 2, values);
 	remote_result_check(types, list_length(all), 2);
 	change->types = MemoryContextAlloc(change->context, sizeof(char *) * list_length(all));
@@ -216,7 +220,7 @@ find_types(RemoteChange *change)
 
 /* The statement for a set. */
 static void
-append_many(StringInfo sql, RemoteChange *change, int param)
+append_many(StringInfo sql, RemoteChange *change, int param, const char *after)
 {
 	List	   *all = list_concat_copy(change->keys, change->columns);
 	const char *table = remote_table_name(change->relid);
@@ -263,6 +267,8 @@ append_many(StringInfo sql, RemoteChange *change, int param)
 	for (int i = 1; i <= list_length(all); i++)
 		appendStringInfo(sql, "v%d, ", i);
 	appendStringInfo(sql, "n)%s", condition.data);
+	if (after)
+		appendStringInfo(sql, "%s %s", condition.len ? " AND" : " WHERE", after);
 	append_conflict(sql, change, param);
 	append_returning(sql, change);
 	if (change->returning && change->operation != CMD_INSERT)
@@ -315,7 +321,7 @@ remote_change_text(Relation rel, CmdType operation, List *columns,
 	StringInfoData sql;
 
 	initStringInfo(&sql);
-	append_one(&sql, describe(rel, operation, columns, conflict, returning, false), 0);
+	append_one(&sql, describe(rel, operation, columns, conflict, returning, false), 0, NULL);
 	return sql.data;
 }
 
@@ -386,7 +392,7 @@ remote_change_forget_last(RemoteChange *change)
  * one after "param", and stores its values.
  */
 static void
-take_rows(RemoteChange *change, StringInfo sql, int param, const char **values)
+take_rows(RemoteChange *change, StringInfo sql, int param, const char **values, const char *after)
 {
 	int			n = change->n;
 
@@ -395,13 +401,13 @@ take_rows(RemoteChange *change, StringInfo sql, int param, const char **values)
 	if (n > 1 && change->nvalues > 0)
 	{
 		find_types(change);
-		append_many(sql, change, param);
+		append_many(sql, change, param, after);
 		for (int i = 0; i < change->nvalues; i++)
-			values[i] = array_of(&change->values[i], n, change->nvalues);
+			values[i] = remote_array(&change->values[i], n, change->nvalues);
 	}
 	else
 	{
-		append_one(sql, change, param);
+		append_one(sql, change, param, after);
 		if (change->nvalues > 0)
 			memcpy(values, change->values, sizeof(char *) * change->nvalues);
 	}
@@ -448,6 +454,30 @@ static bool
 returns_numbers(RemoteChange *change, int n)
 {
 	return change->returning && n > 1 && change->operation != CMD_INSERT;
+}
+
+/*
+ * A condition that is true when the parts before a part are done, as far as they return
+ * rows: what is inserted may have a key that one of them has deleted.  NULL: none.
+ */
+static const char *
+after_others(List *parts, RemoteChange *change)
+{
+	StringInfoData sql;
+	ListCell   *lc;
+
+	initStringInfo(&sql);
+	foreach(lc, parts)
+	{
+		RemoteChange *part = lfirst(lc);
+
+		if (part == change || !change->waits)
+			break;
+		if (part->returning)
+			appendStringInfo(&sql, "%s(SELECT pg_catalog.count(*) FROM w%d) IS NOT NULL",
+							 sql.len ? " AND " : "", foreach_current_index(lc) + 1);
+	}
+	return sql.len ? sql.data : NULL;
 }
 
 /*
@@ -515,9 +545,9 @@ count_left_out(RemoteChange *change, int sent)
 	question.columns = NIL;
 	question.returning = false;
 	initStringInfo(&sql);
-	append_many(&sql, &question, 0);
+	append_many(&sql, &question, 0, NULL);
 	for (int i = 0; i < nkeys; i++)
-		values[i] = array_of(&change->values[i], sent, change->nvalues);
+		values[i] = remote_array(&change->values[i], sent, change->nvalues);
 	answer = wire_exec(change->wire, WIRE_WRITE, sql.data, nkeys, values);
 	remote_result_check(answer, 1, 1);
 	return atoi(PQgetvalue(answer, 0, 0));
@@ -557,7 +587,7 @@ remote_change_send(RemoteChange *change, List *before)
 		if (below_with)
 			appendStringInfo(&sql, "%s w%d AS (", foreach_current_index(lc) ? "," : "WITH",
 							 foreach_current_index(lc) + 1);
-		take_rows(part, &sql, nvalues, values + nvalues);
+		take_rows(part, &sql, nvalues, values + nvalues, after_others(all, part));
 		if (in_parts && (part == change || part->returning) &&
 			!returns_numbers(part, sent[foreach_current_index(lc)]))
 			appendStringInfoString(&sql, part->returning ? ", true" : " RETURNING true");

@@ -32,6 +32,7 @@ typedef struct RemoteChange
 	int			nextra;			/* values in "conflict" */
 	const char *const *extra;
 	bool		returning;		/* all columns are returned */
+	bool		waits;			/* comes after those before it that return rows */
 	int			nvalues;		/* of one row */
 	RemoteText	text;			/* of the keys, and then of the columns */
 	List	   *returned;		/* the columns of a returned row, in order */
@@ -82,6 +83,9 @@ extern void remote_change_forget_last(RemoteChange *change);
  * same statement.  How many is known of those that return rows.
  */
 extern void remote_change_send(RemoteChange *change, List *before);
+
+/* Texts as the store reads an array: n of them, each "step" after the one before. */
+extern char *remote_array(const char *const *texts, int n, int step);
 
 /* The text of the statement for one row, for EXPLAIN. */
 extern char *remote_change_text(Relation rel, CmdType operation, List *columns,

@@ -1131,9 +1131,9 @@ rows_to_insert(Rewrite *rewrite, Query *query, Target *target)
 	row->location = -1;
 	table_close(view, NoLock);
 
-	leaf = is_stored_in((Node *) target->view.filter) ?
-		leaf_of_new_id(target, list_nth(row->args, route_column(target) - 1)) :
-		make_run_ops_call("leaf_of_new_row", OIDOID, list_make2(make_oid(target->relid), row));
+	leaf = get_routed_view(target->relid)->routing == ROUTING_LOOKUP ?
+		make_run_ops_call("leaf_of_new_row", OIDOID, list_make2(make_oid(target->relid), row)) :
+		leaf_of_new_id(target, list_nth(row->args, route_column(target) - 1));
 	rows->targetList = lappend(rows->targetList,
 							   makeTargetEntry(leaf, list_length(rows->targetList) + 1,
 											   "run_ops_leaf", false));
