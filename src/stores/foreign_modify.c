@@ -111,6 +111,7 @@ typedef struct StoreModify
 	Tuplestorestate *promises;	/* those of INSERT and UPDATE that were given */
 	RemoteText	promised_text;	/* of their columns */
 	bool		filled;			/* the next set is in "change" */
+	bool		ready;			/* its rows can be given */
 	bool		whole;			/* and it is all there is */
 	bool		begun;			/* a set was sent */
 	bool		sent;			/* it was sent with that of another change */
@@ -170,39 +171,51 @@ reads_cte(Query *query)
 	return false;
 }
 
+typedef struct TableOfChange
+{
+	PlannerGlobal *glob;
+	Oid			relid;
+} TableOfChange;
+
 /*
  * May a query read the table after it was changed?  A change does so only below
  * RETURNING, unless it reads what another one returns.
  */
 static bool
-reads_table_later(Node *node, void *relid)
+reads_table_later(Node *node, void *context)
 {
+	TableOfChange *table = context;
 	Query	   *query = (Query *) node;
 	ListCell   *lc;
 
 	if (node == NULL)
 		return false;
+	/* of the query that is being planned */
+	if (IsA(node, SubPlan) &&
+		reads_table_later((Node *) list_nth_node(PlannerInfo, table->glob->subroots,
+												 ((SubPlan *) node)->plan_id - 1)->parse, context))
+		return true;
 	if (!IsA(node, Query))
-		return expression_tree_walker(node, reads_table_later, relid);
+		return expression_tree_walker(node, reads_table_later, context);
 	if (query->commandType != CMD_SELECT && !reads_cte(query))
-		return reads_table_later((Node *) query->returningList, relid) ||
-			reads_table_later((Node *) query->cteList, relid);
+		return reads_table_later((Node *) query->returningList, context) ||
+			reads_table_later((Node *) query->cteList, context);
 	foreach(lc, query->rtable)
 	{
 		RangeTblEntry *rte = lfirst(lc);
 
-		if (rte->rtekind == RTE_RELATION && rte->relid == *(Oid *) relid &&
+		if (rte->rtekind == RTE_RELATION && rte->relid == table->relid &&
 			foreach_current_index(lc) + 1 != query->resultRelation)
 			return true;
 	}
-	return query_tree_walker(query, reads_table_later, relid, 0);
+	return query_tree_walker(query, reads_table_later, context, 0);
 }
 
 static EarlyRows
 early_rows(PlannerInfo *root, Relation target)
 {
 	TupleConstr *constr = RelationGetDescr(target)->constr;
-	Oid			relid = RelationGetRelid(target);
+	TableOfChange table = {root->glob, RelationGetRelid(target)};
 	PlannerInfo *top = root;
 
 	/* what a volatile function reads and changes depends on what was written before */
@@ -215,7 +228,7 @@ early_rows(PlannerInfo *root, Relation target)
 		return EARLY_NEVER;
 	while (top->parent_root)
 		top = top->parent_root;
-	return reads_table_later((Node *) top->parse, &relid) ? EARLY_ALWAYS : EARLY_FOR_CHANGES;
+	return reads_table_later((Node *) top->parse, &table) ? EARLY_ALWAYS : EARLY_FOR_CHANGES;
 }
 
 bool
@@ -889,6 +902,7 @@ fill_set(StoreModify *modify)
 	if (modify->filled)
 		return;
 	modify->filled = true;
+	modify->ready = false;
 	modify->nrows = modify->row = 0;
 	tuplestore_select_read_pointer(modify->rows, 0);
 	while (modify->change == NULL ||
@@ -931,6 +945,7 @@ take_answers(StoreModify *modify, int sent, bool last)
 	RemoteChange *change = modify->change;
 
 	modify->filled = false;
+	modify->ready = true;
 	modify->begun = true;
 	modify->written = 0;
 	if (modify->returning || last)
@@ -938,7 +953,7 @@ take_answers(StoreModify *modify, int sent, bool last)
 	if (!modify->returning)
 	{
 		modify->written = modify->counts ? change->written : 0;
-		modify->nrows = 0;
+		modify->nrows = modify->row = 0;
 	}
 	else if (modify->operation == CMD_INSERT)
 	{
@@ -975,7 +990,7 @@ promise(StoreModify *modify)
 	MemoryContext oldcontext = MemoryContextSwitchTo(modify->estate->es_query_cxt);
 	ListCell   *lc;
 
-	modify->promised = true;
+	modify->promised = modify->ready = true;
 	modify->change->waits = modify->waits;
 	/* they are sent in this order */
 	dlist_delete(&modify->node);
@@ -997,25 +1012,34 @@ promise(StoreModify *modify)
 	MemoryContextSwitchTo(oldcontext);
 }
 
-/* Sends what the statement has promised in the store of a change. */
+/*
+ * Sends what the statement has promised in the store of a change, in that order, but
+ * the one whose rows are counted is the last.
+ */
 static void
 keep_promises(StoreModify *modify)
 {
-	StoreModify *last = modify;
-	List	   *others = NIL;
+	StoreModify *last = NULL;
+	List	   *all = NIL;
 	dlist_iter	iter;
 
 	dlist_foreach(iter, &gathering)
 	{
 		StoreModify *other = dlist_container(StoreModify, node, iter.cur);
 
-		if (other == modify || other->statement != modify->statement || !has_set(other))
+		if (other->statement != modify->statement || !has_set(other))
 			continue;
-		others = lappend(others, other->counts ? last : other);
 		if (other->counts)
 			last = other;
+		else
+			all = lappend(all, other);
 	}
-	send_set(last, others);
+	if (last == NULL)
+	{
+		last = llast(all);
+		all = list_delete_last(all);
+	}
+	send_set(last, all);
 }
 
 /* At the end, after the changes that nobody has read, before triggers. */
@@ -1144,7 +1168,7 @@ give_row(PlanState *plan)
 		if (modify->rows == NULL)
 			gather(modify);
 	}
-	while (modify->row == modify->nrows)
+	while (!modify->ready || modify->row == modify->nrows)
 	{
 		if (!next_set(modify))
 			return NULL;

@@ -413,6 +413,14 @@ my %statement;
 			"WITH i AS (" . new_rows($one, 2) . " RETURNING id) UPDATE $two AS x SET n = x.n + (SELECT count(*) FROM i) WHERE $on_two RETURNING x.id, x.n",
 			"WITH d AS (DELETE FROM doc AS x WHERE x.k > 20 AND " . where('doc') . ' RETURNING x.*) INSERT INTO keeper (id, kind, k, grp, n) SELECT idof(d.kind, d.k + ' . ($counter += 1_000_000) . "), d.kind, d.k + $counter, d.grp, d.n FROM d RETURNING id",
 			"WITH u AS (UPDATE doc AS x SET n = x.n + 1 WHERE " . where('doc') . " RETURNING x.id, x.grp) UPDATE keeper AS x SET n = x.n + 1 FROM u WHERE u.id = x.id RETURNING x.id, x.n",
+			# what is read of a table after it was changed
+			"WITH u AS (UPDATE $one AS x SET n = x.n + 1 WHERE " . where($one) . " RETURNING x.id, x.n) SELECT u.id, u.n, v.n, v.grp FROM u LEFT JOIN $one AS v ON v.id = u.id",
+			"WITH d AS (DELETE FROM $one AS x WHERE x.id IN (" . some_ids($one, 3) . ") RETURNING x.id, x.grp) SELECT d.id, (SELECT count(*) FROM $one AS v WHERE v.grp = d.grp) FROM d",
+			"WITH i AS (" . new_rows($one, 3) . " RETURNING id, grp) SELECT i.id, v.id, (SELECT count(*) FROM $one AS w WHERE w.grp = i.grp) FROM i LEFT JOIN $one AS v ON v.id = i.id",
+			"UPDATE $one AS x SET n = x.n + 1 WHERE " . where($one) . " RETURNING x.id, x.n, (SELECT max(v.n) FROM $one AS v WHERE v.grp = x.grp)",
+			# changes that find their rows by others
+			"WITH u AS (UPDATE $one AS x SET n = x.n + 1 WHERE x.grp = 0 RETURNING x.kind, x.k, x.n) UPDATE $one AS y SET n = u.n % 900 FROM u WHERE y.kind = u.kind AND y.k = u.k + 1 AND y.grp = 1 RETURNING y.id, y.n, u.k",
+			"WITH d AS (DELETE FROM $one AS x WHERE x.k > 20 AND x.grp = 1 RETURNING x.*), i AS (INSERT INTO $one (id, kind, k, grp, n) SELECT d.id, d.kind, d.k, d.grp, coalesce(d.n, 0) % 900 + 1 FROM d RETURNING id) SELECT count(*) FROM i",
 			"WITH a AS (UPDATE doc AS x SET n = x.n + 1 WHERE x.kind = 'L' AND " . where('doc') . " RETURNING x.id), b AS (UPDATE doc AS x SET n = x.n + 2 WHERE x.kind = 'N' AND " . where('doc') . " RETURNING x.id) SELECT * FROM a UNION ALL SELECT * FROM b",
 		);
 	},
@@ -458,8 +466,10 @@ my %statement;
 			"UPDATE $t AS x SET parent = NULL WHERE " . where($t) . returning('x'),
 			"UPDATE $t AS x SET parent = (SELECT max(" . ($default ? 'z.k' : 'z.id') . ") FROM $t AS z WHERE z.kind = x.kind AND z.k < x.k) WHERE " . where($t) . returning('x'),
 			"UPDATE $t AS x SET n = x.n + 1 WHERE " . where($t) . returning('x', 'x.parent'),
-			# two statements in a store: the first must not delete a row of the second by a cascade, which a ring of parents would do
-			"WITH d AS (DELETE FROM $t AS x WHERE x.kind = '$kind' AND x.k > 1 AND x.parent = " . ($default ? $from : id($kind, $from)) . " RETURNING x.id) DELETE FROM $t AS x WHERE x.id = " . id($kind, $from) . ' AND x.k > 1 AND x.parent IS NULL RETURNING x.id');
+			"WITH d AS (DELETE FROM $t AS x WHERE x.kind = '$kind' AND x.k > 1 AND x.parent = " . ($default ? $from : id($kind, $from)) . " RETURNING x.id) DELETE FROM $t AS x WHERE x.id = " . id($kind, $from) . ' AND x.k > 1 AND x.parent IS DISTINCT FROM ' . ($default ? $from : id($kind, $from)) . ' RETURNING x.id',
+			# children by what their parent returns
+			map { "WITH d AS (DELETE FROM $t AS x WHERE x.k = $from RETURNING x.id, x.k, x.kind) $_" }
+			  map { "DELETE FROM $t AS x USING d WHERE x.kind = d.kind AND x.k <> d.k AND x.k > 1 AND x.parent = " . ($default ? 'd.k' : 'd.id') . $_ } '', ' RETURNING x.id, d.k');
 	},
 	child => sub {
 		my ($kind, $k) = (pick('L', 'N'), new_k());
