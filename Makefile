@@ -69,6 +69,8 @@ MODULES_C = \
 	stores/remote_rows \
 	stores/foreign_scan \
 	stores/remote_change \
+	stores/store_modify \
+	stores/gathered_changes \
 	stores/foreign_modify \
 	stores/foreign_analyze \
 	stores/foreign_import \

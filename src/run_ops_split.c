@@ -25,8 +25,8 @@
 #include "reads/seam_shortcut.h"
 #include "reads/startup_pruning.h"
 #include "reads/store_anti_join.h"
-#include "stores/foreign_modify.h"
 #include "stores/foreign_scan.h"
+#include "stores/gathered_changes.h"
 #include "stores/read_gate.h"
 #include "stores/read_replica.h"
 #include "switch/kept_objects.h"
@@ -54,7 +54,7 @@ _PG_init(void)
 	read_gate_init();
 	read_replica_init();
 	foreign_scan_init();
-	foreign_modify_init();
+	gathered_changes_init();
 	assumed_statistics_init();
 	seam_pruning_init();
 	leaf_locks_init();

@@ -16,6 +16,4 @@ extern bool reads_rows_again(PlannerInfo *root, Oid relid);
 /* Sets the callbacks. */
 extern void foreign_modify_routine(FdwRoutine *routine);
 
-extern void foreign_modify_init(void);
-
 #endif							/* RUN_OPS_FOREIGN_MODIFY_H */
