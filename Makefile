@@ -157,7 +157,11 @@ SQL_PARTS = \
 	watch/stats \
 	watch/next_step
 
-DATA = $(EXTENSION)--$(EXTVERSION).sql $(wildcard upgrade/$(EXTENSION)--*--*.sql)
+# The script that updates the last release to this version is built, those of
+# earlier versions are as they were released.
+UPGRADES = $(wildcard upgrade/$(EXTENSION)--*--$(EXTVERSION).sql)
+DATA_built = $(EXTENSION)--$(EXTVERSION).sql $(notdir $(UPGRADES))
+DATA = $(filter-out $(UPGRADES), $(wildcard upgrade/$(EXTENSION)--*--*.sql))
 EXTRA_CLEAN = $(EXTENSION)--*.sql
 
 REGRESS ?= \
@@ -247,6 +251,8 @@ $(EXTENSION)--$(EXTVERSION).sql: $(SQL_PARTS:%=src/%.sql) $(EXTENSION).control
 	{ printf '%s\n' '\echo Use "CREATE EXTENSION $(EXTENSION) CASCADE" to load this file. \quit'; \
 	  cat $(SQL_PARTS:%=src/%.sql); } > $@
 
-all: $(EXTENSION)--$(EXTVERSION).sql
+$(notdir $(UPGRADES)): $(EXTENSION)--%--$(EXTVERSION).sql: scripts/upgrade.awk upgrade/$(EXTENSION)--%--$(EXTVERSION).sql \
+		test/released/$(EXTENSION)--%.sql $(EXTENSION)--$(EXTVERSION).sql
+	awk -f $^ > $@ || { rm -f $@; exit 1; }
 
 endif
