@@ -48,6 +48,7 @@ EXTVERSION = $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" $(EXTENSION).co
 MODULE_big = $(EXTENSION)
 # By room, each after the rooms that it may use.
 MODULES_C = \
+	ground/library_version \
 	ground/rights \
 	ground/column_equality \
 	ground/snapshot_key \
@@ -113,6 +114,7 @@ endif
 
 # Parts of the install script, in the order of their dependencies.
 SQL_PARTS = \
+	ground/library_version \
 	ground/rights \
 	ground/column_equality \
 	ids/id_shape \
@@ -239,13 +241,14 @@ PG_CFLAGS += -Wno-unknown-warning-option -Wno-ignored-optimization-argument \
 	-Wno-ignored-attributes
 endif
 SHLIB_LINK += $(libpq)
-PG_CPPFLAGS += -I$(srcdir)/src -I$(shell $(PG_CONFIG) --includedir)
+PG_CPPFLAGS += -I$(srcdir)/src -I$(shell $(PG_CONFIG) --includedir) -DRUN_OPS_VERSION='"$(EXTVERSION)"'
 
 PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
 
 $(OBJS): $(wildcard src/*/*.h)
+src/ground/library_version.o: $(EXTENSION).control
 
 $(EXTENSION)--$(EXTVERSION).sql: $(SQL_PARTS:%=src/%.sql) $(EXTENSION).control
 	{ printf '%s\n' '\echo Use "CREATE EXTENSION $(EXTENSION) CASCADE" to load this file. \quit'; \
