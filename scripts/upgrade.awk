@@ -9,9 +9,9 @@
 #
 # - CREATE FUNCTION, PROCEDURE and VIEW become CREATE OR REPLACE; COMMENT, GRANT,
 #   REVOKE and the like are repeated as they are.
-# - Other objects are created if OLD creates none of the same name.
-# - What WRITTEN drops above that line is created again, with its comments and
-#   grants.
+# - Other objects are created if neither OLD nor WRITTEN, above that line, creates one
+#   of the same name, or renames one to it.
+# - What WRITTEN drops there is created again, with its comments and grants.
 #
 # It reads statements, not definitions: whether the result is a fresh install is
 # tested by test/t/084_versions.pl.
@@ -82,13 +82,19 @@ function read_line(line,   rest) {
 FNR == 1 { file++; OLD = file == 2 }
 file == 1 { written[++lines] = $0; next }
 file == 2 && FNR == 1 {
-  for (i = 1; i <= lines && written[i] != "-- new statements"; i++)
-    if (match(written[i], /^DROP [A-Z ]+ run_ops\.[a-z_0-9]+/)) {
-      split(written[i], word, " ")
+  for (i = 1; i <= lines && written[i] != "-- new statements"; i++) {
+    if (written[i] ~ /^CREATE /)
+      old_object[object(written[i])] = 1
+    else if (written[i] ~ /^ALTER [A-Z ]+ run_ops\.[a-z_0-9]+ RENAME TO [a-z_0-9]+;$/) {
+      split(written[i], word, / run_ops\.| RENAME TO |;/)
+      sub(/^ALTER/, "CREATE", word[1])
+      old_object[word[1] " run_ops." word[3]] = 1
+    } else if (match(written[i], /^DROP [A-Z ]+ run_ops\.[a-z_0-9]+/)) {
       name = substr(written[i], 1, RLENGTH)
       sub(/.* /, "", name)
       dropped[name] = 1
     }
+  }
 }
 file == 3 && FNR == 1 {
   for (i = 1; i <= lines && written[i] != "-- new statements"; i++)

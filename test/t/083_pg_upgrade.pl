@@ -85,6 +85,7 @@ is($control_plane->safe_psql('postgres', $replica_triggers), '9', 'three trigger
 my ($released) = released($control_plane);
 split_database($control_plane, $store, 'released', $released);
 prepare($control_plane, 'released');
+is($control_plane->safe_psql('released', "SELECT count(*) FROM ($epoch) AS e"), '1', "$released: a change has its epoch");
 my $rows = answers($control_plane);
 my $resolved = $control_plane->safe_psql('postgres', $environments);
 my $old_epoch = $control_plane->safe_psql('postgres', $epoch);
