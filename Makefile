@@ -48,6 +48,7 @@ EXTVERSION = $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" $(EXTENSION).co
 MODULE_big = $(EXTENSION)
 # By room, each after the rooms that it may use.
 MODULES_C = \
+	ground/library_version \
 	ground/rights \
 	ground/column_equality \
 	ground/snapshot_key \
@@ -115,6 +116,7 @@ endif
 
 # Parts of the install script, in the order of their dependencies.
 SQL_PARTS = \
+	ground/library_version \
 	ground/rights \
 	ground/column_equality \
 	ids/id_shape \
@@ -159,7 +161,11 @@ SQL_PARTS = \
 	watch/stats \
 	watch/next_step
 
-DATA = $(EXTENSION)--$(EXTVERSION).sql $(wildcard upgrade/$(EXTENSION)--*--*.sql)
+# The script that updates the last release to this version is built, those of
+# earlier versions are as they were released.
+UPGRADES = $(wildcard upgrade/$(EXTENSION)--*--$(EXTVERSION).sql)
+DATA_built = $(EXTENSION)--$(EXTVERSION).sql $(notdir $(UPGRADES))
+DATA = $(filter-out $(UPGRADES), $(wildcard upgrade/$(EXTENSION)--*--*.sql))
 EXTRA_CLEAN = $(EXTENSION)--*.sql
 
 REGRESS ?= \
@@ -237,18 +243,21 @@ PG_CFLAGS += -Wno-unknown-warning-option -Wno-ignored-optimization-argument \
 	-Wno-ignored-attributes
 endif
 SHLIB_LINK += $(libpq)
-PG_CPPFLAGS += -I$(srcdir)/src -I$(shell $(PG_CONFIG) --includedir)
+PG_CPPFLAGS += -I$(srcdir)/src -I$(shell $(PG_CONFIG) --includedir) -DRUN_OPS_VERSION='"$(EXTVERSION)"'
 
 PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
 
 $(OBJS): $(wildcard src/*/*.h)
+src/ground/library_version.o: $(EXTENSION).control
 
 $(EXTENSION)--$(EXTVERSION).sql: $(SQL_PARTS:%=src/%.sql) $(EXTENSION).control
 	{ printf '%s\n' '\echo Use "CREATE EXTENSION $(EXTENSION) CASCADE" to load this file. \quit'; \
 	  cat $(SQL_PARTS:%=src/%.sql); } > $@
 
-all: $(EXTENSION)--$(EXTVERSION).sql
+$(notdir $(UPGRADES)): $(EXTENSION)--%--$(EXTVERSION).sql: scripts/upgrade.awk upgrade/$(EXTENSION)--%--$(EXTVERSION).sql \
+		test/released/$(EXTENSION)--%.sql $(EXTENSION)--$(EXTVERSION).sql
+	awk -f $^ > $@ || { rm -f $@; exit 1; }
 
 endif

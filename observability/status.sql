@@ -101,7 +101,8 @@ WITH split AS (
                  bool_and(s.up) AS up
             FROM routing AS r JOIN stores AS s USING (store) JOIN pg_class AS c ON c.oid = r.view GROUP BY r.view, c.relname) AS t
 ), line (section, ord, text) AS (
-  SELECT 1, 0, :'bold' || rpad(format(' run_ops_split %s   %s', (SELECT extversion FROM pg_extension WHERE extname = 'run_ops_split'), current_database()),
+  SELECT 1, 0, :'bold' || rpad(format(' run_ops_split %s   %s', (SELECT concat(e.extversion, ' (' || nullif(a.default_version, e.extversion) || ' is installed)')
+                                                                                    FROM pg_extension AS e LEFT JOIN pg_available_extensions AS a ON a.name = e.extname WHERE e.extname = 'run_ops_split'), current_database()),
                                :width - 20) || to_char(clock_timestamp(), ' YYYY-MM-DD HH24:MI:SS')
   UNION ALL
   SELECT 1, 1, format(' split is %s%s%s%s, %s tables, stores: %s', color || :'bold', upper(split), :'plain',

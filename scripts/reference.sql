@@ -11,7 +11,7 @@ LOAD 'run_ops_split';
 CREATE TEMP TABLE task (ord int GENERATED ALWAYS AS IDENTITY, title text, functions text);
 INSERT INTO task (title, functions) VALUES
   ('Attach stores and tables', 'attach_store attach_all_tables attach_table same_shape_commands declare_same_shape undeclare_same_shape refresh_table detach_table detach_store attach_control_plane detach_control_plane attach_cleanup'),
-  ('Switch', 'configure_split check_split next_step acknowledge withdraw_acknowledgement acknowledgeable_gates enable_split disable_split split_enabled databases_co_resident server_identity trust_standby grant_admin admin_functions grant_viewer viewer_functions'),
+  ('Switch', 'configure_split check_split next_step acknowledge withdraw_acknowledgement acknowledgeable_gates enable_split disable_split split_enabled databases_co_resident server_identity library_version trust_standby grant_admin admin_functions grant_viewer viewer_functions'),
   ('The way back, and forward again', 'repatriate repatriation_conflicts verify_repatriation move_strays remove_leftovers set_key_rule'),
   ('Read', 'locate find_strays lock_row resides'),
   ('Write', 'store_write_lock allow_strays in_doubt resolve_in_doubt'),

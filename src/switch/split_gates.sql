@@ -3,7 +3,7 @@
 
 CREATE FUNCTION run_ops.acknowledgeable_gates() RETURNS text[]
   LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
-  RETURN ARRAY['attached', 'clone', 'collation', 'foreign key', 'guard', 'hidden name', 'ids', 'index', 'mapping', 'preload', 'realtime', 'standby', 'wrapper'];
+  RETURN ARRAY['attached', 'clone', 'collation', 'foreign key', 'guard', 'hidden name', 'ids', 'index', 'mapping', 'preload', 'realtime', 'standby', 'version', 'wrapper'];
 COMMENT ON FUNCTION run_ops.acknowledgeable_gates() IS
   'the gates that an operator may acknowledge for an object, because their failure alone cannot lose or duplicate a row';
 
@@ -62,6 +62,14 @@ AS $$
 $$;
 COMMENT ON FUNCTION run_ops.realtime_gates() IS
   'whether readers follow this database only and would not see the rows of the stores';
+
+CREATE FUNCTION run_ops.version_gates() RETURNS SETOF run_ops.gate
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  -- the library in the name: an acknowledgement is for one version
+  SELECT 'version', 'library ' || d.library, false, d.detail, d.hint FROM run_ops.library_differs() AS d
+$$;
+COMMENT ON FUNCTION run_ops.version_gates() IS 'whether the extension and the library of this session have different versions';
 
 CREATE FUNCTION run_ops.server_gates() RETURNS SETOF run_ops.gate
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
@@ -796,6 +804,7 @@ AS $$
          CASE WHEN s.opted_in THEN 'yes' ELSE 'no; the stores are not checked' END,
          CASE WHEN NOT s.opted_in THEN 'SELECT run_ops.configure_split(opted_in => true);' END
     FROM run_ops.split_state AS s
+  UNION ALL SELECT * FROM run_ops.version_gates()
   UNION ALL SELECT * FROM run_ops.server_gates()
   UNION ALL SELECT * FROM run_ops.complete_gates()
   UNION ALL SELECT * FROM run_ops.attached_gates()

@@ -159,7 +159,7 @@ BEGIN
   gates := ARRAY(SELECT a FROM run_ops.gates() AS g, run_ops.acknowledged(g) AS a WHERE g.gate <> 'server' AND (bound OR g.ok IS NOT NULL));
   -- those first on which others depend, and one that says what to do
   first := (SELECT g.gate FROM unnest(gates) WITH ORDINALITY AS g WHERE g.ok IS NOT TRUE
-             ORDER BY array_position(ARRAY['complete', 'store', 'attached', 'refreshed', 'opted in', 'reachable'], g.gate), g.hint IS NULL, g.ordinality LIMIT 1);
+             ORDER BY array_position(ARRAY['version', 'complete', 'store', 'attached', 'refreshed', 'opted in', 'reachable'], g.gate), g.hint IS NULL, g.ordinality LIMIT 1);
   IF first IS NOT NULL THEN
     -- what mends one of these often mends the others
     here := ARRAY(SELECT ROW(g.gate, g.object, g.ok, g.detail, g.hint)::run_ops.gate FROM unnest(gates) WITH ORDINALITY AS g

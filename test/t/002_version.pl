@@ -2,6 +2,7 @@
 # META.json has what the PGXN meta spec requires.
 use strict;
 use warnings;
+use Digest::SHA;
 use JSON::PP;
 use Test::More;
 
@@ -37,13 +38,22 @@ foreach my $required (values %{ $meta->{prereqs}{runtime}{requires} })
 	like($required, qr/^(0|\d+\.\d+\.\d+)$/, 'what is required has a semantic version, or any');
 }
 
+# What was released does not change.
+my %frozen = reverse slurp('test/released/SHA256SUMS') =~ /^(\S+)  (\S+)$/mg;
+is_deeply({ map { m{([^/]*)$}; $1 => Digest::SHA->new(256)->addfile($_)->hexdigest } glob 'test/released/*.sql' },
+	\%frozen, 'the install scripts of released versions are as they were');
+
 # A script from each released version to the next, and the last one to this.
 my %step;
 foreach my $script (glob 'upgrade/run_ops_split--*.sql')
 {
-	$script =~ m{--(\d+\.\d+\.\d+)(?:--(\d+\.\d+\.\d+))?\.sql$} or die "what is $script?";
-	$step{$1} //= $2;
-	isnt($1, $version, "$script starts from a released version");
+	my ($from, $to) = $script =~ m{--(\d+\.\d+\.\d+)--(\d+\.\d+\.\d+)\.sql$} or die "what is $script?";
+	$step{$from} = $to;
+	isnt($from, $version, "$script starts from a released version");
+	# make adds what is new in this version; a script of an earlier one is as it was
+	# released
+	my $incomplete = slurp($script) =~ /^-- new statements$/m;
+	is($incomplete ? 'built' : 'as released', $to eq $version ? 'built' : 'as released', "$script is complete, or make completes it");
 }
 foreach my $released (keys %step)
 {

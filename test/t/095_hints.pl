@@ -136,6 +136,13 @@ is(failing(), 'none', 'every gate holds');
 
 # --- this database ------------------------------------------------------------------
 
+# an update from a version that differs in nothing but its number
+my $version = here('SELECT run_ops.library_version()');
+extension_script($control_plane, "0.0.9--$version", '');
+my $extension_is = q(UPDATE pg_extension SET extversion = '%s' WHERE extname = 'run_ops_split');
+mends('version', "library $version", here => sprintf($extension_is, '0.0.9'));
+mends('version', "library $version", here => sprintf($extension_is, '99.0.0'), words => qr/^Install version 99\.0\.0 on this server\./,
+	done => sub { here(sprintf $extension_is, $version) });
 mends('opted in', '', here => 'SELECT run_ops.configure_split(opted_in => false)');
 mends('server', '', here => q(UPDATE run_ops.split_state SET identities = '{}'), after => 'SELECT run_ops.disable_split()');
 mends('realtime', 'native realtime', here => 'SELECT run_ops.configure_split(native_realtime => false)');
