@@ -422,6 +422,22 @@ copied	env_1	-1
 SELECT * FROM lazy.run WHERE id = 'copied';
 ROLLBACK;
 
+-- Rows that the statement needs before the store has written them: with a column of
+-- another type there, what it writes is not what was promised
+SELECT dblink_exec(:'store', 'CREATE TABLE lazy_fdw.price (id text PRIMARY KEY, amount numeric(6,1))');
+CREATE FOREIGN TABLE lazy.price (id text, amount numeric) SERVER lazy OPTIONS (schema_name 'lazy_fdw', key 'id');
+INSERT INTO lazy.price VALUES ('one', 1), ('two', 2.5);
+WITH u AS (UPDATE lazy.price SET amount = amount + 1.5 RETURNING id, amount) SELECT u.*, v.amount AS was FROM u JOIN lazy.price AS v USING (id) ORDER BY id;
+WITH u AS (UPDATE lazy.price SET amount = amount + 0.25 RETURNING id) SELECT u.*, v.amount AS was FROM u JOIN lazy.price AS v USING (id);
+WITH i AS (INSERT INTO lazy.price VALUES ('three', 3.33) RETURNING id) SELECT v.* FROM i LEFT JOIN lazy.price AS v USING (id);
+-- a trigger there says so before, and the change comes first
+SELECT dblink_exec(:'store', $$
+  CREATE FUNCTION lazy_fdw.round_up() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.amount := ceil(NEW.amount); RETURN NEW; END';
+  CREATE TRIGGER round_up BEFORE UPDATE ON lazy_fdw.price FOR EACH ROW EXECUTE FUNCTION lazy_fdw.round_up()$$);
+WITH u AS (UPDATE lazy.price SET amount = amount + 0.25 RETURNING id, amount) INSERT INTO lazy.attempt SELECT id, id, amount FROM u RETURNING id, n;
+WITH u AS (UPDATE lazy.price SET amount = amount + 0.25 RETURNING id) SELECT u.*, v.amount FROM u JOIN LATERAL (SELECT * FROM lazy.price AS v WHERE v.id = u.id OFFSET 0) AS v ON true;
+SELECT * FROM lazy.price ORDER BY id;
+
 -- roles belong to the whole server
 SET client_min_messages = warning;
 DROP OWNED BY run_ops_fdw_reader;
