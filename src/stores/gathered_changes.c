@@ -417,6 +417,7 @@ send_set(StoreModify *modify, List *others)
 	pfree(sent);
 }
 
+/* What the executor gets from now on is what will be sent. */
 static void
 promise(StoreModify *modify)
 {
@@ -462,7 +463,7 @@ keep_promises(StoreModify *modify)
 
 		if (other->statement != modify->statement || !store_modify_has_rows(other))
 			continue;
-		if (other->counts)
+		if (other->counts && last == NULL)
 			last = other;
 		else
 			all = lappend(all, other);
