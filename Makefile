@@ -96,6 +96,7 @@ MODULES_C = \
 	writes/collected_rows \
 	writes/conflict_clause \
 	writes/leaf_statements \
+	writes/leaf_plans \
 	writes/write_lock \
 	switch/kept_objects \
 	control_plane/cache_lookups \

@@ -35,7 +35,7 @@
 #include "wire/wire_stats.h"
 #include "writes/collected_rows.h"
 #include "writes/conflict_clause.h"
-#include "writes/leaf_statements.h"
+#include "writes/leaf_plans.h"
 #include "writes/write_routing.h"
 
 PG_MODULE_MAGIC;
@@ -64,7 +64,7 @@ _PG_init(void)
 	store_anti_join_init();
 	collected_rows_init();
 	conflict_clause_init();
-	leaf_statements_init();
+	leaf_plans_init();
 	write_routing_init();
 	kept_objects_init();
 	mint_kind_init();
