@@ -230,15 +230,16 @@ EOF
   require_them || echo 'examples/ruby IS NOT TESTED: Ruby, ActiveRecord or pg cannot be had'
 }
 
-# pg_cron, into the private PostgreSQL
-private_cron() {
+# An extension of a Debian package, into the private PostgreSQL: pg_cron of
+# postgresql-15-cron.
+private_extension() { # name
   local major package
-  [ ! -e "$("$PG/bin/pg_config" --pkglibdir)/pg_cron.so" ] || return 0
+  [ ! -e "$("$PG/bin/pg_config" --sharedir)/extension/pg_$1.control" ] || return 0
   major=$("$PG/bin/pg_config" --version | sed -nE 's/^PostgreSQL ([0-9]+).*/\1/p')
-  package=postgresql-$major-cron
+  package=postgresql-$major-$1
   unpack_packages "$package" || return 0
-  cp "$WORK/$package/usr/lib/postgresql/$major/lib/pg_cron.so" "$("$PG/bin/pg_config" --pkglibdir)/"
-  cp "$WORK/$package/usr/share/postgresql/$major/extension/"pg_cron* "$("$PG/bin/pg_config" --sharedir)/extension/"
+  cp "$WORK/$package/usr/lib/postgresql/$major/lib/pg_$1"*.so "$("$PG/bin/pg_config" --pkglibdir)/"
+  cp "$WORK/$package/usr/share/postgresql/$major/extension/pg_$1"* "$("$PG/bin/pg_config" --sharedir)/extension/"
 }
 
 # An older PostgreSQL with the extension in it, to be upgraded: in

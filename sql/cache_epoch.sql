@@ -15,7 +15,7 @@ SELECT id AS org FROM "Organization" WHERE slug = 'org-0' \gset
 CREATE FUNCTION bumped() RETURNS TABLE (scope text, key text) LANGUAGE plpgsql AS $$
 BEGIN
   RETURN QUERY
-    DELETE FROM run_ops.cache_epoch AS c RETURNING c.scope, coalesce(
+    DELETE FROM run_ops.committed_epoch AS c RETURNING c.scope, coalesce(
       (SELECT slug || ' ' || shortcode FROM "RuntimeEnvironment" WHERE id = c.key),
       (SELECT slug FROM "Project" WHERE id = c.key), (SELECT slug FROM "Organization" WHERE id = c.key),
       CASE WHEN length(c.key) < 20 THEN c.key ELSE 'an id' END);
@@ -63,17 +63,67 @@ SELECT count(*) FROM bumped();
 TRUNCATE "FeatureFlag";
 SELECT * FROM bumped();
 
--- Epochs only grow, also over a rollback.
+-- Epochs only grow, also over a rollback.  The transaction itself reads another
+-- number each time, because it may go on to change the row.
 UPDATE "RuntimeEnvironment" SET paused = NOT paused WHERE id = :'env';
 SELECT epoch AS first FROM run_ops.cache_epoch \gset
 BEGIN;
 UPDATE "RuntimeEnvironment" SET paused = NOT paused WHERE id = :'env';
-SELECT epoch AS second FROM run_ops.cache_epoch \gset
+SELECT epoch AS second FROM run_ops.cache_epoch WHERE scope = 'environment' AND key = :'env' \gset
+SELECT epoch AS third FROM run_ops.cache_epoch WHERE scope = 'environment' AND key = :'env' \gset
+SELECT :third > :second AS another;
 ROLLBACK;
 SELECT epoch = :first AS rolled_back FROM run_ops.cache_epoch;
 UPDATE "RuntimeEnvironment" SET paused = NOT paused WHERE id = :'env';
-SELECT epoch > :second AS never_twice FROM run_ops.cache_epoch;
+SELECT epoch > :third AS never_twice FROM run_ops.cache_epoch;
 SELECT * FROM bumped();
+
+-- They are written when the transaction commits: each key once, whatever it has
+-- locked or set meanwhile.
+BEGIN;
+UPDATE "Organization" SET title = 'a' WHERE id = :'org';
+SAVEPOINT s;
+UPDATE "Organization" SET title = 'b' WHERE id = :'org';
+UPDATE "Project" SET name = 'rolled back' WHERE slug = 'project-1';
+ROLLBACK TO s;
+SET CONSTRAINTS ALL IMMEDIATE;
+SELECT count(*) FROM run_ops.committed_epoch;
+SELECT scope FROM run_ops.cache_epoch ORDER BY 1;
+SET TRANSACTION READ ONLY;
+COMMIT;
+SELECT * FROM bumped() ORDER BY 1;
+SHOW transaction_read_only;
+CREATE PROCEDURE commits(org text) LANGUAGE plpgsql AS $$
+BEGIN
+  UPDATE "Organization" SET title = 'c' WHERE id = org;
+  COMMIT;
+  PERFORM FROM run_ops.committed_epoch AS c WHERE c.key = org AND c.epoch > 0;
+  RAISE NOTICE 'committed: %', FOUND;
+  UPDATE "Project" SET name = 'rolled back' WHERE slug = 'project-1';
+  ROLLBACK;
+END $$;
+CALL commits(:'org');
+SELECT * FROM bumped();
+
+-- What a deferred trigger changes just before is among them; what makes the
+-- commit fail leaves none.
+CREATE TABLE deferred (org text, title text);
+CREATE FUNCTION retitle() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  UPDATE "Organization" SET title = NEW.title || 1 / length(NEW.title) WHERE id = NEW.org;
+  RETURN NULL;
+END $$;
+CREATE CONSTRAINT TRIGGER retitle AFTER INSERT ON deferred DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION retitle();
+INSERT INTO deferred VALUES (:'org', 'd');
+SELECT * FROM bumped();
+BEGIN;
+UPDATE "Project" SET name = 'not to be' WHERE slug = 'project-1';
+INSERT INTO deferred VALUES (:'org', '');
+\set VERBOSITY terse
+COMMIT;
+\set VERBOSITY default
+SELECT * FROM bumped();
+DROP TABLE deferred;
 
 -- By hand: one key of one scope.
 SELECT run_ops.invalidate_environment(:'env');
@@ -85,6 +135,15 @@ SELECT * FROM bumped() ORDER BY 1;
 SELECT count(run_ops.invalidate_environment('environment ' || i % 10)) FROM generate_series(1, 2000) AS i;
 SELECT count(*) FROM bumped();
 
+-- Nor do those of one transaction without a bound: many keys are all keys.
+SELECT count(run_ops.invalidate_environment('environment ' || i)) FROM generate_series(1, 100) AS i;
+SELECT count(*) FROM bumped();
+BEGIN;
+SELECT count(run_ops.invalidate_environment('environment ' || i)), run_ops.invalidate_organization('o') FROM generate_series(1, 101) AS i;
+SELECT run_ops.invalidate_environment('one more');
+COMMIT;
+SELECT * FROM bumped() ORDER BY 1;
+
 -- Who writes a table needs no privilege on epochs, also in replication.
 CREATE ROLE regress_writer;
 GRANT SELECT, UPDATE ON "RuntimeEnvironment" TO regress_writer;
@@ -95,7 +154,7 @@ RESET ROLE;
 SELECT epoch AS first FROM run_ops.cache_epoch \gset
 SET ROLE regress_writer;
 UPDATE "RuntimeEnvironment" SET paused = NOT paused WHERE id = :'env';
-DELETE FROM run_ops.cache_epoch;
+DELETE FROM run_ops.committed_epoch;
 SELECT run_ops.invalidate_environment('x');
 RESET ROLE;
 SELECT epoch > :first AS bumped_twice FROM run_ops.cache_epoch;
@@ -110,26 +169,22 @@ BEGIN READ ONLY;
 SELECT run_ops.invalidate_environment(:'env');
 ROLLBACK;
 
--- One transaction may bump a key many times, also in one command.
+-- An epoch that the transaction has written itself.
 BEGIN;
-CREATE TRIGGER again AFTER UPDATE ON "Organization" REFERENCING OLD TABLE AS rows_before NEW TABLE AS rows_after
-  FOR EACH STATEMENT EXECUTE FUNCTION run_ops.bump_changed('organization', 'id', 'title');
 UPDATE "Organization" SET title = 'a' WHERE id = :'org';
-UPDATE "Organization" SET title = 'b' WHERE id = :'org';
-WITH e AS (UPDATE run_ops.cache_epoch SET epoch = -1 RETURNING epoch)
-UPDATE "Organization" SET title = 'c' FROM e WHERE id = :'org';
-SELECT scope, epoch > 0 AS bumped FROM run_ops.cache_epoch;
-ROLLBACK;
+INSERT INTO run_ops.committed_epoch SELECT 'organization', :'org', -1;
+COMMIT;
+SELECT epoch > 0 AS bumped FROM run_ops.cache_epoch;
 
 -- With a trigger or an index of its own, the table is written as any other is.
-BEGIN;
-CREATE INDEX ON run_ops.cache_epoch (epoch);
-UPDATE "Organization" SET title = 'd' WHERE id = :'org';
-SELECT scope, epoch AS first FROM run_ops.cache_epoch \gset
+CREATE INDEX by_epoch ON run_ops.committed_epoch (epoch);
+SELECT epoch AS first FROM run_ops.cache_epoch \gset
 UPDATE "Organization" SET title = 'e' WHERE id = :'org';
-SET LOCAL enable_seqscan = off;
-SELECT count(*) FROM run_ops.cache_epoch WHERE epoch > :first;
-ROLLBACK;
+SET enable_seqscan = off;
+SELECT count(*) FROM run_ops.committed_epoch WHERE epoch > :first;
+RESET enable_seqscan;
+DROP INDEX run_ops.by_epoch;
+DELETE FROM run_ops.committed_epoch;
 
 -- No key is too long for its epoch: it counts as all of the scope.
 INSERT INTO "FeatureFlag" (id, key, value) SELECT 'long' || i, repeat(md5(i::text), 50), 'true' FROM generate_series(1, 3) AS i;
@@ -137,16 +192,21 @@ SELECT run_ops.invalidate_environment(repeat(:'env', 1000));
 SELECT * FROM bumped() ORDER BY 1;
 
 -- So many epochs that a page is full: the index follows.
-SELECT count(run_ops.invalidate_environment('environment ' || i % 100)) FROM generate_series(1, 5000) AS i;
+DO $$
+BEGIN
+  FOR i IN 1 .. 50 LOOP
+    PERFORM run_ops.invalidate_environment('environment ' || j) FROM generate_series(0, 99) AS j;
+    COMMIT;
+  END LOOP;
+END $$;
 SET enable_seqscan = off;
 SELECT count(*), count(DISTINCT epoch) FROM run_ops.cache_epoch WHERE scope = 'environment' AND key LIKE 'environment %';
 SELECT count(*) FROM generate_series(0, 99) AS i, run_ops.cache_epoch WHERE scope = 'environment' AND key = 'environment ' || i;
 RESET enable_seqscan;
-DELETE FROM run_ops.cache_epoch;
+DELETE FROM run_ops.committed_epoch;
 
 -- A migration that takes a column away stops no write: every changed row
 -- counts then, and every key when it is the key that is gone.
-BEGIN;
 ALTER TABLE "Project" RENAME "externalRef" TO reference;
 UPDATE "Project" SET "buildSettings" = '{}' WHERE slug = 'project-1';
 SELECT * FROM bumped();
@@ -155,8 +215,8 @@ UPDATE "Project" SET "buildSettings" = '{}' WHERE slug = 'project-1';
 SELECT * FROM bumped();
 ALTER TABLE "Project" RENAME id TO identity;
 UPDATE "Project" SET "buildSettings" = '{}' WHERE slug = 'project-1';
-SELECT scope, key FROM run_ops.cache_epoch;
-ROLLBACK;
+ALTER TABLE "Project" RENAME identity TO id;
+SELECT * FROM bumped();
 
 -- A prepared transaction changes rows and epochs together, but cannot notify.
 SELECT current_setting('max_prepared_transactions')::int > 0 AS can_prepare \gset
@@ -178,3 +238,10 @@ DROP ROLE regress_writer;
 SELECT run_ops.invalidate_environment(:'env');
 SELECT run_ops.detach_control_plane();
 SELECT count(*) FROM run_ops.cache_epoch;
+
+-- Dropped in the same transaction, there is nothing to write.
+BEGIN;
+SELECT run_ops.bump_epoch('environment', 'last');
+SET LOCAL client_min_messages = warning;
+DROP EXTENSION run_ops_split CASCADE;
+COMMIT;

@@ -5,4 +5,14 @@
 SELECT pg_catalog.set_config('role', pg_catalog.pg_get_userbyid(extowner), true)
   FROM pg_catalog.pg_extension WHERE extname OPERATOR(pg_catalog.=) 'run_ops_split';
 
+ALTER TABLE run_ops.cache_epoch RENAME TO committed_epoch;
+ALTER INDEX run_ops.cache_epoch_pkey RENAME TO committed_epoch_pkey;
+-- nobody but the extension needs it
+REVOKE SELECT ON run_ops.committed_epoch FROM PUBLIC;
+
 -- new statements
+
+DROP FUNCTION run_ops.ask_ahead(text[], text[], interval);
+DROP FUNCTION run_ops.try_lock_held_there(text, bigint);
+DROP FUNCTION run_ops.handshake(text);
+DROP FUNCTION run_ops.distinct_gate(text);

@@ -2,24 +2,33 @@
  * cache_epoch.c
  *		Tells caches outside the database which rows have changed.
  *
- * The one idea: each row of a control-plane table has an epoch.  A writer
- * gives the row a new epoch in its own transaction.  A cache stores the epoch
- * with each value.  As long as the epoch is the same, the value is valid.  The
- * cache of this extension does not use epochs (see cache.c).
+ * The one idea: each row of a control-plane table has an epoch.  The transaction
+ * of a writer gives the row a new epoch.  A cache stores the epoch with each
+ * value.  As long as the epoch is the same, the value is valid.  The cache of
+ * this extension does not use epochs (see cache.c).
  *
  * The trigger runs once for each statement and compares the rows before and
- * after.  A statement that changes no column used by a resolver writes no
- * epoch.  A statement that changes more than BULK keys writes one epoch with
- * the key '*', instead of one for each row.
+ * after.  It only notes which keys have changed.  The epochs are written just
+ * before the transaction commits, in one order, and after that the transaction
+ * locks no more rows.  So no two writers wait for each other, and nobody waits
+ * for one that goes on to do other things.
  *
- * At commit, listeners of the channel run_ops_cache get "scope:key", at most
- * BULK of them from one transaction, and then "scope:*" for all other keys.
+ * Until then the transaction sees its changes while the epochs are still those
+ * of the rows before.  So it reads, in place of the epoch of a key that it has
+ * changed, a number that nobody reads again.
+ *
+ * A transaction that changes more than BULK keys of a scope writes one epoch
+ * with the key '*', instead of one for each row.  What is rolled back to a
+ * savepoint stays noted: a new epoch too many does no harm.
+ *
+ * At commit, listeners of the channel run_ops_cache get "scope:key" for each
+ * epoch.
  */
 #include "postgres.h"
 
 #include "access/genam.h"
 #include "access/htup_details.h"
-#include "access/table.h"
+#include "access/relation.h"
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/index.h"
@@ -32,6 +41,7 @@
 #include "executor/spi.h"
 #include "executor/tuptable.h"
 #include "fmgr.h"
+#include "funcapi.h"
 #include "miscadmin.h"
 #include "parser/parse_coerce.h"
 #include "utils/builtins.h"
@@ -51,6 +61,7 @@
 
 PG_FUNCTION_INFO_V1(run_ops_bump_changed);
 PG_FUNCTION_INFO_V1(run_ops_bump_epoch);
+PG_FUNCTION_INFO_V1(run_ops_pending_epochs);
 
 #define CHANNEL "run_ops_cache"
 #define ALL_KEYS "*"
@@ -64,66 +75,78 @@ PG_FUNCTION_INFO_V1(run_ops_bump_epoch);
 
 static bool cache_notify = true;
 
-/* The notifications to send at commit; in the memory of the transaction. */
-static List *pending = NIL;
-
-static void
-notify_at_commit(const char *scope, const char *key)
+typedef struct Change
 {
-	MemoryContext old;
-	char	   *payload;
-	ListCell   *lc;
+	char	   *scope;
+	char	   *key;
+} Change;
 
-	if (!cache_notify)
-		return;
-	if (list_length(pending) >= BULK)
-		key = ALL_KEYS;
-	old = MemoryContextSwitchTo(TopTransactionContext);
-	payload = psprintf("%s:%s", scope, key);
-	foreach(lc, pending)
-	{
-		if (strcmp(lfirst(lc), payload) == 0)
-			break;
-	}
-	if (lc == NULL)
-		pending = lappend(pending, payload);
-	MemoryContextSwitchTo(old);
-}
+/* What the transaction has changed; in its memory. */
+static List *changes = NIL;
 
 /*
- * Notifications are sent at commit, so that each is sent once in a
- * transaction, and because a transaction that has used NOTIFY cannot be
- * prepared.
+ * Notes that a row was changed.  False if all rows of its scope count as changed
+ * from now on.
  */
-static void
-xact_ended(XactEvent event, void *arg)
+static bool
+note_change(const char *scope, const char *key)
 {
+	MemoryContext old;
+	Change	   *change;
+	int			nkeys = 0;
 	ListCell   *lc;
 
-	switch (event)
+	if (strlen(scope) >= MAX_KEY_SIZE)
+		ereport(ERROR,
+				(errcode(ERRCODE_NAME_TOO_LONG),
+				 errmsg("scope \"%.64s...\" is too long", scope),
+				 errdetail("It has %zu bytes, and the limit is %d.",
+						   strlen(scope), MAX_KEY_SIZE - 1)));
+	if (strlen(key) >= MAX_KEY_SIZE)
+		key = ALL_KEYS;
+	foreach(lc, changes)
 	{
-		case XACT_EVENT_PRE_COMMIT:
-			foreach(lc, pending)
-				Async_Notify(CHANNEL, lfirst(lc));
-			break;
-		case XACT_EVENT_PRE_PREPARE:
-			if (pending != NIL)
-				ereport(WARNING,
-						(errmsg("a prepared transaction does not notify \"%s\"",
-								CHANNEL),
-						 errhint("Caches that listen to the channel must read run_ops.cache_epoch after COMMIT PREPARED.")));
-			break;
-		case XACT_EVENT_COMMIT:
-		case XACT_EVENT_PREPARE:
-		case XACT_EVENT_ABORT:
-			pending = NIL;
-			break;
-		default:
-			break;
+		change = lfirst(lc);
+		if (strcmp(change->scope, scope) != 0)
+			continue;
+		if (strcmp(change->key, ALL_KEYS) == 0)
+			return false;
+		if (strcmp(change->key, key) == 0)
+			return true;
+		nkeys++;
 	}
+	if (nkeys == BULK)
+		key = ALL_KEYS;
+	old = MemoryContextSwitchTo(TopTransactionContext);
+	change = palloc(sizeof(Change));
+	change->scope = pstrdup(scope);
+	change->key = pstrdup(key);
+	changes = lappend(changes, change);
+	MemoryContextSwitchTo(old);
+	if (strcmp(key, ALL_KEYS) != 0)
+		return true;
+	/* it stands for the others */
+	foreach(lc, changes)
+	{
+		Change	   *other = lfirst(lc);
+
+		if (other != change && strcmp(other->scope, scope) == 0)
+			changes = foreach_delete_current(changes, lc);
+	}
+	return false;
 }
 
-/* The columns of run_ops.cache_epoch: (scope, key, epoch). */
+static int
+compare_changes(const ListCell *a, const ListCell *b)
+{
+	const Change *change1 = lfirst(a);
+	const Change *change2 = lfirst(b);
+	int			order = strcmp(change1->scope, change2->scope);
+
+	return order != 0 ? order : strcmp(change1->key, change2->key);
+}
+
+/* The columns of run_ops.committed_epoch: (scope, key, epoch). */
 #define EPOCH_COLUMNS 3
 #define EPOCH_KEY_COLUMNS 2
 
@@ -192,6 +215,7 @@ static void
 insert_epoch(Relation rel, TupleTableSlot *row)
 {
 	static SPIPlanPtr plan = NULL;
+	static NameData planned_for;
 	Oid			save_user;
 	int			save_context;
 
@@ -200,20 +224,24 @@ insert_epoch(Relation rel, TupleTableSlot *row)
 	GetUserIdAndSecContext(&save_user, &save_context);
 	SetUserIdAndSecContext(rel->rd_rel->relowner,
 						   save_context | SECURITY_LOCAL_USERID_CHANGE);
-	if (plan == NULL)
+	/* an update of the extension renames it */
+	if (plan == NULL || strcmp(NameStr(planned_for), RelationGetRelationName(rel)) != 0)
 	{
 		Oid			argtypes[] = {TEXTOID, TEXTOID, INT8OID};
-		SPIPlanPtr	p = SPI_prepare("INSERT INTO run_ops.cache_epoch (scope, key, epoch)"
-									" VALUES ($1, $2, $3)"
-									" ON CONFLICT ON CONSTRAINT cache_epoch_pkey"
-									" DO UPDATE SET epoch = EXCLUDED.epoch",
+		SPIPlanPtr	p = SPI_prepare(psprintf("INSERT INTO run_ops.%s (scope, key, epoch)"
+											 " VALUES ($1, $2, $3) ON CONFLICT (scope, key)"
+											 " DO UPDATE SET epoch = EXCLUDED.epoch",
+											 RelationGetRelationName(rel)),
 									EPOCH_COLUMNS, argtypes);
 
 		if (p == NULL)
 			elog(ERROR, "could not prepare: %s",
 				 SPI_result_code_string(SPI_result));
 		SPI_keepplan(p);
+		if (plan)
+			SPI_freeplan(plan);
 		plan = p;
+		namestrcpy(&planned_for, RelationGetRelationName(rel));
 	}
 	if (SPI_execute_plan(plan, row->tts_values, NULL, false, 0) != SPI_OK_INSERT)
 		elog(ERROR, "could not insert an epoch");
@@ -221,65 +249,118 @@ insert_epoch(Relation rel, TupleTableSlot *row)
 	SPI_finish();
 }
 
-static int
-compare_keys(const ListCell *a, const ListCell *b)
-{
-	return strcmp(lfirst(a), lfirst(b));
-}
-
-/* Gives these keys of a scope a new epoch. */
-static void
-bump(const char *scope, List *keys)
+/* A new number for an epoch, which no key has had. */
+static Datum
+next_epoch(void)
 {
 	Oid			schema = get_namespace_oid("run_ops", false);
-	Oid			sequence = get_relname_relid("cache_epoch_value", schema);
-	Relation	rel = table_open(get_relname_relid("cache_epoch", schema),
-								 RowExclusiveLock);
-	List	   *indexes = RelationGetIndexList(rel);
-	/* if only the primary key exists, replace_epoch() can be used */
-	bool		plain = list_length(indexes) == 1 && rel->trigdesc == NULL &&
-		RelationGetNumberOfAttributes(rel) == EPOCH_COLUMNS &&
-		ActiveSnapshotSet();
-	TupleTableSlot *row = MakeSingleTupleTableSlot(RelationGetDescr(rel),
-												   &TTSOpsVirtual);
-	const char *done = NULL;
+
+	return Int64GetDatum(nextval_internal(get_relname_relid("cache_epoch_value",
+															schema), false));
+}
+
+/* The table of the epochs.  NULL: the transaction has dropped the extension. */
+static Relation
+open_epochs(void)
+{
+	Oid			schema = get_namespace_oid("run_ops", true);
+	Oid			table = OidIsValid(schema) ?
+		get_relname_relid("committed_epoch", schema) : InvalidOid;
+
+	/* its name in 0.1.0 */
+	if (OidIsValid(schema) && !OidIsValid(table))
+		table = get_relname_relid("cache_epoch", schema);
+	return OidIsValid(table) ? try_relation_open(table, RowExclusiveLock) : NULL;
+}
+
+/*
+ * Writes the epochs of what the transaction has changed, in one order, so that
+ * two writers cannot deadlock.
+ */
+static void
+write_epochs(void)
+{
+	Relation	rel = open_epochs();
+	List	   *indexes;
+	bool		plain;
+	TupleTableSlot *row;
 	ListCell   *lc;
 
-	if (strlen(scope) >= MAX_KEY_SIZE)
-		ereport(ERROR,
-				(errcode(ERRCODE_NAME_TOO_LONG),
-				 errmsg("scope \"%.64s...\" is too long", scope),
-				 errdetail("It has %zu bytes, and the limit is %d.",
-						   strlen(scope), MAX_KEY_SIZE - 1)));
-	foreach(lc, keys)
-	{
-		if (strlen(lfirst(lc)) >= MAX_KEY_SIZE)
-			lfirst(lc) = ALL_KEYS;
-	}
-	/* in one order, so that two writers cannot deadlock */
-	list_sort(keys, compare_keys);
-	/* as SPI does before and after a command that writes */
+	if (rel == NULL)
+		return;
+	indexes = RelationGetIndexList(rel);
+	/* if only the primary key exists, replace_epoch() can be used */
+	plain = list_length(indexes) == 1 && rel->trigdesc == NULL &&
+		RelationGetNumberOfAttributes(rel) == EPOCH_COLUMNS;
+	row = MakeSingleTupleTableSlot(RelationGetDescr(rel), &TTSOpsVirtual);
+	list_sort(changes, compare_changes);
+	/* as SPI does before a command that writes */
 	CommandCounterIncrement();
-	foreach(lc, keys)
+	PushActiveSnapshot(GetTransactionSnapshot());
+	foreach(lc, changes)
 	{
-		const char *key = lfirst(lc);
+		Change	   *change = lfirst(lc);
 
-		if (done != NULL && strcmp(key, done) == 0)
-			continue;
-		done = key;
 		ExecClearTuple(row);
-		row->tts_values[0] = CStringGetTextDatum(scope);
-		row->tts_values[1] = CStringGetTextDatum(key);
-		row->tts_values[2] = Int64GetDatum(nextval_internal(sequence, false));
+		row->tts_values[0] = CStringGetTextDatum(change->scope);
+		row->tts_values[1] = CStringGetTextDatum(change->key);
+		row->tts_values[2] = next_epoch();
 		memset(row->tts_isnull, false, EPOCH_COLUMNS * sizeof(bool));
 		ExecStoreVirtualTuple(row);
 		if (!plain || !replace_epoch(rel, linitial_oid(indexes), row))
 			insert_epoch(rel, row);
-		notify_at_commit(scope, key);
 	}
-	CommandCounterIncrement();
+	PopActiveSnapshot();
 	ExecDropSingleTupleTableSlot(row);
-	table_close(rel, NoLock);
+	relation_close(rel, NoLock);
+}
+
+/*
+ * Everything that locks rows for the transaction, deferred triggers too, comes
+ * before this; so do the commits in the stores come after it, as the wire was
+ * initialized earlier: what fails here has not been committed there.
+ *
+ * Notifications are sent here too, because a transaction that has used NOTIFY
+ * cannot be prepared.
+ */
+static void
+xact_ends(XactEvent event, void *arg)
+{
+	ListCell   *lc;
+
+	switch (event)
+	{
+		case XACT_EVENT_PRE_COMMIT:
+		case XACT_EVENT_PRE_PREPARE:
+			if (changes == NIL)
+				break;
+			/* it may have become read-only since; whatever fails ends it */
+			XactReadOnly = false;
+			write_epochs();
+			if (!cache_notify)
+				break;
+			if (event == XACT_EVENT_PRE_PREPARE)
+				ereport(WARNING,
+						(errmsg("a prepared transaction does not notify \"%s\"",
+								CHANNEL),
+						 errhint("Caches that listen to the channel must read run_ops.cache_epoch after COMMIT PREPARED.")));
+			else
+				foreach(lc, changes)
+				{
+					Change	   *change = lfirst(lc);
+
+					Async_Notify(CHANNEL, psprintf("%s:%s", change->scope,
+												   change->key));
+				}
+			break;
+		case XACT_EVENT_COMMIT:
+		case XACT_EVENT_PREPARE:
+		case XACT_EVENT_ABORT:
+			changes = NIL;
+			break;
+		default:
+			break;
+	}
 }
 
 /* ---- the rows that a statement has changed --------------------------------- */
@@ -352,23 +433,14 @@ columns_differ(Rows *before, Rows *after, const Watch *watch)
 	return false;
 }
 
-static List *
-add_key(List *keys, TupleTableSlot *slot, AttrNumber column)
+/* Notes that the row of this key was changed; as note_change(). */
+static bool
+note_row(const char *scope, TupleTableSlot *slot, AttrNumber column)
 {
 	bool		isnull;
 	Datum		value = slot_getattr(slot, column, &isnull);
-	char	   *key;
-	ListCell   *lc;
 
-	if (isnull)
-		return keys;
-	key = TextDatumGetCString(value);
-	foreach(lc, keys)
-	{
-		if (strcmp(lfirst(lc), key) == 0)
-			return keys;
-	}
-	return lappend(keys, key);
+	return isnull || note_change(scope, TextDatumGetCString(value));
 }
 
 #define MAX_WATCHED 64
@@ -489,52 +561,48 @@ Datum
 run_ops_bump_changed(PG_FUNCTION_ARGS)
 {
 	TriggerData *data = (TriggerData *) fcinfo->context;
-	Trigger    *trigger;
 	Relation	rel;
+	const char *scope;
+	Watch	   *watch;
 	Rows		before = {0},
 				after = {0};
-	List	   *keys = NIL;
 
 	check_trigger(fcinfo);
-	trigger = data->tg_trigger;
 	rel = data->tg_relation;
-
+	scope = data->tg_trigger->tgargs[0];
 	if (TRIGGER_FIRED_BY_TRUNCATE(data->tg_event))
-		keys = list_make1(ALL_KEYS);
-	else
 	{
-		Watch	   *watch = find_watch(trigger, rel);
-
-		open_rows(&before, data->tg_oldtable, RelationGetDescr(rel));
-		open_rows(&after, data->tg_newtable, RelationGetDescr(rel));
-		for (;;)
-		{
-			bool		had = next_row(&before);
-			bool		has = next_row(&after);
-
-			CHECK_FOR_INTERRUPTS();
-			if (!had && !has)
-				break;
-			if (had && has && watch->complete &&
-				!columns_differ(&before, &after, watch))
-				continue;
-			if (had && watch->key_column > 0)
-				keys = add_key(keys, before.slot, watch->key_column);
-			if (has && watch->key_column > 0)
-				keys = add_key(keys, after.slot, watch->key_column);
-			if (list_length(keys) > BULK || watch->key_column == 0)
-			{
-				keys = list_make1(ALL_KEYS);
-				break;
-			}
-		}
-		if (before.store != NULL)
-			ExecDropSingleTupleTableSlot(before.slot);
-		if (after.store != NULL)
-			ExecDropSingleTupleTableSlot(after.slot);
+		note_change(scope, ALL_KEYS);
+		return PointerGetDatum(NULL);
 	}
-	if (keys != NIL)
-		bump(trigger->tgargs[0], keys);
+
+	watch = find_watch(data->tg_trigger, rel);
+	open_rows(&before, data->tg_oldtable, RelationGetDescr(rel));
+	open_rows(&after, data->tg_newtable, RelationGetDescr(rel));
+	for (;;)
+	{
+		bool		had = next_row(&before);
+		bool		has = next_row(&after);
+
+		CHECK_FOR_INTERRUPTS();
+		if (!had && !has)
+			break;
+		if (had && has && watch->complete &&
+			!columns_differ(&before, &after, watch))
+			continue;
+		if (watch->key_column == 0)
+		{
+			note_change(scope, ALL_KEYS);
+			break;
+		}
+		if ((had && !note_row(scope, before.slot, watch->key_column)) ||
+			(has && !note_row(scope, after.slot, watch->key_column)))
+			break;
+	}
+	if (before.store != NULL)
+		ExecDropSingleTupleTableSlot(before.slot);
+	if (after.store != NULL)
+		ExecDropSingleTupleTableSlot(after.slot);
 	return PointerGetDatum(NULL);
 }
 
@@ -544,9 +612,31 @@ run_ops_bump_epoch(PG_FUNCTION_ARGS)
 {
 	PreventCommandIfReadOnly("run_ops.bump_epoch()");
 	PreventCommandIfParallelMode("run_ops.bump_epoch()");
-	bump(text_to_cstring(PG_GETARG_TEXT_PP(0)),
-		 list_make1(text_to_cstring(PG_GETARG_TEXT_PP(1))));
+	note_change(text_to_cstring(PG_GETARG_TEXT_PP(0)),
+				text_to_cstring(PG_GETARG_TEXT_PP(1)));
 	PG_RETURN_VOID();
+}
+
+/* pending_epochs() returns table (scope text, key text, epoch bigint) */
+Datum
+run_ops_pending_epochs(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	ListCell   *lc;
+
+	compat_init_materialized_srf(fcinfo);
+	foreach(lc, changes)
+	{
+		Change	   *change = lfirst(lc);
+		Datum		values[EPOCH_COLUMNS];
+		bool		nulls[EPOCH_COLUMNS] = {false};
+
+		values[0] = CStringGetTextDatum(change->scope);
+		values[1] = CStringGetTextDatum(change->key);
+		values[2] = next_epoch();
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+	return (Datum) 0;
 }
 
 void
@@ -557,5 +647,5 @@ cache_epoch_init(void)
 							 "Transactions of a cluster that notify commit one after the other.",
 							 &cache_notify, true,
 							 PGC_SUSET, 0, NULL, NULL, NULL);
-	RegisterXactCallback(xact_ended, NULL);
+	RegisterXactCallback(xact_ends, NULL);
 }

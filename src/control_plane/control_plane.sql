@@ -216,7 +216,7 @@ BEGIN
     EXECUTE format('DROP TRIGGER %I ON %s', t.tgname, t.relation);
   END LOOP;
   PERFORM run_ops.remove_mint_flip_triggers();
-  DELETE FROM run_ops.cache_epoch;
+  DELETE FROM run_ops.committed_epoch;
 END $$;
 COMMENT ON FUNCTION run_ops.detach_control_plane() IS
   'removes the triggers and epochs of the control plane, and its registration, but does not change its tables';

@@ -33,27 +33,22 @@ COMMENT ON FUNCTION run_ops.fingerprints(text) IS
   'the fingerprints of this database and of a store, or the error';
 REVOKE EXECUTE ON FUNCTION run_ops.fingerprints(text) FROM PUBLIC;
 
-CREATE FUNCTION run_ops.handshake(store text) RETURNS jsonb
+CREATE FUNCTION run_ops.handshakes(stores text[]) RETURNS TABLE (store text, result jsonb)
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-  -- the same key for each store that is asked in this transaction
-  here  bigint := hashtextextended(format('%s %s', pg_backend_pid(), now()), 0);
-  there bigint := (random() * 4611686018427387904)::bigint;
-  free_there boolean;
-  free_here  boolean;
+  here bigint := hashtextextended(format('%s %s', pg_backend_pid(), clock_timestamp()), 0);
 BEGIN
   PERFORM pg_advisory_xact_lock(here);
-  SELECT (a ->> 'free')::boolean INTO free_there
-    FROM run_ops.ask_store(store, format('SELECT pg_try_advisory_xact_lock_shared(%s) AS free', here)) AS a;
-  free_here := run_ops.try_lock_held_there(store, there);
-  RETURN jsonb_build_object('lock_free_there', free_there, 'lock_free_here', free_here);
-EXCEPTION WHEN OTHERS THEN
-  RETURN jsonb_build_object('error', SQLERRM);
+  RETURN QUERY
+    SELECT t.store, CASE WHEN coalesce(t.error, h.error) IS NOT NULL THEN jsonb_build_object('error', coalesce(t.error, h.error))
+                         ELSE jsonb_build_object('lock_free_there', t.answer -> 'free', 'lock_free_here', h.is_free) END
+      FROM run_ops.ask_stores(stores, ARRAY[format('SELECT pg_try_advisory_xact_lock_shared(%s) AS free', here)], tolerant => true) AS t
+      JOIN run_ops.try_locks_held_there(stores, ARRAY(SELECT (random() * 4611686018427387904)::bigint FROM unnest(stores))) AS h USING (store);
 END $$;
-COMMENT ON FUNCTION run_ops.handshake(text) IS
-  'whether an advisory lock that one side holds is free on the other side, in both directions, or the error. Two different databases do not share locks, so it is free in both.';
-REVOKE EXECUTE ON FUNCTION run_ops.handshake(text) FROM PUBLIC;
+COMMENT ON FUNCTION run_ops.handshakes(text[]) IS
+  'for each store, whether an advisory lock that one side holds is free on the other side, in both directions, or the error. Two different databases do not share locks, so it is free in both.';
+REVOKE EXECUTE ON FUNCTION run_ops.handshakes(text[]) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.granting_proof(store text) RETURNS text
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -75,13 +70,11 @@ COMMENT ON FUNCTION run_ops.granting_proof(text) IS
   'SQL that grants the privileges which both checks need, here and in a store; NULL if none is missing';
 REVOKE EXECUTE ON FUNCTION run_ops.granting_proof(text) FROM PUBLIC;
 
-CREATE FUNCTION run_ops.distinct_gate(store text) RETURNS run_ops.gate
+CREATE FUNCTION run_ops.distinct_gate(store text, handshake jsonb) RETURNS run_ops.gate
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
   fingerprints jsonb := run_ops.fingerprints(store);
-  -- do not wait a second time for a store that does not answer
-  handshake jsonb := CASE WHEN fingerprints ? 'error' THEN fingerprints ELSE run_ops.handshake(store) END;
   g     run_ops.gate := ('distinct', store, false, NULL, NULL);
   same_fingerprint boolean := fingerprints -> 'legacy' -> 'system_identifier' = fingerprints -> 'store' -> 'system_identifier'
                         AND fingerprints -> 'legacy' -> 'database' = fingerprints -> 'store' -> 'database';
@@ -110,9 +103,9 @@ BEGIN
   END IF;
   RETURN g;
 END $$;
-COMMENT ON FUNCTION run_ops.distinct_gate(text) IS
-  'the gate "distinct" or "clone" for a store: the result of both checks, with evidence. Fails if one of them could not be made.';
-REVOKE EXECUTE ON FUNCTION run_ops.distinct_gate(text) FROM PUBLIC;
+COMMENT ON FUNCTION run_ops.distinct_gate(text, jsonb) IS
+  'the gate "distinct" or "clone" for a store, after its handshake: the result of both checks, with evidence. Fails if one of them could not be made.';
+REVOKE EXECUTE ON FUNCTION run_ops.distinct_gate(text, jsonb) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.databases_co_resident(store text DEFAULT 'new') RETURNS boolean
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp

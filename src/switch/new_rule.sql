@@ -9,9 +9,11 @@
 CREATE FUNCTION run_ops.stores_have_rows() RETURNS boolean
   LANGUAGE sql SET search_path = pg_catalog, pg_temp
 AS $$
-  SELECT coalesce(bool_or((a ->> 'found')::boolean), false)
-    FROM run_ops.routed_table AS t JOIN run_ops.routed_store AS s ON s.view = t.view,
-         LATERAL run_ops.ask_store(s.store, format('SELECT EXISTS (SELECT FROM %I.%I) AS found', t.store_schema, t.store_table), '0') AS a
+  SELECT coalesce(bool_or((a.answer ->> 'found')::boolean), false)
+    FROM (SELECT array_agg(q.store), array_agg(q.query)
+            FROM (SELECT s.store, format('SELECT %s AS found', string_agg(format('EXISTS (SELECT FROM %I.%I)', t.store_schema, t.store_table), ' OR '))
+                    FROM run_ops.routed_table AS t JOIN run_ops.routed_store AS s ON s.view = t.view GROUP BY s.store) AS q (store, query)) AS q (stores, queries),
+         LATERAL run_ops.ask_stores(q.stores, q.queries, '0') AS a
 $$;
 COMMENT ON FUNCTION run_ops.stores_have_rows() IS 'whether a routed table has a row in any store';
 REVOKE EXECUTE ON FUNCTION run_ops.stores_have_rows() FROM PUBLIC;
@@ -40,12 +42,11 @@ BEGIN
                   FROM run_ops.table_tree(t.legacy) AS d JOIN run_ops.routed_table AS r ON r.legacy = d.legacy
                  WHERE r.key_rule = t.key_rule ORDER BY d.depth, r.view::text);
   FOR store, found IN
-    SELECT s.name, a FROM run_ops.store AS s, LATERAL run_ops.ask_store(s.name, (
+    SELECT a.store, a.answer FROM run_ops.ask_stores(ARRAY(SELECT s.name FROM run_ops.store AS s WHERE s.server IS NOT NULL ORDER BY s.name), ARRAY[(
              SELECT format('SELECT %s AS rows, EXISTS (SELECT FROM pg_constraint AS c WHERE c.conname = ''run_ops_write_lock'' AND c.conrelid IN (%s)) AS locks',
                            string_agg(format('EXISTS (SELECT FROM %I.%I)', r.store_schema, r.store_table), ' OR '),
                            string_agg(format('%L::regclass', format('%I.%I', r.store_schema, r.store_table)), ', '))
-               FROM unnest(tree) AS r), '0') AS a
-     WHERE s.server IS NOT NULL ORDER BY s.name
+               FROM unnest(tree) AS r)], '0') AS a
   LOOP
     IF (found ->> 'rows')::boolean AND NOT (SELECT s.superseded FROM run_ops.split_state AS s) THEN
       RAISE EXCEPTION 'another key rule could hide rows of store "%"', store

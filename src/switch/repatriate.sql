@@ -113,6 +113,20 @@ COMMENT ON FUNCTION run_ops.belongs_condition(run_ops.routed_table, text, text) 
   'a condition on a local row: whether an INSERT of the row through the view would write it to the store, if all rows that it refers to were in their stores';
 REVOKE EXECUTE ON FUNCTION run_ops.belongs_condition(run_ops.routed_table, text, text) FROM PUBLIC;
 
+CREATE FUNCTION run_ops.mirror_of_store(m run_ops.mirror, t run_ops.routed_table, store text, forward boolean) RETURNS run_ops.mirror
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+  m.store := store;
+  m.here := CASE WHEN t.routing = 'store' AND NOT forward THEN run_ops.staging_table(t, store) ELSE t.legacy END;
+  m.here_from := format('%s AS x WHERE ', m.here)
+    || CASE WHEN t.routing = 'store' AND NOT forward THEN 'true' ELSE run_ops.belongs_condition(t, store, 'x') END;
+  RETURN m;
+END $$;
+COMMENT ON FUNCTION run_ops.mirror_of_store(run_ops.mirror, run_ops.routed_table, text, boolean) IS
+  'the same SQL fragments for the rows of another store';
+REVOKE EXECUTE ON FUNCTION run_ops.mirror_of_store(run_ops.mirror, run_ops.routed_table, text, boolean) FROM PUBLIC;
+
 CREATE FUNCTION run_ops.mirror_of(t run_ops.routed_table, store text, forward boolean) RETURNS run_ops.mirror
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -122,13 +136,9 @@ BEGIN
   PERFORM run_ops.refuse_in_copy();
   -- the lock prevents ALTER TABLE until the last row is read
   EXECUTE format('LOCK TABLE %s IN ACCESS SHARE MODE', t.legacy);
-  m.store := store;
   m.routing := t.routing;
   m.legacy := t.legacy;
-  m.here := CASE WHEN t.routing = 'store' AND NOT forward THEN run_ops.staging_table(t, store) ELSE t.legacy END;
   m.there := format('%I.%I', t.store_schema, t.store_table);
-  m.here_from := format('%s AS x WHERE ', m.here)
-    || CASE WHEN t.routing = 'store' AND NOT forward THEN 'true' ELSE run_ops.belongs_condition(t, store, 'x') END;
   m.there_from := format('%s AS x WHERE true', m.there);
   m.keys := t.key_columns;
   -- both sides must have the keys in the same order
@@ -151,7 +161,7 @@ BEGIN
   SELECT concat_ws(', ', m.there_columns, string_agg(quote_ident(key), ', ' ORDER BY key)),
          concat_ws(', ', m.there_values, string_agg(format('quote_nullable((%s)::text)', value), ', ' ORDER BY key))
     INTO m.there_columns, m.there_values FROM jsonb_each_text(t.store_defaults);
-  RETURN m;
+  RETURN run_ops.mirror_of_store(m, t, store, forward);
 END $$;
 COMMENT ON FUNCTION run_ops.mirror_of(run_ops.routed_table, text, boolean) IS
   'the SQL fragments for reading the rows of one store on both sides; forward reads the local table instead of the staging table';
@@ -198,6 +208,16 @@ COMMENT ON FUNCTION run_ops.upper_key_query(run_ops.mirror, jsonb, jsonb, int) I
   'a query for the upper key of a range in a store, if it is not above another key';
 REVOKE EXECUTE ON FUNCTION run_ops.upper_key_query(run_ops.mirror, jsonb, jsonb, int) FROM PUBLIC;
 
+CREATE FUNCTION run_ops.upper_key_here(m run_ops.mirror, above jsonb, upto jsonb, batch_size int) RETURNS jsonb
+  LANGUAGE sql SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT coalesce((SELECT q.key FROM run_ops.as_owner(m.legacy, format('%s ORDER BY %s OFFSET %s LIMIT 1',
+    run_ops.range_query(m.here_from, m.here_keys, '''''', above, upto), array_to_string(m.here_keys, ', '), batch_size - 1)) AS q (key text, r text))::jsonb, upto)
+$$;
+COMMENT ON FUNCTION run_ops.upper_key_here(run_ops.mirror, jsonb, jsonb, int) IS
+  'the upper key of a range here, or another key if that is lower';
+REVOKE EXECUTE ON FUNCTION run_ops.upper_key_here(run_ops.mirror, jsonb, jsonb, int) FROM PUBLIC;
+
 CREATE FUNCTION run_ops.upper_key(m run_ops.mirror, above jsonb, batch_size int, going_forward boolean) RETURNS jsonb
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -209,8 +229,7 @@ BEGIN
   -- that key, and each of them in one range, not from each range to the end.
   FOREACH going_forward IN ARRAY ARRAY[going_forward, NOT going_forward] LOOP
     IF going_forward THEN
-      upto := coalesce((SELECT q.key FROM run_ops.as_owner(m.legacy, format('%s ORDER BY %s OFFSET %s LIMIT 1',
-        run_ops.range_query(m.here_from, m.here_keys, '''''', above, upto), array_to_string(m.here_keys, ', '), batch_size - 1)) AS q (key text, r text))::jsonb, upto);
+      upto := run_ops.upper_key_here(m, above, upto, batch_size);
     ELSE
       upto := coalesce((SELECT (a ->> 'key')::jsonb FROM run_ops.ask_store(m.store, run_ops.upper_key_query(m, above, upto, batch_size)) AS a), upto);
     END IF;
@@ -267,22 +286,25 @@ CREATE FUNCTION run_ops.digest_there_query(m run_ops.mirror, above jsonb, upto j
 COMMENT ON FUNCTION run_ops.digest_there_query(run_ops.mirror, jsonb, jsonb) IS 'a query for the hash of a range in a store';
 REVOKE EXECUTE ON FUNCTION run_ops.digest_there_query(run_ops.mirror, jsonb, jsonb) FROM PUBLIC;
 
-CREATE FUNCTION run_ops.range_differs(m run_ops.mirror, above jsonb, upto jsonb) RETURNS boolean
-  LANGUAGE plpgsql
+CREATE FUNCTION run_ops.digest_here(m run_ops.mirror, above jsonb, upto jsonb) RETURNS jsonb
+  LANGUAGE sql
   SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO, YMD' SET timezone = 'UTC'
   SET intervalstyle = 'postgres' SET extra_float_digits = 1 SET bytea_output = 'hex'
 AS $$
-DECLARE
-  here  jsonb;
-  there jsonb;
-BEGIN
-  SELECT to_jsonb(q) INTO here FROM run_ops.as_owner(m.legacy,
-    run_ops.digest_query(run_ops.range_query(m.here_from, m.here_keys, m.here_row, above, upto))) AS q (n bigint, digest text);
-  SELECT * INTO there FROM run_ops.ask_store(m.store, run_ops.digest_there_query(m, above, upto),
-    -- the rows may be long: a store that works is waited for like a query
-    run_ops.setting('store_query_timeout')::interval);
-  RETURN here IS DISTINCT FROM there;
-END $$;
+  SELECT to_jsonb(q) FROM run_ops.as_owner(m.legacy,
+    run_ops.digest_query(run_ops.range_query(m.here_from, m.here_keys, m.here_row, above, upto))) AS q (n bigint, digest text)
+$$;
+COMMENT ON FUNCTION run_ops.digest_here(run_ops.mirror, jsonb, jsonb) IS 'the hash of a range here, as a store returns it';
+REVOKE EXECUTE ON FUNCTION run_ops.digest_here(run_ops.mirror, jsonb, jsonb) FROM PUBLIC;
+
+CREATE FUNCTION run_ops.range_differs(m run_ops.mirror, above jsonb, upto jsonb) RETURNS boolean
+  LANGUAGE sql SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT run_ops.digest_here(m, above, upto) IS DISTINCT FROM (
+    SELECT a FROM run_ops.ask_store(m.store, run_ops.digest_there_query(m, above, upto),
+      -- the rows may be long: a store that works is waited for like a query
+      run_ops.setting('store_query_timeout')::interval) AS a)
+$$;
 COMMENT ON FUNCTION run_ops.range_differs(run_ops.mirror, jsonb, jsonb) IS
   'whether the rows of a range differ between the sides; compares only hashes';
 REVOKE EXECUTE ON FUNCTION run_ops.range_differs(run_ops.mirror, jsonb, jsonb) FROM PUBLIC;
@@ -573,6 +595,7 @@ CREATE FUNCTION run_ops.verify_repatriation()
 AS $$
 DECLARE
   r      record;
+  one    run_ops.mirror;
   m      run_ops.mirror[];
   above  jsonb[];
   upto   jsonb[];
@@ -585,25 +608,33 @@ BEGIN
   -- a range of each store at the same time
   FOR r IN SELECT t, array_agg(s.store ORDER BY s.store) AS stores FROM run_ops.routed_table AS t JOIN run_ops.routed_store AS s ON s.view = t.view
             GROUP BY t, t.view ORDER BY t.view LOOP
-    m := ARRAY(SELECT run_ops.mirror_of(r.t, s, false) FROM unnest(r.stores) AS s);
+    one := run_ops.mirror_of(r.t, r.stores[1], false);
+    m := ARRAY(SELECT run_ops.mirror_of_store(one, r.t, s, false) FROM unnest(r.stores) AS s);
     going := ARRAY(SELECT generate_subscripts(r.stores, 1));
     n := array_fill(0, ARRAY[cardinality(going)]);
     d := n;
     above := array_fill(NULL::jsonb, ARRAY[cardinality(going)]);
     WHILE going <> '{}' LOOP
       stores := ARRAY(SELECT r.stores[i] FROM unnest(going) AS i);
-      PERFORM run_ops.ask_ahead(stores, ARRAY(SELECT run_ops.upper_key_query(m[i], above[i], NULL, 10000) FROM unnest(going) AS i));
-      upto := ARRAY(SELECT CASE WHEN i = ANY (going) THEN run_ops.upper_key(m[i], above[i], 10000, false) END FROM generate_subscripts(m, 1) AS i);
-      PERFORM run_ops.ask_ahead(stores, ARRAY(SELECT run_ops.digest_there_query(m[i], above[i], upto[i]) FROM unnest(going) AS i),
-                                run_ops.setting('store_query_timeout')::interval);
+      upto := ARRAY(
+        SELECT CASE WHEN i = ANY (going) THEN run_ops.upper_key_here(m[i], above[i], (a.answer ->> 'key')::jsonb, 10000) END
+          FROM generate_subscripts(m, 1) AS i
+          LEFT JOIN run_ops.ask_stores(stores, ARRAY(SELECT run_ops.upper_key_query(m[i], above[i], NULL, 10000) FROM unnest(going) AS i)) AS a
+            ON a.store = r.stores[i]
+         ORDER BY i);
+      d := ARRAY(
+        SELECT d[i] + (i = ANY (going) AND run_ops.digest_here(m[i], above[i], upto[i]) IS DISTINCT FROM a.answer)::int
+          FROM generate_subscripts(m, 1) AS i
+          LEFT JOIN run_ops.ask_stores(stores, ARRAY(SELECT run_ops.digest_there_query(m[i], above[i], upto[i]) FROM unnest(going) AS i),
+                                       run_ops.setting('store_query_timeout')::interval) AS a
+            ON a.store = r.stores[i]
+         ORDER BY i);
       n := ARRAY(SELECT n[i] + (i = ANY (going))::int FROM generate_subscripts(m, 1) AS i);
-      d := ARRAY(SELECT d[i] + CASE WHEN i = ANY (going) THEN run_ops.range_differs(m[i], above[i], upto[i])::int ELSE 0 END FROM generate_subscripts(m, 1) AS i);
       above := upto;
       going := ARRAY(SELECT i FROM unnest(going) AS i WHERE upto[i] IS NOT NULL);
     END LOOP;
     RETURN QUERY SELECT (r.t).view, r.stores[i], n[i], d[i] FROM generate_subscripts(m, 1) AS i;
   END LOOP;
-  PERFORM run_ops.ask_alike('{}');
 END $$;
 COMMENT ON FUNCTION run_ops.verify_repatriation() IS
   'compares all rows of the stores with their copies here, by hashes of ranges. A range differs if some of its rows are not repatriated yet, or were changed since.';

@@ -630,6 +630,7 @@ DECLARE
   store     text;
   gates     run_ops.gate[] := ARRAY(SELECT g FROM run_ops.reachable_gates(stores) AS g);
   answering text[] := ARRAY(SELECT g.object FROM unnest(gates) AS g WHERE g.gate = 'reachable' AND g.ok);
+  handshakes jsonb := (SELECT jsonb_object_agg(h.store, h.result) FROM run_ops.handshakes(answering) AS h);
 BEGIN
   RETURN QUERY SELECT * FROM unnest(gates);
   -- one row has the reason, and is enough
@@ -638,7 +639,7 @@ BEGIN
   RETURN QUERY SELECT g.* FROM unnest(stores) AS s, run_ops.wrapper_gate(s) AS g WHERE s <> ALL (answering);
   PERFORM run_ops.ask_alike(answering);
   FOREACH store IN ARRAY answering LOOP
-    RETURN NEXT run_ops.distinct_gate(store);
+    RETURN NEXT run_ops.distinct_gate(store, handshakes -> store);
     RETURN NEXT run_ops.wrapper_gate(store);
     RETURN QUERY SELECT * FROM run_ops.content_gates(store);
   END LOOP;
@@ -860,12 +861,14 @@ CREATE FUNCTION run_ops.follow_orders() RETURNS void
 AS $$
 DECLARE
   old_lock_timeout text := current_setting('lock_timeout');
+  stores text[] := ARRAY(SELECT s.name FROM run_ops.store AS s, run_ops.split_state AS x WHERE s.server IS NOT NULL AND x.opted_in);
   store text;
 BEGIN
   IF current_setting('transaction_read_only')::boolean THEN
     RETURN;
   END IF;
-  FOR store IN SELECT s.name FROM run_ops.store AS s, run_ops.split_state AS x WHERE s.server IS NOT NULL AND x.opted_in LOOP
+  PERFORM run_ops.ask_alike(stores);
+  FOREACH store IN ARRAY stores LOOP
     BEGIN
       PERFORM set_config('lock_timeout', run_ops.setting('swap_lock_timeout'), true);
       PERFORM run_ops.mark_orders(store);
@@ -873,6 +876,7 @@ BEGIN
     EXCEPTION WHEN OTHERS THEN NULL;
     END;
   END LOOP;
+  PERFORM run_ops.ask_alike('{}');
   PERFORM set_config('lock_timeout', old_lock_timeout, true);
 END $$;
 COMMENT ON FUNCTION run_ops.follow_orders() IS

@@ -8,7 +8,8 @@
  * command is told in a transaction of its own.
  *
  * Several stores are asked at the same time: all questions are sent before the
- * first answer is read, or, for loops over stores, ahead of their turn.
+ * first answer is read.  So they are for a loop over stores, if ask_alike() says
+ * that it will ask each of them the same.
  */
 #include "postgres.h"
 
@@ -38,10 +39,9 @@
 
 PG_FUNCTION_INFO_V1(run_ops_ask_store);
 PG_FUNCTION_INFO_V1(run_ops_ask_stores);
-PG_FUNCTION_INFO_V1(run_ops_ask_ahead);
 PG_FUNCTION_INFO_V1(run_ops_ask_alike);
 PG_FUNCTION_INFO_V1(run_ops_tell_store);
-PG_FUNCTION_INFO_V1(run_ops_try_lock_held_there);
+PG_FUNCTION_INFO_V1(run_ops_try_locks_held_there);
 
 /*
  * The settings under which everything runs there, as they decide what names
@@ -126,7 +126,10 @@ typedef struct Question
 	char	   *failure;		/* NULL: none */
 	ReturnSetInfo *rsinfo;		/* NULL: they are kept in "rows" */
 	List	   *rows;			/* of Jsonb, NULL for NULL */
+	MemoryContext kept;			/* where */
 	MemoryContext row_context;
+	bool		holds;			/* what it locks, as long as this is in "statement" */
+	WireStatement *statement;
 } Question;
 
 /*
@@ -147,12 +150,16 @@ static void
 find_store(Question *question, const char *set_up)
 {
 	question->wire = wire_get(server_of_store(question->store), GetUserId());
+	if (question->holds)
+		question->statement = wire_join(question->wire, question, WIRE_READ_MANY,
+										CurrentMemoryContext);
 }
 
 static void
 send_question(Question *question, const char *set_up)
 {
-	wire_begin(question->wire, WIRE_READ, NULL);
+	wire_begin(question->wire, question->statement ? WIRE_READ_MANY : WIRE_READ,
+			   question->statement);
 	wire_limit_silence(question->wire, question->patience);
 	wire_add(question->wire, set_up, 0, NULL);
 	wire_send(question->wire, psprintf("SELECT pg_catalog.to_jsonb(q) FROM (%s) AS q", question->query),
@@ -160,31 +167,33 @@ send_question(Question *question, const char *set_up)
 	question->sent = true;
 }
 
-/* A row of the function: the answer and, if there are several stores, which one. */
+/* A row of ask_stores(): store, answer, error. */
+static void
+put_row(ReturnSetInfo *rsinfo, Question *question, Datum answer, bool isnull)
+{
+	Datum		values[] = {PointerGetDatum(question->store), answer, 0};
+	bool		nulls[] = {false, isnull, question->failure == NULL};
+
+	if (question->failure)
+		values[2] = CStringGetTextDatum(question->failure);
+	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+}
+
 static void
 put_answer(Question *question, Datum answer, bool isnull)
 {
-	TupleDesc	desc;
-	Datum		values[3];
-	bool		nulls[3] = {false, isnull, question->failure == NULL};
-
 	if (question->rsinfo == NULL)
 	{
-		MemoryContext oldcontext = MemoryContextSwitchTo(alike.context);
+		MemoryContext oldcontext = MemoryContextSwitchTo(question->kept);
 
 		question->rows = lappend(question->rows, isnull ? NULL :
 								 DatumGetPointer(datumCopy(answer, false, -1)));
 		MemoryContextSwitchTo(oldcontext);
-		return;
 	}
-	desc = question->rsinfo->setDesc;
-	values[0] = PointerGetDatum(question->store);
-	values[1] = answer;
-	values[2] = nulls[2] ? (Datum) 0 : CStringGetTextDatum(question->failure);
-	if (desc->natts == 1)
-		tuplestore_putvalues(question->rsinfo->setResult, desc, values + 1, nulls + 1);
+	else if (question->rsinfo->setDesc->natts == 1)
+		tuplestore_putvalues(question->rsinfo->setResult, question->rsinfo->setDesc, &answer, &isnull);
 	else
-		tuplestore_putvalues(question->rsinfo->setResult, desc, values, nulls);
+		put_row(question->rsinfo, question, answer, isnull);
 }
 
 static void
@@ -310,6 +319,7 @@ send_ahead(Question *question, const char *set_up)
 			other->query = question->query;
 			other->patience = question->patience;
 			other->row_context = question->row_context;
+			other->kept = alike.context;
 			attempt(other, find_store, NULL);
 			if (other->failure || !wire_reads_alone(other->wire, WIRE_READ))
 				continue;
@@ -416,45 +426,19 @@ array_of_texts(Datum array, Datum **texts, bool **nulls, int *n)
 
 /*
  * All stores have their questions before the first answer is waited for, so that
- * they cost one round trip together.  There is one query for each store, or one
- * for all.  A store that occurs twice, or in which the transaction has written,
- * is asked when its turn to answer comes.  Without "rsinfo" the answers are kept.
+ * they cost one round trip together.  A store that occurs twice, or in which the
+ * transaction has written, is asked when its turn to answer comes.
  */
 static void
-ask_several(FunctionCallInfo fcinfo, ReturnSetInfo *rsinfo, bool tolerant)
+send_to_all(Question *questions, int n, bool tolerant, const char *set_up)
 {
-	Datum	   *stores;
-	Datum	   *queries;
-	bool	   *no_store;
-	bool	   *no_query;
-	int			nstores;
-	int			nqueries;
-	Question   *questions;
-	const char *set_up;
-
-	array_of_texts(PG_GETARG_DATUM(0), &stores, &no_store, &nstores);
-	array_of_texts(PG_GETARG_DATUM(1), &queries, &no_query, &nqueries);
-	if (nstores == 0)
-		return;
-	if (nqueries != nstores && nqueries != 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("%d queries for %d stores", nqueries, nstores),
-				 errhint("Give one query for each store, or one for all.")));
-	questions = palloc0(sizeof(Question) * nstores);
-	set_up = settings();
-	for (int i = 0; i < nstores; i++)
+	for (int i = 0; i < n; i++)
 	{
-		int			n = nqueries == 1 ? 0 : i;
 		Question   *question = &questions[i];
 		bool		at_once;
 
-		if (no_store[i] || no_query[n])
+		if (question->store == NULL)
 			continue;
-		question->store = DatumGetTextPP(stores[i]);
-		question->query = text_to_cstring(DatumGetTextPP(queries[n]));
-		question->patience = patience_of(fcinfo, 2);
-		question->rsinfo = rsinfo;
 		question->row_context = AllocSetContextCreate(CurrentMemoryContext, "run_ops answer",
 													  ALLOCSET_DEFAULT_SIZES);
 		if (tolerant)
@@ -469,7 +453,12 @@ ask_several(FunctionCallInfo fcinfo, ReturnSetInfo *rsinfo, bool tolerant)
 		else if (at_once)
 			send_question(question, set_up);
 	}
-	for (int i = 0; i < nstores; i++)
+}
+
+static void
+receive_from_all(Question *questions, int n, bool tolerant, const char *set_up)
+{
+	for (int i = 0; i < n; i++)
 	{
 		Question   *question = &questions[i];
 
@@ -479,10 +468,8 @@ ask_several(FunctionCallInfo fcinfo, ReturnSetInfo *rsinfo, bool tolerant)
 			receive_step(question, set_up);
 		else if (question->failure == NULL)
 			attempt(question, receive_step, set_up);
-		if (rsinfo == NULL)
-			keep_answer(question);
-		else if (question->failure)
-			put_answer(question, (Datum) 0, true);
+		if (question->failure && question->rsinfo)
+			put_row(question->rsinfo, question, (Datum) 0, true);
 		MemoryContextDelete(question->row_context);
 	}
 }
@@ -490,30 +477,50 @@ ask_several(FunctionCallInfo fcinfo, ReturnSetInfo *rsinfo, bool tolerant)
 /*
  * ask_stores(stores text[], queries text[], patience interval, tolerant boolean)
  * returns table (store text, answer jsonb, error text)
+ *
+ * There is one query for each store, or one for all.
  */
 Datum
 run_ops_ask_stores(PG_FUNCTION_ARGS)
 {
-	compat_init_materialized_srf(fcinfo);
-	if (!PG_ARGISNULL(0) && !PG_ARGISNULL(1))
-		ask_several(fcinfo, (ReturnSetInfo *) fcinfo->resultinfo,
-					!PG_ARGISNULL(3) && PG_GETARG_BOOL(3));
-	return (Datum) 0;
-}
+	bool		tolerant = !PG_ARGISNULL(3) && PG_GETARG_BOOL(3);
+	Datum	   *stores;
+	Datum	   *queries;
+	bool	   *no_store;
+	bool	   *no_query;
+	int			nstores;
+	int			nqueries;
+	Question   *questions;
+	const char *set_up;
 
-/*
- * ask_ahead(stores text[], queries text[], patience interval) returns void
- *
- * What fails is no error here: ask_store() will ask it again.
- */
-Datum
-run_ops_ask_ahead(PG_FUNCTION_ARGS)
-{
+	compat_init_materialized_srf(fcinfo);
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
-		PG_RETURN_VOID();
-	begin_alike();
-	ask_several(fcinfo, NULL, true);
-	PG_RETURN_VOID();
+		return (Datum) 0;
+	array_of_texts(PG_GETARG_DATUM(0), &stores, &no_store, &nstores);
+	array_of_texts(PG_GETARG_DATUM(1), &queries, &no_query, &nqueries);
+	if (nstores == 0)
+		return (Datum) 0;
+	if (nqueries != nstores && nqueries != 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%d queries for %d stores", nqueries, nstores),
+				 errhint("Give one query for each store, or one for all.")));
+	questions = palloc0(sizeof(Question) * nstores);
+	for (int i = 0; i < nstores; i++)
+	{
+		int			n = nqueries == 1 ? 0 : i;
+
+		if (no_store[i] || no_query[n])
+			continue;
+		questions[i].store = DatumGetTextPP(stores[i]);
+		questions[i].query = text_to_cstring(DatumGetTextPP(queries[n]));
+		questions[i].patience = patience_of(fcinfo, 2);
+		questions[i].rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	}
+	set_up = settings();
+	send_to_all(questions, nstores, tolerant, set_up);
+	receive_from_all(questions, nstores, tolerant, set_up);
+	return (Datum) 0;
 }
 
 /*
@@ -561,19 +568,90 @@ run_ops_tell_store(PG_FUNCTION_ARGS)
 }
 
 /*
- * try_lock_held_there(store text, key bigint) returns boolean
+ * try_locks_held_there(stores text[], keys bigint[])
+ * returns table (store text, is_free boolean, error text)
  *
- * Takes an advisory lock in a transaction of the store, and says whether the
- * same one is free here; here it is kept then until the transaction ends.
- * True: the store is another database.  NULL for NULL.
+ * Takes an advisory lock in each store, and says whether the same one is free
+ * here; here it is kept then until the transaction ends.  In a store it is held
+ * by a transaction, so that a transaction pooler keeps its word too, until all
+ * have been tried.  True: the store is another database.
  */
+Datum
+run_ops_try_locks_held_there(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	Datum	   *stores;
+	Datum	   *keys;
+	bool	   *no_store;
+	bool	   *no_key;
+	int			n;
+	int			nkeys;
+	Question   *questions;
+	const char *set_up;
+
+	compat_init_materialized_srf(fcinfo);
+	array_of_texts(PG_GETARG_DATUM(0), &stores, &no_store, &n);
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(1), INT8OID, sizeof(int64), FLOAT8PASSBYVAL,
+					  TYPALIGN_DOUBLE, &keys, &no_key, &nkeys);
+	questions = palloc0(sizeof(Question) * n);
+	for (int i = 0; i < Min(n, nkeys); i++)
+	{
+		Question   *question = &questions[i];
+
+		if (no_store[i] || no_key[i])
+			continue;
+		question->store = DatumGetTextPP(stores[i]);
+		question->query = psprintf("SELECT pg_catalog.pg_advisory_xact_lock(" INT64_FORMAT ")",
+								   DatumGetInt64(keys[i]));
+		question->patience = store_timeout;
+		question->kept = CurrentMemoryContext;
+		question->holds = true;
+	}
+	set_up = settings();
+	send_to_all(questions, n, true, set_up);
+	receive_from_all(questions, n, true, set_up);
+	for (int i = 0; i < n; i++)
+	{
+		Question   *question = &questions[i];
+
+		if (question->store == NULL)
+			continue;
+		put_row(rsinfo, question, question->failure ? (Datum) 0 :
+				DirectFunctionCall1(pg_try_advisory_xact_lock_int8, keys[i]),
+				question->failure != NULL);
+	}
+	for (int i = 0; i < n; i++)
+	{
+		if (questions[i].statement)
+			wire_leave(questions[i].statement);
+	}
+	return (Datum) 0;
+}
+
+/* ----------------------------------------------------------------
+ *		Functions of 0.1.0
+ *
+ * The library is replaced before the extension is updated.
+ * ----------------------------------------------------------------
+ */
+
+PG_FUNCTION_INFO_V1(run_ops_ask_ahead);
+PG_FUNCTION_INFO_V1(run_ops_try_lock_held_there);
+
+/* What is not asked ahead is asked when its turn comes. */
+Datum
+run_ops_ask_ahead(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_VOID();
+}
+
+/* try_locks_held_there() for one store; an error if it cannot be asked. */
 Datum
 run_ops_try_lock_held_there(PG_FUNCTION_ARGS)
 {
 	Oid			server = server_of_store(PG_GETARG_TEXT_PP(0));
 	bool		is_free;
 
-	/* a transaction holds it, so that a transaction pooler keeps its word too */
 	wire_exec_apart(server, GetUserId(),
 					psprintf("BEGIN; %s; SELECT pg_catalog.pg_advisory_xact_lock(" INT64_FORMAT ")",
 							 settings(), PG_GETARG_INT64(1)));

@@ -32,13 +32,6 @@ COMMENT ON FUNCTION run_ops.ask_stores(text[], text[], interval, boolean) IS
   'rows of a query that is run in several stores at the same time, or of one query for each of them; with tolerant, a store that cannot answer has a row with the error, which otherwise is raised. patience as for ask_store().';
 REVOKE EXECUTE ON FUNCTION run_ops.ask_stores(text[], text[], interval, boolean) FROM PUBLIC;
 
-CREATE FUNCTION run_ops.ask_ahead(stores text[], queries text[], patience interval DEFAULT NULL) RETURNS void
-  LANGUAGE c
-  AS 'MODULE_PATHNAME', 'run_ops_ask_ahead';
-COMMENT ON FUNCTION run_ops.ask_ahead(text[], text[], interval) IS
-  'like ask_stores(), but keeps the answers until ask_store() asks the same; until the next call, ask_alike(''{}''), or the end of the transaction';
-REVOKE EXECUTE ON FUNCTION run_ops.ask_ahead(text[], text[], interval) FROM PUBLIC;
-
 CREATE FUNCTION run_ops.ask_alike(stores text[]) RETURNS void
   LANGUAGE c
   AS 'MODULE_PATHNAME', 'run_ops_ask_alike';
@@ -53,9 +46,9 @@ COMMENT ON FUNCTION run_ops.tell_store(text, text) IS
   'runs commands in a store, in a transaction of their own that is on disk there when this returns';
 REVOKE EXECUTE ON FUNCTION run_ops.tell_store(text, text) FROM PUBLIC;
 
-CREATE FUNCTION run_ops.try_lock_held_there(store text, key bigint) RETURNS boolean
+CREATE FUNCTION run_ops.try_locks_held_there(stores text[], keys bigint[]) RETURNS TABLE (store text, is_free boolean, error text)
   LANGUAGE c STRICT
-  AS 'MODULE_PATHNAME', 'run_ops_try_lock_held_there';
-COMMENT ON FUNCTION run_ops.try_lock_held_there(text, bigint) IS
-  'takes an advisory lock in the store and tries the same one here: true means that the store is another database';
-REVOKE EXECUTE ON FUNCTION run_ops.try_lock_held_there(text, bigint) FROM PUBLIC;
+  AS 'MODULE_PATHNAME', 'run_ops_try_locks_held_there';
+COMMENT ON FUNCTION run_ops.try_locks_held_there(text[], bigint[]) IS
+  'takes an advisory lock in each of these stores at the same time, and tries the same ones here: true means that the store is another database';
+REVOKE EXECUTE ON FUNCTION run_ops.try_locks_held_there(text[], bigint[]) FROM PUBLIC;

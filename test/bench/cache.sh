@@ -69,7 +69,7 @@ triggers() { # on, quiet (without NOTIFY) or off
   local state=DISABLE
   [ "$1" = off ] || state='ENABLE ALWAYS'
   sql -c "ALTER TABLE \"RuntimeEnvironment\" $state TRIGGER run_ops_epoch_update" \
-      -c 'VACUUM "RuntimeEnvironment", run_ops.cache_epoch'
+      -c 'VACUUM "RuntimeEnvironment", run_ops.committed_epoch'
   export PGOPTIONS="-c run_ops_split.cache_notify=$([ "$1" = quiet ] && echo off || echo on)"
 }
 latency() { sed -n 's/^latency average = \(.*\) ms/\1/p'; }

@@ -18,7 +18,7 @@ $control_plane->safe_psql('postgres', q(
 	CREATE FUNCTION slow_command() RETURNS void LANGUAGE sql SECURITY DEFINER
 	  AS $$ SELECT run_ops.tell_place('new', 'SELECT pg_catalog.pg_sleep(1); SELECT 1 / 0') $$;
 	CREATE FUNCTION shake() RETURNS jsonb LANGUAGE sql SECURITY DEFINER
-	  AS $$ SELECT run_ops.handshake('new') $$;));
+	  AS $$ SELECT result FROM run_ops.handshakes('{new}') $$;));
 my $viewer = $control_plane->background_psql('postgres', on_error_stop => 0, extra_params => [ '-U', 'viewer' ]);
 # What runs in the store.  It may take it a moment to notice an end.
 sub connections

@@ -34,7 +34,7 @@ my @statements = (
 	'SELECT run_ops.repatriate()',
 	'SELECT run_ops.verify_repatriation()',
 	'SELECT run_ops.store_row_counts()',
-	q(SELECT run_ops.handshake('new')), q(SELECT run_ops.fingerprints('new')), q(SELECT run_ops.databases_co_resident('new')),
+	q(SELECT run_ops.handshakes('{new}')), q(SELECT run_ops.fingerprints('new')), q(SELECT run_ops.databases_co_resident('new')),
 	'SELECT run_ops.disable_split(force => true)',
 	q(SELECT run_ops.acknowledge('index', 'x', 'y')),
 	q(SELECT run_ops.ask_store('new', 'SELECT 1')),

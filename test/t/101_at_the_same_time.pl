@@ -72,6 +72,9 @@ together(q(SELECT count(*), sum(n) FROM run_ops.store_row_counts()), '9|60', 'st
 together(q(SELECT count(*) FROM run_ops.reachable_gates('{new,a,b}') WHERE ok), 9, 'gates: whether stores answer');
 together(q(BEGIN; SELECT run_ops.ask_alike('{new,a,b}') \g /dev/null
 	SELECT count(*) FROM unnest(ARRAY['new', 'a', 'b']) AS s, run_ops.content_gates(s) AS g WHERE g.ok IS NOT TRUE; COMMIT), 0, 'gates: what stores contain');
+together(q(SELECT count(*) FROM run_ops.handshakes('{new,a,b}') WHERE result = '{"lock_free_there": true, "lock_free_here": true}'), 3, 'gates: whether stores are other databases');
+together(q(SELECT count(*) FROM run_ops.check_split() WHERE ok IS NOT TRUE), 0, 'all gates');
+together(q(SELECT run_ops.stores_have_rows()), 't', 'whether stores have rows');
 together(q(SELECT run_ops.await_store_writers()), '', 'whether there are writers, before writes are blocked');
 
 # --- queries ------------------------------------------------------------------------------------
