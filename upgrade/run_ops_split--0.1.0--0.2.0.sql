@@ -5,10 +5,8 @@
 SELECT pg_catalog.set_config('role', pg_catalog.pg_get_userbyid(extowner), true)
   FROM pg_catalog.pg_extension WHERE extname OPERATOR(pg_catalog.=) 'run_ops_split';
 
-ALTER TABLE run_ops.cache_epoch RENAME TO committed_epoch;
-ALTER INDEX run_ops.cache_epoch_pkey RENAME TO committed_epoch_pkey;
--- nobody but the extension needs it
-REVOKE SELECT ON run_ops.committed_epoch FROM PUBLIC;
+-- It is a view now.  What was cached with its epochs is no longer valid.
+DROP TABLE run_ops.cache_epoch;
 
 -- new statements
 
