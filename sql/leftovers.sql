@@ -264,6 +264,7 @@ SELECT run_ops.refresh_table('run_ops.run');
 -- The extension stays until they are gone, whatever would drop it, in a session
 -- that knows nothing of it.
 \set ECHO queries
+SELECT format('ALTER DATABASE %I RESET session_preload_libraries', current_database()) \gexec
 \c
 SET client_min_messages = error;
 DROP EXTENSION run_ops_split CASCADE;
