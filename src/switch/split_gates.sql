@@ -233,8 +233,8 @@ AS $$
   SELECT 'foreign key', format('%I of %s', f.conname, f.conrelid::regclass), false,
          format('"%s" decides where a row of %s is, but no id decides for %s: a new row there may be in this database, and then the foreign key fails in the store',
                 child.route_column, child.legacy, parent.legacy),
-         format('Let the application write each row of %s beside its run: SET LOCAL run_ops_split.beside = ''<id of the run>''; Or drop the foreign key. Run in this database: ALTER TABLE %s DROP CONSTRAINT %I;%s',
-                parent.legacy, child.legacy, f.conname,
+         format('Let the application write each row of %s beside its run: SET LOCAL run_ops_split.beside = ''<%s>''; Or drop the foreign key. Run in this database: ALTER TABLE %s DROP CONSTRAINT %I;%s',
+                parent.legacy, CASE WHEN child.key_rule IS NULL THEN 'id of the run' ELSE 'name of its store' END, child.legacy, f.conname,
                 (SELECT string_agg(format(' Run in store "%s": ALTER TABLE %I.%I DROP CONSTRAINT IF EXISTS %I;', s.store, child.store_schema, child.store_table, f.conname), '' ORDER BY s.store)
                    FROM run_ops.routed_store AS s WHERE s.view = child.view))
     FROM pg_constraint AS f JOIN run_ops.routed_table AS child ON child.legacy = f.conrelid JOIN run_ops.routed_table AS parent ON parent.legacy = f.confrelid
