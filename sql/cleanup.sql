@@ -35,7 +35,7 @@ BEGIN
 END $$;
 SELECT "runtimeEnvironmentId" AS env FROM "TaskRun" GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT 1 \gset
 CREATE TABLE before AS SELECT * FROM counts(:'env');
-SELECT * FROM before;
+SELECT * FROM before ORDER BY store;
 SELECT view, column_name, count(*) FROM run_ops.in_doubt() GROUP BY 1, 2 ORDER BY 1, 2;
 
 -- Deleting it asks for the cleanup, in the same transaction.
@@ -71,7 +71,7 @@ SELECT store, event, deleted FROM run_ops.cleanup_log ORDER BY store, event DESC
 SELECT n.store, n.of_environment, b.rows - n.rows AS missing,
        (SELECT sum(value::int) FROM run_ops.cleanup_log AS l, jsonb_each_text(l.deleted)
          WHERE l.store = n.store AND key <> 'BulkActionItem') AS logged
-  FROM counts(:'env') AS n JOIN before AS b USING (store);
+  FROM counts(:'env') AS n JOIN before AS b USING (store) ORDER BY store;
 SELECT view, column_name, count(*) FROM run_ops.in_doubt() GROUP BY 1, 2 ORDER BY 1, 2;
 -- once more: nothing to do
 CALL run_ops.cleanup();
