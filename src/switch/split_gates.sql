@@ -141,14 +141,16 @@ CREATE FUNCTION run_ops.hidden_name_gates() RETURNS SETOF run_ops.gate
 AS $$
   -- whoever has run_ops in front of the schema of the table
   WITH setting AS (
-    SELECT s.place, substr(c, length('search_path=') + 1) AS path
-      FROM (SELECT CASE WHEN d.setrole = 0 THEN format('DATABASE %I', current_database())
-                        ELSE concat(format('ROLE %s', d.setrole::regrole), CASE WHEN d.setdatabase <> 0 THEN format(' IN DATABASE %I', current_database()) END) END,
-                   d.setconfig
-              FROM pg_db_role_setting AS d WHERE d.setdatabase IN (0, (SELECT b.oid FROM pg_database AS b WHERE b.datname = current_database()))
-            UNION ALL
-            SELECT format('ROUTINE %s', p.oid::regprocedure), p.proconfig FROM pg_proc AS p) AS s (place, config), unnest(s.config) AS c
-     WHERE c LIKE 'search\_path=%' AND c ~ '\mrun_ops\M'),
+    SELECT CASE WHEN d.setrole = 0 THEN format('DATABASE %I', current_database())
+                ELSE concat(format('ROLE %s', d.setrole::regrole), CASE WHEN d.setdatabase <> 0 THEN format(' IN DATABASE %I', current_database()) END) END AS place,
+           substr(c, length('search_path=') + 1) AS path
+      FROM pg_db_role_setting AS d, unnest(d.setconfig) AS c
+     WHERE c LIKE 'search\_path=%' AND c ~ '\mrun_ops\M'
+       AND d.setdatabase IN (0, (SELECT b.oid FROM pg_database AS b WHERE b.datname = current_database()))
+    UNION ALL
+    SELECT format('ROUTINE %s', p.oid::regprocedure), substr(c, length('search_path=') + 1)
+      FROM pg_proc AS p, unnest(p.proconfig) AS c
+     WHERE p.proconfig IS NOT NULL AND c LIKE 'search\_path=%' AND c ~ '\mrun_ops\M'),
   statement AS (
     SELECT 'CREATE SCHEMA IF NOT EXISTS routed;' AS sql, 0 AS ord
     UNION ALL
