@@ -199,6 +199,8 @@ CREATE ROLE regress_gates;
 GRANT SELECT (id), UPDATE (n) ON views.run TO regress_gates WITH GRANT OPTION;
 GRANT DELETE ON views.run TO regress_gates;
 COMMENT ON VIEW views.run IS 'of a user';
+COMMENT ON COLUMN views.run.env IS '100% of a user';
+ALTER VIEW views.run ALTER env SET DEFAULT '%s of a user';
 ALTER VIEW views.run SET (security_barrier = true);
 CREATE OR REPLACE VIEW views.run WITH (security_barrier = true) AS SELECT *, n AS more FROM run;
 CREATE VIEW on_more AS SELECT more FROM views.run;
@@ -210,6 +212,10 @@ SELECT * FROM gates('view');
 SELECT c.relname, c.relkind, c.reloptions, obj_description(c.oid) AS comment, c.relacl::text ~ 'regress_gates=d/' AS may_delete,
        (SELECT string_agg(concat(attname, ' ', attacl), ', ' ORDER BY attnum) FROM pg_attribute WHERE attrelid = c.oid AND attacl IS NOT NULL) AS columns
   FROM pg_class AS c WHERE c.relnamespace = 'views'::regnamespace ORDER BY 1;
+SELECT a.attname, col_description(a.attrelid, a.attnum) AS comment, run_ops.default_of(a.attrelid, a.attnum), d.expression AS own
+  FROM pg_attribute AS a LEFT JOIN run_ops.view_default AS d ON d.view = a.attrelid AND d."position" = a.attnum
+ WHERE a.attrelid = 'views.run'::regclass AND a.attnum > 0 ORDER BY a.attnum;
+SELECT count(*) AS stale FROM run_ops.view_default AS d WHERE NOT run_ops.is_relation(d.view, '{v}');
 SELECT run_ops.disable_split(force => true);
 CREATE OR REPLACE VIEW views.run WITH (security_barrier = true) AS SELECT *, n AS more FROM run;
 SELECT run_ops.enable_split();

@@ -495,6 +495,7 @@ DECLARE
   is_wide  boolean := run_ops.has_more_columns(t);
   kept     record;
   users    text;
+  command  text;
 BEGIN
   IF is_wide OR NOT run_ops.is_relation(dropped, '{v}') THEN
     IF is_wide THEN  -- CREATE OR REPLACE VIEW cannot drop a column
@@ -513,6 +514,18 @@ BEGIN
         EXECUTE format('ALTER VIEW %s SET (%s)', t.view, array_to_string(kept.reloptions, ', '));
       END IF;
       EXECUTE format('COMMENT ON VIEW %s IS %L', t.view, kept.comment);
+      FOR command IN
+        SELECT c.command
+          FROM pg_attribute AS a JOIN pg_attribute AS n ON n.attrelid = t.view AND n.attname = a.attname AND n.attnum > 0
+          LEFT JOIN run_ops.view_default AS o ON o.view = dropped AND o."position" = a.attnum,
+               unnest(ARRAY[
+                 'ALTER VIEW %1$s ALTER COLUMN %2$I SET DEFAULT ' || replace(nullif(run_ops.default_of(dropped, a.attnum), o.expression), '%', '%%'),
+                 'COMMENT ON COLUMN %1$s.%2$I IS ' || replace(quote_literal(col_description(dropped, a.attnum)), '%', '%%')]) AS f (pattern),
+               LATERAL format(f.pattern, t.view, a.attname) AS c (command)
+         WHERE a.attrelid = dropped AND a.attnum > 0 AND f.pattern IS NOT NULL
+      LOOP
+        EXECUTE command;
+      END LOOP;
       EXECUTE format('ALTER VIEW %s OWNER TO %I', t.view, kept.rolname);
       BEGIN
         EXECUTE format('DROP VIEW %s', dropped);
@@ -523,6 +536,7 @@ BEGIN
                 HINT = format('The view must be dropped and created again. Drop these objects, then: SELECT run_ops.refresh_table(%L);', t.view);
       END;
     END IF;
+    DELETE FROM run_ops.view_default AS o WHERE o.view = dropped;
     -- the changes that were tracked so far have the old OID
     UPDATE run_ops.change_tracking SET forward = NULL;
     UPDATE run_ops.copy_progress SET finished = false, position = NULL;
