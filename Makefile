@@ -202,6 +202,7 @@ REGRESS ?= \
 	split_mode \
 	gates \
 	repatriate \
+	unique_rules \
 	leftovers \
 	mint_kind \
 	mint_kind_vectors \

@@ -60,3 +60,20 @@ SELECT view FROM run_ops.routed_table;
 ALTER TABLE "TaskRunTag" DROP COLUMN extra;
 ALTER TYPE "WaitpointStatus" ADD VALUE 'LATE';
 SELECT legacy FROM run_ops.attach_all_tables();
+
+-- The types of columns are compared as well: what they are made of, and labels.
+CREATE TYPE hue AS ENUM ('red', 'blue');
+CREATE DOMAIN paint AS hue;
+CREATE DOMAIN size AS int;
+CREATE TYPE crate AS (width size, "Ink" paint);
+CREATE TYPE many AS RANGE (subtype = size);
+CREATE TABLE typed (id text PRIMARY KEY, p paint, b crate[], m many);
+SELECT 1 AS x FROM dblink('new', $$
+  CREATE TYPE hue AS ENUM ('red');
+  CREATE DOMAIN paint AS hue;
+  CREATE DOMAIN size AS bigint;
+  CREATE TYPE crate AS ("Ink" paint, width size);
+  CREATE TYPE many AS RANGE (subtype = size);
+  CREATE DOMAIN other AS int;
+  CREATE TABLE typed (id text PRIMARY KEY, p paint, b crate[], m many, own other) $$) AS t (x text);
+SELECT run_ops.attach_table('typed', 'shape', store_defaults => '{"own": "1"}');

@@ -35,7 +35,7 @@ BEGIN
 END $$;
 SELECT "runtimeEnvironmentId" AS env FROM "TaskRun" GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT 1 \gset
 CREATE TABLE before AS SELECT * FROM counts(:'env');
-SELECT * FROM before;
+SELECT * FROM before ORDER BY store;
 SELECT view, column_name, count(*) FROM run_ops.in_doubt() GROUP BY 1, 2 ORDER BY 1, 2;
 
 -- Deleting it asks for the cleanup, in the same transaction.
@@ -51,13 +51,19 @@ SELECT scope, id = :'env' AS env, store, started_at, rows_deleted FROM run_ops.c
 ANALYZE;
 SELECT 1 AS x FROM dblink('new', 'ANALYZE') AS t (x text);
 SELECT run_ops.expected_cleanup('environment', :'env', s) AS expected, run_ops.expected_cleanup('environment', 'none', s) AS of_another FROM unnest(ARRAY['legacy', 'new']) AS s;
-SELECT * FROM run_ops.cleanup_batch(5);
-SELECT p.store, p.rows_done, p.rows_left, s.rows_left = p.rows_left AS same, s.time_left > '0' AS time_left,
+CREATE TABLE batch AS SELECT * FROM run_ops.cleanup_batch(5);
+-- which runs come first is not defined, and so is how many rows belong to them
+SELECT b.store, b.deleted -> 'TaskRun' AS runs, b.error, (SELECT sum(value::int) FROM jsonb_each_text(b.deleted)) = o.rows - n.rows AS with_all_that_belongs
+  FROM batch AS b JOIN before AS o USING (store) JOIN counts(:'env') AS n USING (store);
+SELECT p.store, p.rows_done, p.rows_left, s.rows_left = p.rows_left AS same, s.time_left IS NOT NULL AS has_time_left,
        (SELECT sum(count) FROM (SELECT count(*) FROM "TaskRun" WHERE "runtimeEnvironmentId" = :'env' UNION ALL SELECT count(*) FROM "BatchTaskRun" WHERE "runtimeEnvironmentId" = :'env'
           UNION ALL SELECT count(*) FROM "Waitpoint" WHERE "environmentId" = :'env' UNION ALL SELECT count(*) FROM "TaskRunCheckpoint" WHERE "runtimeEnvironmentId" = :'env'
           UNION ALL SELECT count(*) FROM "WaitpointTag" WHERE "environmentId" = :'env') AS c) AS there_are
   FROM run_ops.cleanup_progress AS p JOIN run_ops.stat_progress AS s USING (store) WHERE p.started_at IS NOT NULL;
 SELECT store, rows_deleted > 5 AS some FROM run_ops.cleanup_progress WHERE started_at IS NOT NULL;
+-- the first batch began with its transaction, and counts
+SELECT p.started_at <= l.at AS since FROM run_ops.cleanup_progress AS p JOIN run_ops.cleanup_log AS l USING (scope, id, store);
+SELECT run_ops.time_left(175, 5, '10 s'), run_ops.time_left(0, 5, '10 s') AS none, run_ops.time_left(175, 0, '10 s') AS unknown, run_ops.time_left(NULL, 5, '10 s') AS unknown;
 CALL run_ops.cleanup(batch_size => 7);
 SELECT * FROM run_ops.cleanup_queue;
 SELECT store, event, deleted FROM run_ops.cleanup_log ORDER BY store, event DESC;
@@ -65,7 +71,7 @@ SELECT store, event, deleted FROM run_ops.cleanup_log ORDER BY store, event DESC
 SELECT n.store, n.of_environment, b.rows - n.rows AS missing,
        (SELECT sum(value::int) FROM run_ops.cleanup_log AS l, jsonb_each_text(l.deleted)
          WHERE l.store = n.store AND key <> 'BulkActionItem') AS logged
-  FROM counts(:'env') AS n JOIN before AS b USING (store);
+  FROM counts(:'env') AS n JOIN before AS b USING (store) ORDER BY store;
 SELECT view, column_name, count(*) FROM run_ops.in_doubt() GROUP BY 1, 2 ORDER BY 1, 2;
 -- once more: nothing to do
 CALL run_ops.cleanup();
@@ -89,7 +95,7 @@ SELECT run_ops.enqueue_cleanup('environment', ARRAY(SELECT id FROM "RuntimeEnvir
 SELECT srvoptions[2] AS port FROM pg_foreign_server WHERE srvname = 'new' \gset
 ALTER SERVER new OPTIONS (SET port '1');
 CALL run_ops.cleanup(1000);
-SELECT store, rows_deleted, failed_at IS NOT NULL AS failed, regexp_replace(error, '".*', '...') AS error FROM run_ops.cleanup_progress;
+SELECT store, rows_deleted, failed_at IS NOT NULL AS failed, regexp_replace(error, '".*', '...') AS error FROM run_ops.cleanup_progress ORDER BY store, id;
 SELECT run_ops.cleanup_environment(id) FROM "RuntimeEnvironment" ORDER BY id LIMIT 1;
 
 -- Tables of another schema, with a key rule.
@@ -140,6 +146,7 @@ SELECT * FROM cleaned ORDER BY owner::text;
 -- A batch reads its own row of the queue, however long that is.
 DELETE FROM run_ops.cleanup_queue;
 INSERT INTO run_ops.cleanup_queue (scope, id, store) SELECT 'environment', 'gone ' || i, 'legacy' FROM generate_series(1, 5000) AS i;
+ANALYZE run_ops.cleanup_queue;
 DISCARD PLANS;
 BEGIN;
 SELECT store, deleted, error FROM run_ops.cleanup_batch();

@@ -33,6 +33,19 @@ ALTER DATABASE regress_gates SET search_path = run_ops, app;
 SELECT * FROM gates('hidden name');
 ALTER DATABASE regress_gates SET search_path = views, app;
 SELECT * FROM gates('hidden name');
+-- names of types, too; a function with similar arguments; and who sets the path by itself
+CREATE TYPE routing AS ENUM ('a');
+CREATE TYPE leftover AS (a int);
+CREATE TABLE gate (id int);
+CREATE FUNCTION audit(what varchar, detail json) RETURNS void LANGUAGE sql AS '';
+CREATE FUNCTION audit(what int, detail json) RETURNS void LANGUAGE sql AS '';
+CREATE PROCEDURE "To do"(int) LANGUAGE sql SET search_path = run_ops, app AS '';
+SELECT gate, object, detail FROM gates('hidden name');
+SELECT substring(hint FROM 'ALTER ROUTINE.*?;') AS hint FROM run_ops.check_split() WHERE gate = 'hidden name' AND object = 'app.gate';
+DROP PROCEDURE "To do";
+DROP TYPE routing, leftover;
+DROP TABLE gate;
+DROP FUNCTION audit(varchar, json), audit(int, json);
 
 -- Indexes: those that count strays are only here, and a wider one serves as well.
 SELECT replace(run_ops.stray_index(t), 'CONCURRENTLY ', '') FROM run_ops.routed_table AS t \gexec
@@ -47,11 +60,18 @@ SELECT 1 AS x FROM dblink('new', $$
   CREATE INDEX ON app.run (n, "taskRunId");
   CREATE INDEX ON app.run (lower(environment), n) WHERE n > 0 $$) AS t (x text);
 SELECT * FROM gates('index');
+-- one that is deferrable is checked at another time
+ALTER TABLE step ADD UNIQUE (other, id) DEFERRABLE;
+SELECT 1 AS x FROM dblink('new', 'ALTER TABLE app.steps ADD UNIQUE (other, id)') AS t (x text);
+SELECT gate, object, detail, hint FROM run_ops.check_split() WHERE gate = 'index' AND object LIKE '%step%';
+ALTER TABLE step DROP CONSTRAINT step_other_id_key;
+SELECT 1 AS x FROM dblink('new', 'ALTER TABLE app.steps DROP CONSTRAINT steps_other_id_key') AS t (x text);
 SELECT narrow, wide, run_ops.index_is_implied(narrow, wide) FROM (VALUES
   ('btree (a)', 'btree (a)'), ('btree (a)', 'btree (a, b)'), ('btree (a)', 'UNIQUE btree (a)'), ('btree (a)', 'UNIQUE btree (a, b)'),
   ('btree (a)', 'btree (a) INCLUDE (b)'), ('btree (a) WHERE (b > 0)', 'btree (a)'), ('btree (a) WHERE (b > 0)', 'btree (a, c) WHERE (b > 0)'),
   ('btree (lower(a))', 'btree (lower(a), b)'), ('btree (a, b)', 'btree (a)'), ('btree (a)', 'btree (ab)'), ('btree (a)', 'btree (b, a)'),
   ('btree (a)', 'btree (a DESC, b)'), ('UNIQUE btree (a)', 'UNIQUE btree (a, b)'), ('UNIQUE btree (a)', 'btree (a)'), ('btree (a) INCLUDE (b)', 'btree (a, b)'),
+  ('btree (a)', 'UNIQUE btree (a, b) DEFERRABLE'), ('UNIQUE btree (a)', 'UNIQUE btree (a) DEFERRABLE'),
   ('btree (a)', 'btree (a) WHERE (b > 0)'), ('btree (a) WHERE (b > 1)', 'btree (a) WHERE (b > 0)'), ('hash (a)', 'btree (a)'), ('gin (a)', 'gin (a, b)'))
   AS x (narrow, wide);
 
@@ -81,6 +101,34 @@ SELECT 1 AS x FROM dblink('new', $$
 SELECT * FROM gates('guard');
 SELECT count(run_ops.acknowledge(gate, object, 'as it is')) FROM run_ops.check_split() WHERE gate IN ('guard', 'index') AND NOT ok;
 
+-- Partitions have what their table has, and may have more.
+CREATE TABLE part (id text PRIMARY KEY, n int CHECK (n > 0)) PARTITION BY RANGE (id);
+CREATE TABLE "Part one" PARTITION OF part FOR VALUES FROM ('a') TO ('m');
+CREATE TABLE part_two PARTITION OF part DEFAULT;
+CREATE TRIGGER stamp BEFORE INSERT ON part FOR EACH ROW EXECUTE FUNCTION stamp();
+ALTER TABLE "Part one" ADD CHECK (n < 10), ADD EXCLUDE USING btree (n WITH =), ADD FOREIGN KEY (id) REFERENCES run;
+CREATE UNIQUE INDEX ON part_two (n);
+CREATE TRIGGER stamp_one BEFORE UPDATE ON "Part one" FOR EACH ROW EXECUTE FUNCTION stamp();
+SELECT 1 AS x FROM dblink('new', $$
+  SET search_path = app;
+  CREATE TABLE part (id text PRIMARY KEY, n int CHECK (n > 0)) PARTITION BY RANGE (id);
+  CREATE TABLE part_there PARTITION OF part DEFAULT;
+  CREATE TRIGGER stamp BEFORE INSERT ON part_there FOR EACH ROW EXECUTE FUNCTION stamp() $$) AS t (x text);
+SELECT run_ops.attach_table('part', 'shape', view_schema => 'views');
+SELECT object, detail, hint FROM run_ops.check_split() WHERE gate = 'guard' AND NOT ok AND object ~* 'part';
+SELECT 1 AS x FROM dblink('new', $$
+  SET search_path = app;
+  DROP TRIGGER stamp ON part_there;
+  CREATE TRIGGER stamp BEFORE INSERT ON part FOR EACH ROW EXECUTE FUNCTION stamp();
+  CREATE TRIGGER stamp_there BEFORE UPDATE ON part_there FOR EACH ROW EXECUTE FUNCTION stamp();
+  ALTER TABLE part_there ADD CHECK (n < 10), ADD EXCLUDE USING btree (n WITH =);
+  ALTER TABLE part ADD FOREIGN KEY (id) REFERENCES run;
+  CREATE UNIQUE INDEX ON part_there (n) $$) AS t (x text);
+SELECT gate, object FROM run_ops.check_split() WHERE gate IN ('guard', 'foreign key') AND NOT ok AND object ~* 'part';
+SELECT run_ops.detach_table('part');
+SELECT gate, object FROM run_ops.check_split() WHERE gate = 'foreign key' AND NOT ok AND object ~* 'part';
+DROP TABLE part;
+
 -- An identity column that accepts no value from here.
 ALTER TABLE run ADD serial int GENERATED ALWAYS AS IDENTITY;
 SELECT 1 AS x FROM dblink('new', 'ALTER TABLE app.run ADD serial int GENERATED ALWAYS AS IDENTITY') AS t (x text);
@@ -99,6 +147,10 @@ SELECT id, run_ops.id_scheme(id), run_ops.owner_engine(id) FROM run WHERE run_op
 SELECT gate, object, ok, detail, hint FROM run_ops.check_split() WHERE gate = 'ids';
 SELECT count(*), count(run_ops.id_scheme(m.id))
   FROM (SELECT unnest(ARRAY[run_ops.generate_cuid(), run_ops.generate_ksuid(), run_ops.generate_run_ops_id()]) FROM generate_series(1, 1000)) AS m (id);
+-- of a large table, a sample
+UPDATE pg_class SET reltuples = 1000001 WHERE oid = 'run'::regclass;
+SELECT detail FROM gates('ids');
+UPDATE pg_class SET reltuples = 1 WHERE oid = 'run'::regclass;
 DELETE FROM run;
 SELECT * FROM gates('ids');
 
@@ -141,6 +193,35 @@ ALTER TABLE step DISABLE TRIGGER run_ops_write_lock;
 SELECT * FROM gates('view');
 SELECT run_ops.refresh_table(view) FROM run_ops.routed_table;
 SELECT * FROM gates('view');
+-- A column that somebody has added cannot be taken from a view, so it is created
+-- anew, with what it had.
+CREATE ROLE regress_gates;
+GRANT SELECT (id), UPDATE (n) ON views.run TO regress_gates WITH GRANT OPTION;
+GRANT DELETE ON views.run TO regress_gates;
+COMMENT ON VIEW views.run IS 'of a user';
+COMMENT ON COLUMN views.run.env IS '100% of a user';
+ALTER VIEW views.run ALTER env SET DEFAULT '%s of a user';
+ALTER VIEW views.run SET (security_barrier = true);
+CREATE OR REPLACE VIEW views.run WITH (security_barrier = true) AS SELECT *, n AS more FROM run;
+CREATE VIEW on_more AS SELECT more FROM views.run;
+SELECT * FROM gates('view');
+SELECT run_ops.refresh_table('run');
+DROP VIEW on_more;
+SELECT run_ops.refresh_table('run');
+SELECT * FROM gates('view');
+SELECT c.relname, c.relkind, c.reloptions, obj_description(c.oid) AS comment, c.relacl::text ~ 'regress_gates=d/' AS may_delete,
+       (SELECT string_agg(concat(attname, ' ', attacl), ', ' ORDER BY attnum) FROM pg_attribute WHERE attrelid = c.oid AND attacl IS NOT NULL) AS columns
+  FROM pg_class AS c WHERE c.relnamespace = 'views'::regnamespace ORDER BY 1;
+SELECT a.attname, col_description(a.attrelid, a.attnum) AS comment, run_ops.default_of(a.attrelid, a.attnum), d.expression AS own
+  FROM pg_attribute AS a LEFT JOIN run_ops.view_default AS d ON d.view = a.attrelid AND d."position" = a.attnum
+ WHERE a.attrelid = 'views.run'::regclass AND a.attnum > 0 ORDER BY a.attnum;
+SELECT count(*) AS stale FROM run_ops.view_default AS d WHERE NOT run_ops.is_relation(d.view, '{v}');
+SELECT run_ops.disable_split(force => true);
+CREATE OR REPLACE VIEW views.run WITH (security_barrier = true) AS SELECT *, n AS more FROM run;
+SELECT run_ops.enable_split();
+SELECT * FROM gates('view');
+DROP OWNED BY regress_gates;
+DROP ROLE regress_gates;
 -- names may change
 ALTER TABLE run RENAME TO runs;
 ALTER SCHEMA views RENAME TO their_views;

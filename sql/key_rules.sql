@@ -338,6 +338,7 @@ CREATE DATABASE regress_key_rules_archive;
 \connect regress_key_rules_archive
 CREATE TABLE public.notes (id int PRIMARY KEY, n int);
 CREATE TABLE public.runs (id text PRIMARY KEY, n int);
+CREATE TABLE public.cards (id text PRIMARY KEY, card text REFERENCES public.cards);
 \connect postgres - :legacy_host :legacy_port
 SET client_min_messages = warning;
 DROP DATABASE IF EXISTS regress_key_rules_other (FORCE);
@@ -376,3 +377,24 @@ INSERT INTO run_ops.runs VALUES ('run_000000000000000000000000000', 1);
 SELECT tableoid::regclass, count(*) FROM public.runs GROUP BY 1;
 EXPLAIN (COSTS OFF) SELECT * FROM run_ops.runs WHERE id IN ('run_000000000000000000000000000', 'run_0000000000000000000000000');
 SELECT gate, detail, hint FROM run_ops.check_split() WHERE gate = 'store';
+
+-- A row of which nothing says where it is goes beside others by the name of their store.
+CREATE TABLE cards (id text PRIMARY KEY, card text REFERENCES cards);
+SELECT run_ops.attach_table('cards', 'store');
+ALTER TABLE notes ADD card text REFERENCES cards;
+SELECT hint FROM run_ops.check_split() WHERE gate = 'foreign key';
+ALTER TABLE notes DROP card;
+BEGIN;
+SET LOCAL run_ops_split.beside = 'archive_2025';
+INSERT INTO run_ops.cards VALUES ('a');
+COMMIT;
+INSERT INTO run_ops.cards VALUES ('c', 'a') RETURNING id;
+SET run_ops_split.beside = 'legacy';
+INSERT INTO run_ops.cards VALUES ('d');
+SET run_ops_split.beside = 'nothing';
+INSERT INTO run_ops.cards VALUES ('e');
+INSERT INTO run_ops.notes (id, n) VALUES (102, 1);
+SET run_ops_split.beside = 'not a store';
+SET run_ops_split.beside = '1234567890123456789012345678901';
+RESET run_ops_split.beside;
+SELECT id FROM cards ORDER BY 1;

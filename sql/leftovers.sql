@@ -136,7 +136,7 @@ SELECT id FROM run_ops.step WHERE id = 'over';
 SELECT run_ops.remove_leftovers(0);
 SELECT * FROM run_ops.remove_leftovers(4);
 SELECT broken();
-SELECT operation, object, store, rows_done, finished FROM run_ops.stat_progress;
+SELECT operation, object, store, rows_done, finished FROM run_ops.stat_progress ORDER BY object;
 DELETE FROM run_ops.step WHERE "runId" = new_id(9);
 DELETE FROM run_ops.run WHERE id = new_id(9);
 SELECT * FROM run_ops.in_doubt();  -- what is left of them here is no row in doubt
@@ -171,7 +171,7 @@ DELETE FROM run_ops.step WHERE "runId" = new_id(9);
 DELETE FROM run_ops.run WHERE id = new_id(9);
 DO $$ BEGIN PERFORM run_ops.remove_leftovers(100) FROM generate_series(1, 3); END $$;
 SELECT id, key FROM run WHERE NOT run_ops.resides(id, 'legacy') ORDER BY id;
-SELECT id FROM step WHERE NOT run_ops.resides("runId", 'legacy');
+SELECT id FROM step WHERE NOT run_ops.resides("runId", 'legacy') ORDER BY id;
 SELECT * FROM run_ops.remove_leftovers(100);
 INSERT INTO run_ops.run VALUES (new_id(20), 'by hand', NULL, 20);
 DELETE FROM step WHERE "runId" = new_id(9); -- by hand as well, as that row is known to be old
@@ -264,6 +264,7 @@ SELECT run_ops.refresh_table('run_ops.run');
 -- The extension stays until they are gone, whatever would drop it, in a session
 -- that knows nothing of it.
 \set ECHO queries
+SELECT format('ALTER DATABASE %I RESET session_preload_libraries', current_database()) \gexec
 \c
 SET client_min_messages = error;
 DROP EXTENSION run_ops_split CASCADE;

@@ -52,12 +52,12 @@ SELECT view, store, rows, rows_inserted, rows_updated, rows_deleted,
 SELECT s.store, s.server, s.up, s.rows, s.bytes = (SELECT sum(r.bytes) FROM run_ops.stat_routing AS r WHERE r.store = s.store) AS all_bytes,
        s.connections >= 0 AS connections, s.max_connections > 0 AS max_connections, s.in_recovery,
        s.last_contact BETWEEN now() - interval '1 minute' AND clock_timestamp() AS contact, s.last_error, s.last_error_at
-  FROM run_ops.stat_stores AS s;
+  FROM run_ops.stat_stores AS s ORDER BY s.store;
 -- the size of a table that is being changed is not waited for
 SELECT dblink_connect('other', format('dbname=%s host=%s port=%s user=%s', current_database(), :'legacy_host', :'legacy_port', current_user));
 SELECT dblink_exec('other', 'BEGIN; LOCK TABLE app.tag');
 SELECT view, bytes > 0 AS bytes FROM run_ops.stat_routing WHERE store = 'legacy' ORDER BY view::text;
-SELECT store, up, last_error FROM run_ops.stat_stores;
+SELECT store, up, last_error FROM run_ops.stat_stores ORDER BY store;
 SELECT dblink_disconnect('other');
 
 -- Looking writes nothing, so it may stand beside writes to a store, and where
@@ -65,13 +65,13 @@ SELECT dblink_disconnect('other');
 SET run_ops_split.cross_store_writes = error;
 BEGIN;
 INSERT INTO run_ops_new.tag VALUES ('looked');
-SELECT store, up FROM run_ops.stat_stores;
+SELECT store, up FROM run_ops.stat_stores ORDER BY store;
 DELETE FROM run_ops_new.tag WHERE id = 'looked';
 SELECT pg_current_xact_id_if_assigned();
 COMMIT;
 RESET run_ops_split.cross_store_writes;
 BEGIN READ ONLY;
-SELECT store, up FROM run_ops.stat_stores;
+SELECT store, up FROM run_ops.stat_stores ORDER BY store;
 COMMIT;
 
 -- Who is connected says who it is: the views by an option of the server, what
@@ -134,7 +134,7 @@ TRUNCATE run_ops.cleanup_queue;
 
 -- Flips of the mint kind whose grace is not over.
 SELECT * FROM run_ops.mint_flips();
-SELECT * FROM run_ops.mint_kinds();
+SELECT * FROM run_ops.mint_kinds() ORDER BY kind;
 INSERT INTO public."Organization" (id, slug, title, "featureFlags", "updatedAt")
   VALUES ('o1', 'o1', '', NULL, now()), ('o2', 'o2', '', '{"runOpsMintKind": "ksuid"}', now()), ('o3', 'o3', '', '{}', now());
 SELECT run_ops.attach_control_plane('public');
@@ -142,13 +142,13 @@ SET run_ops_split.mint_flip_grace = '1h';
 SELECT * FROM run_ops.mint_flips();
 UPDATE public."Organization" SET "featureFlags" = '{"runOpsMintKind": "ksuid"}' WHERE id = 'o1';
 UPDATE public."Organization" SET "featureFlags" = NULL WHERE id = 'o2';
-SELECT organization, in_force, becomes, becomes_at - flipped_at AS grace FROM run_ops.mint_flips();
-SELECT * FROM run_ops.mint_kinds();
+SELECT organization, in_force, becomes, becomes_at - flipped_at AS grace FROM run_ops.mint_flips() ORDER BY organization;
+SELECT * FROM run_ops.mint_kinds() ORDER BY kind;
 INSERT INTO public."FeatureFlag" (id, key, value) VALUES ('f1', 'runOpsMintKind', '"ksuid"');
-SELECT organization, in_force, becomes, becomes_at - flipped_at AS grace FROM run_ops.mint_flips();
+SELECT organization, in_force, becomes, becomes_at - flipped_at AS grace FROM run_ops.mint_flips() ORDER BY organization;
 SET run_ops_split.mint_flip_grace = 0;
 SELECT * FROM run_ops.mint_flips();
-SELECT * FROM run_ops.mint_kinds();
+SELECT * FROM run_ops.mint_kinds() ORDER BY kind;
 
 -- The caches of all sessions together: what this one adds is what it counted.
 INSERT INTO public."Project" (id, slug, name, "externalRef", "organizationId", "updatedAt") VALUES ('p1', 'p1', '', 'p1', 'o1', now());

@@ -80,15 +80,18 @@ SELECT run_ops.refresh_table('run_ops."_WaitpointRunConnections"');
 -- Who could use the table can use the view.
 CREATE ROLE regress_reader;
 GRANT SELECT ON "TaskRunTag" TO regress_reader;
-SELECT run_ops.detach_table('run_ops."TaskRunTag"');
-SELECT run_ops.attach_table('"TaskRunTag"');
+GRANT SELECT (id, "projectId") ON "WaitpointTag" TO regress_reader;
+SELECT run_ops.detach_table('run_ops."TaskRunTag"'), run_ops.detach_table('run_ops."WaitpointTag"');
+SELECT run_ops.attach_table('"TaskRunTag"'), run_ops.attach_table('"WaitpointTag"');
 SET ROLE regress_reader;
 SELECT count(*) FROM run_ops."TaskRunTag";
+SELECT count("projectId") FROM run_ops."WaitpointTag";
+SELECT count("environmentId") FROM run_ops."WaitpointTag";
 SELECT run_ops.detach_table('run_ops."TaskRunTag"');
 SELECT run_ops.attach_store('b', 'new');
 RESET ROLE;
 REVOKE ALL ON SCHEMA run_ops FROM regress_reader;
-REVOKE ALL ON run_ops."TaskRunTag", "TaskRunTag" FROM regress_reader;
+REVOKE ALL ON run_ops."TaskRunTag", "TaskRunTag", run_ops."WaitpointTag", "WaitpointTag" FROM regress_reader;
 DROP ROLE regress_reader;
 
 -- What is not a routed table.

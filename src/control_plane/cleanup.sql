@@ -396,7 +396,8 @@ CREATE FUNCTION run_ops.cleanup_batch(
 AS $$
 #variable_conflict use_variable
 DECLARE
-  job run_ops.cleanup_queue;
+  job   run_ops.cleanup_queue;
+  began timestamptz := clock_timestamp();
 BEGIN
   SELECT * INTO job FROM run_ops.cleanup_queue AS q
    WHERE (q.failed_at IS NULL OR q.failed_at < failed_before)
@@ -419,7 +420,7 @@ BEGIN
   EXCEPTION WHEN OTHERS THEN
     error := SQLERRM;
     UPDATE run_ops.cleanup_queue AS q
-       SET started_at = coalesce(q.started_at, clock_timestamp()), failed_at = clock_timestamp(), error = SQLERRM
+       SET started_at = coalesce(q.started_at, began), failed_at = clock_timestamp(), error = SQLERRM
      WHERE (q.scope, q.id, q.store) = (job.scope, job.id, job.store);
     RETURN;
   END;
@@ -429,7 +430,7 @@ BEGIN
     VALUES (job.scope, job.id, job.store, 'end', job.deleted);
   ELSE
     UPDATE run_ops.cleanup_queue AS q
-       SET started_at = coalesce(q.started_at, clock_timestamp()), deleted = run_ops.add_counts(q.deleted, deleted),
+       SET started_at = coalesce(q.started_at, began), deleted = run_ops.add_counts(q.deleted, deleted),
            expected = job.expected, failed_at = NULL, error = NULL
      WHERE (q.scope, q.id, q.store) = (job.scope, job.id, job.store);
   END IF;

@@ -32,12 +32,21 @@ CREATE FUNCTION run_ops.table_facts_query(table_schema name, table_name name, lo
   LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
 AS $$
   SELECT format($q$
-    WITH col AS (
+    WITH RECURSIVE col AS (
       SELECT a.*, coalesce(%3$L::jsonb ->> a.attname::text, a.attname::text) AS local_name
         FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
         JOIN pg_attribute AS a ON a.attrelid = c.oid
        WHERE n.nspname = %1$L AND c.relname = %2$L AND c.relkind IN ('r', 'p')
-         AND a.attnum > 0 AND NOT a.attisdropped)
+         AND a.attnum > 0 AND NOT a.attisdropped),
+    -- the types of columns, and those of which they are made
+    type AS (
+      SELECT atttypid AS oid FROM col
+      UNION
+      SELECT u.oid
+        FROM type JOIN pg_type AS t ON t.oid = type.oid LEFT JOIN pg_range AS r ON r.rngtypid = t.oid,
+             unnest(ARRAY[t.typelem, t.typbasetype, r.rngsubtype]
+                    || ARRAY(SELECT a.atttypid FROM pg_attribute AS a WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped)) AS u (oid)
+       WHERE u.oid <> 0)
     SELECT 'column' AS aspect, local_name AS name,
            concat_ws(' ', format_type(atttypid, atttypmod),
              CASE WHEN attcollation <> t.typcollation THEN 'COLLATE ' || attcollation::regcollation END,
@@ -48,9 +57,16 @@ AS $$
       FROM col JOIN pg_type AS t ON t.oid = atttypid
       LEFT JOIN pg_attrdef AS d ON d.adrelid = attrelid AND d.adnum = attnum
     UNION ALL
-    SELECT DISTINCT 'label of ' || format_type(e.enumtypid, NULL), quote_literal(e.enumlabel), 'present'
-      FROM col JOIN pg_type AS t ON t.oid = atttypid
-      JOIN pg_enum AS e ON e.enumtypid IN (t.oid, t.typelem)
+    SELECT 'label of ' || format_type(e.enumtypid, NULL), quote_literal(e.enumlabel), 'present'
+      FROM type JOIN pg_enum AS e ON e.enumtypid = type.oid
+    UNION ALL
+    -- of a type that both sides have by its name
+    SELECT 'type', format_type(t.oid, NULL),
+           CASE t.typtype WHEN 'd' THEN format_type(t.typbasetype, t.typtypmod)
+             ELSE (SELECT format('(%%s)', string_agg(format('%%I %%s', a.attname, format_type(a.atttypid, a.atttypmod)), ', ' ORDER BY a.attnum))
+                     FROM pg_attribute AS a WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped) END
+      FROM type JOIN pg_type AS t USING (oid)
+     WHERE t.typtype IN ('c', 'd') AND t.typnamespace <> 'pg_catalog'::regnamespace
     UNION ALL
     SELECT DISTINCT 'unique key', k.columns, 'present'
       FROM pg_index AS i, LATERAL (
@@ -135,12 +151,13 @@ BEGIN
      WHERE NOT (d.legacy_fact IS NULL
                 -- more unique keys in the store do no harm, and the columns
                 -- that only the store has may have a default
-                AND (d.aspect = 'unique key' OR t.store_defaults ? d.name))
+                -- and types of their own
+                AND (d.aspect IN ('unique key', 'type') OR t.store_defaults ? d.name))
            -- other unique keys than that by which rows are named have the gate "index"
        AND NOT (d.aspect = 'unique key' AND d.name <> run_ops.key_name(t));
 END $$;
 COMMENT ON FUNCTION run_ops.table_differences(text, run_ops.routed_table) IS
-  'what differs between a local table and its copy in a store: columns, enum labels, unique keys. They are compared by name; the order of columns and labels may differ.';
+  'what differs between a local table and its copy in a store: columns, definitions and labels of their types, unique keys. They are compared by name; the order of columns and labels may differ.';
 REVOKE EXECUTE ON FUNCTION run_ops.table_differences(text, run_ops.routed_table) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.refuse_differences(what text, lines text[]) RETURNS void

@@ -73,6 +73,14 @@ $$;
 COMMENT ON FUNCTION run_ops.heirs(regclass) IS
   'the tables that inherit from a local table and are no partitions of it: they have neither its key nor the triggers of this extension';
 
+CREATE FUNCTION run_ops.parts(relation regclass) RETURNS SETOF regclass
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  -- pg_partition_tree() has no row for a table that is not partitioned
+  SELECT relation UNION SELECT p.relid FROM pg_partition_tree(relation) AS p
+$$;
+COMMENT ON FUNCTION run_ops.parts(regclass) IS 'a table and its partitions';
+
 CREATE FUNCTION run_ops.propose_routing(
     legacy regclass, routing run_ops.routing, route_column name,
     store_schema name, store_table name, column_names jsonb, store_defaults jsonb)
@@ -227,7 +235,7 @@ BEGIN
   -- PostgreSQL creates a trigger of a partitioned table in each partition
   SELECT g.tgname AS name, g.tgrelid::regclass AS place INTO taken
     FROM pg_trigger AS g
-   WHERE (g.tgrelid = relation OR g.tgrelid IN (SELECT p.relid FROM pg_partition_tree(relation) AS p))
+   WHERE g.tgrelid IN (SELECT * FROM run_ops.parts(relation))
      AND g.tgname = ANY (names)
      AND NOT EXISTS (SELECT FROM pg_depend AS d JOIN pg_extension AS e ON e.oid = d.refobjid
                       WHERE d.classid = 'pg_proc'::regclass AND d.objid = g.tgfoid AND d.refclassid = 'pg_extension'::regclass
@@ -324,22 +332,30 @@ COMMENT ON FUNCTION run_ops.refuse_unroutable(run_ops.routed_table) IS
 CREATE FUNCTION run_ops.hidden_names(schema oid) RETURNS TABLE (object text, hidden_by text)
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
+  -- a composite type has an entry in pg_class as well
+  WITH own AS (
+    SELECT d.classid, d.objid FROM pg_depend AS d JOIN pg_extension AS e ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid
+     WHERE e.extname = 'run_ops_split' AND d.deptype = 'e')
   SELECT format('%I.%I', n.nspname, c.relname), format('%s of run_ops_split', o.oid::regclass)
     FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    JOIN pg_class AS o ON o.relname = c.relname AND o.relkind IN ('r', 'v', 'S')
-    JOIN pg_depend AS d ON d.classid = 'pg_class'::regclass AND d.objid = o.oid AND d.deptype = 'e'
-    JOIN pg_extension AS e ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid AND e.extname = 'run_ops_split'
+    JOIN pg_class AS o ON o.relname = c.relname AND o.relkind IN ('r', 'v', 'S', 'c')
    WHERE n.oid = hidden_names.schema AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+     AND (('pg_class'::regclass, o.oid) IN (SELECT * FROM own) OR ('pg_type'::regclass, o.reltype) IN (SELECT * FROM own))
   UNION ALL
+  SELECT format('%I.%I', n.nspname, y.typname), format('type %s of run_ops_split', o.oid::regtype)
+    FROM pg_type AS y JOIN pg_namespace AS n ON n.oid = y.typnamespace JOIN pg_type AS o ON o.typname = y.typname AND o.typelem = 0
+   WHERE n.oid = hidden_names.schema AND NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = y.typrelid AND c.relkind <> 'c')
+     AND (('pg_type'::regclass, o.oid) IN (SELECT * FROM own) OR ('pg_class'::regclass, o.typrelid) IN (SELECT * FROM own))
+  UNION ALL
+  -- a call with literals may mean a function whose types are only similar
   SELECT p.oid::regprocedure::text, format('function %s of run_ops_split', o.oid::regprocedure)
-    FROM pg_proc AS p
-    JOIN pg_proc AS o ON o.proname = p.proname AND o.proargtypes = p.proargtypes
-    JOIN pg_depend AS d ON d.classid = 'pg_proc'::regclass AND d.objid = o.oid AND d.deptype = 'e'
-    JOIN pg_extension AS e ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid AND e.extname = 'run_ops_split'
-   WHERE p.pronamespace = hidden_names.schema
+    FROM pg_proc AS p JOIN pg_proc AS o ON o.proname = p.proname AND o.pronargs = p.pronargs
+   WHERE p.pronamespace = hidden_names.schema AND ('pg_proc'::regclass, o.oid) IN (SELECT * FROM own)
+     AND NOT EXISTS (SELECT FROM unnest(p.proargtypes, o.proargtypes) AS u (theirs, ours) JOIN pg_type AS t ON t.oid = u.theirs JOIN pg_type AS x ON x.oid = u.ours
+                      WHERE t.typcategory <> x.typcategory)
 $$;
 COMMENT ON FUNCTION run_ops.hidden_names(oid) IS
-  'tables and functions of a schema that have the name of one in schema run_ops, which stands in front of them if search_path has that schema first';
+  'tables, types and functions of a schema that have the name of one in schema run_ops, which stands in front of them if search_path has that schema first';
 
 CREATE FUNCTION run_ops.preload_statement() RETURNS text
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
@@ -405,12 +421,38 @@ COMMENT ON FUNCTION run_ops.with_key_rule(run_ops.routed_table, regprocedure) IS
   'the row of run_ops.routed_table with the expression of this function as its rule; raises an error if the function cannot be one, or names a store that is not attached for an existing row';
 REVOKE EXECUTE ON FUNCTION run_ops.with_key_rule(run_ops.routed_table, regprocedure) FROM PUBLIC;
 
+CREATE FUNCTION run_ops.copy_privileges(of regclass, relation regclass) RETURNS void
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  granted record;
+BEGIN
+  FOR granted IN
+    SELECT format('GRANT USAGE ON SCHEMA %I TO %s', n.nspname, r.grantee) AS usage,
+           format('GRANT %s%s ON %s TO %s%s', a.privilege_type, ' (' || quote_ident(a.attname) || ')', relation, r.grantee,
+                  CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' END) AS command
+      FROM (SELECT c.relowner, NULL::name AS attname, x.* FROM pg_class AS c, aclexplode(c.relacl) AS x WHERE c.oid = copy_privileges.of
+            UNION ALL
+            SELECT c.relowner, t.attname, x.* FROM pg_class AS c JOIN pg_attribute AS t ON t.attrelid = c.oid, aclexplode(t.attacl) AS x
+             WHERE c.oid = copy_privileges.of AND t.attnum > 0
+               AND EXISTS (SELECT FROM pg_attribute AS b WHERE b.attrelid = relation AND b.attname = t.attname)) AS a,
+           (pg_class AS v JOIN pg_namespace AS n ON n.oid = v.relnamespace),
+           LATERAL (SELECT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END) AS r (grantee)
+     WHERE v.oid = relation AND a.grantee <> a.relowner AND a.privilege_type IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE')
+  LOOP
+    EXECUTE granted.usage;
+    EXECUTE granted.command;
+  END LOOP;
+END $$;
+COMMENT ON FUNCTION run_ops.copy_privileges(regclass, regclass) IS
+  'grants the privileges that roles have on one relation or its columns on another relation as well, with USAGE of its schema';
+REVOKE EXECUTE ON FUNCTION run_ops.copy_privileges(regclass, regclass) FROM PUBLIC;
+
 CREATE FUNCTION run_ops.create_view(t run_ops.routed_table) RETURNS regclass
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-  taken     regclass := to_regclass(t.view_name);
-  grant_row record;
+  taken regclass := to_regclass(t.view_name);
 BEGIN
   -- A view that DROP EXTENSION or a restored schema has left is used again.  Its
   -- definition is not lost: it is one of the two that every routed table has.
@@ -424,37 +466,77 @@ BEGIN
             HINT = CASE WHEN t.view IS NULL THEN 'Specify another view_schema or view_name for the view, or drop or rename the relation.'
                         ELSE format('ALTER TABLE %s RENAME TO %I;', taken, left((parse_ident(t.view_name))[2], 50) || '_of_others') END;
   END IF;
-  IF taken IS NULL AND t.view IS NOT NULL THEN  -- its schema may be gone, too
-    EXECUTE format('CREATE SCHEMA IF NOT EXISTS %I', (parse_ident(t.view_name))[1]);
+  -- its schema may be gone, too
+  IF taken IS NULL AND t.view IS NOT NULL AND NOT EXISTS (SELECT FROM pg_namespace AS n WHERE n.nspname = (parse_ident(t.view_name))[1]) THEN
+    EXECUTE format('CREATE SCHEMA %I', (parse_ident(t.view_name))[1]);
   END IF;
   EXECUTE format('CREATE OR REPLACE VIEW %s AS %s', t.view_name, run_ops.view_query(t, false));
   -- roles with privileges on the table get the same privileges on the view
-  FOR grant_row IN
-    SELECT a.privilege_type, CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END AS grantee
-      FROM pg_class AS c, aclexplode(c.relacl) AS a
-     WHERE c.oid = t.legacy AND a.grantee <> c.relowner
-       AND a.privilege_type IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE')
-  LOOP
-    EXECUTE format('GRANT USAGE ON SCHEMA %I TO %s', (parse_ident(t.view_name))[1], grant_row.grantee);
-    EXECUTE format('GRANT %s ON %s TO %s', grant_row.privilege_type, t.view_name, grant_row.grantee);
-  END LOOP;
+  PERFORM run_ops.copy_privileges(t.legacy, t.view_name::regclass);
   RETURN t.view_name::regclass;
 END $$;
 COMMENT ON FUNCTION run_ops.create_view(run_ops.routed_table) IS
   'creates the view of a routed table with its definition for split off, or takes over one that the extension has created before';
 REVOKE EXECUTE ON FUNCTION run_ops.create_view(run_ops.routed_table) FROM PUBLIC;
 
+CREATE FUNCTION run_ops.has_more_columns(t run_ops.routed_table) RETURNS boolean
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT (SELECT count(*) FROM pg_attribute AS a WHERE a.attrelid = t.view AND a.attnum > 0)
+       > (SELECT count(*) FROM pg_attribute AS a WHERE a.attrelid = t.legacy AND a.attnum > 0 AND NOT a.attisdropped)
+$$;
+COMMENT ON FUNCTION run_ops.has_more_columns(run_ops.routed_table) IS 'whether somebody has added columns to the view of a routed table';
+
 CREATE FUNCTION run_ops.create_dropped_view(t run_ops.routed_table) RETURNS run_ops.routed_table
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-  dropped regclass := t.view;
+  dropped  regclass := t.view;
+  is_wide  boolean := run_ops.has_more_columns(t);
+  kept     record;
+  users    text;
+  command  text;
 BEGIN
-  IF NOT run_ops.is_relation(dropped, '{v}') THEN
+  IF is_wide OR NOT run_ops.is_relation(dropped, '{v}') THEN
+    IF is_wide THEN  -- CREATE OR REPLACE VIEW cannot drop a column
+      SELECT c.*, r.rolname, obj_description(c.oid, 'pg_class') AS comment INTO kept
+        FROM pg_class AS c JOIN pg_roles AS r ON r.oid = c.relowner WHERE c.oid = dropped;
+      t.view_name := dropped::text;
+      EXECUTE format('ALTER VIEW %s RENAME TO %I', dropped, 'replaced_' || dropped::oid);
+    END IF;
     t.view := run_ops.create_view(t);
     UPDATE run_ops.routed_table AS r SET view = t.view WHERE r.view = dropped;
     UPDATE run_ops.routed_store AS r SET view = t.view WHERE r.view = dropped;
     UPDATE run_ops.leftover AS l SET view = t.view WHERE l.view = dropped;
+    IF is_wide THEN
+      PERFORM run_ops.copy_privileges(dropped, t.view);
+      IF kept.reloptions IS NOT NULL THEN
+        EXECUTE format('ALTER VIEW %s SET (%s)', t.view, array_to_string(kept.reloptions, ', '));
+      END IF;
+      EXECUTE format('COMMENT ON VIEW %s IS %L', t.view, kept.comment);
+      FOR command IN
+        SELECT c.command
+          FROM pg_attribute AS a JOIN pg_attribute AS n ON n.attrelid = t.view AND n.attname = a.attname AND n.attnum > 0
+          LEFT JOIN run_ops.view_default AS o ON o.view = dropped AND o."position" = a.attnum,
+               unnest(ARRAY[
+                 'ALTER VIEW %1$s ALTER COLUMN %2$I SET DEFAULT ' || replace(nullif(run_ops.default_of(dropped, a.attnum), o.expression), '%', '%%'),
+                 'COMMENT ON COLUMN %1$s.%2$I IS ' || replace(quote_literal(col_description(dropped, a.attnum)), '%', '%%')]) AS f (pattern),
+               LATERAL format(f.pattern, t.view, a.attname) AS c (command)
+         WHERE a.attrelid = dropped AND a.attnum > 0 AND f.pattern IS NOT NULL
+      LOOP
+        EXECUTE command;
+      END LOOP;
+      EXECUTE format('ALTER VIEW %s OWNER TO %I', t.view, kept.rolname);
+      BEGIN
+        EXECUTE format('DROP VIEW %s', dropped);
+      EXCEPTION WHEN dependent_objects_still_exist THEN
+        GET STACKED DIAGNOSTICS users = PG_EXCEPTION_DETAIL;
+        RAISE EXCEPTION 'somebody has added columns to view %, and other objects depend on it', t.view
+          USING ERRCODE = 'dependent_objects_still_exist', DETAIL = replace(users, dropped::text, t.view::text),
+                HINT = format('The view must be dropped and created again. Drop these objects, then: SELECT run_ops.refresh_table(%L);', t.view);
+      END;
+    END IF;
+    DELETE FROM run_ops.view_default AS o WHERE o.view = dropped;
     -- the changes that were tracked so far have the old OID
     UPDATE run_ops.change_tracking SET forward = NULL;
     UPDATE run_ops.copy_progress SET finished = false, position = NULL;
@@ -462,7 +544,7 @@ BEGIN
   RETURN t;
 END $$;
 COMMENT ON FUNCTION run_ops.create_dropped_view(run_ops.routed_table) IS
-  'creates the view of a routed table again if it was dropped, and returns the routed table with the new view';
+  'creates the view of a routed table again if it was dropped, or if somebody has added columns to it, and returns the routed table with the new view';
 REVOKE EXECUTE ON FUNCTION run_ops.create_dropped_view(run_ops.routed_table) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.attach_table(
@@ -543,7 +625,7 @@ BEGIN
                                               WHERE r.view <> t.view AND v.relnamespace = 'run_ops'::regnamespace) THEN
     FOR hidden IN SELECT string_agg(h.object, ', ' ORDER BY h.object) FROM pg_class AS c, run_ops.hidden_names(c.relnamespace) AS h
                    WHERE c.oid = legacy HAVING count(*) > 0 LOOP
-      RAISE WARNING 'tables or functions of run_ops_split have names of the application'
+      RAISE WARNING 'tables, types or functions of run_ops_split have names of the application'
         USING DETAIL = format('Where search_path has schema run_ops first, they stand in front of: %s.', hidden),
               HINT = 'Attach the tables with a view_schema that holds nothing but the views.';
     END LOOP;

@@ -309,6 +309,7 @@ DECLARE
   r     record;
   t     run_ops.routed_table;
   store text;
+  differing text[];
   taken bigint[];
   notes jsonb;  -- of each place, {place: [note, ...]}
 BEGIN
@@ -345,7 +346,9 @@ BEGIN
       t := run_ops.routed(r.view);
       FOR store IN SELECT s.store FROM run_ops.routed_store AS s WHERE s.view = r.view AND n.place IN ('legacy', s.store) ORDER BY s.store LOOP
         IF NOT run_ops.sync_range(run_ops.only_keys(run_ops.mirror_of(t, store, going_forward), r.keys), NULL, NULL, going_forward) THEN
-          unsettled := unsettled || jsonb_build_object('view', r.view::oid, 'store', store, 'keys', r.keys);
+          differing := CASE WHEN going_forward AND t.routing = 'store' THEN r.keys
+            ELSE ARRAY(SELECT * FROM run_ops.unequal_keys(run_ops.only_keys(run_ops.mirror_of(t, store, going_forward), r.keys), NULL, NULL, going_forward)) END;
+          unsettled := unsettled || CASE WHEN differing <> '{}' THEN ARRAY[jsonb_build_object('view', r.view::oid, 'store', store, 'keys', differing)] END;
         END IF;
       END LOOP;
       INSERT INTO run_ops.row_to_check SELECT r.view, k FROM unnest(r.keys) AS k WHERE switching;
@@ -368,17 +371,20 @@ CREATE FUNCTION run_ops.copy_changed_rows(batch_size int, going_forward boolean,
 AS $$
 DECLARE
   batch record;
+  again bigint;
 BEGIN
   SELECT * INTO batch FROM run_ops.drain_notes(batch_size, going_forward, switching);
   -- These rows have changed again, or a unique value prevented the copy, so they
   -- get new notes.
   INSERT INTO run_ops_changes.note (relation, key)
   SELECT (u ->> 'view')::bigint, k FROM unnest(batch.unsettled) AS u, jsonb_array_elements_text(u -> 'keys') AS k;
-  copied := batch.drained;
-  done := batch.most < batch_size;
+  GET DIAGNOSTICS again = ROW_COUNT;
+  copied := greatest(batch.drained - again, 0);
+  -- rows that cannot be copied now come again with each batch
+  done := batch.most < batch_size OR copied = 0;
 END $$;
 COMMENT ON FUNCTION run_ops.copy_changed_rows(int, boolean, boolean) IS
-  'copies one batch of changed rows while the application runs; done is true if fewer than a batch were left';
+  'copies one batch of changed rows while the application runs; done is true if fewer than a batch were left, or none could be copied';
 REVOKE EXECUTE ON FUNCTION run_ops.copy_changed_rows(int, boolean, boolean) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.finish_changed_rows(going_forward boolean) RETURNS void

@@ -316,6 +316,9 @@ DECLARE
   gone jsonb[];
 BEGIN
   PERFORM run_ops.finish_copy(true);
+  -- copied rows are not checked by an index that is deferrable
+  PERFORM run_ops.refuse_move_conflicts() WHERE (SELECT s.moving FROM run_ops.split_state AS s)
+      AND EXISTS (SELECT FROM run_ops.routed_table AS t WHERE run_ops.has_deferrable_index(t.legacy));
   -- otherwise each row that is deleted here would be tracked as a change
   PERFORM run_ops.stop_tracking(false);
   INSERT INTO run_ops.leftover (view, store)

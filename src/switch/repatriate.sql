@@ -309,6 +309,26 @@ COMMENT ON FUNCTION run_ops.range_differs(run_ops.mirror, jsonb, jsonb) IS
   'whether the rows of a range differ between the sides; compares only hashes';
 REVOKE EXECUTE ON FUNCTION run_ops.range_differs(run_ops.mirror, jsonb, jsonb) FROM PUBLIC;
 
+CREATE FUNCTION run_ops.deferrable_index_query(place text) RETURNS text
+  LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT format('SELECT EXISTS (SELECT FROM pg_index AS i WHERE NOT i.indimmediate '
+                'AND i.indrelid IN (SELECT %1$L::regclass UNION SELECT p.relid FROM pg_partition_tree(%1$L) AS p)) AS found', place)
+$$;
+COMMENT ON FUNCTION run_ops.deferrable_index_query(text) IS
+  'a query for whether a table has a unique index, or an exclusion constraint, that is deferrable: ON CONFLICT does not work with it, and it is not checked if session_replication_role is replica';
+
+CREATE FUNCTION run_ops.has_deferrable_index(relation regclass) RETURNS boolean
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  found boolean;
+BEGIN
+  EXECUTE run_ops.deferrable_index_query(relation::text) INTO found;
+  RETURN found;
+END $$;
+COMMENT ON FUNCTION run_ops.has_deferrable_index(regclass) IS 'whether a local table has a unique index, or an exclusion constraint, that is deferrable';
+
 -- Rows are copied without triggers: each row is a row of the other side, so
 -- triggers have fired for it already.  Foreign keys are triggers as well, and
 -- if they form a circle, no order of the INSERTs would satisfy them.
@@ -319,21 +339,33 @@ CREATE FUNCTION run_ops.write_here(m run_ops.mirror, gone text[], came text[]) R
   SET datestyle = 'ISO, YMD' SET timezone = 'UTC' SET intervalstyle = 'postgres'
 AS $$
 DECLARE
-  inserted bigint;
+  inserted bigint := 0;
+  command  text;
+  counted  text := 'RETURNING 1) SELECT count(*) FROM i';
+  row_text text;
 BEGIN
   PERFORM run_ops.allow_strays();
   PERFORM FROM run_ops.as_owner(m.legacy, format('DELETE FROM %s AS x USING unnest($1::jsonb[]) AS g WHERE %s', m.here,
     (SELECT string_agg(format('%s = (g ->> %s)::%s', k, ord - 1, m.key_types[ord]), ' AND ')
        FROM unnest(m.here_keys) WITH ORDINALITY AS u (k, ord))), gone) AS nothing (n int);
-  SELECT q.n INTO inserted FROM run_ops.as_owner(m.legacy, format(
-    'WITH i AS (INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM (SELECT u::%s AS v FROM unnest($1) AS u) AS r '
-    'ON CONFLICT %s DO NOTHING RETURNING 1) SELECT count(*) FROM i', m.here,
+  command := format('WITH i AS (INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM (SELECT u::%s AS v FROM unnest($1) AS u) AS r ', m.here,
     (SELECT string_agg(quote_ident(c), ', ' ORDER BY ord) FROM unnest(m.columns) WITH ORDINALITY AS u (c, ord)),
-    (SELECT string_agg(format('(r.v).%I', c), ', ' ORDER BY ord) FROM unnest(m.columns) WITH ORDINALITY AS u (c, ord)),
-    -- an older copy may still have a unique value that another row has by now;
-    -- it is updated together with its own range
-    m.here, CASE WHEN NOT run_ops.split_enabled() THEN (
-      SELECT format('(%s)', string_agg(quote_ident(k), ', ')) FROM unnest(m.keys) AS k) END), came) AS q (n bigint);
+    (SELECT string_agg(format('(r.v).%I', c), ', ' ORDER BY ord) FROM unnest(m.columns) WITH ORDINALITY AS u (c, ord)), m.here);
+  -- an older copy may still have a unique value that another row has by now; it is
+  -- updated together with its own range
+  IF run_ops.split_enabled() AND run_ops.has_deferrable_index(m.here) THEN
+    -- ON CONFLICT does not work with such an index
+    FOREACH row_text IN ARRAY came LOOP
+      BEGIN
+        inserted := inserted + (SELECT q.n FROM run_ops.as_owner(m.legacy, command || counted, ARRAY[row_text]) AS q (n bigint));
+      EXCEPTION WHEN unique_violation OR exclusion_violation THEN NULL;
+      END;
+    END LOOP;
+  ELSE
+    SELECT q.n INTO inserted FROM run_ops.as_owner(m.legacy, concat(command, 'ON CONFLICT ',
+      CASE WHEN NOT run_ops.split_enabled() THEN (SELECT format('(%s) ', string_agg(quote_ident(k), ', ')) FROM unnest(m.keys) AS k) END,
+      'DO NOTHING ', counted), came) AS q (n bigint);
+  END IF;
   UPDATE run_ops.copy_progress AS c SET skipped = c.skipped + cardinality(came) - inserted
     FROM run_ops.routed_table AS t WHERE t.legacy = m.legacy AND (c.view, c.store, c.forward) = (t.view, m.store, false) AND inserted < cardinality(came);
 END $$;
@@ -348,7 +380,7 @@ CREATE FUNCTION run_ops.write_there(m run_ops.mirror, gone text[], came text[]) 
 AS $$
 DECLARE
   command text := 'SET LOCAL session_replication_role = replica; ';
-  inserted text;
+  inserted text[];
 BEGIN
   IF gone <> '{}' THEN
     command := command || format('DELETE FROM %s AS x WHERE (%s) IN (%s);', m.there, array_to_string(m.there_keys, ', '),
@@ -359,9 +391,21 @@ BEGIN
   -- ON CONFLICT for the reason given in write_here()
   IF came <> '{}' THEN
     SELECT q.rows INTO inserted FROM run_ops.as_owner(m.legacy, format(
-      'SELECT string_agg(''('' || array_to_string(ARRAY[%s], '', '') || '')'', '', '') '
-      'FROM (SELECT u::%s AS v FROM unnest($1) AS u) AS r', m.there_values, m.here), came) AS q (rows text);
-    command := command || format('INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE VALUES %s ON CONFLICT DO NOTHING;', m.there, m.there_columns, inserted);
+      'SELECT array_agg(''('' || array_to_string(ARRAY[%s], '', '') || '')'') '
+      'FROM (SELECT u::%s AS v FROM unnest($1) AS u) AS r', m.there_values, m.here), came) AS q (rows text[]);
+    command := command || CASE WHEN (SELECT (a ->> 'found')::boolean FROM run_ops.ask_store(m.store, run_ops.deferrable_index_query(m.there)) AS a)
+      THEN format('DO %L;', format($q$
+        DECLARE
+          one text;
+        BEGIN
+          FOREACH one IN ARRAY %L::text[] LOOP
+            BEGIN
+              EXECUTE %L || one;
+            EXCEPTION WHEN unique_violation OR exclusion_violation THEN NULL;
+            END;
+          END LOOP;
+        END $q$, inserted, format('INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE VALUES ', m.there, m.there_columns)))
+      ELSE format('INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE VALUES %s ON CONFLICT DO NOTHING;', m.there, m.there_columns, array_to_string(inserted, ', ')) END;
   END IF;
   PERFORM run_ops.tell_store(m.store, command);
 END $$;
@@ -456,20 +500,26 @@ $$;
 COMMENT ON FUNCTION run_ops.start_progress(boolean) IS 'adds the missing rows of run_ops.copy_progress for each table and store';
 REVOKE EXECUTE ON FUNCTION run_ops.start_progress(boolean) FROM PUBLIC;
 
-CREATE FUNCTION run_ops.keys_of_range(m run_ops.mirror, above jsonb, upto jsonb, going_forward boolean) RETURNS SETOF text
+CREATE FUNCTION run_ops.unequal_keys(m run_ops.mirror, above jsonb, upto jsonb, going_forward boolean) RETURNS SETOF text
   LANGUAGE plpgsql
   SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO, YMD' SET timezone = 'UTC'
   SET intervalstyle = 'postgres' SET extra_float_digits = 1 SET bytea_output = 'hex'
 AS $$
 BEGIN
-  IF going_forward THEN
+  IF going_forward AND m.routing = 'store' THEN
+    -- what belongs to the store depends on what is there
     RETURN QUERY SELECT q.key FROM run_ops.as_owner(m.legacy, run_ops.range_query(m.here_from, m.here_keys, '''''', above, upto)) AS q (key text, r text);
   ELSE
-    RETURN QUERY SELECT a ->> 'key' FROM run_ops.ask_store(m.store, run_ops.range_query(m.there_from, m.there_keys, '''''', above, upto)) AS a;
+    RETURN QUERY
+      SELECT coalesce(h.key, a ->> 'key')
+        FROM run_ops.as_owner(m.legacy, run_ops.range_query(m.here_from, m.here_keys, format('md5(%s)', m.here_row), above, upto)) AS h (key text, r text)
+        FULL JOIN run_ops.ask_store(m.store, run_ops.range_query(m.there_from, m.there_keys, format('md5(%s)', m.there_row), above, upto)) AS a ON a ->> 'key' = h.key
+       WHERE a ->> 'r' IS DISTINCT FROM h.r;
   END IF;
 END $$;
-COMMENT ON FUNCTION run_ops.keys_of_range(run_ops.mirror, jsonb, jsonb, boolean) IS 'the keys of a range on the side from which rows are copied';
-REVOKE EXECUTE ON FUNCTION run_ops.keys_of_range(run_ops.mirror, jsonb, jsonb, boolean) FROM PUBLIC;
+COMMENT ON FUNCTION run_ops.unequal_keys(run_ops.mirror, jsonb, jsonb, boolean) IS
+  'the keys of a range whose rows differ between the sides, or exist on one side only; forward with routing "store", all keys of the range here';
+REVOKE EXECUTE ON FUNCTION run_ops.unequal_keys(run_ops.mirror, jsonb, jsonb, boolean) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.copy_batch(batch_size int, going_forward boolean)
   RETURNS TABLE (view regclass, store text, copied bigint, done boolean)
@@ -521,10 +571,10 @@ BEGIN
   n := run_ops.copy_range(r.part, p.position, r.upto, going_forward)
     WHERE (r.part).routing = 'store' AND going_forward OR run_ops.range_differs(r.part, p.position, r.upto);
   -- A unique value may have prevented the copy of a row, which will not change
-  -- again.  So the rows of this range are noted as if they had.
+  -- again.  So the rows of this range that still differ are noted as if they had.
   IF tracked AND n > 0 AND NOT run_ops.sync_range(r.part, p.position, r.upto, going_forward) THEN
     INSERT INTO run_ops_changes.note (relation, key)
-    SELECT p.view::oid::bigint, k.key FROM run_ops.keys_of_range(r.part, p.position, r.upto, going_forward) AS k (key);
+    SELECT p.view::oid::bigint, k.key FROM run_ops.unequal_keys(r.part, p.position, r.upto, going_forward) AS k (key);
   END IF;
   UPDATE run_ops.copy_progress AS c
      SET position = r.upto, finished = r.upto IS NULL, batches = c.batches + 1, copied = c.copied + coalesce(n, 0),
@@ -639,6 +689,36 @@ END $$;
 COMMENT ON FUNCTION run_ops.verify_repatriation() IS
   'compares all rows of the stores with their copies here, by hashes of ranges. A range differs if some of its rows are not repatriated yet, or were changed since.';
 
+CREATE FUNCTION run_ops.unique_rules(t run_ops.routed_table)
+  RETURNS TABLE (unique_index regclass, vals text, condition text, equal text)
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  -- Partitions may have indexes of their own.  to_jsonb(), because
+  -- indnullsnotdistinct exists from PostgreSQL 15 on.
+  SELECT i.indexrelid::regclass, k.vals,
+         coalesce(concat_ws(' AND ', pg_get_expr(i.indpred, i.indrelid), CASE WHEN i.indrelid <> t.legacy THEN pg_get_partition_constraintdef(i.indrelid) END), ''),
+         k.equal
+    FROM pg_index AS i LEFT JOIN pg_constraint AS x ON x.conindid = i.indexrelid AND x.contype = 'x',
+         LATERAL (SELECT string_agg(format('%s AS run_ops_%s', pg_get_indexdef(i.indexrelid, n, false), n), ', ' ORDER BY n) AS vals,
+                         string_agg(format(CASE WHEN (to_jsonb(i) ->> 'indnullsnotdistinct')::boolean
+                                                THEN '(y.run_ops_%1$s OPERATOR(%2$I.%3$s) x.run_ops_%1$s OR y.run_ops_%1$s IS NULL AND x.run_ops_%1$s IS NULL)'
+                                                ELSE 'y.run_ops_%1$s OPERATOR(%2$I.%3$s) x.run_ops_%1$s' END, n, s.nspname, o.oprname), ' AND ' ORDER BY n) AS equal,
+                         array_agg(a.attname) AS columns
+                    FROM generate_series(1, i.indnkeyatts) AS n JOIN pg_opclass AS c ON c.oid = i.indclass[n - 1]
+                    LEFT JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[n - 1]
+                    -- the operator of an exclusion constraint, or equality
+                    JOIN pg_operator AS o ON o.oid = coalesce(x.conexclop[n], (
+                           SELECT m.amopopr FROM pg_amop AS m WHERE (m.amopfamily, m.amoplefttype, m.amoprighttype, m.amopstrategy) = (c.opcfamily, c.opcintype, c.opcintype, 3)))
+                    JOIN pg_namespace AS s ON s.oid = o.oprnamespace) AS k
+   WHERE i.indrelid IN (SELECT * FROM run_ops.parts(t.legacy)) AND (i.indisunique OR i.indisexclusion)
+     AND NOT EXISTS (SELECT FROM pg_inherits AS h WHERE h.inhrelid = i.indexrelid)
+     -- rows with the same key are the same row
+     AND NOT k.columns @> t.key_columns
+   ORDER BY i.indexrelid
+$$;
+COMMENT ON FUNCTION run_ops.unique_rules(run_ops.routed_table) IS
+  'the unique indexes and exclusion constraints of a local table and its partitions: their values as a select list, the rows to which they apply, and a condition that two rows y and x exclude each other';
+
 -- enable_nestloop = off: otherwise the store would be asked once for each local row.
 CREATE FUNCTION run_ops.unique_conflicts(going_forward boolean)
   RETURNS TABLE (view regclass, store text, unique_index regclass, store_key jsonb, legacy_key jsonb)
@@ -650,20 +730,15 @@ DECLARE
 BEGIN
   PERFORM run_ops.refuse_incomplete();
   FOR r IN
-    SELECT t, s.store, s.foreign_table, i.indexrelid::regclass AS index,
-           string_agg(format('y.%I %s x.%1$I', a.attname, run_ops.equality_operator(t.legacy, a.attname)), ' AND ') AS equal
-      FROM run_ops.routed_table AS t JOIN run_ops.routed_store AS s ON s.view = t.view
-      JOIN pg_index AS i ON i.indrelid = t.legacy AND i.indisunique AND i.indpred IS NULL AND i.indexprs IS NULL
-      JOIN pg_attribute AS a ON a.attrelid = t.legacy AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
-     GROUP BY t, t.key_columns, s.store, s.foreign_table, i.indexrelid
-    HAVING NOT array_agg(a.attname) @> t.key_columns
+    SELECT t, s.store, s.foreign_table, u.unique_index, u.vals, 'true' || coalesce(' AND ' || nullif(u.condition, ''), '') AS condition, u.equal
+      FROM run_ops.routed_table AS t JOIN run_ops.routed_store AS s ON s.view = t.view, LATERAL run_ops.unique_rules(t) AS u
   LOOP
     -- a row with the same key is no conflict: it is the same row
     RETURN QUERY SELECT * FROM run_ops.as_owner((r.t).legacy, (
       SELECT format('SELECT %L::regclass, %L::text, %L::regclass, jsonb_build_object(%s), jsonb_build_object(%s) '
-                    'FROM %s AS y JOIN %s AS x ON %s WHERE (%s) <> (%s)%s',
-               (r.t).view, r.store, r.index, string_agg(format('%L, y.%1$I', k), ', '), string_agg(format('%L, x.%1$I', k), ', '),
-               r.foreign_table, (r.t).legacy, r.equal,
+                    'FROM (SELECT *, %6$s FROM %7$s WHERE %8$s) AS y JOIN (SELECT *, %6$s FROM %9$s WHERE %8$s) AS x ON %10$s WHERE (%11$s) <> (%12$s)%13$s',
+               (r.t).view, r.store, r.unique_index, string_agg(format('%L, y.%1$I', k), ', '), string_agg(format('%L, x.%1$I', k), ', '),
+               r.vals, r.foreign_table, r.condition, (r.t).legacy, r.equal,
                string_agg((run_ops.plain_column((r.t).legacy, k, format('y.%I', k))).expression, ', '),
                string_agg((run_ops.plain_column((r.t).legacy, k, format('x.%I', k))).expression, ', '),
                CASE WHEN going_forward THEN ' AND ' || run_ops.belongs_condition(r.t, r.store, 'x')
@@ -904,7 +979,7 @@ AS $$
 DECLARE
   lines text := (SELECT string_agg(c.line, E'\n')
                    FROM (SELECT format('%s: %s conflicts in unique index %s', c.view, count(*), c.unique_index) AS line
-                           FROM run_ops.repatriation_conflicts() AS c GROUP BY c.view, c.unique_index ORDER BY c.view) AS c);
+                           FROM run_ops.repatriation_conflicts() AS c GROUP BY c.view, c.unique_index ORDER BY c.view, c.unique_index) AS c);
 BEGIN
   PERFORM run_ops.raise_conflicts(lines) WHERE lines IS NOT NULL;
 END $$;
@@ -923,6 +998,8 @@ DECLARE
   tracked boolean := run_ops.finish_copy(false);
   detail  text;
 BEGIN
+  -- copied rows are not checked by an index that is deferrable
+  PERFORM run_ops.refuse_conflicts() WHERE EXISTS (SELECT FROM run_ops.routed_table AS t WHERE run_ops.has_deferrable_index(t.legacy));
   FOR r IN SELECT t, s.store FROM run_ops.routed_table AS t JOIN run_ops.routed_store AS s ON s.view = t.view
             WHERE t.routing = 'store'
             -- if two stores have a key, the row of "new" stays

@@ -149,10 +149,16 @@ CREATE FUNCTION run_ops.hidden_name_gates() RETURNS SETOF run_ops.gate
 AS $$
   -- whoever has run_ops in front of the schema of the table
   WITH setting AS (
-    SELECT d.setdatabase, d.setrole, substr(c, length('search_path=') + 1) AS path
+    SELECT CASE WHEN d.setrole = 0 THEN format('DATABASE %I', current_database())
+                ELSE concat(format('ROLE %s', d.setrole::regrole), CASE WHEN d.setdatabase <> 0 THEN format(' IN DATABASE %I', current_database()) END) END AS place,
+           substr(c, length('search_path=') + 1) AS path
       FROM pg_db_role_setting AS d, unnest(d.setconfig) AS c
      WHERE c LIKE 'search\_path=%' AND c ~ '\mrun_ops\M'
-       AND d.setdatabase IN (0, (SELECT b.oid FROM pg_database AS b WHERE b.datname = current_database()))),
+       AND d.setdatabase IN (0, (SELECT b.oid FROM pg_database AS b WHERE b.datname = current_database()))
+    UNION ALL
+    SELECT format('ROUTINE %s', p.oid::regprocedure), substr(c, length('search_path=') + 1)
+      FROM pg_proc AS p, unnest(p.proconfig) AS c
+     WHERE p.proconfig IS NOT NULL AND c LIKE 'search\_path=%' AND c ~ '\mrun_ops\M'),
   statement AS (
     SELECT 'CREATE SCHEMA IF NOT EXISTS routed;' AS sql, 0 AS ord
     UNION ALL
@@ -162,10 +168,7 @@ AS $$
     SELECT format('ALTER VIEW %s SET SCHEMA routed;', t.view), 2
       FROM run_ops.routed_table AS t JOIN pg_class AS c ON c.oid = t.view WHERE c.relnamespace = 'run_ops'::regnamespace
     UNION ALL
-    SELECT format('ALTER %s SET search_path = %s;',
-             CASE WHEN s.setrole = 0 THEN format('DATABASE %I', current_database())
-                  ELSE concat(format('ROLE %s', s.setrole::regrole), CASE WHEN s.setdatabase <> 0 THEN format(' IN DATABASE %I', current_database()) END) END,
-             regexp_replace(s.path, '\mrun_ops\M', 'routed')), 3
+    SELECT format('ALTER %s SET search_path = %s;', s.place, regexp_replace(s.path, '\mrun_ops\M', 'routed')), 3
       FROM setting AS s)
   SELECT 'hidden name', h.object, false, format('%s stands in front of it where search_path has run_ops first', h.hidden_by),
          'Have the views in a schema that holds nothing else: ' || (SELECT string_agg(s.sql, ' ' ORDER BY s.ord, s.sql) FROM statement AS s)
@@ -176,7 +179,7 @@ AS $$
    ORDER BY h.object
 $$;
 COMMENT ON FUNCTION run_ops.hidden_name_gates() IS
-  'tables and functions of the application that have the name of one of run_ops_split, while views are in schema run_ops or a search_path has it';
+  'tables, types and functions of the application that have the name of one of run_ops_split, while views are in schema run_ops or a search_path has it';
 
 CREATE FUNCTION run_ops.refreshed_gates() RETURNS SETOF run_ops.gate
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
@@ -231,16 +234,17 @@ AS $$
     FROM pg_constraint AS f
    -- conenforced exists from PostgreSQL 18 on
    WHERE f.contype = 'f' AND f.conparentid = 0 AND coalesce((to_jsonb(f) ->> 'conenforced')::boolean, true)
-     AND EXISTS (SELECT FROM run_ops.routed_table AS t WHERE t.legacy = f.conrelid)
-      <> EXISTS (SELECT FROM run_ops.routed_table AS t WHERE t.legacy = f.confrelid)
+     -- one side may be a partition
+     AND EXISTS (SELECT FROM run_ops.routed_table AS t WHERE t.legacy = coalesce(pg_partition_root(f.conrelid), f.conrelid))
+      <> EXISTS (SELECT FROM run_ops.routed_table AS t WHERE t.legacy = coalesce(pg_partition_root(f.confrelid), f.confrelid))
   UNION ALL
   -- the other way round, a new row of routing "store" goes beside the row to which
   -- it refers
   SELECT 'foreign key', format('%I of %s', f.conname, f.conrelid::regclass), false,
          format('"%s" decides where a row of %s is, but no id decides for %s: a new row there may be in this database, and then the foreign key fails in the store',
                 child.route_column, child.legacy, parent.legacy),
-         format('Let the application write each row of %s beside its run: SET LOCAL run_ops_split.beside = ''<id of the run>''; Or drop the foreign key. Run in this database: ALTER TABLE %s DROP CONSTRAINT %I;%s',
-                parent.legacy, child.legacy, f.conname,
+         format('Let the application write each row of %s beside its run: SET LOCAL run_ops_split.beside = ''<%s>''; Or drop the foreign key. Run in this database: ALTER TABLE %s DROP CONSTRAINT %I;%s',
+                parent.legacy, CASE WHEN child.key_rule IS NULL THEN 'id of the run' ELSE 'name of its store' END, child.legacy, f.conname,
                 (SELECT string_agg(format(' Run in store "%s": ALTER TABLE %I.%I DROP CONSTRAINT IF EXISTS %I;', s.store, child.store_schema, child.store_table, f.conname), '' ORDER BY s.store)
                    FROM run_ops.routed_store AS s WHERE s.view = child.view))
     FROM pg_constraint AS f JOIN run_ops.routed_table AS child ON child.legacy = f.conrelid JOIN run_ops.routed_table AS parent ON parent.legacy = f.confrelid

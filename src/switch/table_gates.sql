@@ -32,7 +32,8 @@ AS $$
   -- counts strays (run_ops.stray_index()).
   SELECT format($q$
     SELECT DISTINCT CASE WHEN i.indisunique THEN 'UNIQUE ' ELSE '' END
-             || regexp_replace(substring(pg_get_indexdef(i.indexrelid) FROM ' USING (.*)'), ' WITH \([^()]*\)', '') AS definition
+             || regexp_replace(substring(pg_get_indexdef(i.indexrelid) FROM ' USING (.*)'), ' WITH \([^()]*\)', '')
+             || CASE WHEN i.indisunique AND NOT i.indimmediate THEN ' DEFERRABLE' ELSE '' END AS definition
       FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace
      WHERE n.nspname = %L AND c.relname = %L AND i.indisvalid
        AND coalesce(pg_get_expr(i.indpred, i.indrelid) !~ '^\(NOT run_ops\.resides\([^()]*\)\)$', true)
@@ -49,7 +50,7 @@ AS $$
   -- the parts of a definition: method and columns, INCLUDE, WHERE
   WITH part AS (
     SELECT d.ord, m.part
-      FROM (VALUES (1, narrow), (2, regexp_replace(wide, '^UNIQUE ', ''))) AS d (ord, definition),
+      FROM (VALUES (1, narrow), (2, regexp_replace(wide, '^UNIQUE | DEFERRABLE$', '', 'g'))) AS d (ord, definition),
            LATERAL regexp_match(d.definition, '^(btree \(.*?)\)( INCLUDE \([^()]*\))?(?: NULLS NOT DISTINCT)?( WHERE .*)?$') AS m (part))
   SELECT narrow = wide OR EXISTS (
     SELECT FROM part AS n JOIN part AS w ON n.ord = 1 AND w.ord = 2
@@ -59,6 +60,17 @@ AS $$
 $$;
 COMMENT ON FUNCTION run_ops.index_is_implied(text, text) IS
   'whether an index with the definition "wide" serves what one with the definition "narrow" does: the same columns and more, for the same rows or more. A unique index is implied by itself only.';
+
+CREATE FUNCTION run_ops.creating_index(place text, definition text, without_lock boolean) RETURNS text
+  LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT CASE WHEN definition LIKE '% DEFERRABLE' THEN
+                format('ALTER TABLE %s ADD UNIQUE%s %s;', place, substring(definition FROM ' NULLS NOT DISTINCT'),
+                       replace(regexp_replace(definition, '^UNIQUE btree ', ''), ' NULLS NOT DISTINCT', ''))
+              ELSE format('CREATE %sINDEX %sON %s USING %s;', substring(definition FROM '^UNIQUE '), CASE WHEN without_lock THEN 'CONCURRENTLY ' END,
+                          place, regexp_replace(definition, '^UNIQUE ', '')) END
+$$;
+COMMENT ON FUNCTION run_ops.creating_index(text, text, boolean) IS 'SQL that creates an index with a definition of run_ops.index_facts_query() on a table';
 
 CREATE FUNCTION run_ops.local_indexes(t run_ops.routed_table) RETURNS text[]
   LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
@@ -94,10 +106,10 @@ AS $$
          CASE WHEN d.is_here AND u.unique <> '' AND u.definition !~ format('(?<![\w"])%s(?![\w"])', substring(p.partition_key FROM '\((.*)\)')) THEN
                 format('The table there is partitioned by %s, and a unique index must have these columns.', p.partition_key)
               WHEN d.is_here THEN
-                format('Run in store "%s": CREATE %sINDEX %sON %I.%I USING %s;', index_gates.store, u.unique, CASE WHEN p.partition_key IS NULL THEN 'CONCURRENTLY ' END,
-                       t.store_schema, t.store_table, run_ops.renamed(u.definition, t.column_names))
+                format('Run in store "%s": %s', index_gates.store,
+                  run_ops.creating_index(format('%I.%I', t.store_schema, t.store_table), run_ops.renamed(d.name, t.column_names), p.partition_key IS NULL))
               -- from the store, which may be hostile: one statement at most
-              WHEN u.definition !~ ';' THEN format('CREATE %sINDEX CONCURRENTLY ON %s USING %s;', u.unique, t.legacy, u.definition) END
+              WHEN u.definition !~ ';' THEN run_ops.creating_index(t.legacy::text, d.name, true) END
     FROM side,
          LATERAL (SELECT h, true FROM unnest(side.here) AS h
                    WHERE NOT EXISTS (SELECT FROM unnest(side.there) AS o WHERE run_ops.index_is_implied(h, o))
@@ -240,46 +252,59 @@ CREATE FUNCTION run_ops.guards_query(table_schema name, table_name name) RETURNS
 AS $$
   -- to_jsonb(), because conenforced exists from PostgreSQL 18 on
   SELECT format($q$
-    WITH RECURSIVE rel AS (
+    WITH RECURSIVE whole AS (
       SELECT c.oid FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE n.nspname = %1$L AND c.relname = %2$L),
+    -- the table, and what its partitions have of their own
+    rel AS (
+      SELECT whole.oid, NULL::text AS part FROM whole
+      UNION ALL
+      SELECT p.relid, p.relid::regclass::text FROM whole, pg_partition_tree(whole.oid) AS p WHERE p.level > 0),
     type AS (
-      SELECT a.atttypid AS oid FROM pg_attribute AS a JOIN rel ON a.attrelid = rel.oid WHERE a.attnum > 0 AND NOT a.attisdropped
+      SELECT a.atttypid AS oid FROM pg_attribute AS a JOIN whole ON a.attrelid = whole.oid WHERE a.attnum > 0 AND NOT a.attisdropped
       UNION
-      SELECT u.oid FROM type JOIN pg_type AS t ON t.oid = type.oid, unnest(ARRAY[t.typelem, t.typbasetype]) AS u (oid) WHERE u.oid <> 0),
+      SELECT u.oid FROM type JOIN pg_type AS t ON t.oid = type.oid LEFT JOIN pg_range AS r ON r.rngtypid = t.oid,
+             unnest(ARRAY[t.typelem, t.typbasetype, r.rngsubtype]
+                    || ARRAY(SELECT a.atttypid FROM pg_attribute AS a WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped)) AS u (oid)
+       WHERE u.oid <> 0),
     con AS (
       SELECT c.*, regexp_replace(pg_get_constraintdef(c.oid), '( NO INHERIT)?( NOT VALID)?$', '') AS def
         FROM pg_constraint AS c
        WHERE (c.conrelid IN (SELECT rel.oid FROM rel) OR c.contypid IN (SELECT type.oid FROM type))
-         AND coalesce((to_jsonb(c) ->> 'conenforced')::boolean, true) AND c.conname NOT IN ('run_ops_write_lock', 'run_ops_same_shape'))
+         AND coalesce((to_jsonb(c) ->> 'conenforced')::boolean, true) AND c.conname NOT IN ('run_ops_write_lock', 'run_ops_same_shape')
+         AND c.conparentid = 0 AND (c.contype <> 'c' OR c.coninhcount = 0 OR c.conrelid IN (SELECT whole.oid FROM whole)))
     SELECT CASE con.contype WHEN 'c' THEN 'CHECK' ELSE 'EXCLUDE' END AS kind, con.conname::text AS name, con.def AS definition,
-           NULL::text AS subject, NULL::text AS columns, NULL::text AS parent, NULL::text AS parent_columns
+           NULL::text AS subject, NULL::text AS columns, NULL::text AS parent, NULL::text AS parent_columns, rel.part
       FROM con JOIN rel ON con.conrelid = rel.oid WHERE con.contype IN ('c', 'x')
     UNION ALL
-    SELECT 'DOMAIN', con.conname, con.def, con.contypid::regtype::text, NULL, NULL, NULL
+    SELECT 'UNIQUE', c.relname, substring(pg_get_indexdef(c.oid) FROM ' USING (.*)'), NULL, NULL, NULL, NULL, rel.part
+      FROM rel JOIN pg_index AS i ON i.indrelid = rel.oid AND i.indisunique AND i.indisvalid JOIN pg_class AS c ON c.oid = i.indexrelid
+     WHERE NOT EXISTS (SELECT FROM pg_inherits AS h WHERE h.inhrelid = c.oid)
+    UNION ALL
+    SELECT 'DOMAIN', con.conname, con.def, con.contypid::regtype::text, NULL, NULL, NULL, NULL
       FROM con JOIN type ON con.contypid = type.oid WHERE con.contype = 'c'
     UNION ALL
-    SELECT 'DOMAIN', '', 'NOT NULL', t.oid::regtype::text, NULL, NULL, NULL
+    SELECT 'DOMAIN', '', 'NOT NULL', t.oid::regtype::text, NULL, NULL, NULL, NULL
       FROM type JOIN pg_type AS t USING (oid) WHERE t.typtype = 'd' AND t.typnotnull
     UNION ALL
     SELECT 'FOREIGN KEY', con.conname, substr(con.def, length(format('FOREIGN KEY (%%s) REFERENCES %%s(%%s)', k.columns, con.confrelid::regclass, k.parent_columns)) + 1),
-           NULL, k.columns, con.confrelid::regclass::text, k.parent_columns
+           NULL, k.columns, con.confrelid::regclass::text, k.parent_columns, rel.part
       FROM con JOIN rel ON con.conrelid = rel.oid,
            LATERAL (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY u.ord), string_agg(quote_ident(p.attname), ', ' ORDER BY u.ord)
                       FROM unnest(con.conkey, con.confkey) WITH ORDINALITY AS u (child, parent, ord)
                       JOIN pg_attribute AS a ON a.attrelid = con.conrelid AND a.attnum = u.child
                       JOIN pg_attribute AS p ON p.attrelid = con.confrelid AND p.attnum = u.parent) AS k (columns, parent_columns)
-     WHERE con.contype = 'f' AND con.conparentid = 0
+     WHERE con.contype = 'f'
     UNION ALL
-    SELECT 'TRIGGER', g.tgname, pg_get_triggerdef(g.oid), g.tgfoid::regprocedure::text, NULL, g.tgrelid::regclass::text, NULL
+    SELECT 'TRIGGER', g.tgname, pg_get_triggerdef(g.oid), g.tgfoid::regprocedure::text, NULL, g.tgrelid::regclass::text, NULL, rel.part
       FROM pg_trigger AS g JOIN rel ON g.tgrelid = rel.oid JOIN pg_proc AS p ON p.oid = g.tgfoid
-     WHERE NOT g.tgisinternal AND g.tgenabled <> 'D' AND p.pronamespace::regnamespace::text !~ '^run_ops(_|$)' $q$,
+     WHERE NOT g.tgisinternal AND g.tgparentid = 0 AND g.tgenabled <> 'D' AND p.pronamespace::regnamespace::text !~ '^run_ops(_|$)' $q$,
     table_schema, table_name)
 $$;
 COMMENT ON FUNCTION run_ops.guards_query(name, name) IS
-  'a query for what PostgreSQL tests or runs when a row of a table is written: CHECK and EXCLUDE constraints, constraints of domains, foreign keys, triggers';
+  'a query for what PostgreSQL tests or runs when a row of a table is written: CHECK and EXCLUDE constraints, unique indexes, constraints of domains, foreign keys, triggers; part is NULL, or the partition that alone has it';
 
 CREATE FUNCTION run_ops.missing_guards(store text, t run_ops.routed_table)
-  RETURNS TABLE (kind text, name text, subject text, definition text)
+  RETURNS TABLE (kind text, name text, subject text, definition text, part text)
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -289,7 +314,7 @@ DECLARE
 BEGIN
   RETURN QUERY EXECUTE format($q$
     WITH here AS (
-      SELECT g.kind, g.name, g.subject,
+      SELECT g.kind, g.name, g.subject, g.part,
              CASE g.kind
                WHEN 'FOREIGN KEY' THEN format('FOREIGN KEY (%%s) REFERENCES %%I.%%I(%%s)%%s', run_ops.renamed(g.columns, $3), p.store_schema, p.store_table,
                                               run_ops.renamed(g.parent_columns, p.column_names), g.definition)
@@ -297,25 +322,27 @@ BEGIN
                WHEN 'DOMAIN' THEN g.definition
                ELSE run_ops.renamed(g.definition, $3) END AS definition
         FROM (%s) AS g LEFT JOIN run_ops.routed_table AS p ON p.legacy::text = g.parent
-       WHERE g.kind <> 'FOREIGN KEY' OR p.view IS NOT NULL),
+       WHERE (g.kind <> 'FOREIGN KEY' OR p.view IS NOT NULL)
+         -- unique indexes of the table have the gate "index"
+         AND (g.kind <> 'UNIQUE' OR g.part IS NOT NULL)),
     there AS MATERIALIZED (
       SELECT s.* FROM run_ops.ask_store($1, $2) AS j,
-             jsonb_to_record(j) AS s (kind text, name text, subject text, definition text, columns text, parent text, parent_columns text))
-    SELECT h.kind, h.name, h.subject, h.definition
+             jsonb_to_record(j) AS s (kind text, name text, subject text, definition text, columns text, parent text, parent_columns text, part text))
+    SELECT h.kind, h.name, h.subject, h.definition, h.part
       FROM here AS h
      WHERE NOT EXISTS (
        SELECT FROM there AS s
-        WHERE s.kind = h.kind
+        WHERE s.kind = h.kind AND (s.part IS NULL OR h.part IS NOT NULL)
           AND CASE s.kind
                 WHEN 'FOREIGN KEY' THEN h.definition = format('FOREIGN KEY (%%s) REFERENCES %%s(%%s)%%s', s.columns, s.parent, s.parent_columns, s.definition)
-                WHEN 'TRIGGER' THEN replace(h.definition, 'TRIGGER ' || quote_ident(h.name), '') = replace(s.definition, 'TRIGGER ' || quote_ident(s.name), '')
+                WHEN 'TRIGGER' THEN replace(h.definition, 'TRIGGER ' || quote_ident(h.name), '') = replace(replace(s.definition, format(' ON %%s ', s.parent), format(' ON %%s ', $4)), 'TRIGGER ' || quote_ident(s.name), '')
                 WHEN 'DOMAIN' THEN h.subject = s.subject AND h.definition = s.definition
                 ELSE h.definition = s.definition END)
      ORDER BY h.kind, h.name, h.definition $q$, query)
     USING store, run_ops.guards_query(t.store_schema, t.store_table), t.column_names, there;
 END $$;
 COMMENT ON FUNCTION run_ops.missing_guards(text, run_ops.routed_table) IS
-  'what guards a row of a local table, but not of its copy in a store; definitions have the names of the store';
+  'what guards a row of a local table or of one of its partitions, but not of its copy in a store; definitions have the names of the store';
 REVOKE EXECUTE ON FUNCTION run_ops.missing_guards(text, run_ops.routed_table) FROM PUBLIC;
 
 CREATE FUNCTION run_ops.guard_gates(store text, t run_ops.routed_table) RETURNS SETOF run_ops.gate
@@ -323,9 +350,11 @@ CREATE FUNCTION run_ops.guard_gates(store text, t run_ops.routed_table) RETURNS 
 AS $$
   SELECT 'guard',
          CASE m.kind WHEN 'DOMAIN' THEN format('%s of domain %s in %s', coalesce(nullif(quote_ident(m.name), '""'), m.definition), m.subject, t.legacy)
-                     ELSE format('%s %I of %s', CASE m.kind WHEN 'TRIGGER' THEN 'trigger' ELSE m.kind END, m.name, t.legacy) END, false,
+                     ELSE format('%s %I of %s', CASE m.kind WHEN 'TRIGGER' THEN 'trigger' ELSE m.kind END, m.name, coalesce(m.part, t.legacy::text)) END, false,
          format('missing in store "%s", whose rows are not subject to it', guard_gates.store),
-         format('Run in store "%s": %s', guard_gates.store, CASE m.kind
+         CASE WHEN m.part IS NOT NULL THEN
+                format('Only this partition of %s has it. If the store is to have it: create it on its table, or on its partition with the same rows.', t.legacy)
+              ELSE format('Run in store "%s": %s', guard_gates.store, CASE m.kind
            WHEN 'DOMAIN' THEN format('ALTER DOMAIN %s %s;', m.subject, CASE WHEN m.name = '' THEN 'SET NOT NULL'
                                      ELSE format('ADD CONSTRAINT %I %s NOT VALID', m.name, m.definition) END)
            WHEN 'TRIGGER' THEN
@@ -333,7 +362,7 @@ AS $$
              (SELECT concat(CASE WHEN NOT (a ->> 'found')::boolean THEN pg_get_functiondef(m.subject::regprocedure) || E';\n' END, m.definition, ';')
                 FROM run_ops.ask_store(guard_gates.store, format('SELECT to_regprocedure(%L) IS NOT NULL AS found', m.subject)) AS a)
            ELSE format('ALTER TABLE %I.%I ADD CONSTRAINT %I %s%s;', t.store_schema, t.store_table, m.name, m.definition,
-                       CASE WHEN m.kind <> 'EXCLUDE' THEN ' NOT VALID' END) END)
+                       CASE WHEN m.kind <> 'EXCLUDE' THEN ' NOT VALID' END) END) END
     FROM run_ops.missing_guards(guard_gates.store, t) AS m
 $$;
 COMMENT ON FUNCTION run_ops.guard_gates(text, run_ops.routed_table) IS
@@ -366,7 +395,7 @@ BEGIN
   FOR t IN SELECT * FROM run_ops.routed_table AS r WHERE r.routing <> 'store' AND r.key_rule IS NULL AND run_ops.is_complete(r) ORDER BY r.view LOOP
     -- of a large table, about a million rows
     share := (SELECT format(' TABLESAMPLE SYSTEM (%s)', round((1e8 / sum(c.reltuples))::numeric, 4))
-                FROM pg_partition_tree(t.legacy) AS p JOIN pg_class AS c ON c.oid = p.relid WHERE p.isleaf HAVING sum(c.reltuples) > 1e6);
+                FROM run_ops.parts(t.legacy) AS p JOIN pg_class AS c ON c.oid = p AND c.relkind = 'r' HAVING sum(c.reltuples) > 1e6);
     SELECT * INTO n FROM run_ops.as_owner(t.legacy, format(
       'SELECT count(*), count(*) FILTER (WHERE s.scheme IS NULL), count(*) FILTER (WHERE s.scheme IS NOT NULL), '
       'string_agg(DISTINCT s.scheme, '', ''), count(*) FILTER (WHERE NOT run_ops.resides(x.id, ''legacy'')) '

@@ -119,13 +119,44 @@ owner_is_there(OwnerRule *rule, Datum value)
 	return result;
 }
 
+/* The number of the table in a store; -1 if the store has none. */
+static int
+table_in_store(RoutedView *view, const char *store)
+{
+	for (int i = 0; i < view->ntables; i++)
+	{
+		if (strcmp(view->tables[i].store, store) == 0)
+			return i;
+	}
+	return -1;
+}
+
+/* The number of the table that run_ops_split.beside names. */
+static int
+table_beside(RoutedView *view)
+{
+	IdShape		shape = id_shape(beside, strlen(beside));
+	int			i;
+
+	if (shape.kind != ID_KIND_NONE)
+		return table_of_shape(view, shape);
+	i = table_in_store(view, beside);
+	if (i < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("no store \"%s\" is attached", beside),
+				 errdetail("run_ops_split.beside is neither an id whose shape tells a store, nor the name of a store.")));
+	return i;
+}
+
 static int
 table_of_owner(RoutedView *view, HeapTuple row)
 {
 	ListCell   *lc;
+	int			table;
 
 	if (*beside)
-		return table_of_shape(view, id_shape(beside, strlen(beside)));
+		return table_beside(view);
 	foreach(lc, view->owners)
 	{
 		OwnerRule  *rule = lfirst(lc);
@@ -138,11 +169,9 @@ table_of_owner(RoutedView *view, HeapTuple row)
 			return table_of_shape(view, id_shape_datum(value));
 		if (rule->probe && !owner_is_there(rule, value))
 			continue;
-		for (int i = 0; i < view->ntables; i++)
-		{
-			if (strcmp(view->tables[i].store, rule->store) == 0)
-				return i;
-		}
+		table = table_in_store(view, rule->store);
+		if (table >= 0)
+			return table;
 	}
 	return table_of_shape(view, (IdShape) {ID_KIND_NONE, '\0'});
 }
@@ -327,9 +356,11 @@ run_ops_id_that_stays(PG_FUNCTION_ARGS)
 static bool
 check_beside(char **value, void **extra, GucSource source)
 {
-	if (**value == '\0' || id_shape(*value, strlen(*value)).kind != ID_KIND_NONE)
+	/* the name of a store has up to 30 of these characters */
+	if (id_shape(*value, strlen(*value)).kind != ID_KIND_NONE ||
+		(strlen(*value) <= 30 && strspn(*value, "abcdefghijklmnopqrstuvwxyz0123456789_") == strlen(*value)))
 		return true;
-	GUC_check_errdetail("The id tells no store.");
+	GUC_check_errdetail("It is neither an id whose shape tells a store, nor the name of a store.");
 	return false;
 }
 
@@ -337,7 +368,7 @@ void
 write_routing_init(void)
 {
 	DefineCustomStringVariable("run_ops_split.beside",
-							   "The id beside whose row new rows go if their own id does not tell the store.",
+							   "The id beside whose row new rows go if their own id does not tell the store, or the name of the store.",
 							   "It is for tables with routing \"store\", and is meant for SET LOCAL. If it is empty, the store is that of the rows to which a new row refers.",
 							   &beside,
 							   "",

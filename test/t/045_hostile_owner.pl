@@ -77,6 +77,7 @@ my $objects = q(
 	CREATE TABLE app.part (id text, kind app.mood, "evId" text NOT NULL REFERENCES app.ev ON DELETE CASCADE, note app.note,
 		PRIMARY KEY (id, kind));
 	CREATE TABLE app.tag (id text PRIMARY KEY, note app.note);
+	CREATE UNIQUE INDEX ON app.tag ((app.holds(note)), (id || '')) WHERE app.holds(note);
 	RESET ROLE;
 );
 # What hangs on the tables, here only: what it would do in the store is the

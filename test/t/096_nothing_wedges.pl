@@ -5,7 +5,7 @@
 # state in which every gate holds and every routed table that still exists works.
 #
 # The cases are a matrix: each object, verb, mode and role has statements, or a word
-# why there are none.
+# why there are none.  Two processes share the objects, each with servers of its own.
 use strict;
 use warnings;
 use PostgreSQL::Test::Cluster;
@@ -14,8 +14,21 @@ use lib 'test/t';
 use SplitServers;
 use Test::More;
 
-my $control_plane = new_server('control_plane', allows_streaming => 'logical', conf => "log_statement = none\n");
-my $store = new_server('store', conf => "log_statement = none\n");
+# The second process reports into a file, which the first one reads at the end.
+my $reports = PostgreSQL::Test::Utils::tempdir() . '/reports';
+my $second = fork() // die "fork: $!";
+my ($mine, $suffix) = $second ? (0, '') : (1, '_2');
+if (!$second)
+{
+	open my $file, '>', $reports or die "$reports: $!";
+	$file->autoflush;
+	my $builder = Test::More->builder;
+	$builder->output($file);
+	$builder->failure_output($file);
+}
+
+my $control_plane = new_server("control_plane$suffix", allows_streaming => 'logical', conf => "log_statement = none\n");
+my $store = new_server("store$suffix", conf => "log_statement = none\n");
 my ($host, $port) = ($store->host, $store->port);
 my $user = $control_plane->safe_psql('postgres', 'SELECT current_user');
 my ($cuid, $ksuid) = (cuid(1), ksuid(1));
@@ -401,6 +414,7 @@ foreach my $on (0, 1)
 	for (my $i = 0; $i < @objects; $i += 2)
 	{
 		my ($object, $cases) = @objects[ $i, $i + 1 ];
+		next if $i / 2 % 2 != $mine;
 		new_sessions();
 		foreach my $verb (qw(drop rename replace alter))
 		{
@@ -427,8 +441,14 @@ foreach my $on (0, 1)
 		}
 	}
 }
-is($cells, @objects / 2 * 4 * 2 * 2, 'every object, verb, mode and role was tried');
 note("$cells cells, $reasons of them with a reason; $renewed times renewed");
+if (!$second)
+{
+	$_->quit foreach ($session, $application);
+	done_testing();
+	Test::More->builder->output->print("cells $cells\n");
+	exit;
+}
 
 # the guard of the schema, whose name is in every function
 renew(1);
@@ -438,5 +458,17 @@ must('SET session_replication_role = replica; ALTER SCHEMA run_ops RENAME TO any
 must('ALTER SCHEMA anywhere RENAME TO run_ops; RESET session_replication_role');
 walk_out('the schema has its name again');
 works('the schema has its name again', $all, '1 2');
+
+# --- what the second process has found -------------------------------------------------
+
+waitpid $second, 0;
+my ($others, $failed);
+foreach my $line (split /\n/, slurp_file($reports))
+{
+	if ($line =~ /^(not )?ok \d+ - (.*)/) { ok(!($failed = $1), $2) }
+	elsif ($line =~ /^cells (\d+)/) { $others = $1 }
+	elsif ($line =~ /^# ?(.*)/) { $failed ? diag($1) : note($1) }
+}
+is($cells + ($others // 0), @objects / 2 * 4 * 2 * 2, 'every object, verb, mode and role was tried');
 
 done_testing();

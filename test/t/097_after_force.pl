@@ -68,6 +68,7 @@ is(there(q(SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal)), '0', 'only 
 # what changes here from now on is newer
 here("UPDATE run_ops.run SET n = 40 WHERE n = 4; DELETE FROM run_ops.note WHERE n = 5; DELETE FROM run_ops.run WHERE n = 5");
 add(ksuid(9), 9);
+is(here('SELECT count(*) FROM run_ops.move_conflicts()'), '0', 'what changes here after it was copied is no conflict');
 like(said($on), qr/rows that moved to a store are still in the local tables/, 'enabled');
 is(shown(), '1 2 3 6 7 8 9 40 / 1 2 3 4 6 7 8 9 / 1 2 3 4 6 7 8 9', 'every row is shown, once and in its newest version');
 is(in_store(), '2 3 6 7 9 40 / 2 3 4 6 7 9 / 2 3 4 6 7 9', 'and those of the store are there');
@@ -110,6 +111,9 @@ here(q(CALL all_batches('remove_leftovers')));
 # --- conflicts ---------------------------------------------------------------------------
 
 here($off);
+here("INSERT INTO run_ops.run (id, n, key) VALUES ('" . cuid(13) . "', 13, 'key 3')");
+is(here('SELECT count(*) FROM run_ops.move_conflicts()'), '0', 'a row that stays here is in no conflict with a row of the store');
+here('DELETE FROM run_ops.run WHERE n = 13');
 here("INSERT INTO run_ops.run (id, n, key) VALUES ('" . ksuid(12) . "', 12, 'key 2')");
 like(said('SELECT run_ops.move_strays()'), qr/local rows conflict with rows of a store.*run_ops\.run: 1 conflicts in unique index run_key_key|local rows conflict.*public\.run_key_key/s, 'a unique value');
 is(here(q(SELECT store_key ->> 'id', legacy_key ->> 'id' FROM run_ops.move_conflicts())), ksuid(2) . '|' . ksuid(12), 'is listed');
