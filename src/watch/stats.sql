@@ -304,7 +304,7 @@ CREATE VIEW run_ops.stat_gates AS
     FROM run_ops.local_gates() AS g, run_ops.acknowledged(g) AS a
   UNION ALL
   SELECT r.gate, r.object, r.ok, r.detail, r.hint, r.checked_at FROM run_ops.recorded_gate AS r
-   WHERE r.gate OPERATOR(pg_catalog.<>) ALL (ARRAY['opted in', 'server', 'store', 'attached', 'preload', 'hidden name', 'refreshed', 'identity', 'foreign key', 'foreign key index', 'realtime'])
+   WHERE r.gate OPERATOR(pg_catalog.<>) ALL (ARRAY['opted in', 'server', 'store', 'complete', 'attached', 'preload', 'hidden name', 'search path', 'refreshed', 'key', 'identity', 'foreign key', 'foreign key index', 'realtime'])
       OR r.object OPERATOR(pg_catalog.~~) '% in store "%';
 COMMENT ON VIEW run_ops.stat_gates IS
   'the gates of split mode: gates that check this database only as of now, gates that query stores or read tables as of the last run_ops.record_check()';
