@@ -171,6 +171,17 @@ install_npm() { # folder, node_modules that are there already
   [ "$(id -u)" != 0 ] || chown -R "$RUN_USER" "$dir"
 }
 
+# A Debian 12 with nothing but the base system, in a folder, with the packages from
+# where this machine has its own.
+empty_machine() { # folder
+  local mirror
+  [ "$(id -u)" = 0 ] || die 'a chroot needs root'
+  mirror=$(sed -nE 's/^(URIs:|deb( \[[^]]*\])?) +(https?:[^ ]+).*/\3/p' /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null | head -1 || true)
+  debootstrap --variant=minbase bookworm "$1" "$mirror" >"$WORK/debootstrap.log" 2>&1 || { tail "$WORK/debootstrap.log"; die 'debootstrap failed'; }
+  cp /etc/resolv.conf "$1/etc/" 2>/dev/null || true
+  cp -r /etc/apt/apt.conf.d "$1/etc/apt/"
+}
+
 # Packages unpacked in a folder with the name of the first, not installed: they
 # would start a service, or change the system's PostgreSQL.  Where they cannot be
 # had, their test says so and goes without.
