@@ -7,6 +7,7 @@
 #   make check-mutants                       the cache and the pruning without each of their guards
 #   make check-versions [VERSIONS="17 18"]   the tests on other PostgreSQL versions
 #   make check-package                       what is shipped, by make dist and as a Debian package
+#   make check-docker, make check-new-user   the image; what README says, on an empty machine
 #   make reference                           docs/reference.md from the catalog
 #   make dist, make checkver                 the zip of a release; whether its version is one
 #   make check-hard                          the tests that take long; among them
@@ -19,7 +20,7 @@
 # The second group installs what is missing and must work where no pg_config
 # is yet, so nothing of PGXS is read for it.
 
-SERVER_GOALS = demo test bench bench-large check-mutants check-versions check-hard check-package check-docker reference dist checkver \
+SERVER_GOALS = demo test bench bench-large check-mutants check-versions check-hard check-package check-docker check-new-user reference dist checkver \
 	check-faults check-ubsan check-valgrind check-assert check-analyze coverage
 
 ifneq ($(filter $(SERVER_GOALS),$(MAKECMDGOALS)),)

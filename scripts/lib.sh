@@ -143,19 +143,19 @@ npm_ci() {
     --fetch-retries=1 --fetch-timeout=20000)
 }
 
-# The packages of examples/typescript, in the copy of the checkout, fetched by
-# the one who calls: the registry and its cache are configured for them.
-# RUN_OPS_NODE_MODULES has them already.  What cannot be had is no failure, but
-# said loudly.  Either way the test of the example finds what happened in a file.
-install_example() {
-  local dir=$WORK/src/examples/typescript why= minimum
+# The npm packages of a folder, in the copy of the checkout, fetched by the one who
+# calls: the registry and its cache are configured for them.  What cannot be had is
+# no failure, but said loudly.  Either way the test of the folder finds what happened
+# in a file.
+install_npm() { # folder, node_modules that are there already
+  local dir=$WORK/src/$1 why='' minimum
   minimum=$(sed -n 's/.*"node": ">=\(.*\)".*/\1/p' "$dir/package.json")
   if ! command -v node >/dev/null || ! command -v npm >/dev/null; then
     why='node and npm are not installed'
   elif ! printf '%s\n' "$minimum" "$(node -p process.versions.node)" | sort -CV; then
     why="node $minimum or newer is needed, this is $(node --version)"
-  elif [ -n "${RUN_OPS_NODE_MODULES:-}" ]; then
-    cp -r "$RUN_OPS_NODE_MODULES" "$dir/node_modules"
+  elif [ -n "${2:-}" ]; then
+    cp -r "$2" "$dir/node_modules"
   elif ! npm_ci "$dir" >"$WORK/npm.log" 2>&1; then
     # out of reach is not the same as broken
     if (cd "$WORK" && timeout 60 npm view --prefer-online --fetch-retries=0 typescript version) >>"$WORK/npm.log" 2>&1; then
@@ -165,10 +165,21 @@ install_example() {
     fi
   fi
   if [ -n "$why" ]; then
-    echo "examples/typescript IS NOT TESTED: $why"
+    echo "$1 IS NOT TESTED: $why"
     echo "$why" >"$dir/not_tested"
   fi
   [ "$(id -u)" != 0 ] || chown -R "$RUN_USER" "$dir"
+}
+
+# A Debian 12 with nothing but the base system, in a folder, with the packages from
+# where this machine has its own.
+empty_machine() { # folder
+  local mirror
+  [ "$(id -u)" = 0 ] || die 'a chroot needs root'
+  mirror=$(sed -nE 's/^(URIs:|deb( \[[^]]*\])?) +(https?:[^ ]+).*/\3/p' /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null | head -1 || true)
+  debootstrap --variant=minbase bookworm "$1" "$mirror" >"$WORK/debootstrap.log" 2>&1 || { tail "$WORK/debootstrap.log"; die 'debootstrap failed'; }
+  cp /etc/resolv.conf "$1/etc/" 2>/dev/null || true
+  cp -r /etc/apt/apt.conf.d "$1/etc/apt/"
 }
 
 # Packages unpacked in a folder with the name of the first, not installed: they

@@ -109,3 +109,10 @@ SELECT q FROM query WHERE differs(q);
 SELECT 1 AS x FROM dblink('new', 'ALTER TABLE app.item ALTER label TYPE text COLLATE app.en_replaced') AS t (x text);
 SELECT gate, object, detail FROM run_ops.check_split() WHERE gate IN ('collation', 'columns') AND NOT ok;
 SELECT q FROM query WHERE differs(q);
+-- A second time, the name that the hint has given to the old one is taken.
+SELECT 1 AS x FROM dblink('new', $$ SET search_path = app, public; ALTER TABLE item ALTER label TYPE text COLLATE en;
+  ALTER COLLATION en RENAME TO right_one; CREATE COLLATION en (provider = icu, locale = 'en-u-kn'); ALTER TABLE item ALTER label TYPE text COLLATE en $$) AS t (x text);
+SELECT substring(hint FROM 'Run in store "new": (.*;) To accept it') AS statement FROM run_ops.check_split() WHERE gate = 'collation' \gset
+\echo :statement
+SELECT 1 AS x FROM dblink('new', :'statement') AS t (x text);
+SELECT count(*) FROM run_ops.check_split() WHERE gate = 'collation';

@@ -28,7 +28,7 @@ CREATE SEQUENCE evil.ran;
 CREATE FUNCTION evil.run() RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog AS $$
 BEGIN
   PERFORM nextval('evil.ran');
-  RAISE EXCEPTION 'evil code ran as %', current_user;
+  RAISE EXCEPTION 'evil code ran as %', CASE current_user WHEN session_user THEN 'the user of the session' ELSE current_user END;
 END $$;
 GRANT ALL ON SCHEMA evil TO PUBLIC;
 GRANT ALL ON SEQUENCE evil.ran TO PUBLIC;

@@ -30,6 +30,24 @@ $$;
 COMMENT ON FUNCTION run_ops.strangers(name) IS
   'one line for each reason why a schema is not safe: a stranger owns it or an object in it, or may create objects in it; a stranger is any role except the current role, the owner of the extension and superusers';
 
+CREATE FUNCTION run_ops.spare_name(name name, suffix text, taken name[]) RETURNS name
+  LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  WITH base AS (
+    -- the longest beginning that leaves room within 63 bytes
+    SELECT left(name, n) || suffix AS base FROM generate_series(50, 0, -1) AS n WHERE octet_length(left(name, n)) <= 50 ORDER BY n DESC LIMIT 1
+  ), alike AS (
+    SELECT b.base, array_agg(t) AS names FROM base AS b LEFT JOIN unnest(taken) AS t ON starts_with(t::text, b.base) GROUP BY b.base
+  )
+  SELECT c.candidate
+    FROM alike AS a, generate_series(1, cardinality(a.names) + 1) AS n,
+         LATERAL (SELECT (a.base || CASE WHEN n > 1 THEN format('_%s', n) ELSE '' END)::name AS candidate) AS c
+   WHERE coalesce(c.candidate <> ALL (array_remove(a.names, NULL)), true)
+   ORDER BY n LIMIT 1
+$$;
+COMMENT ON FUNCTION run_ops.spare_name(name, text, name[]) IS
+  'a name with a suffix that is none of those that are taken, for hints that rename an object';
+
 CREATE FUNCTION run_ops.refuse_strangers(schema name) RETURNS void
   LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
@@ -40,7 +58,7 @@ BEGIN
     RAISE EXCEPTION 'schema "%" is not safe to use', schema
       USING ERRCODE = 'insufficient_privilege', DETAIL = lines,
             HINT = format('Code of other roles in this schema would run with the privileges of the extension. Drop it or rename it, and try again: ALTER SCHEMA %I RENAME TO %I;',
-                          schema, left(schema, 50) || '_of_others');
+                          schema, run_ops.spare_name(schema, '_of_others', ARRAY(SELECT n.nspname FROM pg_namespace AS n)));
   END IF;
 END $$;
 COMMENT ON FUNCTION run_ops.refuse_strangers(name) IS

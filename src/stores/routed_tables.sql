@@ -244,7 +244,8 @@ BEGIN
   IF FOUND THEN
     RAISE EXCEPTION 'trigger "%" of % has a name that run_ops_split needs', taken.name, taken.place
       USING ERRCODE = 'duplicate_object', DETAIL = 'run_ops_split must create a trigger of this name, and this one is not its own.',
-            HINT = format('ALTER TRIGGER %I ON %s RENAME TO %I;', taken.name, taken.place, left(taken.name, 50) || '_of_others');
+            HINT = format('ALTER TRIGGER %I ON %s RENAME TO %I;', taken.name, taken.place,
+                          run_ops.spare_name(taken.name, '_of_others', ARRAY(SELECT g.tgname FROM pg_trigger AS g)));
   END IF;
 END $$;
 COMMENT ON FUNCTION run_ops.refuse_taken_names(regclass, name[]) IS
@@ -260,7 +261,8 @@ BEGIN
   IF EXISTS (SELECT FROM pg_rewrite AS w WHERE w.ev_class = t.view AND w.rulename = 'refuse_on_conflict') AND NOT run_ops.has_union_rule(t.view) THEN
     RAISE EXCEPTION 'rule "refuse_on_conflict" of % has a name that run_ops_split needs', t.view
       USING ERRCODE = 'duplicate_object', DETAIL = 'run_ops_split must create a rule of this name, and this one is not its own.',
-            HINT = format('ALTER RULE refuse_on_conflict ON %s RENAME TO refuse_on_conflict_of_others;', t.view);
+            HINT = format('ALTER RULE refuse_on_conflict ON %s RENAME TO %I;', t.view,
+                          run_ops.spare_name('refuse_on_conflict', '_of_others', ARRAY(SELECT w.rulename FROM pg_rewrite AS w)));
   END IF;
 END $$;
 COMMENT ON FUNCTION run_ops.refuse_taken_names(run_ops.routed_table) IS
@@ -464,7 +466,8 @@ BEGIN
     RAISE EXCEPTION 'relation % already exists', t.view_name
       USING ERRCODE = 'duplicate_table',
             HINT = CASE WHEN t.view IS NULL THEN 'Specify another view_schema or view_name for the view, or drop or rename the relation.'
-                        ELSE format('ALTER TABLE %s RENAME TO %I;', taken, left((parse_ident(t.view_name))[2], 50) || '_of_others') END;
+                        ELSE format('ALTER TABLE %s RENAME TO %I;', taken, run_ops.spare_name((parse_ident(t.view_name))[2], '_of_others',
+                               ARRAY(SELECT c.relname FROM pg_class AS c UNION SELECT y.typname FROM pg_type AS y))) END;
   END IF;
   -- its schema may be gone, too
   IF taken IS NULL AND t.view IS NOT NULL AND NOT EXISTS (SELECT FROM pg_namespace AS n WHERE n.nspname = (parse_ident(t.view_name))[1]) THEN

@@ -266,7 +266,7 @@ CREATE FUNCTION run_ops.replacing_server(store text) RETURNS text
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
   SELECT format('Create a server of run_ops_fdw in its place: ALTER SERVER %1$I RENAME TO %2$I; CREATE SERVER %1$I FOREIGN DATA WRAPPER run_ops_fdw OPTIONS (%3$s); %4$s', s.server,
-                left(s.server, 50) || '_replaced',
+                run_ops.spare_name(s.server, '_replaced', ARRAY(SELECT o.srvname FROM pg_foreign_server AS o)),
                 (SELECT string_agg(format('%I %L', o.option_name, o.option_value), ', ') FROM pg_options_to_table(f.srvoptions) AS o
                   WHERE o.option_name NOT IN ('use_remote_estimate', 'async_capable')),
                 concat_ws(' ',

@@ -3,7 +3,7 @@
 
 CREATE FUNCTION run_ops.acknowledgeable_gates() RETURNS text[]
   LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
-  RETURN ARRAY['attached', 'clone', 'collation', 'foreign key', 'guard', 'hidden name', 'ids', 'index', 'mapping', 'preload', 'realtime', 'standby', 'version', 'wrapper'];
+  RETURN ARRAY['attached', 'clone', 'collation', 'foreign key', 'guard', 'hidden name', 'ids', 'index', 'mapping', 'preload', 'realtime', 'search path', 'standby', 'version', 'wrapper'];
 COMMENT ON FUNCTION run_ops.acknowledgeable_gates() IS
   'the gates that an operator may acknowledge for an object, because their failure alone cannot lose or duplicate a row';
 
@@ -144,17 +144,58 @@ $$;
 COMMENT ON FUNCTION run_ops.preload_gates() IS
   'whether new sessions have the library before their first statement, which otherwise may fail with 40001 if another session changes the same rows';
 
+CREATE FUNCTION run_ops.search_paths() RETURNS TABLE (role oid, place text, path text, schemas name[])
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  SELECT d.setrole,
+         CASE WHEN d.setrole <> 0 THEN concat('ROLE ', d.setrole::regrole, CASE WHEN d.setdatabase <> 0 THEN format(' IN DATABASE %I', current_database()) END)
+              WHEN d.setdatabase <> 0 THEN format('DATABASE %I', current_database()) ELSE 'ROLE ALL' END,
+         p.path,
+         ARRAY(SELECT coalesce(replace(m.name[1], '""', '"'), lower(m.name[2]))
+                 FROM regexp_matches(p.path, '"((?:[^"]|"")*)"|([^",\s]+)', 'g') WITH ORDINALITY AS m (name, ord) ORDER BY m.ord)
+    FROM pg_db_role_setting AS d, unnest(d.setconfig) AS c, LATERAL (SELECT substr(c, length('search_path=') + 1) AS path) AS p
+   WHERE c LIKE 'search\_path=%' AND d.setdatabase IN (0, (SELECT b.oid FROM pg_database AS b WHERE b.datname = current_database()))
+$$;
+COMMENT ON FUNCTION run_ops.search_paths() IS
+  'the search_path that is set for roles, for this database, or for all: whose it is (0: of no single role), as ALTER names it, and the schemas in their order';
+
+CREATE FUNCTION run_ops.search_path_gates() RETURNS SETOF run_ops.gate
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+  -- who has the schema of the views on its path means the views
+  WITH found AS (
+    SELECT s.place, s.path, s.schemas, t.view, t.legacy, l.relname, v.relname AS view_name, n.nspname AS schema,
+           CASE WHEN s.role <> 0 AND NOT has_schema_privilege(s.role, n.oid, 'USAGE') THEN s.role::regrole END AS strange
+      FROM run_ops.search_paths() AS s, run_ops.routed_table AS t
+      JOIN pg_class AS l ON l.oid = t.legacy JOIN pg_class AS v ON v.oid = t.view JOIN pg_namespace AS n ON n.oid = v.relnamespace
+     WHERE v.relnamespace <> l.relnamespace AND n.nspname = ANY (s.schemas)
+       AND t.legacy = (SELECT c.oid FROM unnest(s.schemas) WITH ORDINALITY AS u (name, ord)
+                         JOIN pg_namespace AS m ON m.nspname = u.name JOIN pg_class AS c ON c.relnamespace = m.oid AND c.relname = l.relname
+                        WHERE s.role = 0 OR has_schema_privilege(s.role, m.oid, 'USAGE') ORDER BY u.ord LIMIT 1)),
+  statement AS (
+    SELECT DISTINCT f.place, CASE
+             WHEN f.relname <> f.view_name THEN format('ALTER VIEW %s RENAME TO %I;', f.view, f.relname)
+             WHEN f.strange IS NOT NULL THEN format('GRANT USAGE ON SCHEMA %I TO %s;', f.schema, f.strange)
+             ELSE format('ALTER %s SET search_path = %I, %s;', f.place, f.schema,
+                    (SELECT string_agg(quote_ident(u.name), ', ' ORDER BY u.ord) FROM unnest(f.schemas) WITH ORDINALITY AS u (name, ord) WHERE u.name <> f.schema)) END AS sql
+      FROM found AS f)
+  SELECT 'search path', f.place, false,
+         format('search_path is %s, and so %s', f.path,
+                string_agg(format('%I is table %s in place of view %s', f.relname, f.legacy, f.view), ', ' ORDER BY f.view::text)),
+         (SELECT string_agg(s.sql, ' ' ORDER BY s.sql) FROM statement AS s WHERE s.place = f.place)
+    FROM found AS f
+   GROUP BY f.place, f.path
+   ORDER BY f.place
+$$;
+COMMENT ON FUNCTION run_ops.search_path_gates() IS
+  'settings of search_path that have the schema of views, but by which the name of a table leads to the local table and not to its view';
+
 CREATE FUNCTION run_ops.hidden_name_gates() RETURNS SETOF run_ops.gate
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
   -- whoever has run_ops in front of the schema of the table
   WITH setting AS (
-    SELECT CASE WHEN d.setrole = 0 THEN format('DATABASE %I', current_database())
-                ELSE concat(format('ROLE %s', d.setrole::regrole), CASE WHEN d.setdatabase <> 0 THEN format(' IN DATABASE %I', current_database()) END) END AS place,
-           substr(c, length('search_path=') + 1) AS path
-      FROM pg_db_role_setting AS d, unnest(d.setconfig) AS c
-     WHERE c LIKE 'search\_path=%' AND c ~ '\mrun_ops\M'
-       AND d.setdatabase IN (0, (SELECT b.oid FROM pg_database AS b WHERE b.datname = current_database()))
+    SELECT s.place, s.path FROM run_ops.search_paths() AS s WHERE 'run_ops' = ANY (s.schemas)
     UNION ALL
     SELECT format('ROUTINE %s', p.oid::regprocedure), substr(c, length('search_path=') + 1)
       FROM pg_proc AS p, unnest(p.proconfig) AS c
@@ -590,8 +631,8 @@ AS $$
                      WHEN (a ->> 'version')::int >= 150000 THEN ' LOCALE_PROVIDER libc' ELSE '' END,
                 run_ops.altering_server(recreating_database.store, jsonb_build_object('dbname', n.name)))
     FROM pg_database AS db, to_jsonb(db) AS d,
-         run_ops.ask_store(recreating_database.store, 'SELECT current_database() AS name, current_setting(''server_version_num'') AS version') AS a,
-         LATERAL (SELECT left(a ->> 'name', 50) || '_recreated') AS n (name)
+         run_ops.ask_store(recreating_database.store, 'SELECT current_database() AS name, current_setting(''server_version_num'') AS version, (SELECT jsonb_agg(datname) FROM pg_database) AS taken') AS a,
+         LATERAL (SELECT run_ops.spare_name((a ->> 'name')::name, '_recreated', ARRAY(SELECT jsonb_array_elements_text(a -> 'taken')::name))) AS n (name)
    WHERE db.datname = current_database()
 $$;
 COMMENT ON FUNCTION run_ops.recreating_database(text) IS
@@ -772,6 +813,15 @@ BEGIN
         ON g.tgrelid = w.relation AND g.tgname = w.name AND g.tgfoid = w.function
      WHERE w.enabled IS DISTINCT FROM g.tgenabled::text
      ORDER BY 1;
+  -- once all leftovers are removed, the triggers go one table after the other
+  RETURN QUERY
+    SELECT DISTINCT format('trigger %I of %s is missing or disabled', r.trigger_name, t.legacy)
+      FROM run_ops.leftover_rules() AS r
+     WHERE (r.t).view = t.view
+       AND (to_regnamespace('run_ops_leftovers') IS NULL OR EXISTS (SELECT FROM run_ops.leftover AS l WHERE NOT l.finished))
+       AND NOT EXISTS (SELECT FROM pg_trigger AS g JOIN pg_proc AS p ON p.oid = g.tgfoid
+                        WHERE g.tgrelid = t.legacy AND g.tgname = r.trigger_name AND p.pronamespace = to_regnamespace('run_ops_leftovers') AND g.tgenabled IN ('O', 'A'))
+     ORDER BY 1;
   RETURN QUERY
     SELECT format('column %I has no default', v.attname)
       FROM run_ops.view_default AS d JOIN pg_attribute AS v ON v.attrelid = d.view AND v.attnum = d."position"
@@ -780,7 +830,7 @@ EXCEPTION WHEN OTHERS THEN
   RETURN NEXT 'not checked: ' || SQLERRM;
 END $$;
 COMMENT ON FUNCTION run_ops.view_faults(run_ops.routed_table, boolean) IS
-  'in what a view differs from what it must be with split off or on: its query, names of columns, rule, triggers, defaults';
+  'in what a view differs from what it must be with split off or on: its query, names of columns, rule, triggers, defaults, and the triggers of its table';
 
 CREATE FUNCTION run_ops.view_gates() RETURNS SETOF run_ops.gate
   LANGUAGE sql SET search_path = pg_catalog, pg_temp
@@ -815,6 +865,7 @@ AS $$
   UNION ALL SELECT * FROM run_ops.attached_gates()
   UNION ALL SELECT * FROM run_ops.preload_gates()
   UNION ALL SELECT * FROM run_ops.hidden_name_gates()
+  UNION ALL SELECT * FROM run_ops.search_path_gates()
   UNION ALL SELECT * FROM run_ops.refreshed_gates()
   UNION ALL SELECT * FROM run_ops.key_gates()
   UNION ALL SELECT * FROM run_ops.identity_gates()

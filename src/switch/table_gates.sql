@@ -430,7 +430,9 @@ AS $$
                 string_agg(format('%s.%I', t.legacy, d.column_name), ', ' ORDER BY t.view::text, d.column_name)),
          CASE WHEN NOT bool_or(d.same_definition) THEN
            format('Run in store "%s": ALTER COLLATION %s RENAME TO %I; CREATE COLLATION %s (%s); %s;', collation_gates.store,
-                  d.collation_name, left(n.name, 50) || '_replaced', d.collation_name, min(d.options), string_agg(
+                  d.collation_name,
+                  (SELECT run_ops.spare_name(n.name::name, '_replaced', array_agg((a ->> 'name')::name)) FROM run_ops.ask_store(collation_gates.store, 'SELECT collname AS name FROM pg_collation') AS a),
+                  d.collation_name, min(d.options), string_agg(
                     format('ALTER TABLE %I.%I ALTER COLUMN %I TYPE %s COLLATE %s', t.store_schema, t.store_table, d.store_column, d.type, d.collation_name),
                     '; ' ORDER BY t.view::text, d.column_name)) END
     FROM run_ops.differing_orders(collation_gates.store) AS d JOIN run_ops.routed_table AS t USING (view),

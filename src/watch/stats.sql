@@ -33,13 +33,15 @@ AS $$
   -- of a table that is locked in ACCESS EXCLUSIVE mode is left out, because
   -- reading it would wait for the lock.
   SELECT format($q$
-    WITH locked AS MATERIALIZED (
+    WITH lock AS MATERIALIZED (
+      SELECT l.* FROM pg_locks AS l WHERE NOT l.granted OR l.mode = 'AccessExclusiveLock'
+    ), locked AS MATERIALIZED (
       SELECT coalesce(i.indrelid, l.relation) AS relation
-        FROM pg_locks AS l LEFT JOIN pg_index AS i ON i.indexrelid = l.relation
+        FROM lock AS l LEFT JOIN pg_index AS i ON i.indexrelid = l.relation
        WHERE l.locktype = 'relation' AND l.mode = 'AccessExclusiveLock'
          AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database()))
     SELECT pg_is_in_recovery() AS in_recovery, current_setting('max_connections')::int AS max_connections,
-           p.prepared, p.oldest_prepared,
+           p.prepared, p.oldest_prepared, w.lock_waits, w.longest_lock_wait,
            (SELECT coalesce(jsonb_agg(to_jsonb(c)), '[]')
               FROM (SELECT a.usename AS role, a.application_name, a.state, count(*) AS connections,
                            min(a.xact_start) AS oldest_transaction
@@ -68,7 +70,11 @@ AS $$
                      GROUP BY w.view) AS c) AS tables
       FROM (SELECT count(*) AS prepared, clock_timestamp() - min(x.prepared) AS oldest_prepared
               FROM pg_prepared_xacts AS x
-             WHERE x.database = current_database() AND starts_with(x.gid, 'run_ops_split:')) AS p
+             WHERE x.database = current_database() AND starts_with(x.gid, 'run_ops_split:')) AS p,
+           -- the lock of a row names no database
+           (SELECT count(*) AS lock_waits, clock_timestamp() - min(l.waitstart) AS longest_lock_wait
+              FROM lock AS l JOIN pg_stat_activity AS a USING (pid)
+             WHERE NOT l.granted AND a.datname = current_database()) AS w
   $q$, tables)
 $$;
 COMMENT ON FUNCTION run_ops.stats_query(jsonb) IS
@@ -139,7 +145,9 @@ CREATE VIEW run_ops.stat_stores AS
          (a.stats OPERATOR(pg_catalog.->>) 'in_recovery')::pg_catalog.bool AS in_recovery,
          (a.stats OPERATOR(pg_catalog.->>) 'prepared')::pg_catalog.int8 AS prepared,
          (a.stats OPERATOR(pg_catalog.->>) 'oldest_prepared')::pg_catalog.interval AS oldest_prepared,
-         a.last_contact, a.last_error, a.last_error_at
+         a.last_contact, a.last_error, a.last_error_at,
+         (a.stats OPERATOR(pg_catalog.->>) 'lock_waits')::pg_catalog.int8 AS lock_waits,
+         (a.stats OPERATOR(pg_catalog.->>) 'longest_lock_wait')::pg_catalog.interval AS longest_lock_wait
     FROM run_ops.ask_stats() AS a,
          LATERAL (SELECT pg_catalog.sum(t.rows)::pg_catalog.int8 AS rows, pg_catalog.sum(t.bytes)::pg_catalog.int8 AS bytes
                     FROM pg_catalog.jsonb_to_recordset(a.stats OPERATOR(pg_catalog.->) 'tables') AS t (rows pg_catalog.int8, bytes pg_catalog.int8)) AS t,
@@ -153,6 +161,8 @@ COMMENT ON COLUMN run_ops.stat_stores.connections IS 'the number of client conne
 COMMENT ON COLUMN run_ops.stat_stores.prepared IS 'the number of transactions of atomic commits that are prepared in the store; a moment later they should be finished';
 COMMENT ON COLUMN run_ops.stat_stores.oldest_prepared IS 'for how long the oldest of them has been prepared. More than a few seconds: a crash has left it; run_ops.resolve_in_doubt() finishes it';
 COMMENT ON COLUMN run_ops.stat_stores.last_contact IS 'when the store last answered one of these views in this session';
+COMMENT ON COLUMN run_ops.stat_stores.lock_waits IS 'how many sessions of the database of the store wait for a lock there, those of its other clients included';
+COMMENT ON COLUMN run_ops.stat_stores.longest_lock_wait IS 'for how long the first of them has waited; NULL if none waits';
 COMMENT ON COLUMN run_ops.stat_stores.last_error IS 'why the store last failed to answer in this session; kept after it answers again';
 
 CREATE VIEW run_ops.stat_routing AS
@@ -294,7 +304,7 @@ CREATE VIEW run_ops.stat_gates AS
     FROM run_ops.local_gates() AS g, run_ops.acknowledged(g) AS a
   UNION ALL
   SELECT r.gate, r.object, r.ok, r.detail, r.hint, r.checked_at FROM run_ops.recorded_gate AS r
-   WHERE r.gate OPERATOR(pg_catalog.<>) ALL (ARRAY['opted in', 'server', 'store', 'attached', 'preload', 'hidden name', 'refreshed', 'identity', 'foreign key', 'foreign key index', 'realtime'])
+   WHERE r.gate OPERATOR(pg_catalog.<>) ALL (ARRAY['opted in', 'server', 'store', 'complete', 'attached', 'preload', 'hidden name', 'search path', 'refreshed', 'key', 'identity', 'foreign key', 'foreign key index', 'realtime'])
       OR r.object OPERATOR(pg_catalog.~~) '% in store "%';
 COMMENT ON VIEW run_ops.stat_gates IS
   'the gates of split mode: gates that check this database only as of now, gates that query stores or read tables as of the last run_ops.record_check()';

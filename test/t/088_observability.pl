@@ -162,12 +162,22 @@ SKIP:
 		'answer|t|t|t', 'for an answer, since its statement was sent');
 	ok($control_plane->poll_query_until('postgres', q(SELECT bool_or(oldest_transaction < clock_timestamp() - interval '1 second') FROM run_ops.stat_connections WHERE store = 'new')),
 		'a transaction there is older than a second');
-	like(screen(), qr/^ WAITING   1 waiting for a store, the first for \S+\n   \d+ +new +answer +\d\d:\d\d:\d\d  UPDATE run_ops.run SET n = .*\n REMOTE +new: oldest transaction \d\d:\d\d:\d\d, [^;\n]+\n GATES/m,
-		'the screen names it, and the oldest transaction there');
+	is(sql(q(SELECT store, lock_waits, longest_lock_wait BETWEEN '0' AND '1h' FROM run_ops.stat_stores)), "legacy|0|\nnew|1|t", 'it waits for a lock there');
+	my %waits;
+	foreach my $name ('run_ops_split_waits', 'run_ops_split_store')
+	{
+		my ($query) = slurp_file('observability/postgres_exporter.yaml') =~ /^$name:\n  query: >-\n(.*?)\n  metrics:/ms;
+		$waits{$name} = sql("SELECT to_jsonb(q) FROM ($query) AS q WHERE store = 'new'");
+	}
+	like($waits{run_ops_split_waits}, qr/"sessions": 1, "longest_seconds": (?!0[,}])/, 'as the exporter asks');
+	like($waits{run_ops_split_store}, qr/"lock_waits": 1,.*"longest_lock_wait_seconds": \d/, 'and there');
+	like(screen(), qr/^ WAITING   1 waiting for a store, the first for \S+\n   \d+ +new +answer +\d\d:\d\d:\d\d  UPDATE run_ops.run SET n = .*\n REMOTE +new: oldest transaction \d\d:\d\d:\d\d, [^;\n]+\n LOCKS     new: 1 waiting, the first for \d\d:\d\d:\d\d\n GATES/m,
+		'the screen names it, the oldest transaction there, and the lock');
 	$holder->query_safe('COMMIT');
 	$holder->quit;
 	$update->finish;
 	is(sql('SELECT count(*) FROM run_ops.stat_waits'), '0', 'it does not wait any more');
+	is(sql('SELECT sum(lock_waits), max(longest_lock_wait) FROM run_ops.stat_stores'), '0|', 'nor for a lock');
 }
 
 # --- a store that hangs ------------------------------------------------------------------
@@ -249,11 +259,12 @@ my %shown;
 {
 	my $dashboard = decode_json(slurp_file('observability/grafana_dashboard.json'));
 	cmp_ok(scalar @{ $dashboard->{panels} }, '>', 10, 'the dashboard is read');
-	my %place;
+	my (%place, %ids);
 	foreach my $panel (@{ $dashboard->{panels} })
 	{
 		my ($x, $y, $w, $h) = @{ $panel->{gridPos} }{qw(x y w h)};
 		cmp_ok($x + $w, '<=', 24, "panel $panel->{title} fits");
+		ok(!$ids{ $panel->{id} }++, "panel $panel->{title} has an id of its own");
 		foreach my $cell (map { my $i = $_; map { "$i/$_" } $y .. $y + $h - 1 } $x .. $x + $w - 1)
 		{
 			fail("panel $panel->{title} lies on $place{$cell}") if $place{$cell};
@@ -269,6 +280,30 @@ my %shown;
 			}
 		}
 	}
+}
+# Grafana's own types, if scripts/test could fetch them
+SKIP:
+{
+	my $dir = 'test/grafana';
+	die "npm ci failed in $dir\n" . slurp_file("$dir/npm_failed") if -e "$dir/npm_failed";
+	unlike(slurp_file("$dir/package-lock.json"), qr/"resolved"/, 'the lock file names no host');
+	if (!-d "$dir/node_modules")
+	{
+		my $why = -e "$dir/not_tested" ? slurp_file("$dir/not_tested") : "run npm ci in $dir";
+		diag "the dashboard is NOT checked by the types of Grafana: $why";
+		skip 'the types of Grafana are not there', 2;
+	}
+	my $types = sub {
+		my ($json) = @_;
+		open my $file, '>:raw', "$dir/dashboard.ts" or die $!;
+		print $file "import type { Checked } from './schema';\nexport const dashboard: Checked = $json;\n";
+		close $file;
+		my ($out, $err) = run_command([ "$dir/node_modules/.bin/tsc", '-p', $dir ]);
+		return "$out$err";
+	};
+	my $json = slurp_file('observability/grafana_dashboard.json');
+	is($types->($json), '', 'the dashboard is one by the types of Grafana');
+	like($types->($json =~ s/"displayMode": "list"/"displayMode": "lists"/r), qr/"lists"/, 'and would not be with a wrong value');
 }
 is_deeply([ sort keys %shown ], [ sort keys %metric ], 'the dashboard shows exactly what the exporter gives');
 

@@ -186,6 +186,16 @@ is(here(q(SELECT rolconfig FROM pg_roles WHERE rolname = 'app')), '{"search_path
 is(here(q(SELECT string_agg(view::text, ' ' ORDER BY view::text) FROM run_ops.routed_table)), 'routed.run routed.step routed.tag', 'the views are elsewhere');
 here(q(DROP TABLE store; ALTER VIEW routed.run SET SCHEMA run_ops; ALTER VIEW routed.step SET SCHEMA run_ops; ALTER VIEW routed.tag SET SCHEMA run_ops));
 
+# a name that leads to the local table
+here('CREATE SCHEMA shown; GRANT USAGE ON SCHEMA shown TO app; ALTER VIEW run_ops.tag SET SCHEMA shown; ALTER ROLE app SET search_path = shown, public; GRANT ALL ON tag TO app');
+is(failing(), 'none', 'a search_path that leads to the view');
+mends('search path', 'ROLE app', here => 'ALTER VIEW shown.tag RENAME TO label');
+mends('search path', 'ROLE app', here => 'REVOKE USAGE ON SCHEMA shown FROM app');
+mends('search path', 'ROLE app', here => q(ALTER ROLE app SET search_path = "$user", public, shown));
+is(here(q(SELECT rolconfig FROM pg_roles WHERE rolname = 'app')), '{"search_path=shown, \\"$user\\", public"}', 'the other schemas stay on it');
+mends('search path', 'DATABASE postgres', here => 'ALTER DATABASE postgres SET search_path = public, shown', after => 'ALTER DATABASE postgres RESET search_path');
+here('ALTER ROLE app RESET search_path; REVOKE ALL ON tag FROM app; ALTER VIEW shown.tag SET SCHEMA run_ops; DROP SCHEMA shown');
+
 # ids of other schemes
 mends('ids', 'public.run', here => q(INSERT INTO run (id) VALUES ('01h455vb4pex5vsknk084sn02q'), ('550e8400-e29b-41d4-a716-446655440000'), ('x')),
 	after => q(DELETE FROM run; SELECT run_ops.detach_table('run_ops.run'); SELECT run_ops.attach_table('run', 'shape')));
@@ -280,19 +290,23 @@ sub copy_database
 	system_or_bail('psql', '-Xq', '-v', 'ON_ERROR_STOP=1', '-o', '/dev/null', '-f', $dump, '-d', $store->connstr($to));
 	return;
 }
+there('CREATE DATABASE latin_recreated');    # so that this name is taken
 mends('database', 'new', fill => [],
 	prepare => sub {
 		there(q(CREATE DATABASE latin TEMPLATE template0 ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'));
 		copy_database('postgres', 'latin');
 		point($store, 'latin');
 	},
-	done => sub { copy_database('latin', 'latin_recreated') },
-	after => q(ALTER SERVER new OPTIONS (SET dbname 'postgres')), after_there => 'DROP DATABASE latin; DROP DATABASE latin_recreated');
+	done => sub { copy_database('latin', 'latin_recreated_2') },
+	after => q(ALTER SERVER new OPTIONS (SET dbname 'postgres')), after_there => 'DROP DATABASE latin; DROP DATABASE latin_recreated; DROP DATABASE latin_recreated_2');
 
 mends('wrapper', 'new', here => qq(DROP SERVER new CASCADE; CREATE SERVER new FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '$host', port '$port', dbname 'postgres');
-	CREATE USER MAPPING FOR CURRENT_USER SERVER new OPTIONS (user '$user', password 'x')), fill => ["'y'"], after => 'DROP SERVER new_replaced CASCADE');
+	CREATE USER MAPPING FOR CURRENT_USER SERVER new OPTIONS (user '$user', password 'x')), fill => ["'y'"]);
 is(here(q(SELECT array_to_string(umoptions, ' ') FROM pg_user_mappings WHERE srvname = 'new')), "user=$user password=y", 'the user mapping is there again');
 here('ALTER USER MAPPING FOR CURRENT_USER SERVER new OPTIONS (DROP user, DROP password)');
+# again, while the name that the hint gave it is taken
+mends('wrapper', 'new', here => qq(DROP SERVER new CASCADE; CREATE SERVER new FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '$host', port '$port', dbname 'postgres');
+	CREATE USER MAPPING FOR CURRENT_USER SERVER new), after => 'DROP SERVER new_replaced, new_replaced_2 CASCADE');
 
 # transactions that were prepared there
 here('ALTER DATABASE postgres SET run_ops_split.cross_store_writes = atomic');

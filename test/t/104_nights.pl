@@ -8,8 +8,8 @@
 # and "sh" are executed, in the place that they name; a "text" block has lines that
 # the block before it must have printed.  "…" stands for anything.
 #
-# The full disk is a tablespace on a tmpfs, which the store has in a mount namespace
-# of its own.
+# A full disk is a tmpfs, for a tablespace or for pg_wal, which a server has in a mount
+# namespace of its own.
 use strict;
 use warnings;
 use Encode;
@@ -20,13 +20,16 @@ use lib 'test/t';
 use HeldCommits;
 use SplitServers;
 use Test::More;
+use Time::HiRes;
 
 my %node;
 $node{'control-plane'} = new_server('control_plane', allows_streaming => 1, conf => q(
 	run_ops_split.store_timeout = 1s
 	run_ops_split.store_query_timeout = 2s
-	run_ops_split.cross_store_writes = atomic));
-$node{store} = new_server('store', allows_streaming => 1, conf => "max_prepared_transactions = 10\nautovacuum = off");
+	run_ops_split.cross_store_writes = atomic
+	restart_after_crash = on
+	autovacuum = off));
+$node{store} = new_server('store', allows_streaming => 1, conf => "max_prepared_transactions = 10\nautovacuum = off\nrestart_after_crash = on");
 foreach my $side ('control-plane', 'store')
 {
 	$node{$side}->safe_psql('postgres', q(CREATE TYPE kind AS ENUM ('task'); CREATE TABLE "TaskRun" (id text PRIMARY KEY, status text, kind kind);
@@ -47,7 +50,8 @@ sub there { return $node{store}->safe_psql('postgres', shift) }
 
 # --- rows that were acknowledged ------------------------------------------------------
 
-my %variable = (new_id => ksuid(1), legacy_id => cuid(1), lost_id => ksuid(2), free_legacy_id => cuid(2));
+my %variable = (new_id => ksuid(1), legacy_id => cuid(1), lost_id => ksuid(2), free_legacy_id => cuid(2), lost_legacy_id => cuid(3), free_new_id => ksuid(3),
+	there_new_id => ksuid(4));
 my %acknowledged;
 my $last_id = 100;
 
@@ -97,12 +101,12 @@ sub has_lines
 }
 
 # psql prints tables and the tags of commands, as one sees them, and SQLSTATEs
-my @psql = ('psql', '-X', '-v', 'VERBOSITY=verbose', map { ('-v', "$_=$variable{$_}") } sort keys %variable);
+sub psql { return ('psql', '-X', '-v', 'VERBOSITY=verbose', (map { ('-v', "$_=$variable{$_}") } sort keys %variable), '-d', shift->connstr('postgres')) }
 sub run_psql
 {
 	my ($node, $sql) = @_;
 	my $out = '';
-	IPC::Run::run([ @psql, '-d', $node->connstr('postgres') ], '<', \$sql, '>', \$out, '2>', \$out,
+	IPC::Run::run([ psql($node) ], '<', \$sql, '>', \$out, '2>', \$out,
 		IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default));
 	return $out;
 }
@@ -110,9 +114,9 @@ sub run_psql
 # A psql that is open when it happens, and has done something before.
 sub open_session
 {
-	my ($before) = @_;
+	my ($before, $node) = @_;
 	my $session = { in => "$before\n\\echo ready\n", out => '' };
-	$session->{run} = IPC::Run::start([ @psql, '-d', $node{'control-plane'}->connstr('postgres') ],
+	$session->{run} = IPC::Run::start([ psql($node // $node{'control-plane'}) ],
 		'<', \$session->{in}, '>', \$session->{out}, '2>', \$session->{out}, IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default));
 	$session->{run}->pump until $session->{out} =~ /^ready$/m;
 	return $session;
@@ -146,7 +150,59 @@ sub sessions_before
 	return;
 }
 
-my $namespace;    # of the store: the process in it
+# --- small disks ---------------------------------------------------------------------------
+
+my %namespace;    # of a server: the process in it
+sub in_namespace { my ($place) = @_; return $namespace{$place} ? ('nsenter', '-U', '-m', '--preserve-credentials', '-t', $namespace{$place}{pid}) : () }
+
+# Starts a server that sees a small disk in place of a folder, with what the folder has.
+sub small_disk
+{
+	my ($place, $folder, $size) = @_;
+	my $node = $node{$place};
+	$node->stop;
+	mkdir $folder;
+	my ($in, $out) = ('', '');
+	my $process = IPC::Run::start([ 'unshare', '-U', '-c', '-m', '--keep-caps', 'sh', '-c',
+			'cp -a "$1" "$1.kept" && mount -t tmpfs -o size=$2 tmpfs "$1" && cp -a "$1.kept/." "$1" && rm -r "$1.kept" && echo $$ && exec cat', 'sh', $folder, $size ],
+		'<', \$in, '>', \$out, IPC::Run::timeout(10 * $PostgreSQL::Test::Utils::timeout_default));
+	$process->pump until $out =~ /^(\d+)$/m;
+	$namespace{$place} = { pid => $1, process => $process, folder => $folder };
+	system_or_bail(in_namespace($place), 'pg_ctl', '-w', '-D', $node->data_dir, '-l', $node->logfile, 'start');
+	$node->_update_pid(1);
+	return;
+}
+sub fill_rest { my ($place) = @_; return $node{$place}->safe_psql('postgres', "COPY (SELECT) TO PROGRAM 'cat /dev/zero >$namespace{$place}{folder}/other 2>/dev/null || true'") }
+sub make_room { my ($place) = @_; return system_or_bail(in_namespace($place), 'rm', "$namespace{$place}{folder}/other") }
+sub large_disk
+{
+	my ($place) = @_;
+	my ($node, $folder) = ($node{$place}, $namespace{$place}{folder});
+	$node->stop;
+	system_or_bail(in_namespace($place), 'cp', '-a', $folder, "$folder.kept");
+	delete($namespace{$place})->{process}->finish;
+	system_or_bail('rm', '-r', $folder);
+	rename "$folder.kept", $folder or die $!;
+	$node->start;
+	return;
+}
+
+# Of a server that has its WAL there; it does not come up again.
+sub fill_wal
+{
+	my ($place) = @_;
+	my $node = $node{$place};
+	my $start = sub { return IPC::Run::run([ in_namespace($place), 'pg_ctl', '-w', '-D', $node->data_dir, '-l', $node->logfile, 'start' ], '>', \my $out, '2>&1') };
+	small_disk($place, $node->data_dir . '/pg_wal', '48m');
+	fill_rest($place);
+	$node->psql('postgres', q(SELECT pg_logical_emit_message(false, 'x', repeat('x', 8000)) FROM generate_series(1, 10000)));
+	my $tries = 0;
+	Time::HiRes::usleep(100_000) while -e $node->data_dir . '/postmaster.pid' && $tries++ < 1800;
+	ok(!$start->(), "$place: it does not start while the disk of pg_wal is full");
+	$node->_update_pid(-1);
+	return;
+}
+
 sub run_block
 {
 	my ($block, $name) = @_;
@@ -158,10 +214,10 @@ sub run_block
 		my $node = $node{$place} or die "no server is the $place";
 		local $ENV{PGDATA} = $node->data_dir;
 		local $ENV{TABLESPACE} = $node->basedir . '/small';
-		my @in = $namespace && $place eq 'store' ? ('nsenter', '-U', '-m', '--preserve-credentials', '-t', $namespace) : ();
+		local $ENV{LOG} = $node->logfile;
 		my $out = '';
 		# a process may end between pgrep and kill
-		ok(IPC::Run::run([ @in, 'sh', '-c', $text ], '>', \$out, '2>&1') || $out =~ /kill: No such process/, "$name: $first") or diag($out);
+		ok(IPC::Run::run([ in_namespace($place), 'sh', '-c', $text ], '>', \$out, '2>&1') || $out =~ /kill: No such process/, "$name: $first") or diag($out);
 		$node->_update_pid(-1) if $text =~ /pg_ctl/;
 		return $out;
 	}
@@ -220,7 +276,32 @@ sub standby_of
 	return $standby;
 }
 my $commits = HeldCommits->new($node{'control-plane'});
-my $small = $node{store}->basedir . '/small';
+my $held;
+
+# The table of runs on a disk that is full, of one server.
+sub fill_disk
+{
+	my ($place, $prefix, $width) = @_;
+	my $node = $node{$place};
+	my $small = $node->basedir . '/small';
+	small_disk($place, $small, '8m');
+	$node->safe_psql('postgres', $_) foreach ("CREATE TABLESPACE small LOCATION '$small'", q(ALTER TABLE public."TaskRun" SET TABLESPACE small));
+	# the rest of it, and of the last page
+	fill_rest($place);
+	$node->safe_psql('postgres', qq(DO \$\$ BEGIN FOR i IN 1 .. 1000 LOOP INSERT INTO public."TaskRun" VALUES ('$prefix' || lpad((i + 100000)::text, $width, '0'), 'x'); END LOOP;
+		EXCEPTION WHEN disk_full THEN NULL; END \$\$));
+	return;
+}
+sub empty_disk
+{
+	my ($place) = @_;
+	make_room($place);
+	write_rows();
+	none_is_lost("there is room again in the $place");
+	$node{$place}->safe_psql('postgres', $_) foreach (q(ALTER TABLE public."TaskRun" SET TABLESPACE pg_default), 'DROP TABLESPACE small');
+	large_disk($place);
+	return;
+}
 
 my %events = (
 	'The store is down' => { happens => sub { $node{store}->stop('immediate') } },
@@ -230,29 +311,18 @@ my %events = (
 			kill 'STOP', $postmaster, split /\n/, there('SELECT pid FROM pg_stat_activity');
 		} },
 	'The disk of the store is full' => {
-		happens => sub {
-			$node{store}->stop;
-			mkdir $small;
-			system_or_bail('unshare', '-U', '-c', '-m', '--keep-caps', 'sh', '-c',
-				'mount -t tmpfs -o size=8m tmpfs "$1" && exec pg_ctl -w -D "$2" -l "$3" start', 'sh', $small, $node{store}->data_dir, $node{store}->logfile);
-			$node{store}->_update_pid(1);
-			$namespace = (split /\n/, slurp_file($node{store}->data_dir . '/postmaster.pid'))[0];
-			there("CREATE TABLESPACE small LOCATION '$small'");
-			there(q(ALTER TABLE "TaskRun" SET TABLESPACE small));
-			# the rest of it, and of the last page
-			$node{store}->psql('postgres', "COPY (SELECT) TO PROGRAM 'cat /dev/zero >$small/other 2>/dev/null || true'");
-			there(q(DO $$ BEGIN FOR i IN 1 .. 1000 LOOP INSERT INTO "TaskRun" VALUES ('run_' || lpad((i + 100000)::text, 27, '0'), 'x'); END LOOP;
-				EXCEPTION WHEN disk_full THEN NULL; END $$));
-		},
+		happens => sub { fill_disk('store', 'run_', 27) },
 		after => sub {
 			$acknowledged{ $variable{free_legacy_id} } = 1;
-			there("COPY (SELECT) TO PROGRAM 'rm $small/other'");
-			write_rows();
-			none_is_lost('there is room again');
-			there($_) foreach (q(ALTER TABLE "TaskRun" SET TABLESPACE pg_default), 'DROP TABLESPACE small');
-			$node{store}->restart;
-			$namespace = undef;
+			empty_disk('store');
 		} },
+	'The WAL of the store has no space' => {
+		happens => sub {
+			there(q(SELECT pg_create_physical_replication_slot('forgotten', true)));
+			fill_wal('store');
+		},
+		before => { 3 => sub { make_room('store') } },
+		after => sub { large_disk('store') } },
 	'The store was restarted' => { happens => sub { $node{store}->restart } },
 	'The store failed over' => {
 		happens => sub {
@@ -282,6 +352,17 @@ my %events = (
 				my ($screen, $error) = run_command([ 'psql', '-Xq', '-v', 'color=off', '-d', $node{'control-plane'}->connstr('postgres'), '-f', 'observability/status.sql' ]);
 				like($screen, qr/^ REMOTE    new: .*1 in doubt, prepared for \d\d:\d\d:\d\d$/m, 'the status screen shows what is left') or diag($error);
 			} } },
+	'The disk of the control plane is full' => {
+		happens => sub { fill_disk('control-plane', 'run_c', 24) },
+		after => sub {
+			$acknowledged{ $variable{free_new_id} } = 1;
+			empty_disk('control-plane');
+		} },
+	'The WAL of the control plane has no space' => {
+		happens_to_control_plane => 1,
+		happens => sub { fill_wal('control-plane') },
+		before => { 3 => sub { make_room('control-plane') } },
+		after => sub { large_disk('control-plane') } },
 	'The control plane failed over' => {
 		happens_to_control_plane => 1,
 		happens => sub {
@@ -297,6 +378,38 @@ my %events = (
 		happens => sub {
 			$node{copy} = standby_of($node{'control-plane'}, 'copy');
 			$node{copy}->promote;
+		} },
+	'A trusted standby was promoted by mistake' => {
+		happens => sub {
+			$node{trusted} = standby_of($node{'control-plane'}, 'trusted');
+			my $identity = $node{trusted}->safe_psql('postgres', 'SELECT run_ops.server_identity()');
+			here("SELECT run_ops.trust_standby('$identity')");
+			$node{'control-plane'}->wait_for_catchup($node{trusted});
+			$variable{promoted_at} = here('SELECT clock_timestamp()');
+			$node{trusted}->promote;
+			$variable{there_legacy_id} = here(q(SELECT 'run_' || run_ops.generate_cuid()));
+		},
+		before => {
+			# a transaction between both phases
+			5 => sub {
+				$held = HeldCommits->new($node{trusted});
+				$held->hold;
+				@variable{ 'caught_new_id', 'caught_legacy_id' } = (ksuid(++$last_id), here(q(SELECT 'run_' || run_ops.generate_cuid())));
+				my $session = open_session('', $node{trusted});
+				$session->{in} .= q(BEGIN; INSERT INTO routed."TaskRun" VALUES (:'caught_legacy_id', 'PENDING'), (:'caught_new_id', 'PENDING'); COMMIT;) . "\n";
+				$session->{run}->pump_nb until $node{trusted}->safe_psql('postgres', q(SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep')) > 1;
+				$variable{prepared_name} = there('SELECT gid FROM pg_prepared_xacts');
+				# a shutdown would finish it, a crash does not
+				my ($pid) = $node{trusted}->safe_psql('postgres', q(SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query = 'COMMIT;'));
+				kill 'KILL', $pid;
+				$session->{run}->pump until $session->{out} =~ /connection to server was lost/;
+				$node{trusted}->poll_query_until('postgres', 'SELECT true');
+			},
+			6 => sub { $held->forget } },
+		after => sub {
+			my @kept = @variable{ 'there_legacy_id', 'caught_legacy_id' };
+			here(qq(INSERT INTO routed."TaskRun" VALUES ('$_', 'PENDING'))) foreach @kept;
+			$acknowledged{$_} = 1 foreach (@kept, @variable{ 'there_new_id', 'caught_new_id' });
 		} },
 	'The control plane was restored' => {
 		happens_to_control_plane => 1,
@@ -359,9 +472,9 @@ foreach my $section (@sections)
 	my $event = $events{ $section->{heading} };
 	ok($event, "the page has a section that is rehearsed: $section->{heading}") or next;
 	push @rehearsed, $section->{heading};
-	if ($section->{heading} =~ /disk/ && !$tmpfs)
+	if ($section->{heading} =~ /disk|no space/ && !$tmpfs)
 	{
-		diag "a full disk is NOT rehearsed: $denied";
+		diag "$section->{heading}: NOT rehearsed, because no tmpfs can be mounted: $denied";
 		next;
 	}
 	my $start = time;
