@@ -148,8 +148,10 @@ WITH split AS (
                                       CASE WHEN prepared > 0 THEN format('%s%s in doubt%s, prepared for %s', :'red', prepared, :'plain', date_trunc('second', oldest_prepared)) END))
     FROM remote
   UNION ALL
-  SELECT 3, 1000, format(' %sLOCKS%s     %s', :'bold', :'plain', string_agg(format('%s: %s%s waiting%s, the first for %s', store, :'yellow', lock_waits, :'plain', date_trunc('second', longest_lock_wait)), '   ' ORDER BY ord))
-    FROM stores WHERE lock_waits > 0 HAVING count(*) > 0
+  -- columns that 0.1.0 does not have
+  SELECT 3, 1000, format(' %sLOCKS%s     %s', :'bold', :'plain', string_agg(format('%s: %s%s waiting%s, the first for %s', store, :'yellow', w.n, :'plain', date_trunc('second', w.longest)), '   ' ORDER BY ord))
+    FROM stores, LATERAL (SELECT (to_jsonb(stores) ->> 'lock_waits')::int AS n, (to_jsonb(stores) ->> 'longest_lock_wait')::interval AS longest) AS w
+   WHERE w.n > 0 HAVING count(*) > 0
   UNION ALL
   SELECT 4, 1, format(' %sGATES%s     %s %s hold   %s   %s', :'bold', :'plain', :'green' || :'good' || :'plain', count(*) FILTER (WHERE ok),
                       CASE WHEN bool_and(ok) THEN 'none fails' ELSE :'red' || :'bad' || ' ' || count(*) FILTER (WHERE ok IS NOT TRUE) || ' fail' || :'plain' END,
