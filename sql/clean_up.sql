@@ -10,8 +10,8 @@
 \i test/fixtures/drop_databases.sql
 \o
 SELECT count(*) AS databases_left FROM pg_database WHERE pg_get_userbyid(datdba) = current_user
-   AND (datname ~ '^(mint_|regress_(catalog|many_stores|read_fuzz|shards))' OR shobj_description(oid, 'pg_database') LIKE '%run_ops_split%');
-SELECT count(*) AS roles_left FROM pg_roles WHERE rolname ~ '^(regress_(seam|split|mint|stats|leaf|leftovers|ann|ben)|run_ops_fdw_reader)';
+   AND (datname ~ '^(mint_|regress_)' OR shobj_description(oid, 'pg_database') LIKE '%run_ops_split%');
+SELECT count(*) AS roles_left FROM pg_roles WHERE rolname ~ '^(regress_|run_ops_fdw_reader)';
 \if :{?store_port}
 \connect postgres - :store_host :store_port
 \o /dev/null

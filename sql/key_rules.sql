@@ -335,6 +335,7 @@ SELECT run_ops.set_key_rule('pg_class', 'run_ops.uuid_version_store(uuid)');
 SET client_min_messages = warning;
 DROP DATABASE IF EXISTS regress_key_rules_archive (FORCE);
 CREATE DATABASE regress_key_rules_archive;
+COMMENT ON DATABASE regress_key_rules_archive IS 'made by a test of run_ops_split';
 \connect regress_key_rules_archive
 CREATE TABLE public.notes (id int PRIMARY KEY, n int);
 CREATE TABLE public.runs (id text PRIMARY KEY, n int);
@@ -343,6 +344,7 @@ CREATE TABLE public.cards (id text PRIMARY KEY, card text REFERENCES public.card
 SET client_min_messages = warning;
 DROP DATABASE IF EXISTS regress_key_rules_other (FORCE);
 CREATE DATABASE regress_key_rules_other;
+COMMENT ON DATABASE regress_key_rules_other IS 'made by a test of run_ops_split';
 \connect regress_key_rules_other
 CREATE TABLE public.notes (id int PRIMARY KEY, n int);
 CREATE TABLE public.runs (id text PRIMARY KEY, n int);

@@ -11,7 +11,7 @@ SELECT 1 AS x FROM dblink('new', :'tables') AS t (x text);
 SELECT run_ops.attach_table('"R.un"', 'shape'), run_ops.attach_table('part', 'shape'), run_ops.attach_table('tag', 'store');
 SELECT run_ops.configure_split(opted_in => true, native_realtime => true);
 SET client_min_messages = warning;
-SELECT gate, object, detail FROM run_ops.check_split() WHERE ok IS NOT TRUE ORDER BY gate, object;
+SELECT gate, object, detail FROM run_ops.check_split() WHERE ok IS NOT TRUE AND gate <> 'attached';
 SELECT count(run_ops.acknowledge(gate, object, 'other tables')) FROM run_ops.check_split() WHERE NOT ok AND gate = 'attached';
 SELECT run_ops.enable_split();
 SET run_ops_split.cross_store_writes = allow;
