@@ -106,6 +106,17 @@ SELECT 1 AS x FROM dblink('new', :'statement') AS t (x text);
 SELECT count(*) FROM run_ops.check_split() WHERE gate = 'collation';
 EXPLAIN (VERBOSE, COSTS OFF) SELECT name FROM run_ops_new.item ORDER BY name LIMIT 12;
 SELECT q FROM query WHERE differs(q);
+-- The same definition, but another version of its library, which only a changed
+-- question can find here.
+BEGIN;
+ALTER FUNCTION run_ops.collations_query(text[]) RENAME TO real_query;
+CREATE FUNCTION run_ops.collations_query(tables text[]) RETURNS text LANGUAGE sql AS $$
+  SELECT replace(run_ops.real_query(tables), 'pg_collation_actual_version(l.oid) AS version',
+                 'concat(pg_catalog.substring(current_database(), ''_store$''), pg_collation_actual_version(l.oid)) AS version') $$;
+SELECT object, ok, regexp_replace(detail, 'version (_store)?[0-9.]+', 'version \1...', 'g') AS detail, hint FROM run_ops.check_split() WHERE gate = 'collation' AND object LIKE 'app%';
+EXPLAIN (VERBOSE, COSTS OFF) SELECT name FROM run_ops_new.item ORDER BY name LIMIT 12;
+ROLLBACK;
+SELECT count(*) FROM run_ops.check_split() WHERE gate = 'collation';
 SELECT 1 AS x FROM dblink('new', 'ALTER TABLE app.item ALTER label TYPE text COLLATE app.en_replaced') AS t (x text);
 SELECT gate, object, detail FROM run_ops.check_split() WHERE gate IN ('collation', 'columns') AND NOT ok;
 SELECT q FROM query WHERE differs(q);

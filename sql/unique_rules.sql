@@ -51,6 +51,7 @@ UPDATE run_ops."R.un" SET b = 3000 WHERE id = ksuid(3);
 UPDATE run_ops."R.un" SET a = 4 WHERE id = ksuid(4);
 UPDATE run_ops.part SET n = 70 WHERE id = ksuid(7);
 CALL all_batches('repatriate');
+UPDATE run_ops.copy_progress SET skipped = 0;
 SELECT run_ops.disable_split(repatriated => true);
 UPDATE run_ops."R.un" SET late = 'spaet' WHERE id = ksuid(5);
 UPDATE run_ops.tag SET n = 90 WHERE id = ksuid(9);
