@@ -17,12 +17,11 @@ COMMENT ON COLUMN run_ops.store.server IS 'the foreign server of the store; NULL
 INSERT INTO run_ops.store VALUES ('legacy', NULL);
 
 CREATE FUNCTION run_ops.is_relation(relation oid, kinds "char"[]) RETURNS boolean
-  LANGUAGE plpgsql STABLE
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
   -- in PL/pgSQL, because it is called hundreds of times by the gates, and planned once
-  RETURN EXISTS (SELECT FROM pg_catalog.pg_class AS c
-                  WHERE c.oid OPERATOR(pg_catalog.=) relation AND c.relkind OPERATOR(pg_catalog.=) ANY (kinds));
+  RETURN EXISTS (SELECT FROM pg_class AS c WHERE c.oid = relation AND c.relkind = ANY (kinds));
 END $$;
 COMMENT ON FUNCTION run_ops.is_relation(oid, "char"[]) IS 'whether a relation exists and is of one of these kinds, as in pg_class.relkind';
 
