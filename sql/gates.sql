@@ -210,7 +210,7 @@ DROP VIEW on_more;
 SELECT run_ops.refresh_table('run');
 SELECT * FROM gates('view');
 SELECT c.relname, c.relkind, c.reloptions, obj_description(c.oid) AS comment, c.relacl::text ~ 'regress_gates=d/' AS may_delete,
-       (SELECT string_agg(concat(attname, ' ', attacl), ', ' ORDER BY attnum) FROM pg_attribute WHERE attrelid = c.oid AND attacl IS NOT NULL) AS columns
+       (SELECT string_agg(concat(attname, ' ', replace(attacl::text, current_user, 'owner')), ', ' ORDER BY attnum) FROM pg_attribute WHERE attrelid = c.oid AND attacl IS NOT NULL) AS columns
   FROM pg_class AS c WHERE c.relnamespace = 'views'::regnamespace ORDER BY 1;
 SELECT a.attname, col_description(a.attrelid, a.attnum) AS comment, run_ops.default_of(a.attrelid, a.attnum), d.expression AS own
   FROM pg_attribute AS a LEFT JOIN run_ops.view_default AS d ON d.view = a.attrelid AND d."position" = a.attnum

@@ -224,7 +224,7 @@ insert_epoch(Relation rel, TupleTableSlot *row)
 	GetUserIdAndSecContext(&save_user, &save_context);
 	SetUserIdAndSecContext(rel->rd_rel->relowner,
 						   save_context | SECURITY_LOCAL_USERID_CHANGE);
-	/* an update of the extension renames it */
+	/* in 0.1.0 the table has another name */
 	if (plan == NULL || strcmp(NameStr(planned_for), RelationGetRelationName(rel)) != 0)
 	{
 		Oid			argtypes[] = {TEXTOID, TEXTOID, INT8OID};
@@ -249,27 +249,30 @@ insert_epoch(Relation rel, TupleTableSlot *row)
 	SPI_finish();
 }
 
+static Oid
+find_relation(const char *name)
+{
+	Oid			schema = get_namespace_oid("run_ops", true);
+
+	return OidIsValid(schema) ? get_relname_relid(name, schema) : InvalidOid;
+}
+
 /* A new number for an epoch, which no key has had. */
 static Datum
 next_epoch(void)
 {
-	Oid			schema = get_namespace_oid("run_ops", false);
-
-	return Int64GetDatum(nextval_internal(get_relname_relid("cache_epoch_value",
-															schema), false));
+	return Int64GetDatum(nextval_internal(find_relation("cache_epoch_value"), false));
 }
 
 /* The table of the epochs.  NULL: the transaction has dropped the extension. */
 static Relation
 open_epochs(void)
 {
-	Oid			schema = get_namespace_oid("run_ops", true);
-	Oid			table = OidIsValid(schema) ?
-		get_relname_relid("committed_epoch", schema) : InvalidOid;
+	Oid			table = find_relation("committed_epoch");
 
 	/* its name in 0.1.0 */
-	if (OidIsValid(schema) && !OidIsValid(table))
-		table = get_relname_relid("cache_epoch", schema);
+	if (!OidIsValid(table))
+		table = find_relation("cache_epoch");
 	return OidIsValid(table) ? try_relation_open(table, RowExclusiveLock) : NULL;
 }
 
@@ -313,6 +316,17 @@ write_epochs(void)
 	PopActiveSnapshot();
 	ExecDropSingleTupleTableSlot(row);
 	relation_close(rel, NoLock);
+}
+
+/*
+ * With the objects of 0.1.0 the transaction reads the table itself, which must not
+ * have the old epochs of rows that it has changed.
+ */
+static void
+write_early_in_0_1_0(void)
+{
+	if (changes != NIL && !OidIsValid(find_relation("committed_epoch")))
+		write_epochs();
 }
 
 /*
@@ -573,6 +587,7 @@ run_ops_bump_changed(PG_FUNCTION_ARGS)
 	if (TRIGGER_FIRED_BY_TRUNCATE(data->tg_event))
 	{
 		note_change(scope, ALL_KEYS);
+		write_early_in_0_1_0();
 		return PointerGetDatum(NULL);
 	}
 
@@ -603,6 +618,7 @@ run_ops_bump_changed(PG_FUNCTION_ARGS)
 		ExecDropSingleTupleTableSlot(before.slot);
 	if (after.store != NULL)
 		ExecDropSingleTupleTableSlot(after.slot);
+	write_early_in_0_1_0();
 	return PointerGetDatum(NULL);
 }
 
@@ -614,6 +630,7 @@ run_ops_bump_epoch(PG_FUNCTION_ARGS)
 	PreventCommandIfParallelMode("run_ops.bump_epoch()");
 	note_change(text_to_cstring(PG_GETARG_TEXT_PP(0)),
 				text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	write_early_in_0_1_0();
 	PG_RETURN_VOID();
 }
 

@@ -172,6 +172,7 @@ sub small_disk
 	$node->_update_pid(1);
 	return;
 }
+# cat ends when the disk is full, which is what is wanted
 sub fill_rest { my ($place) = @_; return $node{$place}->safe_psql('postgres', "COPY (SELECT) TO PROGRAM 'cat /dev/zero >$namespace{$place}{folder}/other 2>/dev/null || true'") }
 sub make_room { my ($place) = @_; return system_or_bail(in_namespace($place), 'rm', "$namespace{$place}{folder}/other") }
 sub large_disk

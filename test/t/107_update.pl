@@ -98,6 +98,8 @@ foreach my $released (released($control_plane))
 		$mint = $state eq 'off' ? sub { cuid(50 + shift) } : \&ksuid;
 		split_database($control_plane, $store, $db, $released);
 		is(sql($db, $version), $released, "$name: the objects are old");
+		is(sql($db, q(BEGIN; SELECT run_ops.bump_epoch('environment', 'e'); SELECT count(*) FROM run_ops.cache_epoch WHERE key = 'e'; ROLLBACK)), "\n1",
+			"$name: a transaction reads the new epochs of what it has changed");
 
 		# --- the new library, under them
 		$reach{$state}->($db);
