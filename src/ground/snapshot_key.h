@@ -14,6 +14,8 @@ typedef struct SnapshotKey
 	uint64		aborted_subxacts;
 	TransactionId xmax;
 	uint32		xcnt;
+	TransactionId *xip;			/* as many as xcnt, in TopMemoryContext */
+	uint32		room;			/* for as many it has been allocated */
 	int32		subxcnt;
 	CommandId	curcid;
 } SnapshotKey;

@@ -139,6 +139,38 @@ $standby->init_from_backup($primary, 'base', has_streaming => 1);
 $standby->append_conf('postgresql.conf', "hot_standby_feedback = on\nwal_receiver_status_interval = 1\n");
 $standby->start;
 
+# --- a transaction that is being prepared --------------------------------------------------------
+
+# It is in snapshots twice until synchronous standbys have confirmed it, so a
+# snapshot can count as many running transactions as the one before it while one
+# of those has been committed.
+{
+	my @env = split /\n/, $primary->safe_psql('postgres', 'SELECT id FROM "RuntimeEnvironment" ORDER BY id LIMIT 3');
+	my %session = map { $_ => $primary->background_psql('postgres', on_error_stop => 0) } ('reader', 'commits', 'prepares');
+	my $limit = qq(SELECT (run_ops.resolve_env('$env[0]')).maximum_concurrency_limit);
+	my $update = sub { return qq(UPDATE "RuntimeEnvironment" SET "maximumConcurrencyLimit" = $_[1] WHERE id = '$env[$_[0]]'); };
+
+	$primary->safe_psql('postgres', $update->(0, 1));
+	$primary->safe_psql('postgres', q(ALTER SYSTEM SET synchronous_standby_names = 'none'; ALTER SYSTEM SET synchronous_commit = local));
+	$primary->reload;
+	$session{reader}->query("BEGIN; SET run_ops_split.cache_notify = off");
+	$session{commits}->query('BEGIN; SET LOCAL run_ops_split.cache_notify = off; ' . $update->(0, 2));
+	$session{prepares}->query('SET synchronous_commit = on; BEGIN; SET LOCAL run_ops_split.cache_notify = off; ' . $update->(1, 2));
+	$primary->safe_psql('postgres', $update->(2, 2));
+	is($session{reader}->query($limit), 1, 'before');
+	$session{prepares}->query_until(qr/^/, "PREPARE TRANSACTION 'p';\n");
+	ok($primary->poll_query_until('postgres', q(SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep')), 'one is being prepared');
+	$session{commits}->query('COMMIT');
+	is($session{reader}->query($limit), 2, 'while one is being prepared, another one has committed');
+	$primary->safe_psql('postgres', q(ALTER SYSTEM RESET synchronous_standby_names; ALTER SYSTEM RESET synchronous_commit));
+	$primary->reload;
+	$primary->poll_query_until('postgres', q(SELECT count(*) = 1 FROM pg_prepared_xacts));
+	$primary->safe_psql('postgres', "ROLLBACK PREPARED 'p'");
+	$_->quit foreach values %session;
+}
+
+# --- all at random -------------------------------------------------------------------------------
+
 my $head = join '', map { "\\set $_\n" }
   ('a random(0, 999)', 'b random(0, 999)', 'c random(0, 999)', 'x random(1, 1000000)', 'z random(0, 1)');
 my $end = "\\if :z\nCOMMIT;\n\\else\nROLLBACK;\n\\endif\n";

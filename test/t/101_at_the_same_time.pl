@@ -34,8 +34,9 @@ foreach my $name (sort keys %database)
 here(q(INSERT INTO tag SELECT 'here ' || i, i FROM generate_series(1, 20) AS i; ANALYZE tag));
 
 my $session = $control_plane->background_psql('postgres', on_error_stop => 0);
-# opens the connections
-$session->query(q(SET run_ops_split.store_timeout = '5s'; SET run_ops_split.store_query_timeout = '5s'; SELECT count(*) FROM run_ops.tag));
+# Opens the connections.  If a slow machine let one question run into a time-out, all
+# that follow would wait for a store that is not asked.
+$session->query(q(SET run_ops_split.store_timeout = '60s'; SET run_ops_split.store_query_timeout = '60s'; SELECT count(*) FROM run_ops.tag));
 # When this is answered, nothing is on its way that was sent without waiting.
 my $each = q(SELECT count(*) FROM unnest(ARRAY['new', 'a', 'b']) AS s, run_ops.ask_store(s, 'SELECT 1'));
 
