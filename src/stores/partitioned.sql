@@ -11,8 +11,10 @@ CREATE FUNCTION run_ops.time_floors(kind text, period text, ahead int, after tim
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
 AS $$
   SELECT i, to_char(t.since, 'YYYYMMDD'), run_ops.id_floor(kind, t.since, epoch), run_ops.id_floor(kind, t.until, epoch)
-    FROM generate_series(1, ahead) AS i, (SELECT CASE period WHEN 'quarter' THEN interval '3 months' ELSE ('1 ' || period)::interval END) AS p (step),
-         LATERAL (SELECT date_trunc(period, after) + i * p.step, date_trunc(period, after) + (i + 1) * p.step) AS t (since, until)
+    FROM generate_series(1, ahead) AS i,
+         (VALUES ('day', interval '1 day'), ('week', '1 week'), ('month', '1 month'), ('quarter', '3 months'), ('year', '1 year')) AS p (name, step),
+         LATERAL (SELECT date_trunc(p.name, after) + i * p.step, date_trunc(p.name, after) + (i + 1) * p.step) AS t (since, until)
+   WHERE p.name = period
 $$;
 COMMENT ON FUNCTION run_ops.time_floors(text, text, int, timestamptz, timestamptz) IS
   'the periods (UTC) that begin after a time: the lowest id of each, and that of the next; the name is the date of its first day';
