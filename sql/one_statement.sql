@@ -527,3 +527,32 @@ UPDATE member SET grp = touch('new', 100) WHERE id = id('new', 10) RETURNING n;
 UPDATE member SET n = touch('new', 15) WHERE id = id('new', 15);
 UPDATE member SET n = CASE n WHEN 10 THEN touch('new', 15) ELSE 0 END WHERE n BETWEEN 10 AND 15 AND id NOT LIKE 'run_c%' RETURNING n;
 \set VERBOSITY default
+
+-- # More rows than a store is sent at a time
+--
+-- which are those of 64 MB.
+CALL everywhere($$CREATE TABLE big (id text PRIMARY KEY, n int, t text)$$);
+\set ECHO none
+\if :split
+SELECT run_ops.attach_table('public.big', 'shape') \g /dev/null
+SELECT run_ops.swap_views(true) \g /dev/null
+\endif
+\set ECHO all
+-- evaluated here, not in the store
+CREATE FUNCTION longer(text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN $1 || ''y''; END';
+INSERT INTO big SELECT id(s, k), k, repeat(chr(64 + k), 8000000) FROM unnest('{legacy,new}'::text[]) AS s, generate_series(1, 9) AS k;
+\echo INSERT :ROW_COUNT
+UPDATE big SET t = longer(t);
+\echo UPDATE :ROW_COUNT
+WITH u AS (UPDATE big SET t = longer(t), n = n + 100 RETURNING id, n, t)
+  SELECT count(*), count(DISTINCT id), sum(n), sum(length(t)) FROM u;
+-- several changes, each of several such sets
+WITH u AS (UPDATE big SET t = longer(t) WHERE n % 9 > 0 RETURNING n, t), d AS (DELETE FROM big WHERE n % 9 = 0 AND longer(t) <> '' RETURNING n, t),
+     i AS (INSERT INTO big SELECT id(s, 100 + k), k, repeat('z', 8000000) FROM unnest('{legacy,new}'::text[]) AS s, generate_series(1, 9) AS k RETURNING n, t)
+  SELECT c.change, count(*), sum(c.n), sum(length(c.t))
+    FROM (SELECT 'u', n, t FROM u UNION ALL SELECT 'd', n, t FROM d UNION ALL SELECT 'i', n, t FROM i) AS c (change, n, t) GROUP BY 1 ORDER BY 1;
+-- one before the other has been read, and those that nobody reads
+WITH u AS (UPDATE big SET t = longer(t) WHERE n > 100 RETURNING n), i AS (INSERT INTO big SELECT id(s, 200 + k), k, repeat('w', 8000000) FROM unnest('{legacy,new}'::text[]) AS s, generate_series(1, 9) AS k)
+  UPDATE big SET t = longer(t), n = big.n + 1000 FROM u WHERE big.n = u.n - 100;
+\echo UPDATE :ROW_COUNT
+SELECT left(t, 1) AS t, count(*), sum(n), sum(length(t)) FROM big GROUP BY 1 ORDER BY 1;

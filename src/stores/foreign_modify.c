@@ -54,9 +54,8 @@ enum
  * ----------------------------------------------------------------
  */
 
-/* The names by which the plan carries the ctid, the row, and a column of the key. */
+/* The names by which the plan carries the ctid, and a column of the key. */
 #define CTID_NAME "run_ops_ctid"
-#define WHOLE_ROW_NAME "wholerow"
 
 static char *
 key_name(int i)
@@ -335,25 +334,16 @@ storeExecForeignOne(EState *estate, ResultRelInfo *target,
 					TupleTableSlot *slot, TupleTableSlot *plan_slot)
 {
 	StoreModify *modify = target->ri_FdwState;
-	int			answer = 0;
 
-	if (modify->plan)
-		/* it was sent already, or is promised */
-		answer = modify->answers[modify->row - 1];
-	else
-	{
-		store_modify_add(modify, slot, plan_slot);
-		if (store_modify_changed_before(modify) || store_modify_send(modify, NIL) == 0)
-			return NULL;
-	}
-	if (answer < 0)
+	if (modify->gathered)
+		return gathered_row(modify, slot, plan_slot) ? slot : NULL;
+	store_modify_add(modify, slot, plan_slot);
+	if (store_modify_changed_before(modify) || store_modify_send(modify, NIL) == 0)
 		return NULL;
-	if (modify->promised && store_modify_has_rows(modify))
-		gathered_promise_row(modify, slot, plan_slot);
-	else if (modify->returning)
+	if (modify->returning)
 	{
 		MemoryContextReset(modify->row_context);
-		store_modify_returned(modify, answer, slot);
+		store_modify_returned(modify, 0, slot);
 	}
 	return slot;
 }
@@ -382,15 +372,8 @@ storeBeginForeignModify(ModifyTableState *statement, ResultRelInfo *target,
 								 &statement->ps));
 	if (modify->operation != CMD_INSERT)
 		find_keys(modify, outerPlan(plan), gathered);
-	modify->early = intVal(list_nth(fdw_private, MODIFY_EARLY));
-	if (modify->operation == CMD_DELETE && modify->returning && modify->early != EARLY_NEVER)
-	{
-		modify->whole_row = ExecFindJunkAttributeInTlist(outerPlan(plan)->targetlist, WHOLE_ROW_NAME);
-		if (!AttributeNumberIsValid(modify->whole_row))
-			elog(ERROR, "could not find junk column \"%s\"", WHOLE_ROW_NAME);
-	}
 	if (gathered)
-		gather_changes(modify, statement);
+		gather_changes(modify, statement, intVal(list_nth(fdw_private, MODIFY_EARLY)));
 }
 
 /* COPY, and rows of a partitioned table. */
@@ -421,14 +404,9 @@ storeEndForeignModify(EState *estate, ResultRelInfo *target)
 
 	if (modify == NULL)
 		return;
-	if (modify->promised && store_modify_has_rows(modify))
-		elog(ERROR, "rows of foreign table \"%s\" were not sent",
-			 RelationGetRelationName(target->ri_RelationDesc));
+	if (modify->gathered)
+		gathered_end(modify);
 	wire_leave(modify->statement);
-	/* its temporary files belong to the statement */
-	if (modify->rows)
-		tuplestore_end(modify->rows);
-	modify->rows = NULL;
 }
 
 static int
@@ -465,7 +443,7 @@ storeGetForeignModifyBatchSize(ResultRelInfo *target)
 		  target->ri_TrigDesc->trig_insert_after_row)))
 		return 1;
 	/* give_row() counts on being asked for one */
-	return modify && modify->plan ? 1 : size;
+	return modify && modify->gathered ? 1 : size;
 }
 
 /* All tables are of one server. */

@@ -33,10 +33,61 @@
 /* A set that is larger than this is sent in several statements. */
 #define MAX_SET_BYTES (64 * 1024 * 1024)
 
-/* The statements whose rows come from give_row(). */
+/* What is in the set of a change? */
+typedef enum SetState
+{
+	SET_EMPTY,
+	SET_FILLED,					/* rows that are to be sent */
+	SET_READY					/* those that can be given to the executor */
+} SetState;
+
+typedef struct GatheredChange
+{
+	dlist_node	node;			/* in "gathering" */
+	StoreModify *modify;
+	PlanState  *plan;
+	ExecProcNodeMtd read_plan;
+	bool		counts;			/* for the number of rows of the query */
+	bool		waits;			/* its rows depend on those of another change */
+	bool		asked;			/* is it known whether */
+	bool		skips_rows;		/* the store may write other rows than it is sent? */
+	Tuplestorestate *rows;		/* all of the plan; NULL: not read yet */
+	TupleTableSlot *stored;		/* a row of "rows" */
+	TupleTableSlot *given;		/* the same, of the kind that the plan returns */
+
+	SetState	state;
+	bool		whole;			/* there are no rows behind those of the set */
+	int		   *answers;		/* for each row of the set: the number of its
+								 * row in the result; -1: it was not changed */
+	int			max_rows;		/* room in "answers" */
+	int			nrows;			/* of the set */
+	int			row;			/* the next one to give */
+	uint64		uncounted;		/* rows that were written, and are not given */
+
+	EarlyRows	early;
+	AttrNumber	whole_row;		/* where the plan of a DELETE has the row */
+	bool		promised;		/* its rows are given before they are sent */
+	Tuplestorestate *promises;	/* those of INSERT and UPDATE that were given */
+	RemoteText	promised_text;	/* of their columns */
+} GatheredChange;
+
+/* The changes whose rows come from give_row(). */
 static dlist_head gathering = DLIST_STATIC_INIT(gathering);
 
 static ExecutorFinish_hook_type next_executor_finish = NULL;
+
+static Oid
+target_id(GatheredChange *gathered)
+{
+	return RelationGetRelid(gathered->modify->target->ri_RelationDesc);
+}
+
+/* Has the executor not had all rows of the last set? */
+static bool
+has_rows_to_give(GatheredChange *gathered)
+{
+	return gathered->state == SET_READY && gathered->row < gathered->nrows;
+}
 
 /* ----------------------------------------------------------------
  *		What the store may do with the rows
@@ -53,39 +104,39 @@ static ExecutorFinish_hook_type next_executor_finish = NULL;
 
 /* The store is asked once a statement, for all tables that it changes there. */
 static bool
-skips_rows(StoreModify *modify)
+skips_rows(GatheredChange *gathered)
 {
-	List	   *all = list_make1(modify);
+	List	   *all = list_make1(gathered);
 	const char **names;
 	const char *array;
 	PGresult   *answer;
 	dlist_iter	iter;
 	ListCell   *lc;
 
-	if (modify->asked)
-		return modify->skips_rows;
+	if (gathered->asked)
+		return gathered->skips_rows;
 	dlist_foreach(iter, &gathering)
 	{
-		StoreModify *other = dlist_container(StoreModify, node, iter.cur);
+		GatheredChange *other = dlist_container(GatheredChange, node, iter.cur);
 
-		if (other->statement == modify->statement && !other->asked && other != modify)
+		if (other->modify->statement == gathered->modify->statement && !other->asked &&
+			other != gathered)
 			all = lappend(all, other);
 	}
 	names = palloc(sizeof(char *) * list_length(all));
 	foreach(lc, all)
-		names[foreach_current_index(lc)] =
-			remote_table_name(RelationGetRelid(((StoreModify *) lfirst(lc))->target->ri_RelationDesc));
+		names[foreach_current_index(lc)] = remote_table_name(target_id(lfirst(lc)));
 	array = remote_array(names, list_length(all), 1);
-	answer = wire_exec(modify->wire, WIRE_WRITE, SKIPS_ROWS, 1, &array);
+	answer = wire_exec(gathered->modify->wire, WIRE_WRITE, SKIPS_ROWS, 1, &array);
 	remote_result_check(answer, list_length(all), 1);
 	foreach(lc, all)
 	{
-		StoreModify *other = lfirst(lc);
+		GatheredChange *other = lfirst(lc);
 
 		other->asked = true;
 		other->skips_rows = strcmp(PQgetvalue(answer, foreach_current_index(lc), 0), "f") != 0;
 	}
-	return modify->skips_rows;
+	return gathered->skips_rows;
 }
 
 /*
@@ -94,13 +145,14 @@ skips_rows(StoreModify *modify)
  * statement has called has changed them meanwhile, which is an error in any table.
  */
 static void
-check_all_changed(StoreModify *modify, int sent)
+check_all_changed(GatheredChange *gathered, int sent)
 {
+	StoreModify *modify = gathered->modify;
 	int			written = modify->change->written;
 
 	if (written >= sent || modify->operation == CMD_INSERT)
 		return;
-	if (modify->version ? written + modify->change->left_out < sent : !skips_rows(modify))
+	if (modify->version ? written + modify->change->left_out < sent : !skips_rows(gathered))
 		ereport(ERROR,
 				(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
 				 errmsg("row of table %s in store \"%s\" was already changed by an operation triggered by the current command",
@@ -108,18 +160,19 @@ check_all_changed(StoreModify *modify, int sent)
 				 errhint("Consider using an AFTER trigger instead of a BEFORE trigger to propagate changes to other rows.")));
 }
 
-void
-gathered_promise_row(StoreModify *modify, TupleTableSlot *slot, TupleTableSlot *plan_slot)
+/* Stores a promised row, as RETURNING shows it.  The slot has it but for DELETE. */
+static void
+promise_row(GatheredChange *gathered, TupleTableSlot *slot, TupleTableSlot *plan_slot)
 {
 	HeapTupleData tuple;
 	bool		isnull;
 
-	if (modify->operation != CMD_DELETE)
+	if (gathered->modify->operation != CMD_DELETE)
 	{
-		tuplestore_puttupleslot(modify->promises, slot);
+		tuplestore_puttupleslot(gathered->promises, slot);
 		return;
 	}
-	tuple.t_data = DatumGetHeapTupleHeader(ExecGetJunkAttribute(plan_slot, modify->whole_row, &isnull));
+	tuple.t_data = DatumGetHeapTupleHeader(ExecGetJunkAttribute(plan_slot, gathered->whole_row, &isnull));
 	tuple.t_len = HeapTupleHeaderGetDatumLength(tuple.t_data);
 	ItemPointerSetInvalid(&tuple.t_self);
 	tuple.t_tableOid = InvalidOid;
@@ -139,10 +192,10 @@ report_broken_promise(StoreModify *modify, const char *detail)
 
 /* Compares a row of the result with what was promised. */
 static void
-check_promise(StoreModify *modify, int row, TupleTableSlot *promise)
+check_promise(GatheredChange *gathered, int row, TupleTableSlot *promise)
 {
-	RemoteChange *change = modify->change;
-	int			nest_level = remote_text_begin(&modify->promised_text);
+	RemoteChange *change = gathered->modify->change;
+	int			nest_level = remote_text_begin(&gathered->promised_text);
 	ListCell   *lc;
 
 	foreach(lc, change->returned)
@@ -154,8 +207,9 @@ check_promise(StoreModify *modify, int row, TupleTableSlot *promise)
 
 		if (PQgetisnull(change->result, row, i) != isnull ||
 			(!isnull && strcmp(PQgetvalue(change->result, row, i),
-							   OutputFunctionCall(&modify->promised_text.output[i], value)) != 0))
-			report_broken_promise(modify, psprintf(_("Column \"%s\" has another value."), NameStr(att->attname)));
+							   OutputFunctionCall(&gathered->promised_text.output[i], value)) != 0))
+			report_broken_promise(gathered->modify,
+								  psprintf(_("Column \"%s\" has another value."), NameStr(att->attname)));
 	}
 	remote_text_end(nest_level);
 }
@@ -165,28 +219,29 @@ check_promise(StoreModify *modify, int row, TupleTableSlot *promise)
  * with what it has written now.
  */
 static void
-check_promises(StoreModify *modify, int sent)
+check_promises(GatheredChange *gathered, int sent)
 {
+	StoreModify *modify = gathered->modify;
 	TupleTableSlot *promise;
 
 	if (modify->change->written != sent)
 		report_broken_promise(modify, psprintf(_("It has written %d rows of %d."), modify->change->written, sent));
-	if (modify->promises == NULL)
+	if (gathered->promises == NULL)
 		return;
 	promise = MakeSingleTupleTableSlot(RelationGetDescr(modify->target->ri_RelationDesc),
 									   &TTSOpsMinimalTuple);
-	for (int i = 0; i < modify->row; i++)
+	for (int i = 0; i < gathered->row; i++)
 	{
-		if (modify->answers[i] < 0)
+		if (gathered->answers[i] < 0)
 			continue;
-		if (!tuplestore_gettupleslot(modify->promises, true, false, promise))
+		if (!tuplestore_gettupleslot(gathered->promises, true, false, promise))
 			break;
-		check_promise(modify, modify->answers[i], promise);
+		check_promise(gathered, gathered->answers[i], promise);
 		MemoryContextReset(modify->row_context);
 	}
 	ExecDropSingleTupleTableSlot(promise);
-	tuplestore_end(modify->promises);
-	modify->promises = NULL;
+	tuplestore_end(gathered->promises);
+	gathered->promises = NULL;
 }
 
 /* ----------------------------------------------------------------
@@ -201,21 +256,21 @@ static TupleTableSlot *give_row(PlanState *plan);
  * other changes is sent without it.
  */
 static void
-gather(StoreModify *modify)
+gather(GatheredChange *gathered)
 {
-	PlanState  *plan = modify->plan;
-	MemoryContext oldcontext = MemoryContextSwitchTo(modify->estate->es_query_cxt);
+	EState	   *estate = gathered->modify->estate;
+	PlanState  *plan = gathered->plan;
+	MemoryContext oldcontext = MemoryContextSwitchTo(estate->es_query_cxt);
 	Tuplestorestate *rows = tuplestore_begin_heap(false, false, work_mem);
 
 	tuplestore_set_eflags(rows, 0);
 	(void) tuplestore_alloc_read_pointer(rows, 0);
-	modify->stored = ExecInitExtraTupleSlot(modify->estate, ExecGetResultType(plan),
-											&TTSOpsMinimalTuple);
-	modify->given = ExecInitExtraTupleSlot(modify->estate, ExecGetResultType(plan),
-										   ExecGetResultSlotOps(plan, NULL));
+	gathered->stored = ExecInitExtraTupleSlot(estate, ExecGetResultType(plan), &TTSOpsMinimalTuple);
+	gathered->given = ExecInitExtraTupleSlot(estate, ExecGetResultType(plan),
+											 ExecGetResultSlotOps(plan, NULL));
 	MemoryContextSwitchTo(oldcontext);
 
-	plan->ExecProcNode = modify->read_plan;
+	plan->ExecProcNode = gathered->read_plan;
 	for (;;)
 	{
 		TupleTableSlot *slot = ExecProcNode(plan);
@@ -223,11 +278,11 @@ gather(StoreModify *modify)
 		if (TupIsNull(slot))
 			break;
 		tuplestore_puttupleslot(rows, slot);
-		ResetPerTupleExprContext(modify->estate);
+		ResetPerTupleExprContext(estate);
 		CHECK_FOR_INTERRUPTS();
 	}
 	plan->ExecProcNode = give_row;
-	modify->rows = rows;
+	gathered->rows = rows;
 }
 
 static bool reads_returned_rows(PlanState *plan);
@@ -270,45 +325,45 @@ gather_all(EState *estate)
 
 	dlist_foreach(iter, &gathering)
 	{
-		StoreModify *modify = dlist_container(StoreModify, node, iter.cur);
+		GatheredChange *gathered = dlist_container(GatheredChange, node, iter.cur);
 
-		if (modify->estate != estate || modify->rows != NULL || modify->waits)
+		if (gathered->modify->estate != estate || gathered->rows != NULL || gathered->waits)
 			continue;
-		modify->waits = reads_returned_rows(modify->plan);
-		any_waits |= modify->waits;
-		if (!modify->waits)
-			gather(modify);
+		gathered->waits = reads_returned_rows(gathered->plan);
+		any_waits |= gathered->waits;
+		if (!gathered->waits)
+			gather(gathered);
 	}
 	dlist_foreach(iter, &gathering)
 	{
-		StoreModify *modify = dlist_container(StoreModify, node, iter.cur);
+		GatheredChange *gathered = dlist_container(GatheredChange, node, iter.cur);
 
-		if (any_waits && modify->estate == estate && modify->early == EARLY_FOR_CHANGES)
-			modify->early = EARLY_ALWAYS;
+		if (any_waits && gathered->modify->estate == estate && gathered->early == EARLY_FOR_CHANGES)
+			gathered->early = EARLY_ALWAYS;
 	}
 }
 
 /* Appends what is known of a row of the set. */
 static void
-note_answer(StoreModify *modify, int answer)
+note_answer(GatheredChange *gathered, int answer)
 {
-	if (modify->nrows == modify->max_rows)
+	if (gathered->nrows == gathered->max_rows)
 	{
-		modify->max_rows = Max(modify->max_rows * 2, 64);
-		if (modify->answers == NULL)
-			modify->answers = MemoryContextAllocHuge(modify->estate->es_query_cxt,
-													 sizeof(int) * modify->max_rows);
+		gathered->max_rows = Max(gathered->max_rows * 2, 64);
+		if (gathered->answers == NULL)
+			gathered->answers = MemoryContextAllocHuge(gathered->modify->estate->es_query_cxt,
+													   sizeof(int) * gathered->max_rows);
 		else
-			modify->answers = repalloc_huge(modify->answers, sizeof(int) * modify->max_rows);
+			gathered->answers = repalloc_huge(gathered->answers, sizeof(int) * gathered->max_rows);
 	}
-	modify->answers[modify->nrows++] = answer;
+	gathered->answers[gathered->nrows++] = answer;
 }
 
 /* Replaces the numbers of the rows in the set by the numbers of their answers. */
 static void
-match_answers(StoreModify *modify, int sent)
+match_answers(GatheredChange *gathered, int sent)
 {
-	PGresult   *result = modify->change->result;
+	PGresult   *result = gathered->modify->change->result;
 	int		   *answer_of = MemoryContextAllocHuge(CurrentMemoryContext, sizeof(int) * (sent + 1));
 
 	for (int i = 0; i <= sent; i++)
@@ -320,98 +375,104 @@ match_answers(StoreModify *modify, int sent)
 		if (n > 0 && n <= sent)
 			answer_of[n] = i;
 	}
-	for (int i = 0; i < modify->nrows; i++)
+	for (int i = 0; i < gathered->nrows; i++)
 	{
-		if (modify->answers[i] > 0)
-			modify->answers[i] = answer_of[modify->answers[i]];
+		if (gathered->answers[i] > 0)
+			gathered->answers[i] = answer_of[gathered->answers[i]];
 	}
 	pfree(answer_of);
 }
 
 /* Puts the next rows into the set.  A leaf mostly has none, and writes no SQL then. */
 static void
-fill_set(StoreModify *modify)
+fill_set(GatheredChange *gathered)
 {
-	if (modify->filled)
+	StoreModify *modify = gathered->modify;
+
+	if (gathered->state == SET_FILLED)
 		return;
-	modify->filled = true;
-	modify->ready = false;
-	modify->nrows = modify->row = 0;
-	tuplestore_select_read_pointer(modify->rows, 0);
+	gathered->state = SET_FILLED;
+	gathered->nrows = gathered->row = 0;
+	tuplestore_select_read_pointer(gathered->rows, 0);
 	while (modify->change == NULL ||
 		   MemoryContextMemAllocated(modify->change->values_context, true) < MAX_SET_BYTES)
 	{
 		CHECK_FOR_INTERRUPTS();
-		modify->whole = !tuplestore_gettupleslot(modify->rows, true, false, modify->stored);
-		if (modify->whole)
+		gathered->whole = !tuplestore_gettupleslot(gathered->rows, true, false, gathered->stored);
+		if (gathered->whole)
 			break;
-		store_modify_add(modify, modify->stored, modify->stored);
-		note_answer(modify, store_modify_changed_before(modify) ? -1 : modify->change->n);
+		store_modify_add(modify, gathered->stored, gathered->stored);
+		note_answer(gathered, store_modify_changed_before(modify) ? -1 : modify->change->n);
 	}
 }
 
 /* May its set be sent at the end of the statement? */
 static bool
-may_promise(StoreModify *modify)
+may_promise(GatheredChange *gathered)
 {
-	if (modify->early != EARLY_ALWAYS || !modify->whole || !store_modify_has_rows(modify))
+	if (gathered->early != EARLY_ALWAYS || !gathered->whole || !store_modify_has_rows(gathered->modify))
 		return false;
 	/* the question begins the transaction in the store */
-	begin_scans_before_write(modify->statement);
-	return !skips_rows(modify);
+	begin_scans_before_write(gathered->modify->statement);
+	return !skips_rows(gathered);
 }
 
-/* Can what the change writes be a part of the statement that another one sends? */
+/* Fills the set.  Can it be a part of the statement that another change sends? */
 static bool
-can_be_part(StoreModify *modify)
+can_be_part(GatheredChange *gathered)
 {
-	if (modify->counts || modify->rows == NULL)
-		return false;
-	fill_set(modify);
-	return modify->whole && store_modify_has_rows(modify) && !may_promise(modify);
+	fill_set(gathered);
+	return gathered->whole && store_modify_has_rows(gathered->modify) && !may_promise(gathered);
 }
 
 /* Notes what the store has done with a set; last: of the statement there. */
 static void
-take_answers(StoreModify *modify, int sent, bool last)
+take_answers(GatheredChange *gathered, int sent, bool last)
 {
+	StoreModify *modify = gathered->modify;
 	RemoteChange *change = modify->change;
 
-	modify->filled = false;
-	modify->ready = true;
-	modify->begun = true;
-	modify->written = 0;
+	gathered->state = SET_READY;
 	if (modify->returning || last)
-		check_all_changed(modify, sent);
+		check_all_changed(gathered, sent);
 	if (!modify->returning)
 	{
-		modify->written = modify->counts ? change->written : 0;
-		modify->nrows = modify->row = 0;
+		/* promises were counted */
+		if (gathered->counts && !gathered->promised)
+			gathered->uncounted += change->written;
+		gathered->nrows = gathered->row = 0;
 	}
 	else if (modify->operation == CMD_INSERT)
 	{
 		remote_result_check(change->result, Min(change->written, sent), 0);
-		modify->nrows = change->written;
+		gathered->nrows = change->written;
 		for (int i = 0; i < change->written; i++)
-			modify->answers[i] = i;
+			gathered->answers[i] = i;
 	}
 	else
-		match_answers(modify, sent);
-	if (modify->promised && (modify->returning || last))
-		check_promises(modify, sent);
+		match_answers(gathered, sent);
+	if (gathered->promised && (modify->returning || last))
+		check_promises(gathered, sent);
 }
 
-/* Sends the set, and with it those of other changes. */
+/* Sends the set, and before it those of other changes. */
 static void
-send_set(StoreModify *modify, List *others)
+send_set(GatheredChange *gathered, List *others)
 {
-	List	   *all = lappend(list_copy(others), modify);
+	List	   *all = lappend(list_copy(others), gathered);
+	List	   *before = NIL;
 	int		   *sent = palloc(sizeof(int) * list_length(all));
 	ListCell   *lc;
 
 	foreach(lc, all)
-		sent[foreach_current_index(lc)] = ((StoreModify *) lfirst(lc))->change->n;
-	(void) store_modify_send(modify, others);
+	{
+		StoreModify *modify = ((GatheredChange *) lfirst(lc))->modify;
+
+		sent[foreach_current_index(lc)] = modify->change->n;
+		if (modify != gathered->modify)
+			before = lappend(before, modify);
+	}
+	(void) store_modify_send(gathered->modify, before);
 	foreach(lc, all)
 		take_answers(lfirst(lc), sent[foreach_current_index(lc)], lnext(all, lc) == NULL);
 	pfree(sent);
@@ -419,28 +480,30 @@ send_set(StoreModify *modify, List *others)
 
 /* What the executor gets from now on is what will be sent. */
 static void
-promise(StoreModify *modify)
+promise(GatheredChange *gathered)
 {
+	StoreModify *modify = gathered->modify;
 	MemoryContext oldcontext = MemoryContextSwitchTo(modify->estate->es_query_cxt);
 	ListCell   *lc;
 
-	modify->promised = modify->ready = true;
-	modify->change->waits = modify->waits;
+	gathered->state = SET_READY;
+	gathered->promised = true;
+	modify->change->waits = gathered->waits;
 	/* they are sent in this order */
-	dlist_delete(&modify->node);
-	dlist_push_tail(&gathering, &modify->node);
+	dlist_delete(&gathered->node);
+	dlist_push_tail(&gathering, &gathered->node);
 	if (!modify->returning)
 	{
-		modify->nrows = 0;
-		if (modify->counts)
+		gathered->nrows = 0;
+		if (gathered->counts)
 			modify->estate->es_processed += modify->change->n;
 	}
 	else if (modify->operation != CMD_DELETE)
 	{
-		modify->promises = tuplestore_begin_heap(false, false, work_mem);
-		modify->promised_text.output = palloc0(sizeof(FmgrInfo) * list_length(modify->change->returned));
+		gathered->promises = tuplestore_begin_heap(false, false, work_mem);
+		gathered->promised_text.output = palloc0(sizeof(FmgrInfo) * list_length(modify->change->returned));
 		foreach(lc, modify->change->returned)
-			remote_text_add(&modify->promised_text,
+			remote_text_add(&gathered->promised_text,
 							TupleDescAttr(RelationGetDescr(modify->target->ri_RelationDesc), lfirst_int(lc) - 1)->atttypid);
 	}
 	MemoryContextSwitchTo(oldcontext);
@@ -451,17 +514,17 @@ promise(StoreModify *modify)
  * the one whose rows are counted is the last.
  */
 static void
-keep_promises(StoreModify *modify)
+keep_promises(GatheredChange *gathered)
 {
-	StoreModify *last = NULL;
+	GatheredChange *last = NULL;
 	List	   *all = NIL;
 	dlist_iter	iter;
 
 	dlist_foreach(iter, &gathering)
 	{
-		StoreModify *other = dlist_container(StoreModify, node, iter.cur);
+		GatheredChange *other = dlist_container(GatheredChange, node, iter.cur);
 
-		if (other->statement != modify->statement || !store_modify_has_rows(other))
+		if (other->modify->statement != gathered->modify->statement || !store_modify_has_rows(other->modify))
 			continue;
 		if (other->counts && last == NULL)
 			last = other;
@@ -487,7 +550,7 @@ finish_executor(QueryDesc *query)
 	ListCell   *lc;
 
 	dlist_foreach(iter, &gathering)
-		any |= dlist_container(StoreModify, node, iter.cur)->estate == estate;
+		any |= dlist_container(GatheredChange, node, iter.cur)->modify->estate == estate;
 	if (any)
 		estate->es_direction = ForwardScanDirection;
 	foreach(lc, any ? estate->es_auxmodifytables : NIL)
@@ -502,83 +565,78 @@ finish_executor(QueryDesc *query)
 	}
 	dlist_foreach(iter, &gathering)
 	{
-		StoreModify *modify = dlist_container(StoreModify, node, iter.cur);
+		GatheredChange *gathered = dlist_container(GatheredChange, node, iter.cur);
 
-		if (modify->estate == estate && store_modify_has_rows(modify))
-			keep_promises(modify);
+		if (gathered->modify->estate == estate && store_modify_has_rows(gathered->modify))
+			keep_promises(gathered);
 	}
 	MemoryContextSwitchTo(oldcontext);
 	next_executor_finish(query);
 }
 
 /*
- * Sends the next set.  False if there is no row left.  modify->nrows is how many
- * rows are to be given to the executor: none if nothing is returned, and what
- * INSERT returns does not depend on the row that was given.
- *
- * With it go the sets of other changes in the same store.  The one whose rows are
- * counted, which is the last in the statement, comes last there as well.
+ * Sends the set that was filled.  With it go the sets of other changes in the same
+ * store.  The one whose rows are counted, which is the last in the statement, comes
+ * last there as well.
  */
-static bool
-next_set(StoreModify *modify)
+static void
+send_with_others(GatheredChange *gathered)
 {
-	StoreModify *last = modify;
+	GatheredChange *last = gathered;
 	List	   *others = NIL;
 	dlist_iter	iter;
-	ListCell   *lc;
 
-	if (modify->sent)
-	{
-		modify->sent = false;
-		modify->estate->es_processed += modify->written;
-		return true;
-	}
-	if (modify->promised)
-		return false;
-	fill_set(modify);
-	if (modify->nrows == 0)
-		return false;
-	if (may_promise(modify))
-	{
-		promise(modify);
-		return true;
-	}
 	dlist_foreach(iter, &gathering)
 	{
-		StoreModify *other = dlist_container(StoreModify, node, iter.cur);
+		GatheredChange *other = dlist_container(GatheredChange, node, iter.cur);
 
-		if (other == modify || other->statement != modify->statement || other->sent ||
-			(other->returning && other->begun))
+		if (other == gathered || other->modify->statement != gathered->modify->statement ||
+			other->rows == NULL || other->promised || has_rows_to_give(other))
 			continue;
-		if (other->counts && other->rows != NULL && !may_promise(other) && can_be_part(modify))
+		if (!other->counts)
+		{
+			if (can_be_part(other))
+				others = lappend(others, other);
+		}
+		else if (!gathered->counts && can_be_part(gathered))
 		{
 			fill_set(other);
-			if (store_modify_has_rows(other))
+			if (store_modify_has_rows(other->modify) && !may_promise(other))
 				last = other;
 		}
-		else if (can_be_part(other))
-			others = lappend(others, other);
 	}
-	if (last != modify)
-		others = lappend(others, modify);
-	if (store_modify_has_rows(last))
+	if (last != gathered)
+		others = lappend(others, gathered);
+	if (store_modify_has_rows(last->modify))
 		send_set(last, others);
 	else
 	{
 		/* each of its rows was changed before */
-		last->change->written = 0;
+		last->modify->change->written = 0;
 		take_answers(last, 0, true);
 	}
-	foreach(lc, others)
-	{
-		StoreModify *other = lfirst(lc);
+}
 
-		other->sent = other != modify && other->returning && other->begun;
-	}
-	if (last == modify)
-		modify->estate->es_processed += modify->written;
+/*
+ * Makes the next set ready.  False if there is no row left.  Its number of rows is
+ * how many are to be given to the executor: none if nothing is returned, and what
+ * INSERT returns does not depend on the row that was given.
+ */
+static bool
+next_set(GatheredChange *gathered)
+{
+	/* another change may have sent them before the executor has begun to count */
+	gathered->modify->estate->es_processed += gathered->uncounted;
+	gathered->uncounted = 0;
+	if (gathered->promised)
+		return false;
+	fill_set(gathered);
+	if (gathered->nrows == 0)
+		return false;
+	if (may_promise(gathered))
+		promise(gathered);
 	else
-		last->sent = true;
+		send_with_others(gathered);
 	return true;
 }
 
@@ -586,38 +644,68 @@ next_set(StoreModify *modify)
 static TupleTableSlot *
 give_row(PlanState *plan)
 {
-	StoreModify *modify = NULL;
+	GatheredChange *gathered = NULL;
 	dlist_iter	iter;
 
 	dlist_foreach(iter, &gathering)
 	{
-		modify = dlist_container(StoreModify, node, iter.cur);
-		if (modify->plan == plan)
+		gathered = dlist_container(GatheredChange, node, iter.cur);
+		if (gathered->plan == plan)
 			break;
 	}
-	Assert(modify != NULL && modify->plan == plan);
-	if (modify->rows == NULL)
+	Assert(gathered != NULL && gathered->plan == plan);
+	if (gathered->rows == NULL)
 	{
-		gather_all(modify->estate);
-		if (modify->rows == NULL)
-			gather(modify);
+		gather_all(gathered->modify->estate);
+		if (gathered->rows == NULL)
+			gather(gathered);
 	}
-	while (!modify->ready || modify->row == modify->nrows)
+	while (!has_rows_to_give(gathered))
 	{
-		if (!next_set(modify))
+		if (!next_set(gathered))
 			return NULL;
 	}
-	modify->row++;
-	tuplestore_select_read_pointer(modify->rows, 1);
-	if (!tuplestore_gettupleslot(modify->rows, true, false, modify->stored))
+	gathered->row++;
+	tuplestore_select_read_pointer(gathered->rows, 1);
+	if (!tuplestore_gettupleslot(gathered->rows, true, false, gathered->stored))
 		elog(ERROR, "could not read a row that was sent");
-	return ExecCopySlot(modify->given, modify->stored);
+	return ExecCopySlot(gathered->given, gathered->stored);
+}
+
+bool
+gathered_row(StoreModify *modify, TupleTableSlot *slot, TupleTableSlot *plan_slot)
+{
+	GatheredChange *gathered = modify->gathered;
+	int			answer = gathered->answers[gathered->row - 1];
+
+	if (answer < 0)
+		return false;
+	if (gathered->promised && store_modify_has_rows(modify))
+		promise_row(gathered, slot, plan_slot);
+	else if (modify->returning)
+	{
+		MemoryContextReset(modify->row_context);
+		store_modify_returned(modify, answer, slot);
+	}
+	return true;
+}
+
+void
+gathered_end(StoreModify *modify)
+{
+	if (modify->gathered->promised && store_modify_has_rows(modify))
+		elog(ERROR, "rows of foreign table \"%s\" were not sent",
+			 RelationGetRelationName(modify->target->ri_RelationDesc));
+	/* its temporary files belong to the statement */
+	if (modify->gathered->rows)
+		tuplestore_end(modify->gathered->rows);
+	modify->gathered->rows = NULL;
 }
 
 static void
 forget_gathering(void *arg)
 {
-	dlist_delete(&((StoreModify *) arg)->node);
+	dlist_delete(&((GatheredChange *) arg)->node);
 }
 
 /* A row that another change of the statement changes is not changed again. */
@@ -630,7 +718,7 @@ share_changed(StoreModify *modify)
 		return;
 	dlist_foreach(iter, &gathering)
 	{
-		StoreModify *other = dlist_container(StoreModify, node, iter.cur);
+		StoreModify *other = dlist_container(GatheredChange, node, iter.cur)->modify;
 
 		if (other->estate != modify->estate || other->operation == CMD_INSERT ||
 			RelationGetRelid(other->target->ri_RelationDesc) != RelationGetRelid(modify->target->ri_RelationDesc))
@@ -643,21 +731,31 @@ share_changed(StoreModify *modify)
 }
 
 void
-gather_changes(StoreModify *modify, ModifyTableState *statement)
+gather_changes(StoreModify *modify, ModifyTableState *statement, EarlyRows early)
 {
+	GatheredChange *gathered = palloc0(sizeof(GatheredChange));
 	MemoryContextCallback *forget = palloc0(sizeof(MemoryContextCallback));
 
-	modify->plan = outerPlanState(statement);
-	modify->read_plan = modify->plan->ExecProcNode;
-	modify->counts = statement->canSetTag;
+	modify->gathered = gathered;
+	gathered->modify = modify;
+	gathered->plan = outerPlanState(statement);
+	gathered->read_plan = gathered->plan->ExecProcNode;
+	gathered->counts = statement->canSetTag;
+	gathered->early = early;
 	if (modify->operation == CMD_UPDATE)
 		modify->new_columns = linitial(((ModifyTable *) statement->ps.plan)->updateColnosLists);
+	if (modify->operation == CMD_DELETE && modify->returning && early != EARLY_NEVER)
+	{
+		gathered->whole_row = ExecFindJunkAttributeInTlist(gathered->plan->plan->targetlist, WHOLE_ROW_NAME);
+		if (!AttributeNumberIsValid(gathered->whole_row))
+			elog(ERROR, "could not find junk column \"%s\"", WHOLE_ROW_NAME);
+	}
 	share_changed(modify);
-	dlist_push_head(&gathering, &modify->node);
+	dlist_push_head(&gathering, &gathered->node);
 	forget->func = forget_gathering;
-	forget->arg = modify;
+	forget->arg = gathered;
 	MemoryContextRegisterResetCallback(modify->estate->es_query_cxt, forget);
-	modify->plan->ExecProcNode = give_row;
+	gathered->plan->ExecProcNode = give_row;
 }
 
 void

@@ -18,7 +18,8 @@
 
 /*
  * Where a row has the columns that are written: by their numbers in a row of the
- * table.  The plan of an UPDATE gives new values only, in an order of its own.
+ * table.  The plan of an UPDATE whose rows are gathered gives new values only, in an
+ * order of its own.
  */
 static AttrNumber *
 columns_in_row(StoreModify *modify)
@@ -32,7 +33,7 @@ columns_in_row(StoreModify *modify)
 		AttrNumber *at = &result[foreach_current_index(lc)];
 
 		*at = lfirst_int(lc);
-		if (modify->plan == NULL || modify->operation != CMD_UPDATE)
+		if (modify->new_columns == NIL)
 			continue;
 		*at = InvalidAttrNumber;
 		foreach(lc2, modify->new_columns)
