@@ -140,6 +140,7 @@ $proxy->flow;
 is(scalar @silent, 3, 'three stores that are silent');
 cmp_ok($silent[0], '>=', 2000, 'the first one is waited for');
 cmp_ok($silent[$_], '>', $silent[ $_ - 1 ], 'the next one has had the same time') foreach 1, 2;
-cmp_ok($silent[2], '<', 6000, 'and is not waited for again');
+# one after the other, it would be 2, 5 and 8 seconds
+cmp_ok($silent[2], '<', 8000, 'and is not waited for again');
 $session->quit;
 done_testing();
