@@ -185,6 +185,7 @@ REGRESS ?= \
 	leaf_locks \
 	read_fuzz \
 	leaf_aggregates \
+	shipped_conditions \
 	lazy_fdw \
 	estimates \
 	store_anti_join \

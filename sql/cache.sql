@@ -6,6 +6,8 @@
 \set orgs 2
 \set runs 40
 \i test/fixtures/generate.sql
+-- ANALYZE would empty the cache
+SELECT format('ALTER TABLE %s SET (autovacuum_enabled = false)', oid::regclass) FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' \gexec
 \set ECHO all
 SELECT run_ops.attach_control_plane('public');
 SELECT id AS env FROM "RuntimeEnvironment" WHERE "branchName" = 'feature/4' \gset

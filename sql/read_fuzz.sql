@@ -83,6 +83,9 @@ SELECT format('CREATE VIEW %1$srun_steps AS SELECT r.id, r.fid, r.note, r.n, s.i
 
 CREATE FUNCTION pick(VARIADIC choices text[]) RETURNS text LANGUAGE sql VOLATILE
   RETURN choices[1 + floor(random() * cardinality(choices))];
+-- what a store cannot compute
+CREATE FUNCTION here(x text) RETURNS text STABLE LANGUAGE plpgsql AS 'BEGIN RETURN x; END';
+CREATE FUNCTION here(x int) RETURNS int STABLE LANGUAGE plpgsql AS 'BEGIN RETURN x; END';
 CREATE FUNCTION any_id() RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
   RETURN CASE WHEN random() < 0.05 THEN NULL ELSE (SELECT id FROM ids WHERE i = 1 + floor(random() * 80)::int LIMIT 1) END;
@@ -114,7 +117,9 @@ BEGIN
     '{k} IS NULL', '{k} IS NOT DISTINCT FROM $1', '{k} IS NOT DISTINCT FROM ' || quote_nullable(any_id()), '({k} = $1) IS TRUE', '({k} = $1) IS NOT TRUE',
     'coalesce({k} = $2, false)', 'coalesce({k} = $2, {t}.note = ''a'')', '{k} = $1::name', '{k} BETWEEN $1 AND $1', '{k} BETWEEN $1 AND $2', '$2 = ANY (ARRAY[{k}])',
     '{k} COLLATE "C" = $1', '{k} COLLATE nocase = upper($1)', '{k} = {t}.note',
-    '{k} = lower({t}.note || $1)', '{t}.note = ''a''', '{t}.n < 5', '{t}.n = 3', '{t}.note = ''stray'''), '{k}', k), '{t}', t);
+    '{k} = lower({t}.note || $1)', '({t}.n, {k}) ' || pick('<', '<=', '>', '>=') || ' (' || pick('5', '{t}.n', 'here(4)', 'NULL') || ', $1)',
+    '({k}, {t}.n, {t}.note) ' || pick('<', '>=') || ' ($2, ' || pick('7', 'NULL') || ', here(''a''))', '{k} = here($1)', '{k} = ANY (ARRAY[here($2), $1])',
+    '{t}.n < here(5)', '{t}.note = CASE WHEN {t}.n > here(3) THEN here(''a'') ELSE {t}.note END', '{t}.note = ''a''', '{t}.n < 5', '{t}.n = 3', '{t}.note = ''stray'''), '{k}', k), '{t}', t);
 END $$;
 
 -- A query over {run} and {step}, and whether its rows come in an order.

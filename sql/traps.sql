@@ -30,16 +30,15 @@ UPDATE run_ops.run SET n = 10 WHERE id = :'ksuid';
 ROLLBACK;
 SELECT id, n FROM run_ops.run ORDER BY id;
 
--- An expression on a parameter that the store could not compute: with a
--- generic plan postgres_fdw fetches every row.  A LEGACY id is asked for here
--- only, whatever the expression; for a NEW one, a sub-select computes it first.
+-- An expression on a parameter that the store could not compute, with a generic
+-- plan: it is computed here, and only the store of the id is asked for its row.
 CREATE FUNCTION local_id(text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN RETURN 'run_' || $1; END $$;
 SET plan_cache_mode = force_generic_plan;
-PREPARE unshippable (text) AS SELECT n FROM run_ops.run WHERE id = local_id($1);
-PREPARE shippable (text) AS SELECT n FROM run_ops.run WHERE id = (SELECT local_id($1));
-EXECUTE unshippable (repeat('l', 25));
-EXECUTE unshippable (repeat('n', 27));
-EXECUTE shippable (repeat('n', 27));
+PREPARE by_function (text) AS SELECT n FROM run_ops.run WHERE id = local_id($1);
+PREPARE by_sub_select (text) AS SELECT n FROM run_ops.run WHERE id = (SELECT local_id($1));
+EXECUTE by_function (repeat('l', 25));
+EXECUTE by_function (repeat('n', 27));
+EXECUTE by_sub_select (repeat('n', 27));
 CREATE FUNCTION plan(query text) RETURNS SETOF text LANGUAGE plpgsql AS $$
 DECLARE
   line text;
@@ -51,9 +50,9 @@ BEGIN
   END LOOP;
 END $$;
 SELECT dblink_exec('there', $$INSERT INTO run SELECT 'run_' || lpad(g::text, 27, '0'), g FROM generate_series(1, 500) AS g$$);
-SELECT plan('EXECUTE unshippable (repeat(''l'', 25))');
-SELECT plan('EXECUTE unshippable (repeat(''n'', 27))');
-SELECT plan('EXECUTE shippable (repeat(''n'', 27))');
+SELECT plan('EXECUTE by_function (repeat(''l'', 25))');
+SELECT plan('EXECUTE by_function (repeat(''n'', 27))');
+SELECT plan('EXECUTE by_sub_select (repeat(''n'', 27))');
 RESET plan_cache_mode;
 
 -- Tables of one server share one connection.

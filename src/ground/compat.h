@@ -208,6 +208,13 @@ typedef struct RTEPermissionInfo CompatPermissions;
 #define compat_check_nothing(rte) ((rte)->perminfoindex = 0)
 #endif
 
+/* how a RowCompareExpr compares, as a strategy number of a btree */
+#if PG_VERSION_NUM < 180000
+#define compat_row_strategy(row) ((row)->rctype)
+#else
+#define compat_row_strategy(row) ((row)->cmptype)
+#endif
+
 /* an Append that executes all its children */
 #if PG_VERSION_NUM < 180000
 #define compat_no_pruning(append) ((append)->part_prune_info = NULL)

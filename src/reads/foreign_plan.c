@@ -854,6 +854,7 @@ storeGetForeignPlan(PlannerInfo *root, RelOptInfo *rel, Oid relid,
 												   tlist, scan_clauses,
 												   outer_plan);
 		restore_conditions(replaced);
+		restore_values_of_conditions(plan, replaced);
 		if (IS_UPPER_REL(rel))
 			restore_groups(plan, rel->reltarget);
 		return read_rows(root, rel, best_path, plan, 0);
@@ -1057,7 +1058,8 @@ storePlanDirectModify(PlannerInfo *root, ModifyTable *plan, Index target,
 	Plan	   *scan = IsA(rows, Result) && ((Result *) rows)->resconstantqual &&
 		outerPlan(rows) && IsA(outerPlan(rows), ForeignScan) ? outerPlan(rows) : rows;
 	List	   *targetlist = root->processed_tlist;
-	List	   *params;
+	List	   *values;
+	List	   *replaced;
 	bool		planned;
 	ListCell   *lc;
 
@@ -1070,14 +1072,18 @@ storePlanDirectModify(PlannerInfo *root, ModifyTable *plan, Index target,
 		return false;
 	if (IsA(scan, ForeignScan) && sends_own_ids((ForeignScan *) scan))
 		return false;
-	root->processed_tlist = replace_new_values(targetlist, &params);
+	root->processed_tlist = replace_new_values(targetlist, &values);
 	outerPlan(plan) = scan;
 	planned = postgres_fdw_routine.PlanDirectModify(root, plan, target, subplan_index);
 	outerPlan(plan) = rows;
 	root->processed_tlist = targetlist;
 	if (!planned || !IsA(scan, ForeignScan))
 		return planned;
-	restore_params((ForeignScan *) scan, params);
+	restore_new_values((ForeignScan *) scan, values);
+	/* postgres_fdw has written the conditions again */
+	replaced = replace_all_conditions(root);
+	restore_conditions(replaced);
+	restore_values_of_conditions((ForeignScan *) scan, replaced);
 	foreach(lc, rows->targetlist)
 	{
 		TargetEntry *tle = lfirst_node(TargetEntry, lc);

@@ -1,6 +1,6 @@
 /*
  * stand_ins.c
- *		Lets postgres_fdw ship what it would not: enums, and the filter resides().
+ *		Lets postgres_fdw ship what it would not: enums, now(), rows, and the filter resides().
  *
  * The one idea: postgres_fdw is shown another expression, which means the same to
  * the store.  Such a stand-in exists only while postgres_fdw looks at a clause or
@@ -15,6 +15,12 @@
  * The store reads this as its own enum, and can use its indexes.  A new value of an
  * enum is shown as one of type unknown, which the store reads in the same way.
  *
+ * Nor does postgres_fdw ship now(), or a function of the application, whose result
+ * in the store may be another one.  If there is no column in it, it is shown as a
+ * parameter, and in the finished plan the value of the parameter is computed here.
+ * A comparison of rows, which postgres_fdw does not know, is shown as comparisons of
+ * columns.
+ *
  * For the target of an UPDATE or DELETE, resides() is shown as an expression of
  * what is built in.  If the store can test that, it may be able to execute the
  * whole statement.  A scan that only reads tests the filter here, where it costs
@@ -26,6 +32,8 @@
  */
 #include "postgres.h"
 
+#include "access/stratnum.h"
+#include "access/transam.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_operator.h"
 #include "catalog/pg_type.h"
@@ -45,12 +53,35 @@
 #include "reads/stand_ins.h"
 #include "reads/store_order.h"
 
+/* A value while a parameter is in its place. */
+typedef struct ReplacedValue
+{
+	Node	   *original;
+	Param	   *stand_in;
+} ReplacedValue;
+
 /* A condition while its stand-in is in its place. */
 typedef struct ReplacedCondition
 {
 	RestrictInfo *rinfo;
 	Expr	   *original;
+	List	   *values;			/* in the stand-in */
 } ReplacedCondition;
+
+/* What with_stand_ins() does. */
+typedef struct StandIns
+{
+	bool		found;			/* there is a stand-in for something */
+	int			next_param;		/* the number of the next value; 0: none are replaced */
+	List	   *values;
+} StandIns;
+
+/*
+ * The parameters that are values have numbers that no other has, for each table of a
+ * query; 0 is for the new values of an UPDATE.
+ */
+#define MAX_VALUES 1000
+#define FIRST_PARAM(varno) ((1000 + (int) (varno)) * MAX_VALUES)
 
 /* The stand-in for a column of an enum; NULL if it is something else. */
 static Expr *
@@ -165,10 +196,168 @@ comparison_with_all(ScalarArrayOpExpr *op)
 	return op->useOr ? make_orclause(comparisons) : make_andclause(comparisons);
 }
 
-/* Sets *found if there is a stand-in for something. */
-static Node *
-stand_in_mutator(Node *node, void *found)
+/* --- values ------------------------------------------------------------------------- */
+
+static bool
+is_users_function(Oid function, void *context)
 {
+	return function >= FirstGenbkiObjectId;
+}
+
+static bool
+uses_users_functions(Node *node, void *context)
+{
+	return node != NULL &&
+		(check_functions_in_node(node, is_users_function, context) ||
+		 expression_tree_walker(node, uses_users_functions, context));
+}
+
+/* Does it depend on something that is not there before a row is? */
+static bool
+needs_row(Node *node, void *context)
+{
+	if (node == NULL)
+		return false;
+	switch (nodeTag(node))
+	{
+		case T_Var:
+		case T_PlaceHolderVar:
+		case T_Aggref:
+		case T_GroupingFunc:
+		case T_WindowFunc:
+		case T_SubPlan:
+		case T_AlternativeSubPlan:
+		case T_CaseTestExpr:
+		case T_CoerceToDomainValue:
+		case T_CurrentOfExpr:
+		case T_SetToDefault:
+			return true;
+		case T_Param:
+			return ((Param *) node)->paramkind != PARAM_EXTERN &&
+				((Param *) node)->paramkind != PARAM_EXEC;
+		default:
+			return expression_tree_walker(node, needs_row, context);
+	}
+}
+
+/*
+ * The parameter for a value that postgres_fdw would not let the store compute; NULL if
+ * it is something else.
+ */
+static Expr *
+value_from_here(Node *node, StandIns *context)
+{
+	ReplacedValue *value;
+	Param	   *param;
+
+	switch (nodeTag(node))
+	{
+		case T_FuncExpr:
+		case T_OpExpr:
+		case T_SQLValueFunction:
+		case T_CoerceViaIO:
+		case T_CoalesceExpr:
+		case T_MinMaxExpr:
+		case T_CaseExpr:
+		case T_ArrayExpr:
+			break;
+		default:
+			return NULL;
+	}
+	if (context->next_param == 0 || context->next_param % MAX_VALUES == MAX_VALUES - 1 ||
+		expression_returns_set(node) || needs_row(node, NULL) || contain_volatile_functions(node) ||
+		!(contain_mutable_functions(node) || uses_users_functions(node, NULL)))
+		return NULL;
+	param = makeNode(Param);
+	param->paramkind = PARAM_EXTERN;
+	param->paramid = context->next_param++;
+	param->paramtype = exprType(node);
+	param->paramtypmod = exprTypmod(node);
+	param->paramcollid = exprCollation(node);
+	param->location = -1;
+	value = palloc(sizeof(ReplacedValue));
+	value->original = node;
+	value->stand_in = param;
+	context->values = lappend(context->values, value);
+	return (Expr *) param;
+}
+
+/* The parameters of a plan become what they stand for. */
+static void
+restore_values(ForeignScan *plan, List *values)
+{
+	ListCell   *lc;
+	ListCell   *lc2;
+
+	foreach(lc, plan->fdw_exprs)
+	{
+		foreach(lc2, values)
+		{
+			ReplacedValue *value = lfirst(lc2);
+
+			if (equal(lfirst(lc), value->stand_in))
+			{
+				lfirst(lc) = copyObject(value->original);
+				break;
+			}
+		}
+	}
+}
+
+/* --- rows --------------------------------------------------------------------------- */
+
+/* The comparison of the nth columns of both sides; NULL if there is no operator. */
+static Expr *
+compare_columns(RowCompareExpr *row, int n, int16 strategy)
+{
+	Oid			left;
+	Oid			right;
+	Oid			operator;
+	int			used_strategy;
+
+	get_op_opfamily_properties(list_nth_oid(row->opnos, n), list_nth_oid(row->opfamilies, n), false,
+							   &used_strategy, &left, &right);
+	operator = get_opfamily_member(list_nth_oid(row->opfamilies, n), left, right, strategy);
+	return !OidIsValid(operator) ? NULL :
+		make_opclause(operator, BOOLOID, false, list_nth(row->largs, n), list_nth(row->rargs, n),
+					  InvalidOid, list_nth_oid(row->inputcollids, n));
+}
+
+/*
+ * (a, b) < (x, y) is a < x OR a = x AND b < y.  That a <= x lets the store use an
+ * index.  NULL if it cannot be said so.
+ */
+static Expr *
+row_comparison(RowCompareExpr *row)
+{
+	int			strategy = compat_row_strategy(row);
+	bool		less = strategy < BTEqualStrategyNumber;
+	int			last = list_length(row->opnos) - 1;
+	Expr	   *result;
+	Expr	   *bound;
+
+	if (contain_volatile_functions((Node *) row))
+		return NULL;
+	result = compare_columns(row, last, strategy);
+	for (int n = last - 1; n >= 0; n--)
+	{
+		Expr	   *differs = compare_columns(row, n, less ? BTLessStrategyNumber : BTGreaterStrategyNumber);
+		Expr	   *equals = compare_columns(row, n, BTEqualStrategyNumber);
+
+		if (result == NULL || differs == NULL || equals == NULL)
+			return NULL;
+		result = make_orclause(list_make2(differs, make_andclause(list_make2(equals, result))));
+	}
+	bound = compare_columns(row, 0, less ? BTLessEqualStrategyNumber : BTGreaterEqualStrategyNumber);
+	return bound == NULL ? NULL : make_andclause(list_make2(bound, result));
+}
+
+/* --- all of them -------------------------------------------------------------------- */
+
+static Node *
+stand_in_mutator(Node *node, void *arg)
+{
+	StandIns   *context = arg;
 	Expr	   *stand_in = NULL;
 
 	if (node == NULL)
@@ -177,10 +366,13 @@ stand_in_mutator(Node *node, void *found)
 		stand_in = comparison((OpExpr *) node);
 	else if (IsA(node, ScalarArrayOpExpr))
 		stand_in = comparison_with_all((ScalarArrayOpExpr *) node);
+	else if (IsA(node, RowCompareExpr))
+		/* whose values may have stand-ins */
+		stand_in = row_comparison((RowCompareExpr *) expression_tree_mutator(node, stand_in_mutator, arg));
 	else if (IsA(node, NullTest) || (IsA(node, Aggref) && ((Aggref *) node)->aggfnoid == F_COUNT_ANY))
 	{
 		/* these look at the column, and not at its value */
-		Node	   *copy = expression_tree_mutator(node, stand_in_mutator, found);
+		Node	   *copy = expression_tree_mutator(node, stand_in_mutator, arg);
 		Expr	  **column = IsA(copy, NullTest) ? &((NullTest *) copy)->arg :
 			&linitial_node(TargetEntry, ((Aggref *) copy)->args)->expr;
 
@@ -190,19 +382,22 @@ stand_in_mutator(Node *node, void *found)
 		stand_in = (Expr *) copy;
 	}
 	if (stand_in == NULL)
-		return expression_tree_mutator(node, stand_in_mutator, found);
-	*(bool *) found = true;
+		stand_in = value_from_here(node, context);
+	if (stand_in == NULL)
+		return expression_tree_mutator(node, stand_in_mutator, arg);
+	context->found = true;
 	return (Node *) stand_in;
 }
 
 /* The expression with stand-ins; NULL if there are none. */
 static Expr *
-with_stand_ins(Expr *expr)
+with_stand_ins(Expr *expr, StandIns *context)
 {
-	bool		found = false;
-	Node	   *result = stand_in_mutator((Node *) expr, &found);
+	Node	   *result;
 
-	return found ? (Expr *) result : NULL;
+	context->found = false;
+	result = stand_in_mutator((Node *) expr, context);
+	return context->found ? (Expr *) result : NULL;
 }
 
 /* --- conditions --------------------------------------------------------------------- */
@@ -223,17 +418,17 @@ shipped_filter(Expr *clause)
 
 /* What postgres_fdw is shown in place of a condition; NULL: the condition. */
 static Expr *
-condition_to_show(PlannerInfo *root, RelOptInfo *rel, Expr *clause)
+condition_to_show(PlannerInfo *root, RelOptInfo *rel, Expr *clause, StandIns *context)
 {
 	Expr	   *stand_in = NULL;
 
-	if (depends_on_store_order(root, (Node *) clause))
-		return kept_here(clause);
 	if ((root->parse->commandType == CMD_UPDATE || root->parse->commandType == CMD_DELETE) &&
 		bms_is_member(rel->relid, root->all_result_relids))
 		stand_in = shipped_filter(clause);
 	if (stand_in == NULL && COMPAT_COMPARES_WITHOUT_TYPE)
-		stand_in = with_stand_ins(clause);
+		stand_in = with_stand_ins(clause, context);
+	if (depends_on_store_order(root, (Node *) (stand_in ? stand_in : clause)))
+		return kept_here(clause);
 	return stand_in;
 }
 
@@ -241,16 +436,22 @@ List *
 replace_conditions(PlannerInfo *root, RelOptInfo *rel)
 {
 	List	   *replaced = NIL;
+	int			next_param = FIRST_PARAM(rel->relid);
 	ListCell   *lc;
 
 	foreach(lc, rel->baserestrictinfo)
 	{
 		RestrictInfo *rinfo = lfirst_node(RestrictInfo, lc);
-		Expr	   *stand_in = condition_to_show(root, rel, rinfo->clause);
+		StandIns	context = {.next_param = next_param};
+		Expr	   *stand_in;
 		ReplacedCondition *condition;
 
+		if (rinfo->pseudoconstant)
+			continue;
+		stand_in = condition_to_show(root, rel, rinfo->clause, &context);
 		if (stand_in == NULL)
 			continue;
+		next_param = context.next_param;
 
 		/*
 		 * Keep the selectivity in the RestrictInfo.  Nothing may estimate that
@@ -262,6 +463,7 @@ replace_conditions(PlannerInfo *root, RelOptInfo *rel)
 		condition = palloc(sizeof(ReplacedCondition));
 		condition->rinfo = rinfo;
 		condition->original = rinfo->clause;
+		condition->values = context.values;
 		rinfo->clause = stand_in;
 		replaced = lappend(replaced, condition);
 	}
@@ -282,7 +484,7 @@ keep_join_clauses_here(PlannerInfo *root, RelOptInfo *rel, List *clauses)
 		if (list_member_ptr(rel->baserestrictinfo, rinfo) ||
 			!depends_on_store_order(root, (Node *) rinfo->clause))
 			continue;
-		condition = palloc(sizeof(ReplacedCondition));
+		condition = palloc0(sizeof(ReplacedCondition));
 		condition->rinfo = rinfo;
 		condition->original = rinfo->clause;
 		rinfo->clause = kept_here(rinfo->clause);
@@ -302,6 +504,15 @@ restore_conditions(List *replaced)
 
 		condition->rinfo->clause = condition->original;
 	}
+}
+
+void
+restore_values_of_conditions(ForeignScan *plan, List *replaced)
+{
+	ListCell   *lc;
+
+	foreach(lc, replaced)
+		restore_values(plan, ((ReplacedCondition *) lfirst(lc))->values);
 }
 
 static List *
@@ -330,26 +541,20 @@ restore_conditions_of_plan(ForeignScan *plan, List *replaced)
 {
 	plan->scan.plan.qual = restore_list(plan->scan.plan.qual, replaced);
 	plan->fdw_recheck_quals = restore_list(plan->fdw_recheck_quals, replaced);
+	restore_values_of_conditions(plan, replaced);
 }
 
 /* --- new values ---------------------------------------------------------------------- */
-
-/* A parameter while its stand-in is in its place. */
-typedef struct ReplacedParam
-{
-	Param	   *original;
-	Param	   *stand_in;
-} ReplacedParam;
 
 /*
  * The stand-in for a value of an enum: a label, or a parameter; NULL if it is
  * something else.
  */
 static Expr *
-untyped_value(Node *node, List **params)
+untyped_value(Node *node, List **values)
 {
 	Const	   *label;
-	ReplacedParam *param;
+	ReplacedValue *value;
 
 	if (get_typtype(exprType(node)) != TYPTYPE_ENUM)
 		return NULL;
@@ -362,28 +567,30 @@ untyped_value(Node *node, List **params)
 		node = (Node *) ((CoerceViaIO *) node)->arg;
 	if (!IsA(node, Param) || ((Param *) node)->paramkind != PARAM_EXTERN)
 		return NULL;
-	param = palloc(sizeof(ReplacedParam));
-	param->original = (Param *) node;
-	param->stand_in = copyObject(param->original);
-	param->stand_in->paramtype = UNKNOWNOID;
-	param->stand_in->paramtypmod = -1;
-	param->stand_in->paramcollid = InvalidOid;
-	*params = lappend(*params, param);
-	return (Expr *) param->stand_in;
+	value = palloc(sizeof(ReplacedValue));
+	value->original = node;
+	value->stand_in = (Param *) copyObject(node);
+	value->stand_in->paramtype = UNKNOWNOID;
+	value->stand_in->paramtypmod = -1;
+	value->stand_in->paramcollid = InvalidOid;
+	*values = lappend(*values, value);
+	return (Expr *) value->stand_in;
 }
 
 List *
-replace_new_values(List *targetlist, List **params)
+replace_new_values(List *targetlist, List **values)
 {
+	StandIns	context = {.next_param = FIRST_PARAM(0)};
 	List	   *result = NIL;
 	ListCell   *lc;
 
-	*params = NIL;
 	foreach(lc, targetlist)
 	{
 		TargetEntry *tle = lfirst_node(TargetEntry, lc);
-		Expr	   *stand_in = tle->resjunk ? NULL : untyped_value((Node *) tle->expr, params);
+		Expr	   *stand_in = tle->resjunk ? NULL : untyped_value((Node *) tle->expr, &context.values);
 
+		if (stand_in == NULL && !tle->resjunk)
+			stand_in = with_stand_ins(tle->expr, &context);
 		if (stand_in != NULL)
 		{
 			tle = flatCopyTargetEntry(tle);
@@ -391,25 +598,14 @@ replace_new_values(List *targetlist, List **params)
 		}
 		result = lappend(result, tle);
 	}
+	*values = context.values;
 	return result;
 }
 
 void
-restore_params(ForeignScan *plan, List *params)
+restore_new_values(ForeignScan *plan, List *values)
 {
-	ListCell   *lc;
-	ListCell   *lc2;
-
-	foreach(lc, plan->fdw_exprs)
-	{
-		foreach(lc2, params)
-		{
-			ReplacedParam *param = lfirst(lc2);
-
-			if (equal(lfirst(lc), param->stand_in))
-				lfirst(lc) = param->original;
-		}
-	}
+	restore_values(plan, values);
 }
 
 /* --- groups ------------------------------------------------------------------------- */
@@ -418,8 +614,9 @@ static Expr *
 of_target(Expr *expr)
 {
 	Expr	   *column = enum_column((Node *) expr);
+	StandIns	context = {0};
 
-	return column != NULL ? column : with_stand_ins(expr);
+	return column != NULL ? column : with_stand_ins(expr, &context);
 }
 
 PathTarget *

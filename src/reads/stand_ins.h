@@ -1,6 +1,6 @@
 /*
  * stand_ins.h
- *		Lets postgres_fdw ship what it would not: enums, and the filter resides().
+ *		Lets postgres_fdw ship what it would not: enums, now(), rows, and the filter resides().
  */
 #ifndef RUN_OPS_STAND_INS_H
 #define RUN_OPS_STAND_INS_H
@@ -19,15 +19,19 @@ extern List *replace_conditions(PlannerInfo *root, RelOptInfo *rel);
 extern List *keep_join_clauses_here(PlannerInfo *root, RelOptInfo *rel, List *clauses);
 extern void restore_conditions(List *replaced);
 
-/* The same in a plan that was made in between. */
+/*
+ * The same in a plan that was made in between: everything, or only what is computed
+ * for the store.
+ */
 extern void restore_conditions_of_plan(ForeignScan *plan, List *replaced);
+extern void restore_values_of_conditions(ForeignScan *plan, List *replaced);
 
 /*
  * The target list of an UPDATE with stand-ins for new values.  A plan that was made
- * with it gets the parameters back.
+ * with it gets the values back.
  */
-extern List *replace_new_values(List *targetlist, List **params);
-extern void restore_params(ForeignScan *plan, List *params);
+extern List *replace_new_values(List *targetlist, List **values);
+extern void restore_new_values(ForeignScan *plan, List *values);
 
 /*
  * The target of a grouping in which enums have stand-ins; NULL if it has none.

@@ -190,26 +190,42 @@ report_broken_promise(StoreModify *modify, const char *detail)
 			 errhint("The statement needs what RETURNING shows before the store has written it. Use two statements.")));
 }
 
+/*
+ * Does the store show the value that was promised as text?  It may show it in another
+ * way: in its own time zone.
+ */
+static bool
+is_shown_as(AttInMetadata *in, AttrNumber attno, FmgrInfo *output, char *shown, char *promised)
+{
+	int			i = attno - 1;
+
+	return strcmp(shown, promised) == 0 ||
+		strcmp(OutputFunctionCall(output, InputFunctionCall(&in->attinfuncs[i], shown,
+															in->attioparams[i], in->atttypmods[i])),
+			   promised) == 0;
+}
+
 /* Compares a row of the result with what was promised. */
 static void
 check_promise(GatheredChange *gathered, int row, TupleTableSlot *promise)
 {
-	RemoteChange *change = gathered->modify->change;
+	StoreModify *modify = gathered->modify;
+	PGresult   *result = modify->change->result;
 	int			nest_level = remote_text_begin(&gathered->promised_text);
 	ListCell   *lc;
 
-	foreach(lc, change->returned)
+	foreach(lc, modify->change->returned)
 	{
 		Form_pg_attribute att = TupleDescAttr(promise->tts_tupleDescriptor, lfirst_int(lc) - 1);
 		int			i = foreach_current_index(lc);
+		FmgrInfo   *output = &gathered->promised_text.output[i];
 		bool		isnull;
 		Datum		value = slot_getattr(promise, att->attnum, &isnull);
 
-		if (PQgetisnull(change->result, row, i) != isnull ||
-			(!isnull && strcmp(PQgetvalue(change->result, row, i),
-							   OutputFunctionCall(&gathered->promised_text.output[i], value)) != 0))
-			report_broken_promise(gathered->modify,
-								  psprintf(_("Column \"%s\" has another value."), NameStr(att->attname)));
+		if (PQgetisnull(result, row, i) != isnull ||
+			(!isnull && !is_shown_as(modify->in, att->attnum, output, PQgetvalue(result, row, i),
+									 OutputFunctionCall(output, value))))
+			report_broken_promise(modify, psprintf(_("Column \"%s\" has another value."), NameStr(att->attname)));
 	}
 	remote_text_end(nest_level);
 }

@@ -15,7 +15,7 @@ in_store() { PGHOST=$host PGPORT=$RUN_OPS_STORE_PORT "$@"; }
 one=${PGDATABASE}_one
 tables="CREATE TABLE run (id text PRIMARY KEY, n int);
   CREATE INDEX ON run (n);
-  CREATE TABLE step (id text PRIMARY KEY, \"runId\" text NOT NULL, n int);
+  CREATE TABLE step (id text PRIMARY KEY, \"runId\" text NOT NULL REFERENCES run, n int);
   CREATE TABLE tag (id text PRIMARY KEY, n int);"
 
 createdb "$one"

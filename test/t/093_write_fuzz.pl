@@ -240,6 +240,12 @@ my $driver = q(
 );
 
 my ($control_plane, $store) = split_servers(conf => "jit = off\nrestart_after_crash = on\nrun_ops_split.cross_store_writes = allow");
+# where times are shown otherwise than on the wire
+foreach my $node ($control_plane, $store)
+{
+	$node->safe_psql('postgres', q(ALTER SYSTEM SET timezone = 'Asia/Kathmandu'));
+	$node->reload;
+}
 # before PostgreSQL 15 an action sets all columns of a foreign key
 if ($control_plane->safe_psql('postgres', 'SHOW server_version_num') < 150000)
 {
@@ -287,6 +293,9 @@ sub where
 		sub { "$x.kind = '" . pick('L', 'N') . "' AND $x.k % 3 = " . int rand 3 },
 		sub { "$x.n % 4 = " . int rand 4 },
 		sub { "($x.id = " . any_id($t) . " OR $x.grp = " . int(rand 5) . ')' },
+		# to_number() is no function that a store may compute
+		sub { "$x.n < to_number('" . int(rand 60) . "', '99') AND $x.grp = " . int rand 5 },
+		sub { "($x.grp, $x.k) " . pick('<', '<=', '>', '>=') . ' (' . int(rand 5) . ", to_number('" . int(rand 24) . "', '99')::int)" },
 		sub { "$x.n IS NULL" },)->();
 	return $one;
 }
@@ -336,7 +345,7 @@ sub set
 {
 	my ($x) = @_;
 	return pick("n = $x.n + " . (1 + int rand 3), "n = " . int rand 60, "n = CASE WHEN $x.n % 2 = 0 THEN $x.n / 2 ELSE $x.n + 3 END", "grp = ($x.grp + 1) % 5",
-		"grp = $x.grp, n = coalesce($x.n, 0) - 1", 'n = DEFAULT', "n = length($x.id) + $x.grp", "n = NULL", "(n, grp) = (SELECT $x.n + 1, $x.grp)");
+		"grp = $x.grp, n = coalesce($x.n, 0) - 1", 'n = DEFAULT', "n = length($x.id) + $x.grp", "n = to_number('7', '9')::int + $x.grp", "n = NULL", "(n, grp) = (SELECT $x.n + 1, $x.grp)");
 }
 my @doc_set = (
 	"t = x.t || 'z'", "t = left(x.id, 5), s = 'happy'", "s = CASE x.s WHEN 'ok' THEN 'sad' ELSE 'ok' END::mood", "ar = x.ar || x.n", "ar = array_append(x.ar, 4), num = x.num * 2",
