@@ -115,6 +115,9 @@ takes("PREPARE up AS UPDATE run_ops.run SET n = n + 1, state = \$2 WHERE id = \$
 takes("PREPARE up_if AS UPDATE run_ops.run SET n = 2 WHERE id = \$1 AND state = \$2; " . "EXECUTE up_if ('$one', 'open'); " x 8, '', 16, 'one row updated eight times, with the plan that the plan cache chooses');
 takes("UPDATE run_ops.run SET n = n + 1, state = 'open' WHERE n BETWEEN 501 AND 600 AND state = 'open'", '', 2, '100 rows updated by a condition');
 takes("UPDATE run_ops.run SET n = n - 1 WHERE n BETWEEN 502 AND 601", '', 2, 'and again');
+my $value = q(sign(extract(epoch FROM now()))::int);
+takes("UPDATE run_ops.run SET n = 1 + $value WHERE id = '$one'", '', 2, 'one row updated with a value that is computed here');
+takes("UPDATE run_ops.run SET n = n - $value WHERE (n, id) > ($value + 600, 'a') AND (n, id) <= ($value + 600, 'z')", '', 2, 'rows updated by a comparison of rows, and a value that is computed here');
 takes_at_most("UPDATE run_ops.run SET n = 2 WHERE id = '" . ksuid(9999) . q('), '', 2, 'no row updated by its id');
 takes("DELETE FROM run_ops.run WHERE id = '$one'", '', 2, 'one row deleted by its id');
 is(here("SELECT count(*) FROM run_ops.run WHERE id = '$one'"), 0, 'and it is gone');
