@@ -64,6 +64,26 @@ PREPARE ids (int) AS SELECT n FROM run_ops.run WHERE id = app_id($1);
 SELECT sent('EXECUTE ids (5)');
 PREPARE since (timestamptz, interval) AS SELECT count(*) FROM run_ops.run WHERE created > $1 - $2;
 SELECT sent('EXECUTE since (now(), ''1 day'')');
+-- of an enum, which the store finds out
+PREPARE by_state (state, text) AS SELECT count(*) FROM run_ops.run WHERE state = $1 AND state <> $2::state;
+SELECT sent('EXECUTE by_state (''open'', ''done'')');
+PREPARE by_states (state[], text[]) AS SELECT count(*) FROM run_ops.run WHERE state = ANY ($1) AND state = ANY ($2::state[]) AND state <> ALL (ARRAY[$2[2]::state]);
+SELECT sent('EXECUTE by_states (''{open,done}'', ''{open,done}'')');
+SET plan_cache_mode = force_generic_plan;
+EXECUTE by_state ('open', 'done');
+EXECUTE by_state ('done', 'open');
+EXECUTE by_state ('open', NULL);
+EXECUTE by_states ('{open,done}', '{open,done}');
+EXECUTE by_states ('{done,NULL}', '{done}');
+EXECUTE by_states (NULL, '{open}');
+PREPARE set_state (state, text, text) AS UPDATE run_ops.run SET state = CASE WHEN $3 = 'x' THEN $1 ELSE $2::state END WHERE id = $3 AND state = $1 RETURNING state;
+BEGIN;
+SELECT id FROM run_ops.run WHERE id LIKE 'run\_0%' AND state = 'open' ORDER BY id LIMIT 1 \gset
+SELECT sent(format('EXECUTE set_state (''open'', ''done'', %L)', :'id'));
+EXECUTE set_state ('open', 'done', :'id');
+EXECUTE set_state ('done', 'none', :'id');
+ROLLBACK;
+RESET plan_cache_mode;
 -- an aggregate, a page, a queue
 SELECT sent('SELECT count(*), max(n) FROM run_ops.run WHERE created > now() - interval ''1 day''');
 SELECT sent('SELECT id FROM run_ops.run WHERE created < now() ORDER BY created, id LIMIT 3');

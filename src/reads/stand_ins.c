@@ -13,7 +13,8 @@
  * text.  postgres_fdw then writes "status = 'DONE'" and "GROUP BY status", without
  * a type, as it does for a foreign table whose owner has declared an enum as text.
  * The store reads this as its own enum, and can use its indexes.  A new value of an
- * enum is shown as one of type unknown, which the store reads in the same way.
+ * enum is shown as one of type unknown, which the store reads in the same way; so
+ * is a parameter.
  *
  * Nor does postgres_fdw ship now(), or a function of the application, whose result
  * in the store may be another one.  If there is no column in it, it is shown as a
@@ -27,8 +28,7 @@
  * less.
  *
  * What depends on the order of the labels is not shipped, because it may differ:
- * "<", ORDER BY, min() and max().  Nor is a comparison with a parameter, which
- * postgres_fdw would write with the type text.
+ * "<", ORDER BY, min() and max().
  */
 #include "postgres.h"
 
@@ -83,119 +83,6 @@ typedef struct StandIns
 #define MAX_VALUES 1000
 #define FIRST_PARAM(varno) ((1000 + (int) (varno)) * MAX_VALUES)
 
-/* The stand-in for a column of an enum; NULL if it is something else. */
-static Expr *
-enum_column(Node *node)
-{
-	Var		   *column = (Var *) node;
-
-	if (!IsA(node, Var) || column->varlevelsup != 0 || column->varattno <= 0 ||
-		get_typtype(column->vartype) != TYPTYPE_ENUM)
-		return NULL;
-	column = copyObject(column);
-	column->vartype = TEXTOID;
-	column->vartypmod = -1;
-	column->varcollid = DEFAULT_COLLATION_OID;
-	return (Expr *) column;
-}
-
-/*
- * The label, if the expression is one: a constant, or a cast of a constant text,
- * as ORMs write it.  The store refuses a text that is no label, as the cast does.
- */
-static Const *
-enum_label(Node *node)
-{
-	Const	   *label = (Const *) node;
-	Oid			output;
-	bool		is_varlena;
-
-	/* enum_in() is stable, so the planner has left the cast, with a cstring */
-	if (IsA(node, CoerceViaIO) && get_typtype(((CoerceViaIO *) node)->resulttype) == TYPTYPE_ENUM)
-		label = (Const *) ((CoerceViaIO *) node)->arg;
-	if (!IsA(label, Const) || label->constisnull)
-		return NULL;
-	getTypeOutputInfo(label->consttype, &output, &is_varlena);
-	return makeConst(TEXTOID, -1, DEFAULT_COLLATION_OID, -1,
-					 CStringGetTextDatum(OidOutputFunctionCall(output, label->constvalue)), false, false);
-}
-
-static Expr *
-make_comparison(Oid function, Expr *column, Const *label)
-{
-	return make_opclause(function == F_ENUM_EQ ? TextEqualOperator : get_negator(TextEqualOperator),
-						 BOOLOID, false, column, (Expr *) label, InvalidOid,
-						 DEFAULT_COLLATION_OID);
-}
-
-/* column = label, label = column, or the same with <> */
-static Expr *
-comparison(OpExpr *op)
-{
-	Oid			function = get_opcode(op->opno);
-
-	if (function != F_ENUM_EQ && function != F_ENUM_NE)
-		return NULL;
-	for (int side = 0; side < 2; side++)
-	{
-		Expr	   *column = enum_column(list_nth(op->args, side));
-		Const	   *label = enum_label(list_nth(op->args, 1 - side));
-
-		if (column != NULL && label != NULL)
-			return make_comparison(function, column, label);
-	}
-	return NULL;
-}
-
-/* The labels of an array as expressions; NIL if it has none. */
-static List *
-array_labels(Node *node)
-{
-	ArrayType  *array;
-	List	   *labels = NIL;
-	ArrayIterator iterator;
-	Datum		label;
-	bool		isnull;
-
-	if (IsA(node, ArrayExpr) && !((ArrayExpr *) node)->multidims)
-		return ((ArrayExpr *) node)->elements;
-	if (!IsA(node, Const) || ((Const *) node)->constisnull)
-		return NIL;
-	array = DatumGetArrayTypeP(((Const *) node)->constvalue);
-	iterator = array_create_iterator(array, 0, NULL);
-	while (array_iterate(iterator, &label, &isnull))
-		labels = lappend(labels, makeConst(ARR_ELEMTYPE(array), -1, InvalidOid, sizeof(Oid),
-										   label, isnull, true));
-	array_free_iterator(iterator);
-	return labels;
-}
-
-/* column = ANY (labels) or column <> ALL (labels) */
-static Expr *
-comparison_with_all(ScalarArrayOpExpr *op)
-{
-	Oid			function = get_opcode(op->opno);
-	Expr	   *column = enum_column(linitial(op->args));
-	List	   *comparisons = NIL;
-	ListCell   *lc;
-
-	if (function != (op->useOr ? F_ENUM_EQ : F_ENUM_NE) || column == NULL)
-		return NULL;
-	foreach(lc, array_labels(lsecond(op->args)))
-	{
-		Const	   *label = enum_label(lfirst(lc));
-
-		if (label == NULL)
-			return NULL;
-		comparisons = lappend(comparisons, make_comparison(function, column, label));
-	}
-	if (comparisons == NIL)
-		return NULL;
-	if (list_length(comparisons) == 1)
-		return linitial(comparisons);
-	return op->useOr ? make_orclause(comparisons) : make_andclause(comparisons);
-}
-
 /* --- values ------------------------------------------------------------------------- */
 
 static bool
@@ -240,6 +127,32 @@ needs_row(Node *node, void *context)
 	}
 }
 
+/* Can it be computed here, once, and may it have a stand-in? */
+static bool
+is_value(Node *node, StandIns *context)
+{
+	return context->next_param != 0 && context->next_param % MAX_VALUES != MAX_VALUES - 1 &&
+		!expression_returns_set(node) && !needs_row(node, NULL) && !contain_volatile_functions(node);
+}
+
+static Expr *
+stand_in_param(Node *node, Oid type, int32 typmod, Oid collation, StandIns *context)
+{
+	ReplacedValue *value = palloc(sizeof(ReplacedValue));
+	Param	   *param = makeNode(Param);
+
+	param->paramkind = PARAM_EXTERN;
+	param->paramid = context->next_param++;
+	param->paramtype = type;
+	param->paramtypmod = typmod;
+	param->paramcollid = collation;
+	param->location = -1;
+	value->original = node;
+	value->stand_in = param;
+	context->values = lappend(context->values, value);
+	return (Expr *) param;
+}
+
 /*
  * The parameter for a value that postgres_fdw would not let the store compute; NULL if
  * it is something else.
@@ -247,9 +160,6 @@ needs_row(Node *node, void *context)
 static Expr *
 value_from_here(Node *node, StandIns *context)
 {
-	ReplacedValue *value;
-	Param	   *param;
-
 	switch (nodeTag(node))
 	{
 		case T_FuncExpr:
@@ -264,22 +174,155 @@ value_from_here(Node *node, StandIns *context)
 		default:
 			return NULL;
 	}
-	if (context->next_param == 0 || context->next_param % MAX_VALUES == MAX_VALUES - 1 ||
-		expression_returns_set(node) || needs_row(node, NULL) || contain_volatile_functions(node) ||
-		!(contain_mutable_functions(node) || uses_users_functions(node, NULL)))
+	if (!is_value(node, context) || !(contain_mutable_functions(node) || uses_users_functions(node, NULL)))
 		return NULL;
-	param = makeNode(Param);
-	param->paramkind = PARAM_EXTERN;
-	param->paramid = context->next_param++;
-	param->paramtype = exprType(node);
-	param->paramtypmod = exprTypmod(node);
-	param->paramcollid = exprCollation(node);
-	param->location = -1;
-	value = palloc(sizeof(ReplacedValue));
-	value->original = node;
-	value->stand_in = param;
-	context->values = lappend(context->values, value);
-	return (Expr *) param;
+	return stand_in_param(node, exprType(node), exprTypmod(node), exprCollation(node), context);
+}
+
+/* The same for a value of an enum, or an array of them: the store finds out the type. */
+static Expr *
+untyped_value(Node *node, StandIns *context)
+{
+	return !is_value(node, context) ? NULL :
+		stand_in_param(node, UNKNOWNOID, -1, InvalidOid, context);
+}
+
+
+/* --- enums -------------------------------------------------------------------------- */
+
+/* The stand-in for a column of an enum; NULL if it is something else. */
+static Expr *
+enum_column(Node *node)
+{
+	Var		   *column = (Var *) node;
+
+	if (!IsA(node, Var) || column->varlevelsup != 0 || column->varattno <= 0 ||
+		get_typtype(column->vartype) != TYPTYPE_ENUM)
+		return NULL;
+	column = copyObject(column);
+	column->vartype = TEXTOID;
+	column->vartypmod = -1;
+	column->varcollid = DEFAULT_COLLATION_OID;
+	return (Expr *) column;
+}
+
+/*
+ * The label, if the expression is one: a constant, or a cast of a constant text,
+ * as ORMs write it.  The store refuses a text that is no label, as the cast does.
+ */
+static Const *
+enum_label(Node *node)
+{
+	Const	   *label = (Const *) node;
+	Oid			output;
+	bool		is_varlena;
+
+	/* enum_in() is stable, so the planner has left the cast, with a cstring */
+	if (IsA(node, CoerceViaIO) && get_typtype(((CoerceViaIO *) node)->resulttype) == TYPTYPE_ENUM)
+		label = (Const *) ((CoerceViaIO *) node)->arg;
+	if (!IsA(label, Const) || label->constisnull)
+		return NULL;
+	getTypeOutputInfo(label->consttype, &output, &is_varlena);
+	return makeConst(TEXTOID, -1, DEFAULT_COLLATION_OID, -1,
+					 CStringGetTextDatum(OidOutputFunctionCall(output, label->constvalue)), false, false);
+}
+
+static Expr *
+make_comparison(Oid function, Expr *column, Expr *value)
+{
+	return make_opclause(function == F_ENUM_EQ ? TextEqualOperator : get_negator(TextEqualOperator),
+						 BOOLOID, false, column, value, InvalidOid,
+						 DEFAULT_COLLATION_OID);
+}
+
+/* column = value, value = column, or the same with <> */
+static Expr *
+comparison(OpExpr *op, StandIns *context)
+{
+	Oid			function = get_opcode(op->opno);
+
+	if (function != F_ENUM_EQ && function != F_ENUM_NE)
+		return NULL;
+	for (int side = 0; side < 2; side++)
+	{
+		Expr	   *column = enum_column(list_nth(op->args, side));
+		Node	   *node = list_nth(op->args, 1 - side);
+		Expr	   *value;
+
+		if (column == NULL)
+			continue;
+		value = (Expr *) enum_label(node);
+		if (value == NULL)
+			value = untyped_value(node, context);
+		if (value != NULL)
+			return make_comparison(function, column, value);
+	}
+	return NULL;
+}
+
+/* The labels of an array as expressions; NIL if it has none. */
+static List *
+array_labels(Node *node)
+{
+	ArrayType  *array;
+	List	   *labels = NIL;
+	ArrayIterator iterator;
+	Datum		label;
+	bool		isnull;
+
+	if (IsA(node, ArrayExpr) && !((ArrayExpr *) node)->multidims)
+		return ((ArrayExpr *) node)->elements;
+	if (!IsA(node, Const) || ((Const *) node)->constisnull)
+		return NIL;
+	array = DatumGetArrayTypeP(((Const *) node)->constvalue);
+	iterator = array_create_iterator(array, 0, NULL);
+	while (array_iterate(iterator, &label, &isnull))
+		labels = lappend(labels, makeConst(ARR_ELEMTYPE(array), -1, InvalidOid, sizeof(Oid),
+										   label, isnull, true));
+	array_free_iterator(iterator);
+	return labels;
+}
+
+/* column = ANY (values) or column <> ALL (values) */
+static Expr *
+comparison_with_all(ScalarArrayOpExpr *op, StandIns *context)
+{
+	Oid			function = get_opcode(op->opno);
+	Expr	   *column = enum_column(linitial(op->args));
+	Node	   *array = lsecond(op->args);
+	List	   *comparisons = NIL;
+	ListCell   *lc;
+
+	if (function != (op->useOr ? F_ENUM_EQ : F_ENUM_NE) || column == NULL)
+		return NULL;
+	foreach(lc, array_labels(array))
+	{
+		Const	   *label = enum_label(lfirst(lc));
+
+		if (label == NULL)
+		{
+			comparisons = NIL;
+			break;
+		}
+		comparisons = lappend(comparisons, make_comparison(function, column, (Expr *) label));
+	}
+	if (comparisons == NIL)
+	{
+		Expr	   *value = IsA(array, Const) ? NULL : untyped_value(array, context);
+		ScalarArrayOpExpr *copy;
+
+		if (value == NULL)
+			return NULL;
+		copy = copyObject(op);
+		copy->opno = op->useOr ? TextEqualOperator : get_negator(TextEqualOperator);
+		copy->opfuncid = get_opcode(copy->opno);
+		copy->inputcollid = DEFAULT_COLLATION_OID;
+		copy->args = list_make2(column, value);
+		return (Expr *) copy;
+	}
+	if (list_length(comparisons) == 1)
+		return linitial(comparisons);
+	return op->useOr ? make_orclause(comparisons) : make_andclause(comparisons);
 }
 
 /* The parameters of a plan become what they stand for. */
@@ -363,9 +406,9 @@ stand_in_mutator(Node *node, void *arg)
 	if (node == NULL)
 		return NULL;
 	if (IsA(node, OpExpr) && list_length(((OpExpr *) node)->args) == 2)
-		stand_in = comparison((OpExpr *) node);
+		stand_in = comparison((OpExpr *) node, context);
 	else if (IsA(node, ScalarArrayOpExpr))
-		stand_in = comparison_with_all((ScalarArrayOpExpr *) node);
+		stand_in = comparison_with_all((ScalarArrayOpExpr *) node, context);
 	else if (IsA(node, RowCompareExpr))
 		/* whose values may have stand-ins */
 		stand_in = row_comparison((RowCompareExpr *) expression_tree_mutator(node, stand_in_mutator, arg));
@@ -546,15 +589,11 @@ restore_conditions_of_plan(ForeignScan *plan, List *replaced)
 
 /* --- new values ---------------------------------------------------------------------- */
 
-/*
- * The stand-in for a value of an enum: a label, or a parameter; NULL if it is
- * something else.
- */
+/* The stand-in for a new value of an enum; NULL if it is something else. */
 static Expr *
-untyped_value(Node *node, List **values)
+new_enum_value(Node *node, StandIns *context)
 {
 	Const	   *label;
-	ReplacedValue *value;
 
 	if (get_typtype(exprType(node)) != TYPTYPE_ENUM)
 		return NULL;
@@ -562,19 +601,7 @@ untyped_value(Node *node, List **values)
 	if (label != NULL)
 		return (Expr *) makeConst(UNKNOWNOID, -1, InvalidOid, -2,
 								  CStringGetDatum(TextDatumGetCString(label->constvalue)), false, false);
-	/* the store refuses a text that is no label, as the cast does */
-	if (IsA(node, CoerceViaIO))
-		node = (Node *) ((CoerceViaIO *) node)->arg;
-	if (!IsA(node, Param) || ((Param *) node)->paramkind != PARAM_EXTERN)
-		return NULL;
-	value = palloc(sizeof(ReplacedValue));
-	value->original = node;
-	value->stand_in = (Param *) copyObject(node);
-	value->stand_in->paramtype = UNKNOWNOID;
-	value->stand_in->paramtypmod = -1;
-	value->stand_in->paramcollid = InvalidOid;
-	*values = lappend(*values, value);
-	return (Expr *) value->stand_in;
+	return untyped_value(node, context);
 }
 
 List *
@@ -587,7 +614,7 @@ replace_new_values(List *targetlist, List **values)
 	foreach(lc, targetlist)
 	{
 		TargetEntry *tle = lfirst_node(TargetEntry, lc);
-		Expr	   *stand_in = tle->resjunk ? NULL : untyped_value((Node *) tle->expr, &context.values);
+		Expr	   *stand_in = tle->resjunk ? NULL : new_enum_value((Node *) tle->expr, &context);
 
 		if (stand_in == NULL && !tle->resjunk)
 			stand_in = with_stand_ins(tle->expr, &context);
