@@ -187,7 +187,6 @@ untyped_value(Node *node, StandIns *context)
 		stand_in_param(node, UNKNOWNOID, -1, InvalidOid, context);
 }
 
-
 /* --- enums -------------------------------------------------------------------------- */
 
 /* The stand-in for a column of an enum; NULL if it is something else. */
