@@ -67,6 +67,10 @@ SELECT count(*) FROM (SELECT FROM "TaskRun" WHERE queue = 'q' ORDER BY "createdA
 
 -- UPDATE, DELETE, and conflicts.
 UPDATE "TaskRun" SET status = 'DEQUEUED', "attemptNumber" = 1 WHERE "runtimeEnvironmentId" = 'env' RETURNING resolve_shard(id), status;
+-- a function that reads the view sees the rows from before, also in the store that is changed last
+CREATE FUNCTION public.attempts() RETURNS int STABLE LANGUAGE sql AS 'SELECT sum("attemptNumber")::int FROM run_ops."TaskRun"';
+UPDATE "TaskRun" SET "attemptNumber" = "attemptNumber" + attempts() RETURNING resolve_shard(id), "attemptNumber";
+UPDATE "TaskRun" SET "attemptNumber" = 1 WHERE "attemptNumber" * 4 = attempts() RETURNING resolve_shard(id), "attemptNumber";
 UPDATE "Waitpoint" SET status = 'COMPLETED' WHERE status = 'PENDING' RETURNING resolve_shard(id);
 UPDATE "TaskRun" SET id = generate_ksuid() WHERE id = :'shard_id';
 INSERT INTO "TaskRun" SELECT * FROM "TaskRun" WHERE id = :'shard_id' ON CONFLICT DO NOTHING RETURNING id;

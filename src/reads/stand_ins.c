@@ -36,6 +36,7 @@
 #include "access/transam.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_operator.h"
+#include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
@@ -72,6 +73,7 @@ typedef struct ReplacedCondition
 typedef struct StandIns
 {
 	bool		found;			/* there is a stand-in for something */
+	bool		for_change;		/* of rows that the statement changes */
 	int			next_param;		/* the number of the next value; 0: none are replaced */
 	List	   *values;
 } StandIns;
@@ -97,6 +99,20 @@ uses_users_functions(Node *node, void *context)
 	return node != NULL &&
 		(check_functions_in_node(node, is_users_function, context) ||
 		 expression_tree_walker(node, uses_users_functions, context));
+}
+
+static bool
+may_read_tables(Oid function, void *context)
+{
+	return function >= FirstGenbkiObjectId && func_volatile(function) != PROVOLATILE_IMMUTABLE;
+}
+
+static bool
+calls_what_may_read_tables(Node *node, void *context)
+{
+	return node != NULL &&
+		(check_functions_in_node(node, may_read_tables, context) ||
+		 expression_tree_walker(node, calls_what_may_read_tables, context));
 }
 
 /* Does it depend on something that is not there before a row is? */
@@ -127,12 +143,16 @@ needs_row(Node *node, void *context)
 	}
 }
 
-/* Can it be computed here, once, and may it have a stand-in? */
+/*
+ * Can it be computed here, once, and may it have a stand-in?  The value for a change is
+ * computed when the store is asked to make it, and others may have made theirs by then.
+ */
 static bool
 is_value(Node *node, StandIns *context)
 {
 	return context->next_param != 0 && context->next_param % MAX_VALUES != MAX_VALUES - 1 &&
-		!expression_returns_set(node) && !needs_row(node, NULL) && !contain_volatile_functions(node);
+		!expression_returns_set(node) && !needs_row(node, NULL) && !contain_volatile_functions(node) &&
+		!(context->for_change && calls_what_may_read_tables(node, NULL));
 }
 
 static Expr *
@@ -464,8 +484,9 @@ condition_to_show(PlannerInfo *root, RelOptInfo *rel, Expr *clause, StandIns *co
 {
 	Expr	   *stand_in = NULL;
 
-	if ((root->parse->commandType == CMD_UPDATE || root->parse->commandType == CMD_DELETE) &&
-		bms_is_member(rel->relid, root->all_result_relids))
+	context->for_change = (root->parse->commandType == CMD_UPDATE || root->parse->commandType == CMD_DELETE) &&
+		bms_is_member(rel->relid, root->all_result_relids);
+	if (context->for_change)
 		stand_in = shipped_filter(clause);
 	if (stand_in == NULL && COMPAT_COMPARES_WITHOUT_TYPE)
 		stand_in = with_stand_ins(clause, context);
@@ -606,7 +627,7 @@ new_enum_value(Node *node, StandIns *context)
 List *
 replace_new_values(List *targetlist, List **values)
 {
-	StandIns	context = {.next_param = FIRST_PARAM(0)};
+	StandIns	context = {.for_change = true, .next_param = FIRST_PARAM(0)};
 	List	   *result = NIL;
 	ListCell   *lc;
 

@@ -56,9 +56,16 @@ judge(Node *clause, ParamListInfo params)
 		return PASSES_PERHAPS;
 	name = DatumGetTextPP(store->constvalue);
 	if (is_resides(clause))
-		return !has_value(linitial(filter->args), params, &id, &isnull) ? PASSES_PERHAPS :
-			!isnull && id_resides(id_shape_datum(id), VARDATA_ANY(name), VARSIZE_ANY_EXHDR(name)) ?
-			PASSES : SKIPS;
+	{
+		/* rows with NULL are in one of the stores too */
+		IdShape		shape = {ID_KIND_NONE, '\0'};
+
+		if (!has_value(linitial(filter->args), params, &id, &isnull))
+			return PASSES_PERHAPS;
+		if (!isnull)
+			shape = id_shape_datum(id);
+		return id_resides(shape, VARDATA_ANY(name), VARSIZE_ANY_EXHDR(name)) ? PASSES : SKIPS;
+	}
 	root.glob = &glob;
 	glob.boundParams = params;
 	clause = eval_const_expressions(&root, linitial(filter->args));

@@ -119,11 +119,15 @@ row 'NEW point read, 1 ms' 'a direct connection' '<= 1.3' 50 "$(point run_ops.ru
 against_stock 'NEW point read' '<= 0.3' 50 "$(point TABLE)"
 against_stock 'ten NEW point reads in a block' told 10 "BEGIN;$(for _ in {1..10}; do point TABLE; done)COMMIT;"
 against_stock 'scan of 1,000 NEW rows' told 10 "$(scan TABLE 'batch = 42')"
+here="to_number('42', '99')::int" # no function that a store may compute
+against_stock 'scan of 1,000 NEW rows, by a value that is computed here' told 3 "$(scan TABLE "batch = $here")"
+against_stock 'a page by a comparison of rows' told 3 "SELECT * FROM TABLE WHERE (batch, id) > (42, :id) ORDER BY batch, id LIMIT 20;"
 against_stock '100 NEW rows by id = ANY' told 20 "SELECT * FROM TABLE WHERE id = ANY ('$(sql -c 'SELECT array_agg(id) FROM wanted')');"
 against_stock '100 inner lookups of NEW ids' told 3 \
   'SELECT count(r) FROM wanted AS w, LATERAL (SELECT * FROM TABLE AS t WHERE t.id = w.id OFFSET 0) AS r;'
 against_stock 'join of 100 NEW ids' told 1 'SELECT count(payload) FROM wanted JOIN TABLE USING (id);'
 against_stock 'UPDATE by id in the store' told 50 "$(change TABLE)"
+against_stock 'UPDATE by id in the store, with a value that is computed here' told 50 "UPDATE TABLE SET n = $here WHERE id = :id;"
 insert='INSERT INTO TABLE (id, status, n, payload)'
 new_row="'run_' || substr(md5(random()::text) || md5(random()::text), 1, 27), 'PENDING', 0, 'p'"
 against_stock 'INSERT of one row in the store' told 50 "$insert VALUES ($new_row);"
