@@ -7,6 +7,7 @@
 #   $proxy->taken;      # how many since the last time it was asked
 #   $proxy->swallow;    # from now on it accepts and reads, but forwards nothing
 #   $proxy->hold(3);    # from now on it forwards nothing until three clients have sent something
+#   $proxy->alone;      # how often, since the last time it was asked, fewer have within three seconds
 #   $proxy->flow;       # forwards again, but closes what it has swallowed something of
 package RoundTrips;
 
@@ -22,7 +23,7 @@ sub start
 {
 	my ($class, $dir, $port, $server_dir, $server_port, %options) = @_;
 	my $listener = IO::Socket::UNIX->new(Local => "$dir/.s.PGSQL.$port", Listen => 20) or die "$dir: $!";
-	my $self = bless { counter => "$dir/round_trips", swallowing => "$dir/swallowing", holding => "$dir/holding", delay => ($options{delay} // 0) / 1000 }, $class;
+	my $self = bless { counter => "$dir/round_trips", swallowing => "$dir/swallowing", holding => "$dir/holding", lonely => "$dir/alone", delay => ($options{delay} // 0) / 1000 }, $class;
 	my $pid = fork // die "fork: $!";
 	if ($pid == 0)
 	{
@@ -43,6 +44,8 @@ sub relay
 	# undef is the end of the connection
 	my @way;
 	my $n = 0;
+	my $arrived = 0;
+	my $alone = 0;
 	local $SIG{PIPE} = 'IGNORE';
 	while (1)
 	{
@@ -51,12 +54,17 @@ sub relay
 			push @way, map { [ time, $_, undef ] } values %lost;
 			%lost = ();
 		}
-		if (%held && keys %held >= $self->together)
+		# Some messages are sent without waiting for an answer.  So that they do not make
+		# up the number together with a part of what is waited for, it waits for more.
+		my $quiet = time - $arrived;
+		my $enough = %held && keys %held >= $self->together;
+		$self->write_number($self->{lonely}, ++$alone) if %held && !$enough && $quiet > 3;
+		if (%held && ($enough ? $quiet > 0.005 : $quiet > 3))
 		{
 			push @way, map { [ time, @$_ ] } map { @$_ } values %held;
 			%held = ();
 		}
-		my $wait = %held ? 0.01 : @way ? $way[0][0] - time : %lost ? 0.05 : undef;
+		my $wait = %held ? 0.003 : @way ? $way[0][0] - time : %lost ? 0.05 : undef;
 		foreach my $from ($select->can_read(defined $wait && $wait < 0 ? 0 : $wait))
 		{
 			if ($from == $listener)
@@ -88,6 +96,7 @@ sub relay
 			if ($is_client{$from} && $self->together)
 			{
 				push @{ $held{$from} }, [ $from, $data ];
+				$arrived = time;
 				next;
 			}
 			push @way, [ time + $self->{delay}, $from, $data ];
@@ -103,7 +112,7 @@ sub relay
 				close $_ foreach ($from, $to);
 				next;
 			}
-			$self->count(++$n) if delete $waits{$to};
+			$self->write_number($self->{counter}, ++$n) if delete $waits{$to};
 			while (length $data)
 			{
 				my $sent = syswrite $to, $data;
@@ -115,14 +124,29 @@ sub relay
 	return;
 }
 
-sub count
+sub write_number
 {
-	my ($self, $n) = @_;
-	open my $file, '>', "$self->{counter}.new" or die "$self->{counter}: $!";
+	my ($self, $name, $n) = @_;
+	open my $file, '>', "$name.new" or die "$name: $!";
 	print $file $n;
 	close $file;
-	rename "$self->{counter}.new", $self->{counter};
+	rename "$name.new", $name;
 	return;
+}
+
+# how much it has grown since the last time
+sub read_number
+{
+	my ($self, $name) = @_;
+	my $n = 0;
+	if (open my $file, '<', $name)
+	{
+		$n = <$file>;
+		close $file;
+	}
+	my $grown = $n - ($self->{before}{$name} // 0);
+	$self->{before}{$name} = $n;
+	return $grown;
 }
 
 sub swallow
@@ -136,10 +160,7 @@ sub swallow
 sub hold
 {
 	my ($self, $n) = @_;
-	open my $file, '>', "$self->{holding}.new" or die "$self->{holding}: $!";
-	print $file $n;
-	close $file;
-	rename "$self->{holding}.new", $self->{holding};
+	$self->write_number($self->{holding}, $n);
 	return;
 }
 
@@ -158,20 +179,8 @@ sub flow
 	return;
 }
 
-# how many since the last time it was asked
-sub taken
-{
-	my ($self) = @_;
-	my $n = 0;
-	if (open my $file, '<', $self->{counter})
-	{
-		$n = <$file>;
-		close $file;
-	}
-	my $taken = $n - ($self->{before} // 0);
-	$self->{before} = $n;
-	return $taken;
-}
+sub taken { my ($self) = @_; return $self->read_number($self->{counter}) }
+sub alone { my ($self) = @_; return $self->read_number($self->{lonely}) }
 
 sub DESTROY
 {
