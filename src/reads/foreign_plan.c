@@ -1079,7 +1079,7 @@ storePlanDirectModify(PlannerInfo *root, ModifyTable *plan, Index target,
 	root->processed_tlist = targetlist;
 	if (!planned || !IsA(scan, ForeignScan))
 		return planned;
-	restore_new_values((ForeignScan *) scan, values);
+	restore_values((ForeignScan *) scan, values);
 	/* postgres_fdw has written the conditions again */
 	replaced = replace_all_conditions(root);
 	restore_conditions(replaced);

@@ -38,6 +38,7 @@
 #include "catalog/pg_operator.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
+#include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/cost.h"
@@ -74,6 +75,7 @@ typedef struct StandIns
 {
 	bool		found;			/* there is a stand-in for something */
 	bool		for_change;		/* of rows that the statement changes */
+	bool		conditional;	/* where something is not always computed */
 	int			next_param;		/* the number of the next value; 0: none are replaced */
 	List	   *values;
 } StandIns;
@@ -88,31 +90,54 @@ typedef struct StandIns
 /* --- values ------------------------------------------------------------------------- */
 
 static bool
-is_users_function(Oid function, void *context)
+is_users_function(Oid function, void *may_read_tables)
 {
-	return function >= FirstGenbkiObjectId;
+	return function >= FirstGenbkiObjectId &&
+		(!may_read_tables || func_volatile(function) != PROVOLATILE_IMMUTABLE);
 }
 
+/* Does it call functions of the application?  If asked for, those that may read tables. */
 static bool
-uses_users_functions(Node *node, void *context)
+calls_users_functions(Node *node, void *may_read_tables)
 {
 	return node != NULL &&
-		(check_functions_in_node(node, is_users_function, context) ||
-		 expression_tree_walker(node, uses_users_functions, context));
+		(check_functions_in_node(node, is_users_function, may_read_tables) ||
+		 expression_tree_walker(node, calls_users_functions, may_read_tables));
 }
 
+/* Is it a parameter, or a constant but for the time, the user and the like? */
 static bool
-may_read_tables(Oid function, void *context)
+never_fails(Node *node, bool params)
 {
-	return function >= FirstGenbkiObjectId && func_volatile(function) != PROVOLATILE_IMMUTABLE;
-}
+	List	   *args;
+	ListCell   *lc;
 
-static bool
-calls_what_may_read_tables(Node *node, void *context)
-{
-	return node != NULL &&
-		(check_functions_in_node(node, may_read_tables, context) ||
-		 expression_tree_walker(node, calls_what_may_read_tables, context));
+	check_stack_depth();
+	switch (nodeTag(node))
+	{
+		case T_Param:
+			return params;
+		case T_Const:
+		case T_SQLValueFunction:
+			return true;
+		case T_OpExpr:
+			args = ((OpExpr *) node)->args;
+			break;
+		case T_FuncExpr:
+			args = ((FuncExpr *) node)->args;
+			/* of functions with arguments, casts */
+			if (args != NIL && ((FuncExpr *) node)->funcformat == COERCE_EXPLICIT_CALL)
+				return false;
+			break;
+		default:
+			return false;
+	}
+	foreach(lc, args)
+	{
+		if (!never_fails(lfirst(lc), false))
+			return false;
+	}
+	return !calls_users_functions(node, NULL);
 }
 
 /* Does it depend on something that is not there before a row is? */
@@ -146,13 +171,15 @@ needs_row(Node *node, void *context)
 /*
  * Can it be computed here, once, and may it have a stand-in?  The value for a change is
  * computed when the store is asked to make it, and others may have made theirs by then.
+ * What a table computes only sometimes must not be an error here.
  */
 static bool
 is_value(Node *node, StandIns *context)
 {
 	return context->next_param != 0 && context->next_param % MAX_VALUES != MAX_VALUES - 1 &&
 		!expression_returns_set(node) && !needs_row(node, NULL) && !contain_volatile_functions(node) &&
-		!(context->for_change && calls_what_may_read_tables(node, NULL));
+		!(context->for_change && calls_users_functions(node, &context->for_change)) &&
+		(!context->conditional || never_fails(node, true));
 }
 
 static Expr *
@@ -194,7 +221,7 @@ value_from_here(Node *node, StandIns *context)
 		default:
 			return NULL;
 	}
-	if (!is_value(node, context) || !(contain_mutable_functions(node) || uses_users_functions(node, NULL)))
+	if (!is_value(node, context) || !(contain_mutable_functions(node) || calls_users_functions(node, NULL)))
 		return NULL;
 	return stand_in_param(node, exprType(node), exprTypmod(node), exprCollation(node), context);
 }
@@ -344,8 +371,7 @@ comparison_with_all(ScalarArrayOpExpr *op, StandIns *context)
 	return op->useOr ? make_orclause(comparisons) : make_andclause(comparisons);
 }
 
-/* The parameters of a plan become what they stand for. */
-static void
+void
 restore_values(ForeignScan *plan, List *values)
 {
 	ListCell   *lc;
@@ -446,7 +472,16 @@ stand_in_mutator(Node *node, void *arg)
 	if (stand_in == NULL)
 		stand_in = value_from_here(node, context);
 	if (stand_in == NULL)
-		return expression_tree_mutator(node, stand_in_mutator, arg);
+	{
+		bool		conditional = context->conditional;
+		Node	   *result;
+
+		context->conditional |= IsA(node, CaseExpr) || IsA(node, CoalesceExpr) ||
+			is_orclause(node) || is_andclause(node);
+		result = expression_tree_mutator(node, stand_in_mutator, arg);
+		context->conditional = conditional;
+		return result;
+	}
 	context->found = true;
 	return (Node *) stand_in;
 }
@@ -647,12 +682,6 @@ replace_new_values(List *targetlist, List **values)
 	}
 	*values = context.values;
 	return result;
-}
-
-void
-restore_new_values(ForeignScan *plan, List *values)
-{
-	restore_values(plan, values);
 }
 
 /* --- groups ------------------------------------------------------------------------- */

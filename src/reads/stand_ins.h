@@ -27,11 +27,11 @@ extern void restore_conditions_of_plan(ForeignScan *plan, List *replaced);
 extern void restore_values_of_conditions(ForeignScan *plan, List *replaced);
 
 /*
- * The target list of an UPDATE with stand-ins for new values.  A plan that was made
- * with it gets the values back.
+ * The target list of an UPDATE with stand-ins for new values.  In a plan that was made
+ * with it, the parameters become the values that they stand for.
  */
 extern List *replace_new_values(List *targetlist, List **values);
-extern void restore_new_values(ForeignScan *plan, List *values);
+extern void restore_values(ForeignScan *plan, List *values);
 
 /*
  * The target of a grouping in which enums have stand-ins; NULL if it has none.
